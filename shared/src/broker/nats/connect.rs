@@ -1,0 +1,279 @@
+//! The four connections, and what their state means: connected or not, and the generation.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use async_nats::{Client, ConnectOptions, Event, connection::State};
+use tokio::sync::{Notify, watch};
+use tracing::{info, warn};
+
+use super::{
+    super::BrokerStatus,
+    NatsError,
+    options::{NatsAuth, NatsOptions, Role},
+};
+use crate::id::InstanceId;
+
+/// The oldest server whose behaviour the design relies on.
+const MIN_VERSION: (u32, u32, u32) = (2, 12, 3);
+
+/// Replies and pulled events are bounded by what was asked for, so this only has to be larger.
+const REPLY_CAPACITY: usize = 65_536;
+
+/// How often the connections are looked at without an event: the client's events may be lost.
+const LOOK_INTERVAL: Duration = Duration::from_millis(250);
+
+/// One connection for each kind of traffic, so that none of them waits behind another.
+pub(super) struct Connections {
+    pub(super) publishing: Client,
+    pub(super) subscribing: Client,
+    pub(super) recovery: Client,
+    pub(super) calls: Client,
+}
+
+/// What the connections' events have said, and what became of it.
+pub(super) struct Health {
+    status: watch::Sender<BrokerStatus>,
+    changed: Notify,
+    slow: AtomicU64,
+    unfit: AtomicBool,
+    /// A gateway does not know the broker's time before its first canary, and is not ready.
+    needs_clock: bool,
+    clock_known: AtomicBool,
+}
+
+impl Health {
+    pub(super) fn new(role: Role) -> Arc<Self> {
+        Arc::new(Self {
+            status: watch::Sender::new(BrokerStatus { connected: false, generation: 0 }),
+            changed: Notify::new(),
+            slow: AtomicU64::new(0),
+            unfit: AtomicBool::new(false),
+            needs_clock: role == Role::Gateway,
+            clock_known: AtomicBool::new(false),
+        })
+    }
+
+    pub(super) fn watch(&self) -> watch::Receiver<BrokerStatus> {
+        self.status.subscribe()
+    }
+
+    /// Live deliveries may have been lost.
+    pub(super) fn raise_generation(&self) {
+        self.status.send_modify(|status| status.generation += 1);
+    }
+
+    pub(super) fn set_clock_known(&self) {
+        if !self.clock_known.swap(true, Ordering::AcqRel) {
+            self.changed.notify_one();
+        }
+    }
+
+    pub(super) fn clock_known(&self) -> bool {
+        self.clock_known.load(Ordering::Acquire)
+    }
+
+    fn on_event(&self, connection: &'static str, event: &Event) {
+        match event {
+            Event::Connected => info!(connection, "nats_connected"),
+            Event::Disconnected => warn!(connection, "nats_disconnected"),
+            Event::LameDuckMode => info!(connection, "nats_lame_duck"),
+            // One for each message dropped: too many to log.
+            Event::SlowConsumer(_) => {
+                self.slow.fetch_add(1, Ordering::Relaxed);
+            }
+            Event::Draining | Event::Closed => info!(connection, %event, "nats_closing"),
+            Event::ServerError(error) => warn!(connection, %error, "nats_server_error"),
+            Event::ClientError(error) => warn!(connection, %error, "nats_client_error"),
+        }
+        self.changed.notify_one();
+    }
+}
+
+impl Connections {
+    /// Starts to connect and goes on trying for ever; returns at once.
+    pub(super) async fn open(
+        options: &NatsOptions,
+        role: Role,
+        instance: InstanceId,
+        health: &Arc<Health>,
+    ) -> Result<Self, NatsError> {
+        let servers = servers(options)?;
+        let servers = servers.as_slice();
+        let open = |name: &'static str, capacity: usize| async move {
+            let options = base_options(options).await?;
+            let on_event = Arc::clone(health);
+            options
+                .name(format!("natter-{}-{name}", role.as_str()))
+                .custom_inbox_prefix(inbox_prefix(instance, name))
+                .subscription_capacity(capacity)
+                .event_callback(move |event| {
+                    on_event.on_event(name, &event);
+                    std::future::ready(())
+                })
+                .connect(servers)
+                .await
+                .map_err(|error| NatsError::Connect(Box::new(error)))
+        };
+        Ok(Self {
+            publishing: open("publish", REPLY_CAPACITY).await?,
+            subscribing: open("subscribe", options.subscription_capacity).await?,
+            recovery: open("recovery", REPLY_CAPACITY).await?,
+            calls: open("calls", REPLY_CAPACITY).await?,
+        })
+    }
+
+    fn all(&self) -> [&Client; 4] {
+        [&self.publishing, &self.subscribing, &self.recovery, &self.calls]
+    }
+}
+
+/// Replies to this process only, so that a permission can name them.
+pub(super) fn inbox_prefix(instance: InstanceId, connection: &str) -> String {
+    format!("_INBOX_{}.{connection}", instance.0.simple())
+}
+
+fn servers(options: &NatsOptions) -> Result<Vec<async_nats::ServerAddr>, NatsError> {
+    options
+        .urls
+        .iter()
+        .map(|url| url.parse().map_err(|_| NatsError::Url))
+        .collect()
+}
+
+async fn base_options(options: &NatsOptions) -> Result<ConnectOptions, NatsError> {
+    let base = ConnectOptions::new();
+    let mut base = match &options.auth {
+        NatsAuth::None => base,
+        NatsAuth::UserPassword { user, password } => base.user_and_password(user.clone(), password.clone()),
+        NatsAuth::Token(token) => base.token(token.clone()),
+        NatsAuth::NkeySeed(seed) => base.nkey(seed.clone()),
+        NatsAuth::CredentialsFile(path) => base.credentials_file(path).await.map_err(NatsError::Credentials)?,
+    };
+    if let Some(path) = &options.ca_file {
+        base = base.add_root_certificates(path.clone());
+    }
+    Ok(base
+        .require_tls(options.tls_required)
+        .retry_on_initial_connect()
+        .connection_timeout(options.connect_timeout)
+        .ping_interval(Duration::from_secs(5))
+        .client_capacity(options.max_in_flight.max(2048))
+        .read_buffer_capacity(u16::MAX)
+        // Every subject comes from the subject module.
+        .skip_subject_validation(true)
+        .reconnect_delay_callback(|attempts| {
+            let shift = u32::try_from(attempts.saturating_sub(1)).unwrap_or(u32::MAX).min(5);
+            if attempts == 0 { Duration::ZERO } else { Duration::from_millis(50 << shift) }
+        }))
+}
+
+/// Follows the connections until `stop`; calls `reconnected` after any of them came (back), with
+/// whether live deliveries may have been lost.
+pub(super) async fn follow(
+    connections: Arc<Connections>,
+    health: Arc<Health>,
+    stop: tokio_util::sync::CancellationToken,
+    reconnected: impl Fn(Lost),
+) {
+    let mut connects = [0; 4];
+    let mut slow = 0;
+    let mut was_up = [false; 4];
+    loop {
+        let mut lost = Lost::default();
+        let mut up = true;
+        let all = connections.all().into_iter().zip(&mut connects).zip(&mut was_up).enumerate();
+        for (n, (((client, connects), was_up), is_subscribing)) in
+            all.map(|(n, each)| (n, (each, n == 1)))
+        {
+            let now = client.statistics().connects.load(Ordering::Relaxed);
+            let is_up = client.connection_state() == State::Connected;
+            let again = now > *connects && *connects > 0;
+            // Answers to what was in flight never come.
+            lost.acks |= n == 0 && (again || (*was_up && !is_up));
+            lost.answers |= n == 2 && (again || (*was_up && !is_up));
+            lost.deliveries |= is_subscribing && again;
+            lost.came |= now > *connects;
+            if now > *connects && !fits(client) {
+                health.unfit.store(true, Ordering::Release);
+            } else if now > *connects && n == 0 {
+                health.unfit.store(false, Ordering::Release);
+            }
+            (*connects, *was_up) = (now, is_up);
+            up &= is_up;
+        }
+        let slow_now = health.slow.load(Ordering::Relaxed);
+        if slow_now > slow {
+            warn!(dropped = slow_now - slow, "live_deliveries_dropped");
+            slow = slow_now;
+            lost.deliveries = true;
+        }
+        up &= !health.unfit.load(Ordering::Acquire);
+        up &= !health.needs_clock || health.clock_known();
+        health.status.send_if_modified(|status| {
+            let changed = status.connected != up || lost.deliveries;
+            status.connected = up;
+            status.generation += u64::from(lost.deliveries);
+            changed
+        });
+        if lost.acks || lost.answers || lost.came {
+            reconnected(lost);
+        }
+        tokio::select! {
+            () = health.changed.notified() => {}
+            () = tokio::time::sleep(LOOK_INTERVAL) => {}
+            () = stop.cancelled() => return,
+        }
+    }
+}
+
+/// What a change of the connections cost.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Lost {
+    /// Acks of publishes in flight.
+    pub(super) acks: bool,
+    /// Answers to requests in flight.
+    pub(super) answers: bool,
+    /// Live deliveries.
+    deliveries: bool,
+    /// Some connection came up.
+    pub(super) came: bool,
+}
+
+/// Whether the server is new enough; says so once for each connection if not.
+fn fits(client: &Client) -> bool {
+    let version = client.server_info().version;
+    let fits = parse_version(&version).is_some_and(|version| version >= MIN_VERSION);
+    if !fits {
+        let (major, minor, patch) = MIN_VERSION;
+        tracing::error!(version, needed = %format_args!("{major}.{minor}.{patch}"), "nats_server_too_old");
+    }
+    fits
+}
+
+fn parse_version(text: &str) -> Option<(u32, u32, u32)> {
+    let core = text.split(['-', '+']).next()?;
+    let mut parts = core.trim_start_matches('v').split('.').map(str::parse);
+    match (parts.next(), parts.next(), parts.next()) {
+        (Some(Ok(major)), Some(Ok(minor)), Some(Ok(patch))) => Some((major, minor, patch)),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn server_versions_compare_as_numbers() {
+        assert_eq!(parse_version("2.15.1"), Some((2, 15, 1)));
+        assert!(parse_version("2.9.10") < Some(MIN_VERSION));
+        assert!(parse_version("2.13.0-RC.1") > Some(MIN_VERSION));
+        assert_eq!(parse_version("unknown"), None);
+    }
+}

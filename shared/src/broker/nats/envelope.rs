@@ -1,0 +1,219 @@
+//! What travels beside a payload: our headers and the server's, and how they make a [`Stored`].
+
+use async_nats::{HeaderMap, HeaderName, Message, header::HeaderValue};
+use uuid::Uuid;
+
+use super::super::{Delivery, Outgoing, Stored};
+use crate::{
+    id::EventId,
+    position::Position,
+    subject::{self, Shard, Space, Topic},
+    timestamp::Timestamp,
+};
+
+const MSG_ID: HeaderName = HeaderName::from_static("Nats-Msg-Id");
+const EXPECTED_STREAM: HeaderName = HeaderName::from_static("Nats-Expected-Stream");
+const STREAM: HeaderName = HeaderName::from_static("Nats-Stream");
+const SUBJECT: HeaderName = HeaderName::from_static("Nats-Subject");
+const SEQUENCE: HeaderName = HeaderName::from_static("Nats-Sequence");
+const LAST_SEQUENCE: HeaderName = HeaderName::from_static("Nats-Last-Sequence");
+const TIME_STAMP: HeaderName = HeaderName::from_static("Nats-Time-Stamp");
+const UPTO_SEQUENCE: HeaderName = HeaderName::from_static("Nats-UpTo-Sequence");
+/// When the event was made: milliseconds since the Unix epoch, in the broker's time.
+const MADE_AT: HeaderName = HeaderName::from_static("Natter-At");
+
+/// The headers of an event to be stored.
+pub(super) fn headers(event: &Outgoing, stream: Option<&HeaderValue>) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    let mut buffer = Uuid::encode_buffer();
+    let id: &str = event.id.0.simple().encode_lower(&mut buffer);
+    headers.insert(MSG_ID, HeaderValue::from(id));
+    headers.insert(MADE_AT, HeaderValue::from(event.made_at.0));
+    if let Some(stream) = stream {
+        headers.insert(EXPECTED_STREAM, stream.clone());
+    }
+    headers
+}
+
+fn text(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
+    headers.get(name).map(HeaderValue::as_str)
+}
+
+fn number(headers: &HeaderMap, name: HeaderName) -> Option<u64> {
+    text(headers, name)?.parse().ok()
+}
+
+/// The id of an event; one of another publisher without an id gets none.
+fn id(headers: &HeaderMap) -> Option<EventId> {
+    Uuid::try_parse(text(headers, MSG_ID)?).ok().map(EventId)
+}
+
+/// A live message: republished by the stream, or ephemeral when it has no sequence.
+pub(super) fn delivery(message: Message) -> Option<Delivery> {
+    let (space, _, topic) = subject::parse(&message.subject)?;
+    if space != Space::Live {
+        return None;
+    }
+    let Some(headers) = &message.headers else {
+        return Some(Delivery::Ephemeral { topic, payload: message.payload });
+    };
+    let Some(seq) = number(headers, SEQUENCE) else {
+        return Some(Delivery::Ephemeral { topic, payload: message.payload });
+    };
+    let (_, epoch) = subject::parse_stream_name(text(headers, STREAM)?)?;
+    let stored_at = time_stamp(text(headers, TIME_STAMP)?)?;
+    Some(Delivery::Stored(Stored {
+        topic,
+        position: Position::new(epoch, seq),
+        previous: number(headers, LAST_SEQUENCE).unwrap_or_default(),
+        id: id(headers)?,
+        made_at: number(headers, MADE_AT).map_or(stored_at, Timestamp),
+        stored_at,
+        payload: message.payload,
+    }))
+}
+
+/// An answer to a direct get.
+pub(super) fn direct(message: Message) -> Option<Stored> {
+    let headers = message.headers.as_ref()?;
+    let (_, epoch) = subject::parse_stream_name(text(headers, STREAM)?)?;
+    let (_, _, topic) = subject::parse(text(headers, SUBJECT)?)?;
+    let stored_at = time_stamp(text(headers, TIME_STAMP)?)?;
+    Some(Stored {
+        topic,
+        position: Position::new(epoch, number(headers, SEQUENCE)?),
+        previous: 0,
+        id: id(headers)?,
+        made_at: number(headers, MADE_AT).map_or(stored_at, Timestamp),
+        stored_at,
+        payload: message.payload,
+    })
+}
+
+/// One of the last events of some topics: topic and sequence.
+pub(super) fn tail(message: &Message) -> Option<(Topic, u64)> {
+    let headers = message.headers.as_ref()?;
+    let (_, _, topic) = subject::parse(text(headers, SUBJECT)?)?;
+    Some((topic, number(headers, SEQUENCE)?))
+}
+
+/// Up to where an answer about tails is complete.
+pub(super) fn upto(message: &Message) -> Option<u64> {
+    number(message.headers.as_ref()?, UPTO_SEQUENCE)
+}
+
+/// A message of a consumer, whose place is in its reply subject:
+/// `$JS.ACK[.<domain>.<account>].<stream>.<consumer>.<delivered>.<seq>.<consumer seq>.<ns>.<pending>`.
+pub(super) struct Consumed {
+    pub(super) seq: u64,
+    pub(super) stored_at: Timestamp,
+    /// None where the message is not one of ours.
+    pub(super) event: Option<Stored>,
+}
+
+pub(super) fn consumed(message: Message, position_of: impl Fn(u64) -> Position) -> Option<Consumed> {
+    let reply = message.reply.as_ref()?.strip_prefix("$JS.ACK.")?;
+    // From the right, as the form with domain and account may have a random token at its end.
+    let fields = reply.split('.').count();
+    let skip = if fields >= 9 { 4 } else { 2 };
+    let mut tokens = reply.split('.').skip(skip + 1);
+    let seq = tokens.next()?.parse().ok()?;
+    let nanos: u64 = tokens.nth(1)?.parse().ok()?;
+    let stored_at = Timestamp(nanos / 1_000_000);
+    let event = (|| {
+        let headers = message.headers.as_ref()?;
+        let (_, _, topic) = subject::parse(&message.subject)?;
+        Some(Stored {
+            topic,
+            position: position_of(seq),
+            previous: 0,
+            id: id(headers)?,
+            made_at: number(headers, MADE_AT).map_or(stored_at, Timestamp),
+            stored_at,
+            payload: message.payload,
+        })
+    })();
+    Some(Consumed { seq, stored_at, event })
+}
+
+/// The shard's canaries of one process: the stored time in microseconds, beside the position.
+pub(super) fn canary(message: &Message) -> Option<(EventId, Position, i64)> {
+    let headers = message.headers.as_ref()?;
+    let (_, epoch) = subject::parse_stream_name(text(headers, STREAM)?)?;
+    let micros = time_stamp_micros(text(headers, TIME_STAMP)?)?;
+    Some((id(headers)?, Position::new(epoch, number(headers, SEQUENCE)?), micros))
+}
+
+/// A JetStream ack: which stream took it, and where.
+pub(super) fn shard_and_position(stream: &str, seq: u64) -> Option<(Shard, Position)> {
+    let (shard, epoch) = subject::parse_stream_name(stream)?;
+    Some((shard, Position::new(epoch, seq)))
+}
+
+fn time_stamp(text: &str) -> Option<Timestamp> {
+    u64::try_from(time_stamp_micros(text)? / 1000).ok().map(Timestamp)
+}
+
+/// The server's RFC 3339 in UTC, `2026-11-22T08:56:55.123456789Z`, without a general parser: it is
+/// read once for every live event.
+fn time_stamp_micros(text: &str) -> Option<i64> {
+    let digits = |from: usize, to: usize| {
+        text.as_bytes().get(from..to)?.iter().try_fold(0i64, |sum, byte| {
+            byte.is_ascii_digit().then(|| sum * 10 + i64::from(byte - b'0'))
+        })
+    };
+    let fits = text.len() >= 20 && text.ends_with('Z') && text.as_bytes().get(10) == Some(&b'T');
+    if !fits {
+        return None;
+    }
+    let (year, month, day) = (digits(0, 4)?, digits(5, 7)?, digits(8, 10)?);
+    let (hour, minute, second) = (digits(11, 13)?, digits(14, 16)?, digits(17, 19)?);
+    if !(1..=12).contains(&month) || !(1..=31).contains(&day) {
+        return None;
+    }
+    let fraction = text.len() - 1;
+    let micros = if fraction > 20 {
+        let shown = (fraction - 20).min(6);
+        let power = 10i64.checked_pow(u32::try_from(6 - shown).ok()?)?;
+        digits(20, 20 + shown)? * power
+    } else {
+        0
+    };
+    // Days from the civil date (Howard Hinnant's algorithm), March first.
+    let (year, month) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
+    let era = year.div_euclid(400);
+    let of_era = year.rem_euclid(400);
+    let of_year = (153 * month + 2) / 5 + day - 1;
+    let days = era * 146_097 + of_era * 365 + of_era / 4 - of_era / 100 + of_year - 719_468;
+    Some((((days * 24 + hour) * 60 + minute) * 60 + second) * 1_000_000 + micros)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn the_server_s_times_are_read_as_written(millis in 0u64..4_102_444_800_000) {
+            let at = Timestamp(millis);
+            prop_assert_eq!(time_stamp(&at.to_string()), Some(at));
+        }
+
+        #[test]
+        fn any_text_is_no_panic(text in "\\PC{0,40}") {
+            let _ = time_stamp(&text);
+        }
+    }
+
+    #[test]
+    fn fractions_have_any_length() {
+        let whole = time_stamp_micros("2026-11-22T08:56:55Z").unwrap();
+        assert_eq!(time_stamp_micros("2026-11-22T08:56:55.1Z"), Some(whole + 100_000));
+        assert_eq!(time_stamp_micros("2026-11-22T08:56:55.123456789Z"), Some(whole + 123_456));
+        assert_eq!(time_stamp_micros("2026-11-22T08:56:55+01:00"), None);
+        assert_eq!(time_stamp_micros("2026-13-22T08:56:55Z"), None);
+    }
+}
