@@ -1,8 +1,22 @@
 //! The gateway: stateless, between browsers and the broker. In the order a frame takes:
-//! `accept` → `http` (pages, forms, the upgrade) → `auth` → `session` (handshake, loop,
-//! client frames) → `publish` → broker; and back: broker → `delivery` (interest, topics, ring,
-//! encoding) → `socket` (outlets, straight to the TCP socket).
+//! [`accept`] → [`http`] (pages, forms, the upgrade; [`admission`]) → [`auth`] → [`session`]
+//! (handshake, loop, client frames) → [`publish`] → broker; and back: broker → [`delivery`]
+//! (interest, order, ring, encoding) → [`socket`] (outlets, straight to the TCP socket).
 
-pub mod app;
+mod accept;
+pub mod admission;
 pub mod auth;
 pub mod http;
+pub mod publish;
+pub mod session;
+
+pub mod delivery;
+pub mod socket;
+
+pub mod app;
+pub mod health;
+pub mod metrics;
+mod rate;
+mod serve;
+
+pub use serve::{Gateway, run};

@@ -18,6 +18,8 @@ pub mod broker;
 
 pub mod rpc;
 
+pub mod cli;
 pub mod config;
 pub mod lifecycle;
+pub mod listen;
 pub mod telemetry;

@@ -1,1 +1,27 @@
-//! placeholder
+//! The harness of the integration tests. What tests run against: `process`, `nats`, `postgres`,
+//! `cluster`. Who talks to it: `token`, `socket`, `record`, `client`, `chatroom`, `http`,
+//! `customer` and `browser`. Who judges: `sql`, `checker`; and `traffic`, random use of all of it.
+#![allow(
+    clippy::expect_used,
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::missing_panics_doc,
+    reason = "a harness of tests fails by panicking"
+)]
+
+pub mod browser;
+pub mod chatroom;
+pub mod checker;
+pub mod client;
+pub mod cluster;
+pub mod customer;
+pub mod http;
+pub mod nats;
+pub mod postgres;
+pub mod process;
+pub mod record;
+pub mod socket;
+pub mod sql;
+pub mod token;
+pub mod traffic;

@@ -22,6 +22,7 @@
 
 pub mod embedded;
 pub mod nats;
+mod window;
 
 use std::{pin::Pin, time::Duration};
 
@@ -42,7 +43,7 @@ use crate::{
 pub const VOID_AFTER: Duration = Duration::from_secs(90);
 
 /// How long a second event with the same id is refused.
-pub const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
+pub const DUPLICATE_WINDOW: Duration = Duration::from_mins(2);
 
 /// An event to be stored.
 #[derive(Debug, Clone)]

@@ -10,7 +10,8 @@ use std::{
 
 use async_nats::{Client, ConnectOptions, Event, connection::State};
 use tokio::sync::{Notify, watch};
-use tracing::{info, warn};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
 
 use super::{
     super::BrokerStatus,
@@ -24,6 +25,9 @@ const MIN_VERSION: (u32, u32, u32) = (2, 12, 3);
 
 /// Replies and pulled events are bounded by what was asked for, so this only has to be larger.
 const REPLY_CAPACITY: usize = 65_536;
+
+/// The name of the connection that delivers live.
+const SUBSCRIBE: &str = "subscribe";
 
 /// How often the connections are looked at without an event: the client's events may be lost.
 const LOOK_INTERVAL: Duration = Duration::from_millis(250);
@@ -41,7 +45,6 @@ pub(super) struct Health {
     status: watch::Sender<BrokerStatus>,
     changed: Notify,
     slow: AtomicU64,
-    unfit: AtomicBool,
     /// A gateway does not know the broker's time before its first canary, and is not ready.
     needs_clock: bool,
     clock_known: AtomicBool,
@@ -53,7 +56,6 @@ impl Health {
             status: watch::Sender::new(BrokerStatus { connected: false, generation: 0 }),
             changed: Notify::new(),
             slow: AtomicU64::new(0),
-            unfit: AtomicBool::new(false),
             needs_clock: role == Role::Gateway,
             clock_known: AtomicBool::new(false),
         })
@@ -83,10 +85,11 @@ impl Health {
             Event::Connected => info!(connection, "nats_connected"),
             Event::Disconnected => warn!(connection, "nats_disconnected"),
             Event::LameDuckMode => info!(connection, "nats_lame_duck"),
-            // One for each message dropped: too many to log.
-            Event::SlowConsumer(_) => {
+            // One for each message dropped: too many to log. Elsewhere nothing is delivered live.
+            Event::SlowConsumer(_) if connection == SUBSCRIBE => {
                 self.slow.fetch_add(1, Ordering::Relaxed);
             }
+            Event::SlowConsumer(_) => warn!(connection, "nats_slow_consumer"),
             Event::Draining | Event::Closed => info!(connection, %event, "nats_closing"),
             Event::ServerError(error) => warn!(connection, %error, "nats_server_error"),
             Event::ClientError(error) => warn!(connection, %error, "nats_client_error"),
@@ -97,12 +100,7 @@ impl Health {
 
 impl Connections {
     /// Starts to connect and goes on trying for ever; returns at once.
-    pub(super) async fn open(
-        options: &NatsOptions,
-        role: Role,
-        instance: InstanceId,
-        health: &Arc<Health>,
-    ) -> Result<Self, NatsError> {
+    pub(super) async fn open(options: &NatsOptions, role: Role, instance: InstanceId, health: &Arc<Health>) -> Result<Self, NatsError> {
         let servers = servers(options)?;
         let servers = servers.as_slice();
         let open = |name: &'static str, capacity: usize| async move {
@@ -122,15 +120,38 @@ impl Connections {
         };
         Ok(Self {
             publishing: open("publish", REPLY_CAPACITY).await?,
-            subscribing: open("subscribe", options.subscription_capacity).await?,
+            subscribing: open(SUBSCRIBE, options.subscription_capacity).await?,
             recovery: open("recovery", REPLY_CAPACITY).await?,
             calls: open("calls", REPLY_CAPACITY).await?,
         })
     }
 
-    fn all(&self) -> [&Client; 4] {
-        [&self.publishing, &self.subscribing, &self.recovery, &self.calls]
+    fn all(&self) -> [(Lane, &Client); 4] {
+        [
+            (Lane::Publishing, &self.publishing),
+            (Lane::Subscribing, &self.subscribing),
+            (Lane::Recovery, &self.recovery),
+            (Lane::Calls, &self.calls),
+        ]
     }
+}
+
+/// Which connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Lane {
+    Publishing,
+    Subscribing,
+    Recovery,
+    Calls,
+}
+
+/// What happened to a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Change {
+    /// It broke: answers to what was in flight never come.
+    Broke(Lane),
+    /// Some connection came up, perhaps to another server or store.
+    Came,
 }
 
 /// Replies to this process only, so that a permission can name them.
@@ -139,11 +160,7 @@ pub(super) fn inbox_prefix(instance: InstanceId, connection: &str) -> String {
 }
 
 fn servers(options: &NatsOptions) -> Result<Vec<async_nats::ServerAddr>, NatsError> {
-    options
-        .urls
-        .iter()
-        .map(|url| url.parse().map_err(|_| NatsError::Url))
-        .collect()
+    options.urls.iter().map(|url| url.parse().map_err(|_| NatsError::Url)).collect()
 }
 
 async fn base_options(options: &NatsOptions) -> Result<ConnectOptions, NatsError> {
@@ -173,56 +190,54 @@ async fn base_options(options: &NatsOptions) -> Result<ConnectOptions, NatsError
         }))
 }
 
-/// Follows the connections until `stop`; calls `reconnected` after any of them came (back), with
-/// whether live deliveries may have been lost.
-pub(super) async fn follow(
-    connections: Arc<Connections>,
-    health: Arc<Health>,
-    stop: tokio_util::sync::CancellationToken,
-    reconnected: impl Fn(Lost),
-) {
+/// Follows the connections until `stop`, and tells of their changes.
+pub(super) async fn follow(connections: Arc<Connections>, health: Arc<Health>, stop: CancellationToken, tell: impl Fn(Change)) {
     let mut connects = [0; 4];
-    let mut slow = 0;
     let mut was_up = [false; 4];
+    let mut slow = 0;
+    let mut unfit = false;
     loop {
-        let mut lost = Lost::default();
-        let mut up = true;
-        let all = connections.all().into_iter().zip(&mut connects).zip(&mut was_up).enumerate();
-        for (n, (((client, connects), was_up), is_subscribing)) in
-            all.map(|(n, each)| (n, (each, n == 1)))
-        {
+        let mut all_up = true;
+        let mut came = false;
+        let mut deliveries_lost = false;
+        let mut too_old = None;
+        for (((lane, client), connects), was_up) in connections.all().into_iter().zip(&mut connects).zip(&mut was_up) {
             let now = client.statistics().connects.load(Ordering::Relaxed);
-            let is_up = client.connection_state() == State::Connected;
+            // The client says that it is connected a moment before it knows to what.
+            let server = client.try_server_info();
+            let is_up = client.connection_state() == State::Connected && server.is_some();
             let again = now > *connects && *connects > 0;
-            // Answers to what was in flight never come.
-            lost.acks |= n == 0 && (again || (*was_up && !is_up));
-            lost.answers |= n == 2 && (again || (*was_up && !is_up));
-            lost.deliveries |= is_subscribing && again;
-            lost.came |= now > *connects;
-            if now > *connects && !fits(client) {
-                health.unfit.store(true, Ordering::Release);
-            } else if now > *connects && n == 0 {
-                health.unfit.store(false, Ordering::Release);
+            if again || (*was_up && !is_up) {
+                tell(Change::Broke(lane));
+            }
+            deliveries_lost |= again && lane == Lane::Subscribing;
+            came |= now > *connects;
+            if let Some(server) = server.filter(|_| is_up) {
+                too_old = too_old.or_else(|| Some(server.version).filter(|version| !fits(version)));
             }
             (*connects, *was_up) = (now, is_up);
-            up &= is_up;
+            all_up &= is_up;
         }
         let slow_now = health.slow.load(Ordering::Relaxed);
         if slow_now > slow {
             warn!(dropped = slow_now - slow, "live_deliveries_dropped");
             slow = slow_now;
-            lost.deliveries = true;
+            deliveries_lost = true;
         }
-        up &= !health.unfit.load(Ordering::Acquire);
-        up &= !health.needs_clock || health.clock_known();
+        if let Some(version) = too_old.as_ref().filter(|_| !unfit) {
+            let (major, minor, patch) = MIN_VERSION;
+            error!(version, needed = %format_args!("{major}.{minor}.{patch}"), "nats_server_too_old");
+        }
+        unfit = too_old.is_some();
+        let ready = all_up && !unfit && (!health.needs_clock || health.clock_known());
         health.status.send_if_modified(|status| {
-            let changed = status.connected != up || lost.deliveries;
-            status.connected = up;
-            status.generation += u64::from(lost.deliveries);
+            let changed = status.connected != ready || deliveries_lost;
+            status.connected = ready;
+            status.generation += u64::from(deliveries_lost);
             changed
         });
-        if lost.acks || lost.answers || lost.came {
-            reconnected(lost);
+        if came {
+            tell(Change::Came);
         }
         tokio::select! {
             () = health.changed.notified() => {}
@@ -232,28 +247,9 @@ pub(super) async fn follow(
     }
 }
 
-/// What a change of the connections cost.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Lost {
-    /// Acks of publishes in flight.
-    pub(super) acks: bool,
-    /// Answers to requests in flight.
-    pub(super) answers: bool,
-    /// Live deliveries.
-    deliveries: bool,
-    /// Some connection came up.
-    pub(super) came: bool,
-}
-
-/// Whether the server is new enough; says so once for each connection if not.
-fn fits(client: &Client) -> bool {
-    let version = client.server_info().version;
-    let fits = parse_version(&version).is_some_and(|version| version >= MIN_VERSION);
-    if !fits {
-        let (major, minor, patch) = MIN_VERSION;
-        tracing::error!(version, needed = %format_args!("{major}.{minor}.{patch}"), "nats_server_too_old");
-    }
-    fits
+/// Whether the server is new enough.
+fn fits(version: &str) -> bool {
+    parse_version(version).is_some_and(|version| version >= MIN_VERSION)
 }
 
 fn parse_version(text: &str) -> Option<(u32, u32, u32)> {
@@ -272,8 +268,8 @@ mod tests {
     #[test]
     fn server_versions_compare_as_numbers() {
         assert_eq!(parse_version("2.15.1"), Some((2, 15, 1)));
-        assert!(parse_version("2.9.10") < Some(MIN_VERSION));
-        assert!(parse_version("2.13.0-RC.1") > Some(MIN_VERSION));
+        assert!(fits("2.12.3") && fits("2.13.0-RC.1"));
+        assert!(!fits("2.9.10") && !fits("2.12.2") && !fits(""));
         assert_eq!(parse_version("unknown"), None);
     }
 }

@@ -7,7 +7,7 @@ use super::super::{Delivery, Outgoing, Stored};
 use crate::{
     id::EventId,
     position::Position,
-    subject::{self, Shard, Space, Topic},
+    subject::{self, Space, Topic},
     timestamp::Timestamp,
 };
 
@@ -106,7 +106,6 @@ pub(super) fn upto(message: &Message) -> Option<u64> {
 /// `$JS.ACK[.<domain>.<account>].<stream>.<consumer>.<delivered>.<seq>.<consumer seq>.<ns>.<pending>`.
 pub(super) struct Consumed {
     pub(super) seq: u64,
-    pub(super) stored_at: Timestamp,
     /// None where the message is not one of ours.
     pub(super) event: Option<Stored>,
 }
@@ -133,7 +132,7 @@ pub(super) fn consumed(message: Message, position_of: impl Fn(u64) -> Position) 
             payload: message.payload,
         })
     })();
-    Some(Consumed { seq, stored_at, event })
+    Some(Consumed { seq, event })
 }
 
 /// The shard's canaries of one process: the stored time in microseconds, beside the position.
@@ -144,12 +143,6 @@ pub(super) fn canary(message: &Message) -> Option<(EventId, Position, i64)> {
     Some((id(headers)?, Position::new(epoch, number(headers, SEQUENCE)?), micros))
 }
 
-/// A JetStream ack: which stream took it, and where.
-pub(super) fn shard_and_position(stream: &str, seq: u64) -> Option<(Shard, Position)> {
-    let (shard, epoch) = subject::parse_stream_name(stream)?;
-    Some((shard, Position::new(epoch, seq)))
-}
-
 fn time_stamp(text: &str) -> Option<Timestamp> {
     u64::try_from(time_stamp_micros(text)? / 1000).ok().map(Timestamp)
 }
@@ -158,9 +151,7 @@ fn time_stamp(text: &str) -> Option<Timestamp> {
 /// read once for every live event.
 fn time_stamp_micros(text: &str) -> Option<i64> {
     let digits = |from: usize, to: usize| {
-        text.as_bytes().get(from..to)?.iter().try_fold(0i64, |sum, byte| {
-            byte.is_ascii_digit().then(|| sum * 10 + i64::from(byte - b'0'))
-        })
+        text.as_bytes().get(from..to)?.iter().try_fold(0i64, |sum, byte| byte.is_ascii_digit().then(|| sum * 10 + i64::from(byte - b'0')))
     };
     let fits = text.len() >= 20 && text.ends_with('Z') && text.as_bytes().get(10) == Some(&b'T');
     if !fits {

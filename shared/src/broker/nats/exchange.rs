@@ -15,6 +15,7 @@ use bytes::Bytes;
 use futures::StreamExt;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
 
 /// Why there is no answer.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -60,18 +61,17 @@ impl Drop for Entry<'_> {
 }
 
 impl Exchange {
-    /// Starts to listen for answers; they are handled until the client is closed.
-    pub(super) async fn start(client: Client) -> Result<Self, async_nats::SubscribeError> {
+    /// Starts to listen for answers, until `stop`: the subscription keeps its connection open.
+    pub(super) async fn start(client: Client, stop: CancellationToken) -> Result<Self, async_nats::SubscribeError> {
         let inbox: Arc<str> = client.new_inbox().into();
         let mut answers = client.subscribe(format!("{inbox}.*")).await?;
         let waiting = Arc::new(Waiting::default());
-        let table = Arc::downgrade(&waiting);
+        let table = Arc::clone(&waiting);
         tokio::spawn(async move {
-            while let Some(message) = answers.next().await {
-                let Some(waiting) = table.upgrade() else { return };
+            while let Some(Some(message)) = stop.run_until_cancelled(answers.next()).await {
                 let token = message.subject.rsplit('.').next().and_then(|token| token.parse().ok());
                 let Some(token) = token else { continue };
-                let caller = waiting.table.lock().remove(&token);
+                let caller = table.table.lock().remove(&token);
                 if let Some(caller) = caller {
                     // It may have given up meanwhile.
                     let _ = caller.send(message);
@@ -113,9 +113,7 @@ impl Exchange {
         let reply = format!("{}.{token}", self.inbox);
         let exchange = async {
             let sent = match headers {
-                Some(headers) => {
-                    self.client.publish_with_reply_and_headers(subject, reply, headers, payload).await
-                }
+                Some(headers) => self.client.publish_with_reply_and_headers(subject, reply, headers, payload).await,
                 None => self.client.publish_with_reply(subject, reply, payload).await,
             };
             sent.map_err(|error| ExchangeError::Refused(error.to_string()))?;

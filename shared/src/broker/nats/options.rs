@@ -29,6 +29,8 @@ pub struct NatsOptions {
     pub publish_timeout: Duration,
     /// Publishes in flight; one more is [`super::super::BrokerError::Busy`].
     pub max_in_flight: usize,
+    /// Bytes in flight, likewise.
+    pub max_in_flight_bytes: usize,
     /// Deliveries that wait for one subscription; one more is lost and the generation rises.
     pub subscription_capacity: usize,
     /// Calls served at once.
@@ -44,7 +46,7 @@ impl Default for NatsOptions {
             shards: 4,
             replicas: 1,
             max_bytes_per_shard: 1 << 30,
-            max_age: Duration::from_secs(72 * 3600),
+            max_age: Duration::from_hours(72),
             auth: NatsAuth::None,
             tls_required: false,
             ca_file: None,
@@ -52,6 +54,7 @@ impl Default for NatsOptions {
             request_timeout: Duration::from_secs(5),
             publish_timeout: Duration::from_secs(5),
             max_in_flight: 16_384,
+            max_in_flight_bytes: 64 << 20,
             subscription_capacity: 1024,
             max_calls: 256,
             probe_interval: Duration::from_secs(5),

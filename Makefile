@@ -1,0 +1,38 @@
+# The commands of this project. `make help` lists them.
+
+.DEFAULT_GOAL := help
+.PHONY: help run test setup lint fmt doc deny advisories
+
+help: ## Lists these commands
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1|\2/' | column -t -s '|' 2>/dev/null \
+		|| grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST)
+
+run: ## Starts natter in one process; its files are in ./data
+	@echo 'Building (the first time takes some minutes) …'
+	@cargo build --release --package natter --bin natter --quiet
+	@exec ./target/release/natter
+
+setup: ## Installs what the tests need, and says what
+	@tests/setup.sh >/dev/null
+
+# One build for all: the integration tests start the binaries that lie beside them.
+test: ## Runs every test; installs what is missing (PostgreSQL, Chromium, a NATS server)
+	@server=$$(tests/setup.sh) && export NATTER_TEST_NATS_SERVER="$$server" \
+		&& cargo build --workspace --bins && cargo test --workspace
+
+lint: ## Checks format, lints, docs
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps --quiet
+
+fmt: ## Formats the code
+	cargo fmt --all
+
+doc: ## Builds the docs of the crates
+	cargo doc --workspace --no-deps
+
+deny: ## Checks licences, sources and banned crates (needs cargo-deny)
+	cargo deny --workspace check bans licenses sources
+
+advisories: ## Checks for known vulnerabilities; online (needs cargo-deny)
+	cargo deny --workspace check advisories

@@ -1,0 +1,165 @@
+//! From an event to the bytes of its frames, once for each protocol.
+
+use natter_shared::{
+    event::{Audience, Ephemeral, Event, GroupJoined, GroupKind, GroupLeft},
+    frame::{GroupChange, GroupFrame, InboxFrame, MessageFrame, NotificationFrame, ReadFrame, ServerFrame, TypingFrame},
+    id::{GroupId, MessageId, NotificationId, SessionId, UserId},
+    position::Position,
+    timestamp::Timestamp,
+};
+use serde::Serialize;
+
+use super::GroupMeta;
+
+/// What an event changes beside being told.
+#[derive(Debug)]
+pub(super) enum Effect {
+    /// Nothing.
+    None,
+    /// This user is a member no longer.
+    Removed(UserId),
+    /// The user of the topic is a member of this group now.
+    Joined(Box<GroupJoined>),
+    /// The user of the topic is no member of this group now.
+    Left(GroupLeft),
+}
+
+/// An event's frames, without WebSocket header; none where a protocol does not tell it.
+#[derive(Debug)]
+pub(super) struct Encoded {
+    /// Protocol v1.
+    pub v1: Option<Vec<u8>>,
+    /// The chat-room protocol.
+    pub chat: Option<Vec<u8>>,
+    /// Who sent it: the chat-room protocol does not echo.
+    pub origin: Option<SessionId>,
+    /// What else it does.
+    pub effect: Effect,
+}
+
+impl Encoded {
+    fn silent(effect: Effect) -> Self {
+        Self { v1: None, chat: None, origin: None, effect }
+    }
+}
+
+/// The chat-room protocol's frames, field for field.
+#[derive(Serialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+enum ChatFrame<'a> {
+    Chat { message: &'a str, group_name: GroupId, display_name: &'a str },
+    Notification { message: &'a str, id: NotificationId },
+}
+
+fn json(value: &impl Serialize) -> Option<Vec<u8>> {
+    serde_json::to_vec(value).inspect_err(|error| tracing::error!(%error, "frame_not_encodable")).ok()
+}
+
+fn group_frame(group: GroupId, change: GroupChange, user: UserId, position: Position) -> GroupFrame {
+    GroupFrame { group, change, user, position, role: None, kind: None, name: None, display_name: None }
+}
+
+/// Encodes an event that stands at `position`. `meta` describes the group whose topic it is on;
+/// `for_chat` is whether anybody wants the chat-room protocol's frame.
+pub(super) fn encode_event(event: Event, position: Position, stored_at: Timestamp, meta: Option<&GroupMeta>, for_chat: bool) -> Encoded {
+    match event {
+        Event::Message(message) => {
+            let chat = meta.filter(|_| for_chat).and_then(|meta| {
+                json(&ChatFrame::Chat { message: &message.body, group_name: message.group, display_name: &meta.display_name })
+            });
+            let origin = message.origin;
+            let v1 = json(&ServerFrame::Message(MessageFrame {
+                group: message.group,
+                id: message.id,
+                sender: message.sender,
+                nonce: message.nonce,
+                body: message.body,
+                position,
+                sent_at: stored_at,
+                reply_to: message.reply_to,
+                data: message.data,
+            }));
+            Encoded { v1, chat, origin, effect: Effect::None }
+        }
+        Event::Notification(notification) => {
+            let chat = for_chat.then(|| json(&ChatFrame::Notification { message: &notification.body, id: notification.id })).flatten();
+            let group = match notification.to {
+                Audience::Group(group) => Some(group),
+                Audience::User(_) => None,
+            };
+            let v1 = json(&ServerFrame::Notification(NotificationFrame {
+                id: notification.id,
+                group,
+                sender: notification.sender,
+                body: notification.body,
+                position,
+                sent_at: stored_at,
+                data: notification.data,
+            }));
+            Encoded { v1, chat, origin: None, effect: Effect::None }
+        }
+        Event::MemberAdded(added) => {
+            // Telling a whole open room of each who comes would be a storm of no use.
+            let tell = meta.is_some_and(|meta| meta.kind == GroupKind::Group);
+            let frame = tell.then(|| {
+                let frame = group_frame(added.group, GroupChange::MemberAdded, added.user, position);
+                json(&ServerFrame::Group(GroupFrame { role: Some(added.role), ..frame }))
+            });
+            Encoded { v1: frame.flatten(), ..Encoded::silent(Effect::None) }
+        }
+        Event::MemberRemoved(removed) => {
+            let tell = meta.is_some_and(|meta| meta.kind == GroupKind::Group);
+            let frame = tell
+                .then(|| json(&ServerFrame::Group(group_frame(removed.group, GroupChange::MemberRemoved, removed.user.clone(), position))));
+            Encoded { v1: frame.flatten(), ..Encoded::silent(Effect::Removed(removed.user)) }
+        }
+        Event::GroupJoined(joined) => {
+            let frame = GroupFrame {
+                role: Some(joined.role),
+                kind: Some(joined.kind),
+                name: joined.name.clone(),
+                display_name: Some(joined.display_name.clone()),
+                ..group_frame(joined.group, GroupChange::Joined, joined.user.clone(), joined.since)
+            };
+            Encoded { v1: json(&ServerFrame::Group(frame)), ..Encoded::silent(Effect::Joined(Box::new(joined))) }
+        }
+        Event::GroupLeft(left) => {
+            let frame = group_frame(left.group, GroupChange::Left, left.user.clone(), left.until);
+            Encoded { v1: json(&ServerFrame::Group(frame)), ..Encoded::silent(Effect::Left(left)) }
+        }
+        Event::Read(read) => {
+            let frame = ServerFrame::Read(ReadFrame { group: read.group, user: read.user, position: read.position });
+            Encoded { v1: json(&frame), ..Encoded::silent(Effect::None) }
+        }
+        // Counts of the inbox tell it; a group's creation is told by its members' hints.
+        Event::Seen(_) | Event::GroupCreated(_) | Event::Canary => Encoded::silent(Effect::None),
+    }
+}
+
+/// Encodes what is passed on live only; the chat-room protocol has none of it.
+pub(super) fn encode_ephemeral(payload: &[u8]) -> Option<Vec<u8>> {
+    let frame = match serde_json::from_slice(payload).ok()? {
+        Ephemeral::Typing { group, user } => ServerFrame::Typing(TypingFrame { group, user }),
+        Ephemeral::Inbox(counts) => {
+            ServerFrame::Inbox(InboxFrame { unseen: counts.unseen, unread: counts.unread, version: counts.version })
+        }
+    };
+    json(&frame)
+}
+
+/// The message a stored or recovered event is, as history tells it.
+pub fn message_frame(event: Event, position: Position, stored_at: Timestamp) -> Option<MessageFrame> {
+    let Event::Message(message) = event else { return None };
+    let id: MessageId = message.id;
+    Some(MessageFrame {
+        group: message.group,
+        id,
+        sender: message.sender,
+        nonce: message.nonce,
+        body: message.body,
+        position,
+        sent_at: stored_at,
+        reply_to: message.reply_to,
+        data: message.data,
+    })
+}

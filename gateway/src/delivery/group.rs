@@ -1,0 +1,454 @@
+//! The delivery task of one group: it owns the members and the ring, checks order once, encodes
+//! once, and writes the same bytes to every member's socket.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::{Bytes, BytesMut};
+use natter_shared::{
+    broker::{BrokerError, Delivery, Interest, Stored, Subscription},
+    event::Event,
+    frame::{ResetFrame, ServerFrame},
+    id::{GroupId, SessionId, UserId},
+    position::{Epoch, Position},
+    subject::Topic,
+};
+use tokio::{sync::mpsc, time::Instant};
+
+use super::{
+    GroupMeta, Start,
+    cursor::{Cursor, Verdict},
+    encode::{Effect, Encoded, encode_ephemeral, encode_event},
+    hub::Hub,
+    join::{Answer, Join},
+    ring::{Entry, Ring},
+};
+use crate::{
+    session::{Notice, Protocol, SessionHandle},
+    socket::wire,
+};
+
+/// How many deliveries are handled between two looks at the mailbox.
+const BATCH: usize = 64;
+
+/// After so many writes other tasks get a turn: `try_write` uses no coop budget.
+const WRITES_PER_TURN: usize = 256;
+
+/// What waits in a group's mailbox at most; who finds it full waits.
+pub(super) const MAILBOX: usize = 64;
+
+/// What a group's task is asked.
+pub(super) enum Command {
+    /// A session wants to be a member.
+    Join(Box<Join>),
+    /// A session goes.
+    Leave(SessionId),
+    /// By a fenced check, the topic's last event up to `upto` is the one at sequence `last`.
+    Tail { upto: Position, last: u64 },
+    /// Memory is tight: forget what the ring holds if nothing happened lately.
+    Trim,
+}
+
+/// A member whose position lies ahead of what was delivered here.
+struct Ahead {
+    position: Position,
+    session: Arc<SessionHandle>,
+}
+
+/// Frames of one batch, laid end to end.
+#[derive(Default)]
+struct Batch {
+    v1: BytesMut,
+    chat: BytesMut,
+    messages: u32,
+    chat_messages: u32,
+    spans: Vec<Span>,
+}
+
+struct Span {
+    position: Position,
+    v1: std::ops::Range<usize>,
+    chat: std::ops::Range<usize>,
+    origin: Option<SessionId>,
+    removed: Option<UserId>,
+}
+
+pub(super) struct GroupTask {
+    hub: Arc<Hub>,
+    group: GroupId,
+    meta: GroupMeta,
+    members: Vec<Arc<SessionHandle>>,
+    ahead: Vec<Ahead>,
+    chat_members: usize,
+    /// From here on the ring holds chat-room frames too.
+    chat_floor: Position,
+    cursor: Cursor,
+    ring: Ring,
+    batch: Batch,
+    active: Instant,
+    /// Nobody has been a member since.
+    empty_since: Instant,
+}
+
+impl GroupTask {
+    /// Follows `group` until nobody has been a member of it here for a while.
+    pub(super) async fn run(hub: Arc<Hub>, group: GroupId, meta: GroupMeta, mut mailbox: mpsc::Receiver<Command>) {
+        match Self::subscribe(&hub, group).await {
+            Ok((subscription, floor)) => {
+                let task = Self {
+                    ring: Ring::new(floor, Arc::clone(&hub.ring_budget)),
+                    hub: Arc::clone(&hub),
+                    group,
+                    meta,
+                    members: Vec::new(),
+                    ahead: Vec::new(),
+                    chat_members: 0,
+                    chat_floor: floor,
+                    cursor: Cursor(floor),
+                    batch: Batch::default(),
+                    active: Instant::now(),
+                    empty_since: Instant::now(),
+                };
+                task.follow(subscription, &mut mailbox).await;
+            }
+            Err(error) => {
+                hub.forget_group(group);
+                mailbox.close();
+                let reason = error.to_string();
+                while let Some(command) = mailbox.recv().await {
+                    if let Command::Join(join) = command {
+                        let _ = join.answer.send(Answer::Unavailable(reason.clone()));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Subscribes, then fences: everything after the returned position arrives live.
+    async fn subscribe(hub: &Hub, group: GroupId) -> Result<(Subscription, Position), BrokerError> {
+        let topic = Topic::Group(group);
+        let subscription = hub.broker.subscribe(Interest::Topic(topic)).await?;
+        let floor = hub.broker.fence(hub.broker.shards().of(topic)).await?;
+        Ok((subscription, floor))
+    }
+
+    async fn follow(mut self, mut subscription: Subscription, mailbox: &mut mpsc::Receiver<Command>) {
+        let mut deliveries = Vec::with_capacity(4);
+        loop {
+            let (empty, linger_ends) = (self.is_empty(), self.empty_since + self.hub.linger);
+            tokio::select! {
+                command = mailbox.recv() => match command {
+                    Some(command) => self.on_command(command).await,
+                    None => return,
+                },
+                open = subscription.next_batch(&mut deliveries, BATCH) => {
+                    if !open {
+                        // The broker ended it; whoever is here comes back and starts anew.
+                        return self.end(mailbox).await;
+                    }
+                    self.on_deliveries(&mut deliveries).await;
+                }
+                () = tokio::time::sleep_until(linger_ends), if empty => return self.end(mailbox).await,
+            }
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.members.is_empty() && self.ahead.is_empty()
+    }
+
+    /// Unregisters, then answers whoever asked in between: they ask the hub again.
+    async fn end(mut self, mailbox: &mut mpsc::Receiver<Command>) {
+        self.hub.forget_group(self.group);
+        mailbox.close();
+        while mailbox.recv().await.is_some() {
+            // A dropped `Join` tells its session to ask again.
+        }
+        for session in self.members.drain(..).chain(self.ahead.drain(..).map(|ahead| ahead.session)) {
+            session.notice(Notice::GroupLost { group: self.group, after: self.cursor.0 });
+        }
+    }
+
+    async fn on_command(&mut self, command: Command) {
+        match command {
+            Command::Join(join) => self.on_join(*join),
+            Command::Leave(id) => self.remove(|session| session.id == id),
+            Command::Tail { upto, last } => self.on_tail(upto, last).await,
+            Command::Trim => {
+                if self.active.elapsed() > Duration::from_secs(30) {
+                    self.ring.restart(self.cursor.0);
+                    self.chat_floor = self.cursor.0;
+                }
+            }
+        }
+    }
+
+    fn on_join(&mut self, join: Join) {
+        let Join { session, start, known, answer } = join;
+        if answer.is_closed() {
+            return;
+        }
+        let floor = self.ring.floor();
+        let chat = session.protocol == Protocol::ChatRoom;
+        let start = match start {
+            Start::Now => self.cursor.0,
+            Start::After(position) => position,
+        };
+        let floor = if chat && start < self.cursor.0 { floor.max(self.chat_floor) } else { floor };
+        if start < floor || known < floor {
+            // Nothing is kept before the floor; only the ring's end may be asked of it.
+            let asked = if start < floor { floor } else { self.ring.floor() };
+            let _ = answer.send(Answer::Behind(asked));
+            return;
+        }
+        if self.ring.after(known).any(|entry| entry.removed.as_ref() == Some(&session.user)) {
+            let _ = answer.send(Answer::NotMember);
+            return;
+        }
+        let missed: usize = self.ring.after(start).map(|entry| if chat { entry.chat.len() } else { entry.v1.len() }).sum();
+        if !session.outlet.has_room_for_missed(missed) {
+            let _ = answer.send(Answer::TooMuch);
+            return;
+        }
+        self.remove(|other| other.id == session.id);
+        if chat {
+            if self.chat_members == 0 {
+                self.chat_floor = self.cursor.0;
+            }
+            self.chat_members += 1;
+        }
+        if start > self.cursor.0 {
+            let _ = answer.send(Answer::Live(start));
+            self.ahead.push(Ahead { position: start, session });
+            return;
+        }
+        for entry in self.ring.after(start) {
+            let frames = if chat { &entry.chat } else { &entry.v1 };
+            if !frames.is_empty() && (!chat || entry.origin != Some(session.id)) {
+                session.outlet.push_missed(frames);
+            }
+        }
+        if answer.send(Answer::Live(start)).is_ok() {
+            self.members.push(session);
+        } else if chat {
+            self.chat_members -= 1;
+        }
+    }
+
+    fn remove(&mut self, mut which: impl FnMut(&SessionHandle) -> bool) {
+        let mut chat = 0;
+        let mut keep = |session: &Arc<SessionHandle>| {
+            let goes = which(session);
+            chat += usize::from(goes && session.protocol == Protocol::ChatRoom);
+            !goes
+        };
+        self.members.retain(|session| keep(session));
+        self.ahead.retain(|ahead| keep(&ahead.session));
+        self.chat_members = self.chat_members.saturating_sub(chat);
+        if self.is_empty() {
+            self.empty_since = Instant::now();
+        }
+    }
+
+    async fn on_deliveries(&mut self, deliveries: &mut Vec<Delivery>) {
+        self.active = Instant::now();
+        for delivery in deliveries.drain(..) {
+            match delivery {
+                Delivery::Stored(stored) => self.on_stored(stored).await,
+                Delivery::Ephemeral { payload, .. } => {
+                    if let Some(frame) = encode_ephemeral(&payload) {
+                        wire::put_text(&mut self.batch.v1, &frame);
+                        self.batch.messages += 1;
+                    }
+                }
+            }
+        }
+        self.flush().await;
+        self.settle_ahead();
+    }
+
+    async fn on_stored(&mut self, stored: Stored) {
+        match self.cursor.judge(stored.position, stored.previous) {
+            Verdict::Next => self.take(stored).await,
+            Verdict::Old => {}
+            Verdict::Gap => {
+                self.fill(stored.position.seq).await;
+                if self.cursor.0 < stored.position {
+                    self.take(stored).await;
+                }
+            }
+            Verdict::NewEpoch => {
+                self.enter_epoch(stored.position.epoch).await;
+                if stored.previous > 0 {
+                    self.fill(stored.position.seq).await;
+                }
+                if self.cursor.0 < stored.position {
+                    self.take(stored).await;
+                }
+            }
+        }
+    }
+
+    async fn on_tail(&mut self, upto: Position, last: u64) {
+        if upto.epoch > self.cursor.0.epoch {
+            self.enter_epoch(upto.epoch).await;
+        }
+        if upto.epoch == self.cursor.0.epoch && last > self.cursor.0.seq {
+            self.fill(last + 1).await;
+            self.flush().await;
+        }
+    }
+
+    /// Delivers what was missed before sequence `until`, in order, or says that it cannot.
+    async fn fill(&mut self, until: u64) {
+        let deadline = Instant::now() + self.hub.limits.gap_fill_timeout;
+        let topic = Topic::Group(self.group);
+        self.hub.metrics.gaps.inc();
+        loop {
+            let next = tokio::time::timeout_at(deadline, self.hub.broker.next_of(topic, self.cursor.0)).await;
+            match next {
+                Ok(Ok(Some(stored))) if stored.position.epoch == self.cursor.0.epoch && stored.position.seq < until => {
+                    self.take(stored).await;
+                }
+                Ok(Ok(_)) => return,
+                Ok(Err(error)) if error.is_retryable() && Instant::now() < deadline => {
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+                Ok(Err(_)) | Err(_) => {
+                    tracing::warn!(group = %self.group, after = %self.cursor.0, "gap_not_filled");
+                    // What comes next is delivered; that something before it is missing is said.
+                    return self.reset(Position::new(self.cursor.0.epoch, until.saturating_sub(1))).await;
+                }
+            }
+        }
+    }
+
+    /// The log went on in another epoch: what the old one lost cannot be known here.
+    async fn enter_epoch(&mut self, epoch: Epoch) {
+        self.reset(Position::new(epoch, 0)).await;
+    }
+
+    async fn reset(&mut self, floor: Position) {
+        self.hub.metrics.resets.inc();
+        wire::put_text(
+            &mut self.batch.v1,
+            &serde_json::to_vec(&ServerFrame::Reset(ResetFrame { group: Some(self.group) })).unwrap_or_default(),
+        );
+        self.batch.messages += 1;
+        self.flush().await;
+        self.cursor = Cursor(floor);
+        self.chat_floor = floor;
+        self.ring.restart(floor);
+    }
+
+    /// The next event: into the batch, and past the cursor.
+    async fn take(&mut self, stored: Stored) {
+        self.cursor = Cursor(stored.position);
+        if stored.is_void() {
+            return;
+        }
+        let event = match Event::decode(&stored.payload) {
+            Ok(event) => event,
+            Err(error) => {
+                tracing::warn!(group = %self.group, position = %stored.position, %error, "event_unreadable");
+                return;
+            }
+        };
+        let encoded = encode_event(event, stored.position, stored.stored_at, Some(&self.meta), self.chat_members > 0);
+        let removed = self.append(stored.position, encoded);
+        if let Some(user) = removed {
+            // What stands before the removal is still the member's; nothing after it is.
+            self.flush().await;
+            let everybody = self.members.iter().chain(self.ahead.iter().map(|ahead| &ahead.session));
+            let gone: Vec<_> = everybody.filter(|session| session.user == user).cloned().collect();
+            self.remove(|session| session.user == user);
+            for session in gone {
+                session.notice(Notice::Removed { group: self.group });
+            }
+        }
+    }
+
+    fn append(&mut self, position: Position, encoded: Encoded) -> Option<UserId> {
+        let Encoded { v1, chat, origin, effect } = encoded;
+        let batch = &mut self.batch;
+        let (v1_start, chat_start) = (batch.v1.len(), batch.chat.len());
+        if let Some(frame) = v1 {
+            wire::put_text(&mut batch.v1, &frame);
+            batch.messages += 1;
+        }
+        if let Some(frame) = chat {
+            wire::put_text(&mut batch.chat, &frame);
+            batch.chat_messages += 1;
+        }
+        let removed = match effect {
+            Effect::Removed(user) => Some(user),
+            Effect::None | Effect::Joined(_) | Effect::Left(_) => None,
+        };
+        let (v1, chat) = (v1_start..batch.v1.len(), chat_start..batch.chat.len());
+        if !v1.is_empty() || !chat.is_empty() || removed.is_some() {
+            batch.spans.push(Span { position, v1, chat, origin, removed: removed.clone() });
+        }
+        removed
+    }
+
+    /// Writes the batch to every member, and keeps it in the ring.
+    async fn flush(&mut self) {
+        let batch = std::mem::take(&mut self.batch);
+        if batch.spans.is_empty() && batch.messages == 0 {
+            return;
+        }
+        let (v1, chat) = (batch.v1.freeze(), batch.chat.freeze());
+        for (turn, session) in self.members.iter().enumerate() {
+            match session.protocol {
+                Protocol::V1 if !v1.is_empty() => session.outlet.push(&v1, batch.messages),
+                Protocol::V1 => {}
+                Protocol::ChatRoom => push_chat(session, &chat, batch.chat_messages, &batch.spans),
+            }
+            if turn % WRITES_PER_TURN == WRITES_PER_TURN - 1 {
+                tokio::task::yield_now().await;
+            }
+        }
+        self.hub.metrics.deliveries.inc_by(self.members.len() as u64 * u64::from(batch.messages));
+        self.tell_ahead(&v1, &chat, &batch.spans);
+        for span in batch.spans {
+            let Span { position, v1: v1_range, chat: chat_range, origin, removed } = span;
+            self.ring.push(Entry { position, v1: v1.slice(v1_range), chat: chat.slice(chat_range), origin, removed });
+        }
+    }
+
+    /// Members ahead of delivery get only what is news to them.
+    fn tell_ahead(&mut self, v1: &Bytes, chat: &Bytes, spans: &[Span]) {
+        for ahead in &self.ahead {
+            for span in spans.iter().filter(|span| span.position > ahead.position) {
+                match ahead.session.protocol {
+                    Protocol::V1 if !span.v1.is_empty() => ahead.session.outlet.push(&v1.slice(span.v1.clone()), 1),
+                    Protocol::V1 => {}
+                    Protocol::ChatRoom => push_chat(&ahead.session, &chat.slice(span.chat.clone()), 1, &[]),
+                }
+            }
+        }
+    }
+
+    /// Once delivery has come to where they are, they are like the others.
+    fn settle_ahead(&mut self) {
+        if self.ahead.is_empty() {
+            return;
+        }
+        let reached = self.cursor.0;
+        let (caught_up, still): (Vec<_>, Vec<_>) = self.ahead.drain(..).partition(|ahead| ahead.position <= reached);
+        self.ahead = still;
+        self.members.extend(caught_up.into_iter().map(|ahead| ahead.session));
+    }
+}
+
+/// The chat-room protocol does not echo: who sent some of the batch gets it in pieces.
+fn push_chat(session: &SessionHandle, chat: &Bytes, messages: u32, spans: &[Span]) {
+    if chat.is_empty() {
+        return;
+    }
+    if spans.iter().all(|span| span.origin != Some(session.id)) {
+        return session.outlet.push(chat, messages);
+    }
+    for span in spans.iter().filter(|span| span.origin != Some(session.id) && !span.chat.is_empty()) {
+        session.outlet.push(&chat.slice(span.chat.clone()), 1);
+    }
+}

@@ -1,0 +1,189 @@
+//! The hub: which topics are followed here and by which task, and the way for sessions to join
+//! and leave them. First local member subscribes, the last one leaves after a linger.
+
+use std::{sync::Arc, time::Duration};
+
+use dashmap::{DashMap, Entry};
+use natter_shared::{
+    broker::Broker,
+    config::Limits,
+    id::{GroupId, SessionId},
+    position::Position,
+    subject::{Shard, Topic},
+};
+use parking_lot::Mutex;
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::{
+    GroupMeta, JoinError, Joined, Start,
+    group::{self, Command, GroupTask},
+    join::{Answer, Join},
+    recover::{self, Whose},
+    ring::RingBudget,
+    users::{self, UserCommand, UsersTask},
+};
+use crate::{metrics::Metrics, session::SessionHandle};
+
+/// How often a session asks again after a topic's task ended under it or was ahead of it.
+const ATTEMPTS: usize = 8;
+
+/// Everything that is followed by this gateway.
+pub struct Hub {
+    pub(super) broker: Arc<dyn Broker>,
+    pub(super) limits: Limits,
+    pub(super) linger: Duration,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) ring_budget: Arc<RingBudget>,
+    /// Recoveries at once.
+    pub(super) recoveries: Semaphore,
+    pub(super) groups: DashMap<GroupId, mpsc::Sender<Command>>,
+    pub(super) users: Vec<mpsc::Sender<UserCommand>>,
+    live: Mutex<Vec<bool>>,
+    tasks: TaskTracker,
+}
+
+impl Hub {
+    /// Starts following the users of all shards; groups follow with their first member.
+    pub fn start(
+        broker: Arc<dyn Broker>,
+        limits: &Limits,
+        linger: Duration,
+        metrics: Arc<Metrics>,
+        tasks: &TaskTracker,
+        stop: &CancellationToken,
+    ) -> Arc<Self> {
+        let shards = broker.shards();
+        let (senders, receivers): (Vec<_>, Vec<_>) = shards.iter().map(|_| mpsc::channel(users::MAILBOX)).unzip();
+        let hub = Arc::new(Self {
+            broker,
+            ring_budget: RingBudget::new(limits.ring_bytes, limits.ring_events_per_group),
+            recoveries: Semaphore::new(limits.recoveries),
+            limits: limits.clone(),
+            linger,
+            metrics,
+            groups: DashMap::new(),
+            users: senders,
+            live: Mutex::new(vec![false; usize::from(shards.count())]),
+            tasks: tasks.clone(),
+        });
+        for (shard, mailbox) in shards.iter().zip(receivers) {
+            tasks.spawn(UsersTask::run(Arc::clone(&hub), shard, mailbox, stop.clone()));
+        }
+        tasks.spawn(super::tail::run(Arc::clone(&hub), stop.clone()));
+        hub
+    }
+
+    /// Whether the users of every shard are followed.
+    pub fn is_live(&self) -> bool {
+        self.live.lock().iter().all(|live| *live)
+    }
+
+    pub(super) fn users_are_live(&self, shard: Shard, live: bool) {
+        if let Some(slot) = self.live.lock().get_mut(usize::from(shard.0)) {
+            *slot = live;
+        }
+    }
+
+    /// Makes `session` a member of `group`'s delivery, from `start` on; what was missed since is
+    /// written to it first. `known` is a position at which its user was known to be a member.
+    pub async fn join_group(
+        self: &Arc<Self>,
+        session: &Arc<SessionHandle>,
+        group: GroupId,
+        meta: &GroupMeta,
+        start: Start,
+        known: Position,
+    ) -> Result<Joined, JoinError> {
+        let ask = |join: Box<Join>| {
+            let mailbox = self.group_mailbox(group, meta);
+            async move { mailbox.send(Command::Join(join)).await.is_ok() }
+        };
+        self.join(session, Whose::Group { group, meta }, start, known, ask).await
+    }
+
+    /// Makes `session` hear what concerns its user, from `start` on.
+    pub async fn join_inbox(self: &Arc<Self>, session: &Arc<SessionHandle>, start: Start) -> Result<Joined, JoinError> {
+        let shard = self.broker.shards().of(Topic::User(session.key));
+        let ask = |join: Box<Join>| async move {
+            match self.users.get(usize::from(shard.0)) {
+                Some(mailbox) => mailbox.send(UserCommand::Join(join)).await.is_ok(),
+                None => false,
+            }
+        };
+        self.join(session, Whose::Inbox, start, Position::START, ask).await
+    }
+
+    async fn join<Asked: Future<Output = bool>>(
+        self: &Arc<Self>,
+        session: &Arc<SessionHandle>,
+        whose: Whose<'_>,
+        mut start: Start,
+        mut known: Position,
+        ask: impl Fn(Box<Join>) -> Asked,
+    ) -> Result<Joined, JoinError> {
+        let mut complete = true;
+        for _ in 0..ATTEMPTS {
+            let (answer, answered) = oneshot::channel();
+            if !ask(Box::new(Join { session: Arc::clone(session), start, known, answer })).await {
+                continue;
+            }
+            match answered.await {
+                Ok(Answer::Live(position)) => return Ok(Joined { position, complete }),
+                Ok(Answer::Behind(floor)) => {
+                    let recovered = recover::recover(self, session, whose, start, known, floor).await?;
+                    complete &= recovered.complete;
+                    known = known.max(floor);
+                    if let Start::After(position) = start {
+                        start = Start::After(position.max(floor));
+                    }
+                }
+                Ok(Answer::TooMuch) => {
+                    recover::say_reset(self, session, whose);
+                    (start, complete) = (Start::Now, false);
+                }
+                Ok(Answer::NotMember) => return Err(JoinError::NotMember),
+                Ok(Answer::Unavailable(reason)) => return Err(JoinError::Unavailable(reason)),
+                // The topic's task ended in between; the next question starts another.
+                Err(_) => {}
+            }
+        }
+        Err(JoinError::Unavailable("delivery could not catch up".to_owned()))
+    }
+
+    fn group_mailbox(self: &Arc<Self>, group: GroupId, meta: &GroupMeta) -> mpsc::Sender<Command> {
+        match self.groups.entry(group) {
+            Entry::Occupied(entry) => entry.get().clone(),
+            Entry::Vacant(entry) => {
+                let (sender, mailbox) = mpsc::channel(group::MAILBOX);
+                entry.insert(sender.clone());
+                self.metrics.groups.inc();
+                self.tasks.spawn(GroupTask::run(Arc::clone(self), group, meta.clone(), mailbox));
+                sender
+            }
+        }
+    }
+
+    /// The task of `group` ends; only a task itself does this, and there is one at a time.
+    pub(super) fn forget_group(&self, group: GroupId) {
+        if self.groups.remove(&group).is_some() {
+            self.metrics.groups.dec();
+        }
+    }
+
+    /// Ends `session`'s membership of `group`'s delivery.
+    pub async fn leave_group(&self, group: GroupId, session: SessionId) {
+        let mailbox = self.groups.get(&group).map(|mailbox| mailbox.clone());
+        if let Some(mailbox) = mailbox {
+            let _ = mailbox.send(Command::Leave(session)).await;
+        }
+    }
+
+    /// Ends what `session` hears of its user.
+    pub async fn leave_inbox(&self, session: &SessionHandle) {
+        let shard = self.broker.shards().of(Topic::User(session.key));
+        if let Some(mailbox) = self.users.get(usize::from(shard.0)) {
+            let _ = mailbox.send(UserCommand::Leave(session.key, session.id)).await;
+        }
+    }
+}

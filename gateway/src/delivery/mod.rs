@@ -1,0 +1,19 @@
+//! Delivery: from the broker's subscriptions to the sockets of who is concerned. Each group with
+//! a local member has a task ([`group`]) that owns its members and its [`ring`], each shard's users
+//! have one ([`users`]); what they write is encoded once ([`encode`]). Who comes back after a while
+//! gets what was missed from the ring, or through [`recover`]; [`tail`] finds what was lost without
+//! a trace.
+
+mod cursor;
+mod encode;
+mod group;
+mod hub;
+mod join;
+mod recover;
+mod ring;
+mod tail;
+mod users;
+
+pub use encode::message_frame;
+pub use hub::Hub;
+pub use join::{GroupMeta, JoinError, Joined, Start};

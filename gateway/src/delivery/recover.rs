@@ -1,0 +1,235 @@
+//! What a session missed before delivery reaches it: from SQL up to how far SQL has come, then
+//! from the stream; or `reset`, said explicitly, where neither can prove to have everything.
+
+use std::sync::Arc;
+
+use bytes::BytesMut;
+use natter_shared::{
+    broker::{BrokerError, Stored},
+    event::Event,
+    frame::{ResetFrame, ServerFrame},
+    id::GroupId,
+    position::Position,
+    rpc::{self, EventsAfter},
+    subject::{Shard, Topic},
+    timestamp::Timestamp,
+};
+
+use super::{
+    GroupMeta, JoinError, Start,
+    encode::{Effect, encode_event},
+    hub::Hub,
+};
+use crate::{
+    session::{Notice, Protocol, SessionHandle},
+    socket::wire,
+};
+
+/// Events asked of SQL at once.
+const PAGE: u32 = 500;
+
+/// Events read from the stream one by one; more than so few would stall its ingest.
+const STREAM_EVENTS: usize = 256;
+
+/// Whose events.
+#[derive(Clone, Copy)]
+pub(super) enum Whose<'a> {
+    /// A group's.
+    Group { group: GroupId, meta: &'a GroupMeta },
+    /// The session's user's own.
+    Inbox,
+}
+
+/// What came of it.
+pub(super) struct Recovered {
+    /// Everything up to the floor was written; else `reset` was.
+    pub(super) complete: bool,
+}
+
+struct Recovery<'a> {
+    hub: &'a Hub,
+    session: &'a Arc<SessionHandle>,
+    whose: Whose<'a>,
+    topic: Topic,
+    shard: Shard,
+    /// Events after this are written.
+    from: Position,
+    /// Events after this are looked at for a removal.
+    known: Position,
+    /// Live delivery has everything after this.
+    floor: Position,
+    written: usize,
+    removed: bool,
+}
+
+/// Writes to `session` what it missed between `start` and `floor`, and looks whether its user was
+/// removed from the group between `known` and `floor`.
+pub(super) async fn recover(
+    hub: &Hub,
+    session: &Arc<SessionHandle>,
+    whose: Whose<'_>,
+    start: Start,
+    known: Position,
+    floor: Position,
+) -> Result<Recovered, JoinError> {
+    let topic = match whose {
+        Whose::Group { group, .. } => Topic::Group(group),
+        Whose::Inbox => Topic::User(session.key),
+    };
+    let from = match start {
+        Start::Now => floor,
+        Start::After(position) => position,
+    };
+    let known = if matches!(whose, Whose::Inbox) { floor } else { known };
+    let shard = hub.broker.shards().of(topic);
+    let _permit = hub.recoveries.acquire().await.map_err(|_| JoinError::Unavailable("shutting down".to_owned()))?;
+    hub.metrics.recoveries.inc();
+    let mut recovery = Recovery { hub, session, whose, topic, shard, from, known, floor, written: 0, removed: false };
+    let complete = recovery.run().await?;
+    if recovery.removed {
+        return Err(JoinError::NotMember);
+    }
+    if !complete {
+        say_reset(hub, session, whose);
+    }
+    Ok(Recovered { complete })
+}
+
+impl Recovery<'_> {
+    async fn run(&mut self) -> Result<bool, JoinError> {
+        let mut reached = self.known;
+        if self.from < self.floor {
+            match self.read_sql().await? {
+                Some(applied) => reached = applied,
+                None => return Ok(false),
+            }
+        }
+        if reached >= self.floor {
+            return Ok(true);
+        }
+        self.read_stream(reached).await
+    }
+
+    /// Reads SQL; returns how far it has come, or nothing where it does not hold everything.
+    async fn read_sql(&mut self) -> Result<Option<Position>, JoinError> {
+        let group = match self.whose {
+            Whose::Group { group, .. } => Some(group),
+            Whose::Inbox => None,
+        };
+        let mut after = self.from.min(self.known);
+        loop {
+            let call = EventsAfter { user: self.session.user.clone(), group, after, limit: PAGE };
+            let answer = rpc::call(&*self.hub.broker, call, None).await?;
+            let applied = answer.applied(self.shard);
+            let page = answer.reply;
+            if !page.complete {
+                return Ok(None);
+            }
+            let mut frames = BytesMut::new();
+            for recovered in page.events {
+                if recovered.position > self.floor {
+                    // Live delivery brings it.
+                    return Ok(self.write(frames).then(|| applied.max(self.floor)));
+                }
+                after = recovered.position;
+                self.add(recovered.event, recovered.position, recovered.stored_at, &mut frames);
+            }
+            if self.written > self.hub.limits.recovery_events || !self.write(frames) {
+                return Ok(None);
+            }
+            if !page.more {
+                return Ok(Some(applied.max(after)));
+            }
+        }
+    }
+
+    /// Reads the stream after `reached`, which SQL has; false where it no longer holds that.
+    async fn read_stream(&mut self, reached: Position) -> Result<bool, JoinError> {
+        if reached.epoch != self.floor.epoch {
+            // An epoch ended that SQL has not caught up with: its rest cannot be told from here.
+            return Ok(false);
+        }
+        if !self.stream_holds(reached).await? {
+            return Ok(false);
+        }
+        let (mut after, mut frames) = (reached, BytesMut::new());
+        for _ in 0..STREAM_EVENTS {
+            match self.next_of(after).await? {
+                Some(stored) if stored.position <= self.floor => {
+                    after = stored.position;
+                    if stored.is_void() {
+                        continue;
+                    }
+                    match Event::decode(&stored.payload) {
+                        Ok(event) => self.add(event, stored.position, stored.stored_at, &mut frames),
+                        Err(error) => tracing::warn!(position = %stored.position, %error, "event_unreadable"),
+                    }
+                }
+                Some(_) | None => {
+                    // What was evicted while we read may have been ours.
+                    return Ok(self.stream_holds(reached).await? && self.write(frames));
+                }
+            }
+        }
+        Ok(false)
+    }
+
+    async fn stream_holds(&self, reached: Position) -> Result<bool, JoinError> {
+        let log = self.hub.broker.log_state(self.shard).await.map_err(|error| unavailable(&error))?;
+        Ok(log.epoch == reached.epoch && log.first <= reached.seq + 1)
+    }
+
+    async fn next_of(&self, after: Position) -> Result<Option<Stored>, JoinError> {
+        self.hub.broker.next_of(self.topic, after).await.map_err(|error| unavailable(&error))
+    }
+
+    fn add(&mut self, event: Event, position: Position, stored_at: Timestamp, frames: &mut BytesMut) {
+        let meta = match self.whose {
+            Whose::Group { meta, .. } => Some(meta),
+            Whose::Inbox => None,
+        };
+        if let Event::MemberAdded(added) = &event
+            && added.user == self.session.user
+        {
+            self.removed = false;
+        }
+        let chat = self.session.protocol == Protocol::ChatRoom;
+        let encoded = encode_event(event, position, stored_at, meta, chat);
+        match encoded.effect {
+            Effect::Removed(user) if user == self.session.user && position > self.known => self.removed = true,
+            Effect::Joined(joined) => self.session.notice(Notice::Joined(joined)),
+            Effect::Left(left) => self.session.notice(Notice::Left(left)),
+            Effect::Removed(_) | Effect::None => {}
+        }
+        let frame = if chat { encoded.chat.filter(|_| encoded.origin != Some(self.session.id)) } else { encoded.v1 };
+        if let Some(frame) = frame.filter(|_| position > self.from && !self.removed) {
+            wire::put_text(frames, &frame);
+            self.written += 1;
+        }
+    }
+
+    /// False if the connection may not be sent so much at once.
+    fn write(&self, frames: BytesMut) -> bool {
+        let fits = self.session.outlet.has_room_for_missed(frames.len());
+        if fits && !frames.is_empty() {
+            self.session.outlet.push_missed(&frames.freeze());
+        }
+        fits
+    }
+}
+
+/// Tells `session` that what it missed cannot be told.
+pub(super) fn say_reset(hub: &Hub, session: &SessionHandle, whose: Whose<'_>) {
+    hub.metrics.resets.inc();
+    if session.protocol == Protocol::V1 {
+        let group = match whose {
+            Whose::Group { group, .. } => Some(group),
+            Whose::Inbox => None,
+        };
+        session.outlet.push(&wire::json(&ServerFrame::Reset(ResetFrame { group })), 1);
+    }
+}
+
+fn unavailable(error: &BrokerError) -> JoinError {
+    JoinError::Unavailable(error.to_string())
+}

@@ -1,0 +1,248 @@
+//! The delivery task of one shard's users: notifications, hints, counts. One subscription covers
+//! them all; a user who is not connected here costs one look into a table.
+
+use std::{collections::HashMap, sync::Arc};
+
+use natter_shared::{
+    broker::{Delivery, Interest, Stored, Subscription},
+    event::Event,
+    id::{SessionId, UserKey},
+    position::Position,
+    subject::{Shard, Topic},
+};
+use smallvec::SmallVec;
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Start,
+    cursor::{Cursor, Verdict},
+    encode::{Effect, encode_ephemeral, encode_event},
+    hub::Hub,
+    join::{Answer, Join},
+};
+use crate::{
+    session::{Notice, Protocol, SessionHandle},
+    socket::wire,
+};
+
+const BATCH: usize = 64;
+
+/// What waits in the mailbox of a shard's users at most; who finds it full waits.
+pub(super) const MAILBOX: usize = 1024;
+
+/// What the task is asked.
+pub(super) enum UserCommand {
+    /// A session wants to be told what concerns its user.
+    Join(Box<Join>),
+    /// A session goes.
+    Leave(UserKey, SessionId),
+    /// Which users have sessions here.
+    List(oneshot::Sender<Vec<UserKey>>),
+    /// By a fenced check, the user's last event up to `upto` is the one at sequence `last`.
+    Tail { user: UserKey, upto: Position, last: u64 },
+}
+
+struct User {
+    cursor: Cursor,
+    listeners: SmallVec<[Listener; 1]>,
+}
+
+struct Listener {
+    session: Arc<SessionHandle>,
+    /// The session has everything up to here already.
+    after: Position,
+}
+
+pub(super) struct UsersTask {
+    hub: Arc<Hub>,
+    shard: Shard,
+    users: HashMap<UserKey, User>,
+    /// Everything of any user up to here has been looked at; what comes is later.
+    fed: Position,
+}
+
+impl UsersTask {
+    /// Follows the users of `shard` until `stop`.
+    pub(super) async fn run(hub: Arc<Hub>, shard: Shard, mut mailbox: mpsc::Receiver<UserCommand>, stop: CancellationToken) {
+        let mut users = HashMap::new();
+        let mut pause = std::time::Duration::from_millis(50);
+        while !stop.is_cancelled() {
+            let subscribed = async {
+                let subscription = hub.broker.subscribe(Interest::Users(shard)).await?;
+                hub.broker.fence(shard).await.map(|floor| (subscription, floor))
+            };
+            match subscribed.await {
+                Ok((subscription, fed)) => {
+                    let mut task = Self { hub: Arc::clone(&hub), shard, users: std::mem::take(&mut users), fed };
+                    task.lose_all();
+                    hub.users_are_live(shard, true);
+                    task.follow(subscription, &mut mailbox, &stop).await;
+                    hub.users_are_live(shard, false);
+                    users = task.users;
+                    pause = std::time::Duration::from_millis(50);
+                }
+                Err(error) => {
+                    tracing::debug!(%shard, %error, "users_not_followed");
+                    tokio::select! {
+                        () = tokio::time::sleep(pause) => {}
+                        () = stop.cancelled() => {}
+                    }
+                    pause = (pause * 2).min(std::time::Duration::from_secs(2));
+                }
+            }
+        }
+    }
+
+    async fn follow(&mut self, mut subscription: Subscription, mailbox: &mut mpsc::Receiver<UserCommand>, stop: &CancellationToken) {
+        let mut deliveries = Vec::with_capacity(BATCH);
+        loop {
+            tokio::select! {
+                command = mailbox.recv() => match command {
+                    Some(command) => self.on_command(command),
+                    None => return,
+                },
+                open = subscription.next_batch(&mut deliveries, BATCH) => {
+                    if !open {
+                        return;
+                    }
+                    for delivery in deliveries.drain(..) {
+                        self.on_delivery(delivery);
+                    }
+                }
+                () = stop.cancelled() => return,
+            }
+        }
+    }
+
+    fn on_command(&mut self, command: UserCommand) {
+        match command {
+            UserCommand::Join(join) => self.on_join(*join),
+            UserCommand::Leave(user, id) => {
+                if let Some(entry) = self.users.get_mut(&user) {
+                    entry.listeners.retain(|listener| listener.session.id != id);
+                    if entry.listeners.is_empty() {
+                        self.users.remove(&user);
+                    }
+                }
+            }
+            UserCommand::List(answer) => {
+                let _ = answer.send(self.users.keys().copied().collect());
+            }
+            UserCommand::Tail { user, upto, last } => {
+                let missed = self.users.get(&user).is_some_and(|entry| {
+                    upto.epoch > entry.cursor.0.epoch || (upto.epoch == entry.cursor.0.epoch && last > entry.cursor.0.seq)
+                });
+                if missed {
+                    self.lose(user, Position::new(upto.epoch, last));
+                }
+            }
+        }
+    }
+
+    fn on_join(&mut self, join: Join) {
+        let Join { session, start, answer, .. } = join;
+        let entry = self.users.entry(session.key).or_insert_with(|| User { cursor: Cursor(self.fed), listeners: SmallVec::new() });
+        let seen = entry.cursor.0;
+        let said = match start {
+            Start::After(position) if position < seen => Answer::Behind(seen),
+            Start::After(position) => Answer::Live(position),
+            Start::Now => Answer::Live(seen),
+        };
+        let live = match said {
+            Answer::Live(after) => Some(after),
+            Answer::Behind(_) | Answer::TooMuch | Answer::NotMember | Answer::Unavailable(_) => None,
+        };
+        if let (Ok(()), Some(after)) = (answer.send(said), live) {
+            entry.listeners.retain(|other| other.session.id != session.id);
+            entry.listeners.push(Listener { session, after });
+        } else if entry.listeners.is_empty() {
+            let key = session.key;
+            self.users.remove(&key);
+        }
+    }
+
+    fn on_delivery(&mut self, delivery: Delivery) {
+        match delivery {
+            Delivery::Stored(stored) => {
+                let Topic::User(user) = stored.topic else { return };
+                self.fed = self.fed.max(stored.position);
+                let Some(entry) = self.users.get_mut(&user) else { return };
+                match entry.cursor.judge(stored.position, stored.previous) {
+                    Verdict::Next => {
+                        entry.cursor = Cursor(stored.position);
+                        tell(&self.hub, &entry.listeners, &stored);
+                    }
+                    Verdict::Old => {}
+                    // The sessions read back what was missed, this event included.
+                    Verdict::Gap | Verdict::NewEpoch => self.lose(user, stored.position),
+                }
+            }
+            Delivery::Ephemeral { topic, payload } => {
+                let Topic::User(user) = topic else { return };
+                let Some(entry) = self.users.get(&user) else { return };
+                let Some(frame) = encode_ephemeral(&payload) else { return };
+                let frame = wire::text(&frame);
+                for Listener { session, .. } in &entry.listeners {
+                    if session.protocol == Protocol::V1 {
+                        session.outlet.push(&frame, 1);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Something of `user` was missed: its sessions recover from where they were, then join again.
+    fn lose(&mut self, user: UserKey, upto: Position) {
+        if let Some(entry) = self.users.remove(&user) {
+            self.hub.metrics.gaps.inc();
+            let after = entry.cursor.0;
+            self.fed = self.fed.max(upto);
+            for listener in entry.listeners {
+                listener.session.notice(Notice::InboxLost { after: after.max(listener.after) });
+            }
+        }
+    }
+
+    /// The subscription is a new one: nobody knows what was missed before it.
+    fn lose_all(&mut self) {
+        tracing::debug!(shard = %self.shard, users = self.users.len(), "users_follow_anew");
+        let users: Vec<_> = self.users.keys().copied().collect();
+        for user in users {
+            self.lose(user, self.fed);
+        }
+    }
+}
+
+/// Writes an event to the user's sessions, and tells them what follows from it.
+fn tell(hub: &Hub, listeners: &[Listener], stored: &Stored) {
+    if stored.is_void() {
+        return;
+    }
+    let event = match Event::decode(&stored.payload) {
+        Ok(event) => event,
+        Err(error) => {
+            tracing::warn!(position = %stored.position, %error, "event_unreadable");
+            return;
+        }
+    };
+    let for_chat = listeners.iter().any(|listener| listener.session.protocol == Protocol::ChatRoom);
+    let encoded = encode_event(event, stored.position, stored.stored_at, None, for_chat);
+    let v1 = encoded.v1.map(|frame| wire::text(&frame));
+    let chat = encoded.chat.map(|frame| wire::text(&frame));
+    for Listener { session, .. } in listeners.iter().filter(|listener| listener.after < stored.position) {
+        let frame = match session.protocol {
+            Protocol::V1 => &v1,
+            Protocol::ChatRoom => &chat,
+        };
+        if let Some(frame) = frame {
+            session.outlet.push(frame, 1);
+            hub.metrics.deliveries.inc();
+        }
+        match &encoded.effect {
+            Effect::Joined(joined) => session.notice(Notice::Joined(joined.clone())),
+            Effect::Left(left) => session.notice(Notice::Left(left.clone())),
+            Effect::None | Effect::Removed(_) => {}
+        }
+    }
+}

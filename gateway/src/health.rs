@@ -1,0 +1,129 @@
+//! Whether the path behind the gateway works: a canary event of its own goes all the way (stored,
+//! republished, back here) in every shard every few seconds, and the persister is heard.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use futures::StreamExt;
+use natter_shared::{
+    broker::{Broker, Control},
+    subject::Shard,
+};
+use parking_lot::Mutex;
+use tokio_util::sync::CancellationToken;
+
+use crate::metrics::Metrics;
+
+/// How often a canary is sent where all is well.
+const EVERY: Duration = Duration::from_secs(5);
+
+/// How often until it first comes back, and after it did not.
+const RETRY: Duration = Duration::from_millis(500);
+
+/// How old the last sign of life may be.
+const FRESH: Duration = Duration::from_secs(15);
+
+/// Signs of life of what is behind.
+#[derive(Default)]
+pub struct Health {
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Default)]
+struct State {
+    canaries: Vec<Option<Instant>>,
+    persister: Option<Instant>,
+    connected: bool,
+    draining: bool,
+}
+
+impl Health {
+    /// What is missing, named as `/readyz` tells it.
+    pub fn missing(&self) -> Vec<&'static str> {
+        let fresh = |at: &Option<Instant>| at.is_some_and(|at| at.elapsed() < FRESH);
+        let state = self.state.lock();
+        let mut missing = Vec::new();
+        if !state.connected {
+            missing.push("broker");
+        }
+        if state.canaries.is_empty() || !state.canaries.iter().all(fresh) {
+            missing.push("streams");
+        }
+        if !fresh(&state.persister) {
+            missing.push("persister");
+        }
+        if state.draining {
+            missing.push("draining");
+        }
+        missing
+    }
+
+    /// The process is on its way out.
+    pub fn drain(&self) {
+        self.state.lock().draining = true;
+    }
+
+    /// Whether the process is on its way out.
+    pub fn is_draining(&self) -> bool {
+        self.state.lock().draining
+    }
+
+    /// Watches all of it until `stop`.
+    pub async fn watch(&self, broker: Arc<dyn Broker>, metrics: Arc<Metrics>, stop: CancellationToken) {
+        let shards = broker.shards();
+        self.state.lock().canaries = vec![None; usize::from(shards.count())];
+        let canaries = futures::future::join_all(shards.iter().map(|shard| self.probe(&*broker, &metrics, shard)));
+        tokio::select! {
+            () = stop.cancelled() => {}
+            _ = canaries => {}
+            () = self.hear_persister(&*broker) => {}
+            () = self.watch_connection(&*broker) => {}
+        }
+    }
+
+    async fn probe(&self, broker: &dyn Broker, metrics: &Metrics, shard: Shard) {
+        loop {
+            let begun = Instant::now();
+            let pause = match broker.fence(shard).await {
+                Ok(_) => {
+                    metrics.canary(shard.0, begun.elapsed().as_secs_f64());
+                    if let Some(slot) = self.state.lock().canaries.get_mut(usize::from(shard.0)) {
+                        *slot = Some(Instant::now());
+                    }
+                    EVERY
+                }
+                Err(error) => {
+                    tracing::debug!(%shard, %error, "canary_lost");
+                    RETRY
+                }
+            };
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    async fn hear_persister(&self, broker: &dyn Broker) {
+        loop {
+            if let Ok(mut controls) = broker.controls().await {
+                while let Some(control) = controls.next().await {
+                    match control {
+                        Control::Applied { .. } => self.state.lock().persister = Some(Instant::now()),
+                        Control::Epoch { shard, epoch } => tracing::info!(shard, %epoch, "epoch_opened"),
+                    }
+                }
+            }
+            tokio::time::sleep(RETRY).await;
+        }
+    }
+
+    async fn watch_connection(&self, broker: &dyn Broker) {
+        let mut status = broker.status();
+        loop {
+            self.state.lock().connected = status.borrow_and_update().connected;
+            if status.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+}

@@ -1,0 +1,67 @@
+//! The page: what there is at the time it is loaded. Everything after comes by the socket.
+
+use std::sync::Arc;
+
+use askama::Template;
+use axum::{
+    extract::State,
+    response::{IntoResponse, Response},
+};
+use natter_shared::{
+    id::{GroupId, RoomName},
+    rpc::{self, ChatPage, InboxEntry, Membership, Profile, SignIn},
+};
+
+use super::{Room, group_of, path_of};
+use crate::http::{
+    Problem, Site,
+    extract::Caller,
+    pages::{html, to_sign_in},
+};
+
+/// Newest first, seen ones included.
+const NOTIFICATIONS: u32 = 100;
+const OTHER_USERS: u32 = 200;
+/// All of them, for all that a person has; an answer is cut at its size anyway.
+const GROUPS: u32 = 10_000;
+
+#[derive(Template)]
+#[template(path = "chat.html")]
+struct ChatRoom<'a> {
+    room: &'a RoomName,
+    room_group: GroupId,
+    csrf: &'a str,
+    dev_login: bool,
+    profile: &'a Profile,
+    groups: &'a [Membership],
+    users: &'a [Profile],
+    notifications: &'a [InboxEntry],
+    unseen: u64,
+}
+
+/// The page, for who is signed in; others sign in first.
+pub(in crate::http) async fn page(State(site): State<Arc<dyn Site>>, Room(room): Room, caller: Caller) -> Result<Response, Problem> {
+    let Some(identity) = caller.identity() else {
+        return Ok(to_sign_in(&path_of(&room)).into_response());
+    };
+    // Somebody may come with the token of an issuer of one's own, never seen here before.
+    let sign_in =
+        SignIn { user: identity.user.clone(), handle: identity.handle.clone(), display_name: identity.display_name.clone(), limit: 1 };
+    rpc::call(site.broker(), sign_in, None).await?;
+    let call = ChatPage { user: identity.user.clone(), notifications: NOTIFICATIONS, users: OTHER_USERS, groups: GROUPS };
+    let data = rpc::call(site.broker(), call, None).await?.reply;
+
+    let csrf = caller.csrf_token(&*site);
+    let page = ChatRoom {
+        room: &room,
+        room_group: group_of(&room),
+        csrf: &csrf,
+        dev_login: site.config().auth.dev_login,
+        profile: &data.profile,
+        groups: &data.groups,
+        users: &data.users,
+        notifications: &data.notifications,
+        unseen: data.inbox.unseen,
+    };
+    html(&*site, &caller, &csrf, &page)
+}

@@ -1,0 +1,151 @@
+//! What handlers take from a request: who asks and from which page, and the body.
+
+use std::{convert::Infallible, net::SocketAddr, sync::Arc};
+
+use axum::{
+    Form, Json,
+    extract::{
+        ConnectInfo, FromRequest, FromRequestParts, Request,
+        rejection::{FormRejection, JsonRejection},
+    },
+    http::{HeaderMap, StatusCode, request::Parts},
+};
+use serde::de::DeserializeOwned;
+
+use super::{Problem, Site};
+use crate::auth::{AuthError, By, CSRF_COOKIE, Identity, SignedIn, cookie, origin};
+
+/// The header in which scripts echo the CSRF cookie.
+const CSRF_HEADER: &str = "x-csrftoken";
+
+/// Who asks, and from where.
+pub(super) struct Caller {
+    /// The user; nobody without a token, an error with one that does not hold.
+    pub(super) who: Result<Option<SignedIn>, AuthError>,
+    /// The page's origin, judged.
+    pub(super) origin: Result<origin::OriginVerdict, origin::Forbidden>,
+    /// The user's side is encrypted: cookies are `Secure`.
+    pub(super) https: bool,
+    headers: HeaderMap,
+}
+
+impl FromRequestParts<Arc<dyn Site>> for Caller {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, site: &Arc<dyn Site>) -> Result<Self, Infallible> {
+        let peer = parts.extensions.get::<ConnectInfo<SocketAddr>>().map(|ConnectInfo(peer)| peer.ip());
+        let http = &site.config().http;
+        let who = site.auth().identify(&parts.headers);
+        if let Err(reason) = who {
+            tracing::debug!(%reason, "token_refused");
+        }
+        Ok(Self {
+            who,
+            origin: origin::of_request(&parts.headers, peer, http),
+            https: origin::is_https(&parts.headers, peer, http),
+            headers: parts.headers.clone(),
+        })
+    }
+}
+
+impl Caller {
+    /// The user of a page; one whose token does not hold has to sign in again.
+    pub(super) fn identity(&self) -> Option<&Identity> {
+        self.who.as_ref().ok()?.as_ref().map(|signed_in| &signed_in.identity)
+    }
+
+    /// Refuses foreign pages.
+    pub(super) fn require_origin(&self) -> Result<(), Problem> {
+        match self.origin {
+            Ok(_) => Ok(()),
+            Err(forbidden) => Err(Problem::new(StatusCode::FORBIDDEN, "origin", forbidden.to_string())),
+        }
+    }
+
+    /// The user of a form: refuses foreign pages (403), nobody (401), and a user signed in by
+    /// cookie whose form does not echo the CSRF cookie (403). `field` is the form's
+    /// `csrfmiddlewaretoken`.
+    pub(super) fn require_form(&self, site: &dyn Site, field: Option<&str>) -> Result<&Identity, Problem> {
+        self.require_origin()?;
+        let Ok(Some(SignedIn { identity, by })) = &self.who else { return Err(Problem::unauthorized()) };
+        match by {
+            By::Bearer => Ok(identity),
+            By::Cookie => {
+                let header = self.headers.get(CSRF_HEADER).and_then(|value| value.to_str().ok());
+                let held = self
+                    .csrf_cookie()
+                    .zip(header.or(field))
+                    .is_some_and(|(cookie, echo)| site.auth().csrf().holds(&cookie, echo, &identity.user));
+                if held {
+                    Ok(identity)
+                } else {
+                    Err(Problem::new(StatusCode::FORBIDDEN, "csrf", "the form's csrf token is missing or does not hold"))
+                }
+            }
+        }
+    }
+
+    /// The CSRF token of a page: the one that the browser has, if it holds, else a fresh one.
+    pub(super) fn csrf_token(&self, site: &dyn Site) -> String {
+        let user = self.identity().map(|identity| &identity.user);
+        let csrf = site.auth().csrf();
+        self.csrf_cookie().filter(|token| csrf.is_ours(token, user)).unwrap_or_else(|| csrf.issue(user))
+    }
+
+    fn csrf_cookie(&self) -> Option<String> {
+        cookie(&self.headers, CSRF_COOKIE)
+    }
+}
+
+/// A JSON body. Its content type is required: a foreign page cannot send it unasked.
+pub(super) struct JsonBody<T>(pub(super) T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for JsonBody<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
+        match Json::from_request(request, state).await {
+            Ok(Json(body)) => Ok(Self(body)),
+            Err(JsonRejection::MissingJsonContentType(_)) => Err(unsupported("application/json")),
+            Err(rejection) => Err(unreadable(rejection.status(), rejection.body_text())),
+        }
+    }
+}
+
+/// A form's fields, in order; names may repeat.
+pub(super) struct FormFields(Vec<(String, String)>);
+
+impl FormFields {
+    /// The first value of a field.
+    pub(super) fn get(&self, name: &str) -> Option<&str> {
+        self.all(name).next()
+    }
+
+    /// All values of a field.
+    pub(super) fn all(&self, name: &str) -> impl Iterator<Item = &str> {
+        self.0.iter().filter(move |(of, _)| of == name).map(|(_, value)| value.as_str())
+    }
+}
+
+impl<S: Send + Sync> FromRequest<S> for FormFields {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
+        match Form::from_request(request, state).await {
+            Ok(Form(fields)) => Ok(Self(fields)),
+            Err(FormRejection::InvalidFormContentType(_)) => Err(unsupported("application/x-www-form-urlencoded")),
+            Err(rejection) => Err(unreadable(rejection.status(), rejection.body_text())),
+        }
+    }
+}
+
+fn unsupported(wanted: &str) -> Problem {
+    Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", format!("the body is {wanted}"))
+}
+
+fn unreadable(status: StatusCode, detail: String) -> Problem {
+    if status == StatusCode::PAYLOAD_TOO_LARGE {
+        return Problem::of(natter_shared::frame::ErrorCode::TooLarge, "the body is too large");
+    }
+    Problem::bad_request(detail)
+}

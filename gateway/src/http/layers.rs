@@ -1,0 +1,45 @@
+//! What holds for every request: a deadline, and headers that keep browsers from guessing.
+
+use std::time::Duration;
+
+use axum::{
+    extract::Request,
+    http::{HeaderName, HeaderValue, header},
+    middleware::Next,
+    response::{IntoResponse, Response},
+};
+
+use super::Problem;
+
+/// From a request's headers to its answer. Longer than a call to the persister takes.
+const DEADLINE: Duration = Duration::from_secs(15);
+
+/// Scripts, styles and sockets of this host only, and nothing inline. Escaping is the first wall
+/// against what people write; this is the second.
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; \
+                      form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
+
+/// Set wherever a handler has not said otherwise.
+const SAFE: [(HeaderName, HeaderValue); 4] = [
+    (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
+    (header::REFERRER_POLICY, HeaderValue::from_static("same-origin")),
+    (header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY)),
+    (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
+];
+
+/// Gives up on a request that takes too long, its body included.
+pub(super) async fn deadline(request: Request, next: Next) -> Response {
+    match tokio::time::timeout(DEADLINE, next.run(request)).await {
+        Ok(response) => response,
+        Err(_) => Problem::timeout().into_response(),
+    }
+}
+
+/// Adds the headers of [`SAFE`].
+pub(super) async fn safe_headers(request: Request, next: Next) -> Response {
+    let mut response = next.run(request).await;
+    for (name, value) in SAFE {
+        response.headers_mut().entry(name).or_insert(value);
+    }
+    response
+}

@@ -1,0 +1,61 @@
+//! What the gateway answers over plain HTTP: pages, forms, sign-in, health. A request passes
+//! `layers` (deadline, headers), then its handler takes what it needs by `extract` (who asks, from
+//! which page, the body); mistakes leave as a `problem`.
+
+mod assets;
+mod chat;
+mod cookies;
+mod dev;
+mod extract;
+mod health;
+mod layers;
+mod pages;
+mod problem;
+mod site;
+pub(crate) mod upgrade;
+
+use std::sync::Arc;
+
+use axum::{
+    Router,
+    extract::DefaultBodyLimit,
+    middleware,
+    routing::{get, post},
+};
+
+pub use problem::Problem;
+pub use site::Site;
+
+use crate::app::App;
+
+/// The largest body of a request: forms and small JSON objects.
+const BODY_BYTES: usize = 64 * 1024;
+
+/// All routes.
+pub fn router(app: Arc<App>) -> Router {
+    routes(Arc::clone(&app) as Arc<dyn Site>).merge(upgrade::routes(app))
+}
+
+/// The routes over whatever stands behind them.
+fn routes(site: Arc<dyn Site>) -> Router {
+    Router::new()
+        .route("/", get(pages::root))
+        .route("/sign-in", get(pages::sign_in))
+        .route("/chat/{room}", axum::routing::any(chat::add_slash))
+        .route("/chat/{room}/", get(chat::page).post(chat::form))
+        .route("/api/v1/dev/login", post(dev::login))
+        .route("/api/v1/dev/logout", post(dev::logout))
+        .route("/assets/{name}", get(assets::asset))
+        .route("/healthz", get(health::healthz))
+        .route("/readyz", get(health::readyz))
+        .route("/metrics", get(health::metrics))
+        .fallback(problem::not_found)
+        .method_not_allowed_fallback(problem::method_not_allowed)
+        .layer(DefaultBodyLimit::max(BODY_BYTES))
+        .layer(middleware::from_fn(layers::deadline))
+        .layer(middleware::from_fn(layers::safe_headers))
+        .with_state(site)
+}
+
+#[cfg(test)]
+mod tests;

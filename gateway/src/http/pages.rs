@@ -1,0 +1,96 @@
+//! The way in: `/` and the sign-in page.
+
+use std::sync::Arc;
+
+use askama::Template;
+use axum::{
+    extract::{Query, State, rejection::QueryRejection},
+    http::{HeaderValue, StatusCode, header},
+    response::{Html, IntoResponse, Redirect, Response},
+};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use serde::Deserialize;
+
+use super::{Problem, Site, cookies, extract::Caller};
+
+const LOBBY: &str = "/chat/lobby/";
+
+/// What a path keeps as it is; all else is percent-encoded.
+const PATH: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~').remove(b'/');
+
+#[derive(Template)]
+#[template(path = "sign_in.html")]
+struct SignInPage<'a> {
+    dev_login: bool,
+    next: &'a str,
+}
+
+/// Where to go after signing in.
+#[derive(Deserialize)]
+pub(super) struct Next {
+    next: Option<String>,
+}
+
+/// To the lobby, or to sign in first.
+pub(super) async fn root(caller: Caller) -> Redirect {
+    Redirect::to(if caller.identity().is_some() { LOBBY } else { "/sign-in" })
+}
+
+/// The sign-in page.
+pub(super) async fn sign_in(
+    State(site): State<Arc<dyn Site>>,
+    caller: Caller,
+    query: Result<Query<Next>, QueryRejection>,
+) -> Result<Response, Problem> {
+    let next = query.ok().and_then(|Query(query)| query.next).filter(|next| is_local(next));
+    let page = SignInPage { dev_login: site.config().auth.dev_login, next: next.as_deref().unwrap_or(LOBBY) };
+    let token = caller.csrf_token(&*site);
+    html(&*site, &caller, &token, &page)
+}
+
+/// Sends somebody who asked for `path`, as the URL had it, to sign in and come back.
+pub(super) fn to_sign_in(path: &str) -> Redirect {
+    Redirect::to(&format!("/sign-in?next={}", encode_path(path)))
+}
+
+/// A decoded path as a URL has it.
+pub(super) fn encode_path(path: &str) -> String {
+    utf8_percent_encode(path, PATH).to_string()
+}
+
+/// Renders a page, with the CSRF cookie that its forms echo.
+pub(super) fn html(site: &dyn Site, caller: &Caller, csrf: &str, page: &impl Template) -> Result<Response, Problem> {
+    let internal = |error: &dyn std::fmt::Display| {
+        tracing::error!(%error, "page_not_rendered");
+        Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "the page could not be made")
+    };
+    let mut response = Html(page.render().map_err(|error| internal(&error))?).into_response();
+    let headers = response.headers_mut();
+    headers.extend(cookies::csrf(csrf, site.config().auth.session_lifetime, caller.https).map(|cookie| (header::SET_COOKIE, cookie)));
+    headers.insert(header::VARY, HeaderValue::from_static("Cookie, Authorization"));
+    Ok(response)
+}
+
+/// A path of this host, not one that a browser takes for another (`//evil.test`, `/\evil.test`).
+fn is_local(next: &str) -> bool {
+    let mut bytes = next.bytes();
+    bytes.next() == Some(b'/')
+        && !matches!(bytes.next(), Some(b'/' | b'\\'))
+        && next.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'\\')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_paths_of_this_host_are_gone_on_to() {
+        for good in ["/", "/chat/lobby/", "/chat/%E5%A4%A7/?x=1"] {
+            assert!(is_local(good), "{good}");
+        }
+        for bad in ["", "chat", "//evil.test", "/\\evil.test", "https://evil.test", "javascript:alert(1)", "/\t/evil.test", "/a\\b", "/大"]
+        {
+            assert!(!is_local(bad), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! Mistakes as problem JSON (RFC 9457) with a stable `code`.
+//!
+//! | code | status | when |
+//! |---|---|---|
+//! | those of [`ErrorCode`] | [`status_of`] | as in the socket's `error` frames |
+//! | `not_found` | 404 | no such page, room, user or switched-off call |
+//! | `method_not_allowed` | 405 | the path is there, the method is not |
+//! | `unsupported_media_type` | 415 | a body that is not what the call takes |
+//! | `origin` | 403 | from a foreign page |
+//! | `csrf` | 403 | a form without a token that holds |
+//! | `timeout` | 503 | not done in time; try again |
+
+use axum::{
+    http::{HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use natter_shared::{frame::ErrorCode, rpc::RpcError};
+use serde::Serialize;
+
+use crate::auth::UNAUTHORIZED;
+
+/// What a client waits before it tries again, in seconds.
+const RETRY_AFTER: &str = "2";
+
+/// A request that was not done.
+#[derive(Debug, Clone)]
+pub struct Problem {
+    status: StatusCode,
+    code: &'static str,
+    detail: String,
+    retryable: bool,
+}
+
+#[derive(Serialize)]
+struct Body<'a> {
+    r#type: &'static str,
+    title: &'a str,
+    status: u16,
+    code: &'static str,
+    detail: &'a str,
+    retryable: bool,
+}
+
+impl Problem {
+    /// With one of the codes of the module's table.
+    pub fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
+        Self { status, code, detail: detail.into(), retryable: false }
+    }
+
+    /// With one of the socket's codes.
+    pub fn of(code: ErrorCode, detail: impl Into<String>) -> Self {
+        Self { status: status_of(code), code: code.as_str(), detail: detail.into(), retryable: code.is_retryable() }
+    }
+
+    /// Missing or wrong fields.
+    pub fn bad_request(detail: impl Into<String>) -> Self {
+        Self::of(ErrorCode::BadRequest, detail)
+    }
+
+    /// Nothing here, or nothing for this user.
+    pub fn not_found(detail: impl Into<String>) -> Self {
+        Self::of(ErrorCode::NotFound, detail)
+    }
+
+    /// No token, or one that does not hold.
+    pub fn unauthorized() -> Self {
+        Self::of(ErrorCode::Unauthorized, UNAUTHORIZED)
+    }
+
+    /// Not done in time.
+    pub fn timeout() -> Self {
+        let late = Self::new(StatusCode::SERVICE_UNAVAILABLE, "timeout", "the request was not done in time");
+        Self { retryable: true, ..late }
+    }
+}
+
+/// The status that goes with a code.
+fn status_of(code: ErrorCode) -> StatusCode {
+    match code {
+        ErrorCode::BadFrame | ErrorCode::UnknownType | ErrorCode::BadRequest | ErrorCode::OutOfOrder | ErrorCode::TooManyGroups => {
+            StatusCode::BAD_REQUEST
+        }
+        ErrorCode::Unauthorized => StatusCode::UNAUTHORIZED,
+        ErrorCode::NotFound => StatusCode::NOT_FOUND,
+        ErrorCode::Forbidden => StatusCode::FORBIDDEN,
+        ErrorCode::NonceReused => StatusCode::CONFLICT,
+        ErrorCode::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+        ErrorCode::RateLimited => StatusCode::TOO_MANY_REQUESTS,
+        ErrorCode::Busy | ErrorCode::Unavailable | ErrorCode::Pending | ErrorCode::Draining => StatusCode::SERVICE_UNAVAILABLE,
+    }
+}
+
+impl From<RpcError> for Problem {
+    fn from(error: RpcError) -> Self {
+        if error.code.is_retryable() {
+            // What went wrong behind the gateway is the operator's to know.
+            tracing::warn!(code = error.code.as_str(), error = error.message, "call_failed");
+            return Self::of(error.code, "something behind the gateway is away; try again");
+        }
+        Self::of(error.code, error.message)
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let body = Body {
+            r#type: "about:blank",
+            title: self.status.canonical_reason().unwrap_or("Error"),
+            status: self.status.as_u16(),
+            code: self.code,
+            detail: &self.detail,
+            retryable: self.retryable,
+        };
+        // Plain data: writing it cannot fail.
+        let body = serde_json::to_string(&body).unwrap_or_default();
+        let mut response = (self.status, body).into_response();
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        if self.retryable {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER));
+        }
+        if self.status == StatusCode::UNAUTHORIZED {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        response
+    }
+}
+
+/// Answers paths that are not there.
+pub(super) async fn not_found() -> Problem {
+    Problem::not_found("there is no such page")
+}
+
+/// Answers methods that are not there.
+pub(super) async fn method_not_allowed() -> Problem {
+    Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "this path does not take this method")
+}

@@ -1,0 +1,41 @@
+//! What the handlers need of the process they run in, so that they can be tried without one.
+
+use natter_shared::{broker::Broker, config::Config};
+
+use crate::{app::App, auth::Authenticator};
+
+/// The process behind the routes.
+pub trait Site: Send + Sync + 'static {
+    /// Everything behind the gateway.
+    fn broker(&self) -> &dyn Broker;
+    /// As validated at start.
+    fn config(&self) -> &Config;
+    /// Who may sign in.
+    fn auth(&self) -> &Authenticator;
+    /// What is missing before requests can be served; nothing when ready.
+    fn missing(&self) -> Vec<&'static str>;
+    /// Metrics in the OpenMetrics text format.
+    fn metrics(&self) -> String;
+}
+
+impl Site for App {
+    fn broker(&self) -> &dyn Broker {
+        &*self.broker
+    }
+
+    fn config(&self) -> &Config {
+        &self.config
+    }
+
+    fn auth(&self) -> &Authenticator {
+        &self.auth
+    }
+
+    fn missing(&self) -> Vec<&'static str> {
+        self.readiness()
+    }
+
+    fn metrics(&self) -> String {
+        self.metrics.encode()
+    }
+}

@@ -1,0 +1,307 @@
+//! A site whose broker answers calls like a persister with two users would, and remembers what was
+//! published.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use axum::{
+    Router,
+    body::{Body, to_bytes},
+    http::{Request, Response, StatusCode, header},
+};
+use bytes::Bytes;
+use natter_shared::{
+    broker::{
+        Ack, Broker, BrokerError, BrokerStatus, Calls, Control, Controls, Interest, LogReader, LogState, Outgoing, Stored, Subscription,
+        Tails,
+    },
+    config::{Auth, Config, Http, Secret},
+    event::{Event, GroupKind, InboxCounts, Role},
+    frame::ErrorCode,
+    id::{GroupId, UserId, single_group},
+    position::{Epoch, Position},
+    rpc::{
+        Answer, AwaitApplied, ChatPage, ChatPageData, CreateSingle, FindUser, InboxEntry, Membership, Profile, Request as RpcRequest, Rpc,
+        RpcError, SignIn, SignedIn,
+    },
+    subject::{Shard, Shards, Topic},
+    timestamp::Timestamp,
+};
+use parking_lot::Mutex;
+use serde_json::Value;
+use tokio::sync::watch;
+use tower::ServiceExt;
+
+use crate::{auth::Authenticator, http::Site};
+
+const SECRET: &str = "0123456789abcdef0123456789abcdef";
+
+/// A user whose every text is hostile.
+pub(super) const MALLORY: &str = r#"m"><script>x</script>"#;
+
+pub(super) struct FakeSite {
+    pub(super) broker: FakeBroker,
+    config: Config,
+    auth: Authenticator,
+    pub(super) missing: Vec<&'static str>,
+}
+
+#[derive(Default)]
+pub(super) struct FakeBroker {
+    /// The persister is away.
+    pub(super) away: AtomicBool,
+    /// What was published, and the position that was waited for after it.
+    pub(super) published: Mutex<Vec<(Topic, Event)>>,
+    pub(super) awaited: Mutex<Vec<Position>>,
+    pub(super) page: Mutex<Option<ChatPageData>>,
+}
+
+impl Site for FakeSite {
+    fn broker(&self) -> &dyn Broker {
+        &self.broker
+    }
+
+    fn config(&self) -> &Config {
+        &self.config
+    }
+
+    fn auth(&self) -> &Authenticator {
+        &self.auth
+    }
+
+    fn missing(&self) -> Vec<&'static str> {
+        self.missing.clone()
+    }
+
+    fn metrics(&self) -> String {
+        "# EOF\n".to_owned()
+    }
+}
+
+impl FakeSite {
+    pub(super) fn new(change: impl FnOnce(&mut Http, &mut Auth)) -> Self {
+        let mut config = Config::default();
+        config.auth.secret = Some(Secret::new(SECRET));
+        config.auth.dev_login = true;
+        config.http.allowed_origins = vec!["https://listed.test".to_owned()];
+        change(&mut config.http, &mut config.auth);
+        let auth = Authenticator::from_config(&config.auth).unwrap();
+        Self { broker: FakeBroker::default(), config, auth, missing: Vec::new() }
+    }
+
+    pub(super) fn token(&self, name: &str) -> String {
+        let user = UserId::new(name).unwrap();
+        self.auth.issue(&user, name, Timestamp::now(), Duration::from_mins(1)).unwrap().0
+    }
+
+    pub(super) fn csrf(&self, name: &str) -> String {
+        self.auth.csrf().issue(Some(&UserId::new(name).unwrap()))
+    }
+
+    pub(super) fn expired_token(&self, name: &str) -> String {
+        self.auth.issue(&UserId::new(name).unwrap(), name, Timestamp(1_000_000), Duration::from_mins(1)).unwrap().0
+    }
+}
+
+/// The routes, and the site behind them.
+pub(super) struct Routes {
+    pub(super) site: Arc<FakeSite>,
+    router: Router,
+}
+
+impl Routes {
+    pub(super) fn new() -> Self {
+        Self::over(FakeSite::new(|_, _| ()))
+    }
+
+    pub(super) fn over(site: FakeSite) -> Self {
+        let site = Arc::new(site);
+        Self { router: crate::http::routes(site.clone()), site }
+    }
+
+    /// A request to `natter.test` with these headers.
+    pub(super) async fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Answered {
+        let mut request = Request::builder().method(method).uri(path).header(header::HOST, "natter.test");
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let response = self.router.clone().oneshot(request.body(Body::from(body.to_owned())).unwrap()).await.unwrap();
+        Answered::read(response).await
+    }
+
+    pub(super) async fn get(&self, path: &str, headers: &[(&str, &str)]) -> Answered {
+        self.send("GET", path, headers, "").await
+    }
+}
+
+pub(super) struct Answered {
+    pub(super) status: StatusCode,
+    pub(super) head: Response<()>,
+    pub(super) body: String,
+}
+
+impl Answered {
+    async fn read(response: Response<Body>) -> Self {
+        let (parts, body) = response.into_parts();
+        let body = to_bytes(body, usize::MAX).await.unwrap();
+        Self { status: parts.status, head: Response::from_parts(parts, ()), body: String::from_utf8(body.to_vec()).unwrap() }
+    }
+
+    pub(super) fn header(&self, name: &str) -> &str {
+        self.head.headers().get(name).map_or("", |value| value.to_str().unwrap())
+    }
+
+    pub(super) fn set_cookie(&self, name: &str) -> Option<String> {
+        let cookies = self.head.headers().get_all(header::SET_COOKIE);
+        cookies.iter().map(|value| value.to_str().unwrap().to_owned()).find(|value| value.starts_with(&format!("{name}=")))
+    }
+
+    pub(super) fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap()
+    }
+
+    /// The status, and the code of the problem that the body is.
+    pub(super) fn problem(&self) -> (u16, String) {
+        assert_eq!(self.header("content-type"), "application/problem+json", "{}", self.body);
+        (self.status.as_u16(), self.json()["code"].as_str().unwrap().to_owned())
+    }
+}
+
+pub(super) fn profile(name: &str) -> Profile {
+    Profile { id: UserId::new(name).unwrap(), handle: name.to_owned(), display_name: format!("The {name}") }
+}
+
+pub(super) fn membership(group: GroupId, display_name: &str) -> Membership {
+    Membership {
+        group,
+        kind: GroupKind::Single,
+        name: None,
+        display_name: display_name.to_owned(),
+        role: Role::Member,
+        since: Position::START,
+        last_read: None,
+        unread: 0,
+    }
+}
+
+impl FakeBroker {
+    fn answer<T: Rpc>(payload: &[u8], answer: impl FnOnce(T, Option<Position>) -> Result<T::Reply, RpcError>) -> Bytes {
+        let request: RpcRequest<T> = serde_json::from_slice(payload).unwrap();
+        let answer = answer(request.call, request.min_position.map(|at| at.position)).map(|reply| Answer { applied: Vec::new(), reply });
+        Bytes::from(serde_json::to_vec(&answer).unwrap())
+    }
+
+    fn chat_page(&self, call: &ChatPage) -> ChatPageData {
+        assert_eq!((call.notifications, call.users), (100, 200));
+        let page = self.page.lock().clone();
+        page.unwrap_or_else(|| ChatPageData {
+            profile: profile(call.user.as_str()),
+            groups: Vec::new(),
+            users: Vec::new(),
+            notifications: Vec::<InboxEntry>::new(),
+            inbox: InboxCounts::default(),
+        })
+    }
+}
+
+#[async_trait]
+impl Broker for FakeBroker {
+    fn shards(&self) -> Shards {
+        Shards::new(4).unwrap()
+    }
+
+    fn status(&self) -> watch::Receiver<BrokerStatus> {
+        watch::channel(BrokerStatus { connected: true, generation: 0 }).1
+    }
+
+    fn now(&self) -> Timestamp {
+        Timestamp::now()
+    }
+
+    async fn publish(&self, event: Outgoing) -> Result<Ack, BrokerError> {
+        let mut published = self.published.lock();
+        published.push((event.topic, Event::decode(&event.payload).unwrap()));
+        Ok(Ack { position: Position::new(Epoch(1), published.len() as u64), duplicate: false })
+    }
+
+    async fn request(&self, name: &str, payload: Bytes, _timeout: Duration) -> Result<Bytes, BrokerError> {
+        if self.away.load(Ordering::Relaxed) {
+            return Err(BrokerError::NoResponder);
+        }
+        Ok(match name {
+            SignIn::NAME => Self::answer(&payload, |call: SignIn, _| {
+                Ok(SignedIn { profile: profile(call.user.as_str()), groups: Vec::new(), more: false, inbox: InboxCounts::default() })
+            }),
+            ChatPage::NAME => Self::answer(&payload, |call: ChatPage, _| Ok(self.chat_page(&call))),
+            FindUser::NAME => Self::answer(&payload, |call: FindUser, _| match call {
+                FindUser::Id(user) if user.as_str() == "nobody" => Ok(None),
+                FindUser::Id(user) => Ok(Some(profile(user.as_str()))),
+                FindUser::Handle(_) => Err(RpcError::new(ErrorCode::BadRequest, "not asked here")),
+            }),
+            CreateSingle::NAME => {
+                Self::answer(&payload, |call: CreateSingle, _| Ok(membership(single_group(&call.user, &call.other), "whoever asked first")))
+            }
+            AwaitApplied::NAME => Self::answer(&payload, |_: AwaitApplied, at| {
+                self.awaited.lock().extend(at);
+                Ok(())
+            }),
+            other => panic!("an unexpected call: {other}"),
+        })
+    }
+
+    async fn publish_ephemeral(&self, _topic: Topic, _payload: Bytes) -> Result<(), BrokerError> {
+        Err(BrokerError::Busy)
+    }
+
+    async fn subscribe(&self, _interest: Interest) -> Result<Subscription, BrokerError> {
+        Err(BrokerError::Busy)
+    }
+
+    async fn fence(&self, _shard: Shard) -> Result<Position, BrokerError> {
+        Err(BrokerError::Busy)
+    }
+
+    async fn log_state(&self, shard: Shard) -> Result<LogState, BrokerError> {
+        Err(BrokerError::NoLog(shard))
+    }
+
+    async fn get(&self, _shard: Shard, _position: Position) -> Result<Option<Stored>, BrokerError> {
+        Err(BrokerError::Busy)
+    }
+
+    async fn next_of(&self, _topic: Topic, _after: Position) -> Result<Option<Stored>, BrokerError> {
+        Err(BrokerError::Busy)
+    }
+
+    async fn tails(&self, _shard: Shard, _topics: &[Topic], _after: Position, _at_least: Position) -> Result<Tails, BrokerError> {
+        Err(BrokerError::Busy)
+    }
+
+    async fn read(&self, _shard: Shard, _after: Position) -> Result<Box<dyn LogReader>, BrokerError> {
+        Err(BrokerError::Busy)
+    }
+
+    async fn open_epoch(&self, _shard: Shard, _epoch: Epoch) -> Result<(), BrokerError> {
+        Err(BrokerError::Busy)
+    }
+
+    async fn announce(&self, _control: &Control) -> Result<(), BrokerError> {
+        Err(BrokerError::Busy)
+    }
+
+    async fn controls(&self) -> Result<Controls, BrokerError> {
+        Err(BrokerError::Busy)
+    }
+
+    async fn serve(&self) -> Result<Calls, BrokerError> {
+        Err(BrokerError::Busy)
+    }
+
+    async fn applied(&self, _shard: Shard, _position: Position) {}
+}

@@ -1,0 +1,210 @@
+//! The WebSocket upgrade (RFC 6455 section 4.2): checked, admitted, answered, and the raw socket
+//! taken over for the session.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use axum::{
+    Router,
+    body::Body,
+    extract::{ConnectInfo, Path, Request, State},
+    http::{HeaderMap, HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use natter_shared::{
+    frame::{CloseCode, ErrorCode, SUBPROTOCOL},
+    id::{GroupId, RoomName},
+};
+use tokio::net::TcpStream;
+use tokio_tungstenite::{
+    WebSocketStream,
+    tungstenite::{
+        handshake::derive_accept_key,
+        protocol::{Role, WebSocketConfig},
+    },
+};
+use uuid::Uuid;
+
+use super::Problem;
+use crate::{
+    admission::Ticket,
+    app::App,
+    auth::{By, Identity, UNAUTHORIZED, origin},
+    session::{self, OpenError, Opened, RoomOrGroup},
+    socket::{Outlet, SocketIo, wire},
+};
+
+/// The smallest buffer that reads most frames at once: it is held by every idle connection.
+const READ_BUFFER: usize = 1024;
+
+/// The routes of both protocols.
+pub(crate) fn routes(app: Arc<App>) -> Router {
+    Router::new().route("/ws", get(v1)).route("/ws/chat/{room}/", get(chat_room)).with_state(app)
+}
+
+/// The reading side of an outlet's socket; `read` is what came behind the upgrade's headers.
+pub(crate) async fn websocket(app: &App, outlet: &Arc<Outlet>, read: Vec<u8>) -> WebSocketStream<SocketIo> {
+    let limits = &app.config.limits;
+    let largest = limits.frame_bytes.max(limits.connect_frame_bytes);
+    let config = WebSocketConfig::default()
+        .read_buffer_size(READ_BUFFER)
+        .write_buffer_size(0)
+        .max_message_size(Some(largest))
+        .max_frame_size(Some(largest));
+    WebSocketStream::from_partially_read(SocketIo::new(Arc::clone(outlet)), read, Role::Server, Some(config)).await
+}
+
+/// A request to upgrade that is in order, and admitted.
+struct Handshake {
+    accept: String,
+    offers_v1: bool,
+    on_upgrade: OnUpgrade,
+    ticket: Ticket,
+    identity: Result<Option<Identity>, ()>,
+}
+
+impl Handshake {
+    fn check(app: &App, request: &mut Request) -> Result<Self, Problem> {
+        let headers = request.headers();
+        let has = |name: header::HeaderName, token: &str| {
+            let mut values = headers.get_all(name).iter().filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(','));
+            values.any(|value| value.trim().eq_ignore_ascii_case(token))
+        };
+        let version_13 = headers.get(header::SEC_WEBSOCKET_VERSION).is_some_and(|version| version == "13");
+        if !has(header::UPGRADE, "websocket") || !has(header::CONNECTION, "upgrade") {
+            return Err(Problem::new(StatusCode::UPGRADE_REQUIRED, "upgrade_required", "this is a WebSocket endpoint"));
+        }
+        if !version_13 {
+            return Err(Problem::new(StatusCode::UPGRADE_REQUIRED, "upgrade_required", "the WebSocket version is 13"));
+        }
+        let key = headers.get(header::SEC_WEBSOCKET_KEY).filter(|key| key.len() == 24);
+        let Some(key) = key else { return Err(Problem::bad_request("Sec-WebSocket-Key is missing or malformed")) };
+        let accept = derive_accept_key(key.as_bytes());
+        let offers_v1 = has(header::SEC_WEBSOCKET_PROTOCOL, SUBPROTOCOL);
+        let peer = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|ConnectInfo(peer)| peer.ip());
+        let identity = identify(app, headers, peer)?;
+        if app.health.is_draining() {
+            return Err(Problem::of(ErrorCode::Draining, "this gateway is shutting down"));
+        }
+        let ticket = app.admission.admit(peer, headers, &app.config)?;
+        let Some(on_upgrade) = request.extensions_mut().remove::<OnUpgrade>() else {
+            return Err(Problem::bad_request("this connection cannot be upgraded"));
+        };
+        Ok(Self { accept, offers_v1, on_upgrade, ticket, identity })
+    }
+
+    fn respond(&self, protocol: Option<&'static str>) -> Response {
+        let mut response = Response::new(Body::empty());
+        *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+        let headers = response.headers_mut();
+        headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+        headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+        if let Ok(accept) = HeaderValue::from_str(&self.accept) {
+            headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
+        }
+        if let Some(protocol) = protocol {
+            headers.insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(protocol));
+        }
+        response
+    }
+}
+
+/// Who asks. A foreign page is refused; a token that does not hold is told in the socket, because
+/// a browser cannot read a 401. A cookie counts only on a page's own request.
+fn identify(app: &App, headers: &HeaderMap, peer: Option<std::net::IpAddr>) -> Result<Result<Option<Identity>, ()>, Problem> {
+    let verdict = origin::of_request(headers, peer, &app.config.http)
+        .map_err(|forbidden| Problem::new(StatusCode::FORBIDDEN, "origin", forbidden.to_string()))?;
+    Ok(match app.auth.identify(headers) {
+        Ok(Some(signed_in)) => match (signed_in.by, verdict) {
+            (By::Bearer, _) | (By::Cookie, origin::OriginVerdict::Own | origin::OriginVerdict::Listed) => Ok(Some(signed_in.identity)),
+            (By::Cookie, origin::OriginVerdict::Absent) => Ok(None),
+        },
+        Ok(None) => Ok(None),
+        Err(reason) => {
+            tracing::debug!(%reason, "token_refused");
+            Err(())
+        }
+    })
+}
+
+/// Waits for the connection to be handed over.
+async fn take_over(on_upgrade: OnUpgrade) -> Option<(TcpStream, Vec<u8>)> {
+    let upgraded = on_upgrade.await.inspect_err(|error| tracing::debug!(%error, "upgrade_abandoned")).ok()?;
+    let parts = upgraded.downcast::<TokioIo<TcpStream>>().ok()?;
+    Some((parts.io.into_inner(), parts.read_buf.to_vec()))
+}
+
+async fn v1(State(app): State<Arc<App>>, mut request: Request) -> Response {
+    let handshake = match Handshake::check(&app, &mut request) {
+        Ok(handshake) => handshake,
+        Err(problem) => return problem.into_response(),
+    };
+    let response = handshake.respond(handshake.offers_v1.then_some(SUBPROTOCOL));
+    let Handshake { on_upgrade, ticket, identity, .. } = handshake;
+    let tasks = app.tasks.clone();
+    tasks.spawn(app.hard.clone().run_until_cancelled_owned(async move {
+        if let Some((stream, read)) = take_over(on_upgrade).await {
+            // A future of the session's size only once there is a session.
+            Box::pin(session::serve_v1(app, stream, read, identity)).await;
+        }
+        drop(ticket);
+    }));
+    response
+}
+
+async fn chat_room(State(app): State<Arc<App>>, Path(room): Path<String>, mut request: Request) -> Response {
+    let handshake = match Handshake::check(&app, &mut request) {
+        Ok(handshake) => handshake,
+        Err(problem) => return problem.into_response(),
+    };
+    let room = match Uuid::parse_str(&room) {
+        Ok(id) => RoomOrGroup::Group(GroupId(id)),
+        Err(_) => match RoomName::room(&room) {
+            Ok(name) => RoomOrGroup::Room(name),
+            Err(error) => return Problem::bad_request(error.to_string()).into_response(),
+        },
+    };
+    let response = handshake.respond(None);
+    let Handshake { on_upgrade, ticket, identity, .. } = handshake;
+    let outlet = Arc::new(Outlet::held(app.outlet_limits()));
+    // The session is live before the 101 is sent: what anybody sends from then on arrives.
+    let opened = match identity {
+        Ok(Some(identity)) => open_in_time(&app, identity, room, &outlet).await,
+        Ok(None) | Err(()) => Err(OpenError { code: ErrorCode::Unauthorized, message: UNAUTHORIZED.to_owned() }),
+    };
+    let tasks = app.tasks.clone();
+    tasks.spawn(app.hard.clone().run_until_cancelled_owned(async move {
+        if let Some((stream, read)) = take_over(on_upgrade).await {
+            outlet.attach(stream);
+            let socket = websocket(&app, &outlet, read).await;
+            match opened {
+                Ok(opened) => Box::pin(session::serve_chat_room(app, opened, socket)).await,
+                Err(error) => refuse(&app, &outlet, &error, socket).await,
+            }
+        }
+        drop(ticket);
+    }));
+    response
+}
+
+async fn open_in_time(app: &Arc<App>, identity: Identity, room: RoomOrGroup, outlet: &Arc<Outlet>) -> Result<Opened, OpenError> {
+    let opening = session::open_chat_room(app, identity, room, Arc::clone(outlet));
+    match tokio::time::timeout(app.config.limits.handshake_timeout, opening).await {
+        Ok(opened) => opened,
+        Err(_) => Err(OpenError { code: ErrorCode::Unavailable, message: "signing in took too long".to_owned() }),
+    }
+}
+
+async fn refuse(app: &App, outlet: &Outlet, error: &OpenError, mut socket: WebSocketStream<SocketIo>) {
+    let code = match error.code {
+        ErrorCode::Unauthorized => CloseCode::Token,
+        ErrorCode::RateLimited => CloseCode::RateLimited,
+        _ => CloseCode::TryAgain,
+    };
+    outlet.release(wire::json(&serde_json::json!({"type": "error", "code": error.code, "message": error.message})));
+    outlet.close(code);
+    app.metrics.closed(code);
+    session::finish(app, outlet, &mut socket).await;
+}

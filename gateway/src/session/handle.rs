@@ -1,0 +1,142 @@
+//! What others hold of a session: its outlet, its notices, its groups.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+};
+
+use natter_shared::{
+    event::{GroupJoined, GroupLeft},
+    frame::CloseCode,
+    id::{GroupId, SessionId, UserId, UserKey},
+    position::Position,
+};
+use parking_lot::Mutex;
+use tokio::sync::mpsc;
+
+use super::send::Outgoing;
+use crate::{delivery::GroupMeta, socket::Outlet};
+
+/// Notices that wait for a session's loop at most; one that lags behind so far is closed.
+pub(super) const NOTICES: usize = 1024;
+
+/// Which protocol a session speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protocol {
+    /// `natter.v1.json`.
+    V1,
+    /// The chat-room protocol of design section 7.
+    ChatRoom,
+}
+
+/// What others tell a session.
+#[derive(Debug)]
+pub enum Notice {
+    /// The user is a member of a group now.
+    Joined(Box<GroupJoined>),
+    /// The user is no member of a group now.
+    Left(GroupLeft),
+    /// By the group's own order the user is no member any more; delivery has ended.
+    Removed {
+        /// The group.
+        group: GroupId,
+    },
+    /// Delivery of a group ended under the session: join it again.
+    GroupLost {
+        /// The group.
+        group: GroupId,
+        /// Everything up to here was delivered.
+        after: Position,
+    },
+    /// Something of the user's own topic was missed: recover, then join it again.
+    InboxLost {
+        /// Everything up to here was delivered.
+        after: Position,
+    },
+}
+
+/// A group the session is a live member of.
+#[derive(Debug, Clone)]
+pub(super) struct LiveGroup {
+    pub(super) meta: GroupMeta,
+    /// Where the membership was last known to hold.
+    pub(super) known: Position,
+}
+
+/// One connection of one user, as the rest of the gateway sees it.
+pub struct SessionHandle {
+    /// This connection.
+    pub id: SessionId,
+    /// Whose.
+    pub user: UserId,
+    /// The user's key in subjects and tables.
+    pub key: UserKey,
+    /// How it is spoken to.
+    pub protocol: Protocol,
+    /// Where its frames go.
+    pub outlet: Arc<Outlet>,
+    /// Boxed: a channel keeps room for 32 of whatever it carries.
+    notices: mpsc::Sender<Box<Notice>>,
+    closed: AtomicBool,
+    in_flight: AtomicUsize,
+    pub(super) groups: Mutex<HashMap<GroupId, LiveGroup>>,
+    /// Sends that wait for the one before them in the same group.
+    pub(super) lanes: Mutex<HashMap<GroupId, VecDeque<Outgoing>>>,
+}
+
+impl SessionHandle {
+    pub(super) fn new(user: UserId, protocol: Protocol, outlet: Arc<Outlet>) -> (Arc<Self>, mpsc::Receiver<Box<Notice>>) {
+        let (notices, inbox) = mpsc::channel(NOTICES);
+        let handle = Self {
+            id: SessionId::random(),
+            key: user.key(),
+            user,
+            protocol,
+            outlet,
+            notices,
+            closed: AtomicBool::new(false),
+            in_flight: AtomicUsize::new(0),
+            groups: Mutex::new(HashMap::new()),
+            lanes: Mutex::new(HashMap::new()),
+        };
+        (Arc::new(handle), inbox)
+    }
+
+    /// Tells the session something; one that does not listen any more, or not fast enough, is
+    /// closed and comes back.
+    pub fn notice(&self, notice: Notice) {
+        if self.notices.try_send(Box::new(notice)).is_err() {
+            self.outlet.close(CloseCode::TryAgain);
+        }
+    }
+
+    /// Whether the session has ended; what is registered after that must be unregistered by who
+    /// registers it.
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+
+    pub(super) fn mark_closed(&self) {
+        self.closed.store(true, Ordering::Release);
+    }
+
+    /// Counts a request in flight; false if there are `limit` already.
+    pub(super) fn enter(&self, limit: usize) -> bool {
+        let entered = self.in_flight.fetch_add(1, Ordering::Relaxed) < limit;
+        if !entered {
+            self.leave_flight();
+        }
+        entered
+    }
+
+    pub(super) fn leave_flight(&self) {
+        self.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn group(&self, group: GroupId) -> Option<LiveGroup> {
+        self.groups.lock().get(&group).cloned()
+    }
+}

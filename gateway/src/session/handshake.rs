@@ -1,0 +1,181 @@
+//! Protocol v1 before it is signed in: the first frame is `connect`, within a deadline.
+
+use std::{collections::HashMap, sync::Arc};
+
+use futures::StreamExt;
+use natter_shared::{
+    frame::{
+        ClientFrame, CloseCode, Connect, ErrorCode, ErrorFrame, FrameError, GroupsFrame, InboxFrame, Limits, Ready, ServerFrame,
+        UserProfile,
+    },
+    timestamp::Timestamp,
+};
+use tokio::{net::TcpStream, time};
+use tokio_tungstenite::tungstenite::{Message, error::CapacityError};
+
+use super::{
+    OpenError, Protocol,
+    open::{Opened, ResumeFrom},
+    run::{self, Socket},
+};
+use crate::{
+    app::App,
+    auth::{Identity, UNAUTHORIZED},
+    http::upgrade,
+    socket::{Outlet, wire},
+};
+
+/// What ends a connection before it is a session.
+struct Failure {
+    error: Option<ErrorFrame>,
+    close: Option<CloseCode>,
+}
+
+impl Failure {
+    fn new(id: Option<u32>, code: ErrorCode, message: impl Into<String>, close: CloseCode) -> Self {
+        let mut error = ErrorFrame::new(id, code, message);
+        error.retry_after_ms = error.retryable.then_some(1000);
+        Self { error: Some(error), close: Some(close) }
+    }
+
+    fn silent(close: Option<CloseCode>) -> Self {
+        Self { error: None, close }
+    }
+}
+
+/// Serves a connection of protocol v1 from its 101 to its end. `identity` is who the upgrade was
+/// authenticated as, or why its token did not hold.
+pub async fn serve_v1(app: Arc<App>, stream: TcpStream, read: Vec<u8>, identity: Result<Option<Identity>, ()>) {
+    let outlet = Arc::new(Outlet::held(app.outlet_limits()));
+    outlet.attach(stream);
+    let mut socket = upgrade::websocket(&app, &outlet, read).await;
+    match sign_in(&app, &outlet, &mut socket, identity).await {
+        Ok((id, opened)) => {
+            announce(&app, id, &opened);
+            let (session, more) = (Arc::clone(opened.guard.session()), opened.more);
+            if more.is_some() {
+                let resume = ResumeFrom { groups: opened.resume.groups.clone(), inbox: None };
+                app.tasks.spawn(further_groups(Arc::clone(&app), session, more, resume));
+            }
+            run::run(app, opened, socket).await;
+        }
+        Err(failure) => {
+            let first = failure.error.map(|error| wire::json(&ServerFrame::Error(error))).unwrap_or_default();
+            outlet.release(first);
+            if let Some(code) = failure.close {
+                outlet.close(code);
+                app.metrics.closed(code);
+            }
+            run::finish(&app, &outlet, &mut socket).await;
+        }
+    }
+}
+
+async fn sign_in(
+    app: &Arc<App>,
+    outlet: &Arc<Outlet>,
+    socket: &mut Socket,
+    identity: Result<Option<Identity>, ()>,
+) -> Result<(Option<u32>, Opened), Failure> {
+    let Ok(identity) = identity else {
+        return Err(Failure::new(None, ErrorCode::Unauthorized, UNAUTHORIZED, CloseCode::Token));
+    };
+    let connect = match time::timeout(app.config.limits.connect_timeout, first_frame(socket)).await {
+        Ok(connect) => connect?,
+        Err(_) => return Err(Failure::new(None, ErrorCode::OutOfOrder, "no connect frame came in time", CloseCode::BadFrame)),
+    };
+    let id = connect.id;
+    let refused = || Failure::new(id, ErrorCode::Unauthorized, UNAUTHORIZED, CloseCode::Token);
+    let identity = match (&connect.token, identity) {
+        (Some(token), _) => app.auth.verify(token, Timestamp::now()).map_err(|reason| {
+            tracing::debug!(%reason, "token_refused");
+            refused()
+        })?,
+        (None, Some(identity)) => identity,
+        (None, None) => return Err(refused()),
+    };
+    let resume = connect.resume.unwrap_or_default();
+    let groups: HashMap<_, _> = resume.groups.iter().map(|(group, position)| (group.id(), *position)).collect();
+    let resume = ResumeFrom { groups, inbox: resume.inbox };
+    let opened = app.open(identity, Protocol::V1, Arc::clone(outlet), resume).await;
+    opened.map(|opened| (id, opened)).map_err(|OpenError { code, message }| {
+        let close = if code == ErrorCode::RateLimited { CloseCode::RateLimited } else { CloseCode::TryAgain };
+        Failure::new(id, code, message, close)
+    })
+}
+
+async fn first_frame(socket: &mut Socket) -> Result<Connect, Failure> {
+    loop {
+        return match socket.next().await {
+            Some(Ok(Message::Text(text))) => match ClientFrame::parse(text.as_str()) {
+                Ok(ClientFrame::Connect(connect)) => Ok(connect),
+                Ok(_) => Err(Failure::new(None, ErrorCode::OutOfOrder, "the first frame is connect", CloseCode::BadFrame)),
+                Err(unreadable) => {
+                    let error: FrameError = unreadable.error;
+                    Err(Failure::new(unreadable.id, error.code(), error.to_string(), CloseCode::BadFrame))
+                }
+            },
+            Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => continue,
+            Some(Ok(Message::Binary(_))) => Err(Failure::silent(Some(CloseCode::BadFrame))),
+            Some(Err(tokio_tungstenite::tungstenite::Error::Capacity(CapacityError::MessageTooLong { .. }))) => {
+                Err(Failure::silent(Some(CloseCode::TooBig)))
+            }
+            Some(Err(tokio_tungstenite::tungstenite::Error::Utf8(_))) => Err(Failure::silent(Some(CloseCode::NotUtf8))),
+            Some(Ok(Message::Close(_)) | Err(_)) | None => Err(Failure::silent(None)),
+        };
+    }
+}
+
+/// Writes `ready`, and after it everything that came meanwhile.
+fn announce(app: &App, id: Option<u32>, opened: &Opened) {
+    let session = opened.guard.session();
+    let limits = &app.config.limits;
+    let ready = Ready {
+        id,
+        time: Timestamp::now(),
+        user: UserProfile {
+            id: session.user.clone(),
+            handle: opened.profile.handle.clone(),
+            display_name: opened.profile.display_name.clone(),
+        },
+        session: session.id,
+        groups: opened.groups.clone(),
+        more: opened.more.is_some(),
+        inbox: InboxFrame { unseen: opened.inbox.unseen, unread: opened.inbox.unread, version: opened.inbox.version },
+        inbox_position: opened.inbox_joined.position,
+        inbox_recovered: opened.resume.inbox.is_some() && opened.inbox_joined.complete,
+        ping_interval_ms: limits.heartbeat_interval.as_millis() as u64,
+        limits: Limits {
+            frame_bytes: limits.frame_bytes as u64,
+            body_bytes: limits.body_bytes as u64,
+            frames_per_second: limits.frames_per_second,
+            groups: limits.groups_per_connection as u32,
+            history: limits.history_page,
+        },
+    };
+    session.outlet.release(wire::json(&ServerFrame::Ready(Box::new(ready))));
+}
+
+/// Pages of groups after the one in `ready`.
+async fn further_groups(
+    app: Arc<App>,
+    session: Arc<super::SessionHandle>,
+    mut more: Option<natter_shared::id::GroupId>,
+    resume: ResumeFrom,
+) {
+    while let Some(after) = more {
+        if session.is_closed() {
+            return;
+        }
+        match app.more_groups(&session, after, &resume).await {
+            Ok((groups, next)) => {
+                more = next;
+                session.tell(&ServerFrame::Groups(GroupsFrame { groups, more: next.is_some() }));
+            }
+            Err(error) => {
+                tracing::info!(session = %session.id, %error, "groups_not_listed");
+                return session.outlet.close(CloseCode::TryAgain);
+            }
+        }
+    }
+}

@@ -1,0 +1,85 @@
+//! A session's groups: joining their delivery, leaving it, and looking up what is not known yet.
+
+use std::sync::Arc;
+
+use natter_shared::{
+    frame::{ErrorCode, GroupState},
+    id::GroupId,
+    position::Position,
+    rpc::{self, FindMembership, Membership},
+    subject::Topic,
+};
+
+use super::{SessionHandle, handle::LiveGroup, reply::Refusal};
+use crate::{
+    app::App,
+    delivery::{GroupMeta, JoinError, Joined, Start},
+};
+
+/// What delivery must know of the group.
+pub(super) fn meta_of(membership: &Membership) -> GroupMeta {
+    GroupMeta { kind: membership.kind, display_name: membership.display_name.as_str().into() }
+}
+
+/// The group as `ready` and `join` tell it.
+pub(super) fn group_state(membership: Membership, joined: Joined, applied: Position, resumed: bool) -> GroupState {
+    GroupState {
+        id: membership.group,
+        kind: membership.kind,
+        name: membership.name,
+        display_name: membership.display_name,
+        role: membership.role,
+        position: joined.position,
+        last_read: membership.last_read,
+        unread: membership.unread,
+        unread_at: applied,
+        recovered: resumed && joined.complete,
+    }
+}
+
+impl App {
+    /// Makes the session a live member of a group that its user is a member of as of `known`.
+    pub(super) async fn go_live(
+        &self,
+        session: &Arc<SessionHandle>,
+        group: GroupId,
+        meta: GroupMeta,
+        start: Start,
+        known: Position,
+    ) -> Result<Joined, JoinError> {
+        {
+            let mut groups = session.groups.lock();
+            let limit = self.config.limits.groups_per_connection;
+            if groups.len() >= limit && !groups.contains_key(&group) {
+                return Err(JoinError::TooMany(limit));
+            }
+            groups.insert(group, LiveGroup { meta: meta.clone(), known });
+        }
+        let joined = self.hub.join_group(session, group, &meta, start, known).await;
+        if joined.is_err() || session.is_closed() {
+            self.go_dark(session, group).await;
+        }
+        joined
+    }
+
+    /// Ends the session's membership of a group's delivery.
+    pub(super) async fn go_dark(&self, session: &SessionHandle, group: GroupId) {
+        session.groups.lock().remove(&group);
+        self.hub.leave_group(group, session.id).await;
+    }
+
+    /// The group, live: at once if the session has it, else if its user turns out to be a member
+    /// (a group made a moment ago, whose hint has not come yet).
+    pub(super) async fn live_group(&self, session: &Arc<SessionHandle>, group: GroupId) -> Result<LiveGroup, Refusal> {
+        if let Some(live) = session.group(group) {
+            return Ok(live);
+        }
+        let call = FindMembership { user: session.user.clone(), group };
+        let answer = rpc::call(&*self.broker, call, None).await?;
+        let known = answer.applied(self.broker.shards().of(Topic::Group(group)));
+        let Some(membership) = answer.reply else { return Err(Refusal::no_such_group()) };
+        let meta = meta_of(&membership);
+        self.go_live(session, group, meta, Start::After(membership.since), known).await?;
+        session.group(group).ok_or_else(|| Refusal::new(ErrorCode::Unavailable, "the session is closing"))
+    }
+}

@@ -1,0 +1,20 @@
+//! A session: one connection of one user. Not signed in yet ([`handshake`]), then opened
+//! ([`open`]), then its loop ([`run`]), which reads frames ([`on_frame`], [`on_chat_frame`]) and
+//! notices, and has one exit.
+
+mod handle;
+mod handshake;
+mod membership;
+mod on_chat_frame;
+mod on_frame;
+mod open;
+
+mod reply;
+mod requests;
+mod run;
+mod send;
+
+pub use handle::{Notice, Protocol, SessionHandle};
+pub use handshake::serve_v1;
+pub use open::{OpenError, Opened, RoomOrGroup, open_chat_room};
+pub use run::{finish, serve_chat_room};

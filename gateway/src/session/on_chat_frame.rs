@@ -1,0 +1,78 @@
+//! Frames of the chat-room protocol (design section 7). Mistakes are answered and the socket stays
+//! open.
+
+use std::sync::Arc;
+
+use natter_shared::{
+    event::Audience,
+    frame::ErrorCode,
+    id::{GroupId, Nonce},
+    rpc::{self, FindUser},
+};
+use serde::Deserialize;
+use uuid::Uuid;
+
+use super::{
+    reply::Refusal,
+    run::{Running, Step},
+    send::Outgoing,
+};
+
+/// Either frame; which one, its `type` says.
+#[derive(Deserialize)]
+struct ChatRoomFrame {
+    r#type: Option<String>,
+    message: Option<String>,
+    groupname: Option<String>,
+    user_name: Option<String>,
+}
+
+impl Running {
+    pub(super) fn on_chat_frame(&mut self, text: &str) -> Step {
+        if let Err(refusal) = self.take_chat_frame(text) {
+            self.session.answer(None, Err(refusal));
+        }
+        Step::Continue
+    }
+
+    fn take_chat_frame(&self, text: &str) -> Result<(), Refusal> {
+        let frame: ChatRoomFrame = serde_json::from_str(text)
+            .map_err(|error| Refusal::new(ErrorCode::BadFrame, format!("a frame is one JSON object: {error}")))?;
+        let body = |message: Option<String>| message.ok_or_else(|| Refusal::new(ErrorCode::BadRequest, "`message` is missing"));
+        match frame.r#type.as_deref() {
+            Some("chat") => {
+                let group = match frame.groupname.as_deref() {
+                    None | Some("") => self.room.ok_or_else(Refusal::no_such_group)?,
+                    Some(text) => Uuid::parse_str(text).map(GroupId).map_err(|_| Refusal::no_such_group())?,
+                };
+                let message = Outgoing { id: None, group, nonce: Nonce::now(), body: body(frame.message)?, reply_to: None, data: None };
+                self.app.send(&self.session, message);
+                Ok(())
+            }
+            Some("notification") => {
+                let handle = frame.user_name.ok_or_else(|| Refusal::new(ErrorCode::BadRequest, "`user_name` is missing"))?;
+                self.notify_by_handle(handle, body(frame.message)?);
+                Ok(())
+            }
+            Some(_) => Err(Refusal::new(ErrorCode::UnknownType, "`type` is chat or notification")),
+            None => Err(Refusal::new(ErrorCode::BadFrame, "a frame has a string `type`")),
+        }
+    }
+
+    fn notify_by_handle(&self, handle: String, body: String) {
+        let (app, session) = (Arc::clone(&self.app), Arc::clone(&self.session));
+        if !session.enter(app.config.limits.in_flight_sends) {
+            return session.answer(None, Err(Refusal::new(ErrorCode::Busy, "too many requests in flight")));
+        }
+        self.app.tasks.spawn(async move {
+            let outcome = async {
+                let found = rpc::call(&*app.broker, FindUser::Handle(handle), None).await?.reply;
+                let recipient = found.ok_or_else(|| Refusal::new(ErrorCode::NotFound, "no such user"))?;
+                app.notify_one(&session, Audience::User(recipient.id), Nonce::now(), body, None).await
+            };
+            let outcome = outcome.await;
+            session.leave_flight();
+            session.answer(None, outcome);
+        });
+    }
+}

@@ -1,0 +1,103 @@
+//! Frames of protocol v1, one after another.
+
+use std::sync::Arc;
+
+use natter_shared::{
+    event::Audience,
+    frame::{ClientFrame, CloseCode, ErrorCode, Recipient, Refresh, ReplyBody},
+    timestamp::Timestamp,
+};
+
+use super::{
+    SessionHandle,
+    reply::Refusal,
+    run::{Running, Step},
+    send::Outgoing,
+};
+use crate::{app::App, auth::UNAUTHORIZED};
+
+impl Running {
+    /// Reads a frame and begins what it asks; answers come when they are ready.
+    pub(super) fn on_frame(&mut self, text: &str) -> Step {
+        let frame = match ClientFrame::parse(text) {
+            Ok(frame) => frame,
+            Err(unreadable) => {
+                let code = unreadable.error.code();
+                self.session.answer(unreadable.id, Err(Refusal::new(code, unreadable.error.to_string())));
+                // What is no frame at all is not spoken to any further.
+                return if code == ErrorCode::BadFrame { Step::Close(CloseCode::BadFrame) } else { Step::Continue };
+            }
+        };
+        match frame {
+            ClientFrame::Pong => {}
+            ClientFrame::Connect(connect) => {
+                self.session.answer(connect.id, Err(Refusal::new(ErrorCode::OutOfOrder, "this connection is signed in already")));
+            }
+            ClientFrame::Send(send) => {
+                let message = Outgoing {
+                    id: send.id,
+                    group: send.group.id(),
+                    nonce: send.nonce,
+                    body: send.body,
+                    reply_to: send.reply_to,
+                    data: send.data,
+                };
+                self.app.send(&self.session, message);
+            }
+            ClientFrame::Notify(notify) => {
+                let to = match notify.to {
+                    Recipient::User(user) => Audience::User(user),
+                    Recipient::Group(group) => Audience::Group(group.id()),
+                };
+                self.request(
+                    notify.id,
+                    |app, session| async move { app.notify(&session, to, notify.nonce, notify.body, notify.data).await },
+                );
+            }
+            ClientFrame::Join(join) => self.request(join.id, |app, session| async move { app.join(&session, join.group).await }),
+            ClientFrame::Leave(leave) => self.request(leave.id, |app, session| async move { app.leave(&session, leave.group.id()).await }),
+            ClientFrame::Resume(resume) => self.request(resume.id, |app, session| async move { app.resume(&session, resume.groups).await }),
+            ClientFrame::History(history) => self.request(history.id, |app, session| async move { app.history(&session, history).await }),
+            ClientFrame::Read(read) => {
+                self.request(read.id, |app, session| async move { app.read(&session, read.group.id(), read.position).await });
+            }
+            ClientFrame::Seen(seen) => self.request(seen.id, |app, session| async move { app.seen(&session, seen).await }),
+            ClientFrame::Typing(typing) => self.request(None, |app, session| async move { app.typing(&session, typing.group.id()).await }),
+            ClientFrame::Refresh(refresh) => self.on_refresh(&refresh),
+        }
+        Step::Continue
+    }
+
+    /// Runs a request beside the loop, within the connection's window, and answers it.
+    fn request<Work>(&self, id: Option<u32>, work: impl FnOnce(Arc<App>, Arc<SessionHandle>) -> Work)
+    where
+        Work: Future<Output = Result<ReplyBody, Refusal>> + Send + 'static,
+    {
+        let (app, session) = (Arc::clone(&self.app), Arc::clone(&self.session));
+        if !session.enter(app.config.limits.in_flight_sends) {
+            return session.answer(id, Err(Refusal::new(ErrorCode::Busy, "too many requests in flight")));
+        }
+        let work = work(Arc::clone(&app), Arc::clone(&session));
+        self.app.tasks.spawn(async move {
+            let outcome = work.await;
+            session.leave_flight();
+            session.answer(id, outcome);
+        });
+    }
+
+    /// A fresh token of the same user extends the session.
+    fn on_refresh(&mut self, refresh: &Refresh) {
+        let outcome = match self.app.auth.verify(&refresh.token, Timestamp::now()) {
+            Ok(identity) if identity.user == self.session.user => {
+                self.expires_at = identity.expires_at;
+                Ok(ReplyBody::Done {})
+            }
+            Ok(_) => Err(Refusal::new(ErrorCode::Unauthorized, "the token is another user's")),
+            Err(reason) => {
+                tracing::debug!(%reason, "token_refused");
+                Err(Refusal::new(ErrorCode::Unauthorized, UNAUTHORIZED))
+            }
+        };
+        self.session.answer(refresh.id, outcome);
+    }
+}

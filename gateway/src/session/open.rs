@@ -1,0 +1,212 @@
+//! Opening a session for a user who is known: the inbox first, so that no hint is missed; then
+//! what SQL knows; then the groups, each live from its position.
+
+use std::{collections::HashMap, sync::Arc};
+
+use futures::{StreamExt, stream};
+use natter_shared::{
+    event::InboxCounts,
+    frame::{ErrorCode, GroupState},
+    id::{GroupId, RoomName},
+    position::Position,
+    rpc::{self, Answer, Groups, GroupsPage, JoinOpen, Membership, OpenGroup, Profile, SignIn, SignedIn},
+    subject::Topic,
+};
+use tokio::sync::mpsc;
+
+use super::{
+    Notice, Protocol, SessionHandle,
+    membership::{group_state, meta_of},
+    run::Guard,
+};
+use crate::{
+    app::App,
+    auth::Identity,
+    delivery::{JoinError, Joined, Start},
+    socket::Outlet,
+};
+
+/// Groups in `ready`, and in each `groups` frame after it.
+pub(super) const GROUPS_PAGE: u32 = 200;
+
+/// Groups of one session that go live at once.
+const AT_ONCE: usize = 32;
+
+/// Why a session was not opened.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{message}")]
+pub struct OpenError {
+    /// What the client is told.
+    pub code: ErrorCode,
+    /// For people.
+    pub message: String,
+}
+
+impl<E: Into<rpc::RpcError>> From<E> for OpenError {
+    fn from(error: E) -> Self {
+        let error = error.into();
+        Self { code: error.code, message: error.message }
+    }
+}
+
+impl From<JoinError> for rpc::RpcError {
+    fn from(error: JoinError) -> Self {
+        Self::new(ErrorCode::Unavailable, error.to_string())
+    }
+}
+
+/// Where a client wants to go on.
+#[derive(Debug, Default)]
+pub(super) struct ResumeFrom {
+    pub(super) groups: HashMap<GroupId, Position>,
+    pub(super) inbox: Option<Position>,
+}
+
+/// A session that is live; dropped, it is unregistered.
+pub struct Opened {
+    pub(super) guard: Guard,
+    pub(super) notices: mpsc::Receiver<Box<Notice>>,
+    pub(super) expires_at: natter_shared::timestamp::Timestamp,
+    pub(super) profile: Profile,
+    pub(super) groups: Vec<GroupState>,
+    pub(super) more: Option<GroupId>,
+    pub(super) inbox: InboxCounts,
+    pub(super) inbox_joined: Joined,
+    /// The group that the chat-room protocol's path names.
+    pub(super) room: Option<GroupId>,
+    pub(super) resume: ResumeFrom,
+}
+
+impl App {
+    pub(super) async fn open(
+        self: &Arc<Self>,
+        identity: Identity,
+        protocol: Protocol,
+        outlet: Arc<Outlet>,
+        resume: ResumeFrom,
+    ) -> Result<Opened, OpenError> {
+        let too_many = || OpenError { code: ErrorCode::RateLimited, message: "this user has too many connections".to_owned() };
+        let seat = self.connections.sit(&identity.user.key(), self.config.limits.connections_per_user).ok_or_else(too_many)?;
+        let (session, notices) = SessionHandle::new(identity.user.clone(), protocol, outlet);
+        let guard = Guard::register(Arc::clone(self), session, seat);
+        let session = guard.session();
+        let inbox_start = resume.inbox.map_or(Start::Now, Start::After);
+        let inbox_joined = self.hub.join_inbox(session, inbox_start).await?;
+        let call = SignIn { user: identity.user.clone(), handle: identity.handle, display_name: identity.display_name, limit: GROUPS_PAGE };
+        let answer: Answer<SignedIn> = rpc::call(&*self.broker, call, None).await?;
+        let more = answer.reply.groups.last().filter(|_| answer.reply.more).map(|last| last.group);
+        let groups = self.all_live(session, answer.reply.groups, &answer.applied, &resume).await?;
+        let SignedIn { profile, inbox, .. } = SignedIn { groups: Vec::new(), ..answer.reply };
+        Ok(Opened { notices, expires_at: identity.expires_at, profile, groups, more, inbox, inbox_joined, room: None, resume, guard })
+    }
+
+    /// A further page of groups, live.
+    pub(super) async fn more_groups(
+        self: &Arc<Self>,
+        session: &Arc<SessionHandle>,
+        after: GroupId,
+        resume: &ResumeFrom,
+    ) -> Result<(Vec<GroupState>, Option<GroupId>), OpenError> {
+        let call = Groups { user: session.user.clone(), after: Some(after), limit: GROUPS_PAGE };
+        let answer: Answer<GroupsPage> = rpc::call(&*self.broker, call, None).await?;
+        let more = answer.reply.groups.last().filter(|_| answer.reply.more).map(|last| last.group);
+        let groups = self.all_live(session, answer.reply.groups, &answer.applied, resume).await?;
+        Ok((groups, more))
+    }
+
+    async fn all_live(
+        self: &Arc<Self>,
+        session: &Arc<SessionHandle>,
+        memberships: Vec<Membership>,
+        applied: &[rpc::ShardPosition],
+        resume: &ResumeFrom,
+    ) -> Result<Vec<GroupState>, OpenError> {
+        let shards = self.broker.shards();
+        let joins = memberships.into_iter().map(|membership| {
+            let shard = shards.of(Topic::Group(membership.group));
+            let applied = applied.iter().find(|at| at.shard == shard.0).map_or(Position::START, |at| at.position);
+            let from = resume.groups.get(&membership.group).copied();
+            async move { self.one_live(session, membership, applied, from).await }
+        });
+        // In the order of the list; a group left meanwhile is left out.
+        let mut states = Vec::new();
+        let mut joins = stream::iter(joins).buffered(AT_ONCE);
+        while let Some(state) = joins.next().await {
+            states.extend(state?);
+        }
+        Ok(states)
+    }
+
+    /// One group of a session that is being opened; none where the user is a member no more, or the
+    /// session has as many as it may.
+    pub(super) async fn one_live(
+        self: &Arc<Self>,
+        session: &Arc<SessionHandle>,
+        membership: Membership,
+        applied: Position,
+        from: Option<Position>,
+    ) -> Result<Option<GroupState>, OpenError> {
+        // Nothing from before the membership is the member's; a position of an epoch that nobody
+        // knows is of another installation.
+        let start = match from {
+            Some(from) if from.epoch <= applied.epoch => Start::After(from.max(membership.since)),
+            Some(_) | None => Start::Now,
+        };
+        let resumed = matches!(start, Start::After(_));
+        match self.go_live(session, membership.group, meta_of(&membership), start, applied).await {
+            Ok(joined) => Ok(Some(group_state(membership, joined, applied, resumed))),
+            Err(JoinError::NotMember | JoinError::TooMany(_)) => Ok(None),
+            Err(error @ JoinError::Unavailable(_)) => Err(error.into()),
+        }
+    }
+
+    /// Joins an open group for good, and its delivery.
+    pub(super) async fn join_open(self: &Arc<Self>, session: &Arc<SessionHandle>, group: OpenGroup) -> Result<GroupState, OpenError> {
+        let call = JoinOpen { user: session.user.clone(), group };
+        let answer: Answer<Membership> = rpc::call(&*self.broker, call, None).await?;
+        let id = answer.reply.group;
+        let applied = answer.applied(self.broker.shards().of(Topic::Group(id)));
+        let start = if session.group(id).is_some() { Start::Now } else { Start::After(answer.reply.since) };
+        let known = applied.max(answer.reply.since);
+        let joined = self.go_live(session, id, meta_of(&answer.reply), start, known).await?;
+        Ok(group_state(answer.reply, joined, applied, false))
+    }
+}
+
+/// Opens a session of the chat-room protocol; everything sent from now on reaches it.
+pub async fn open_chat_room(app: &Arc<App>, identity: Identity, room: RoomOrGroup, outlet: Arc<Outlet>) -> Result<Opened, OpenError> {
+    let mut opened = app.open(identity, Protocol::ChatRoom, outlet, ResumeFrom::default()).await?;
+    let session = Arc::clone(opened.guard.session());
+    while let Some(after) = opened.more {
+        let (_, more) = app.more_groups(&session, after, &opened.resume).await?;
+        opened.more = more;
+    }
+    let group = match room {
+        RoomOrGroup::Room(name) => OpenGroup::Name(name),
+        RoomOrGroup::Group(id) => OpenGroup::Id(id),
+    };
+    let id = match &group {
+        OpenGroup::Name(name) => natter_shared::id::open_group(name),
+        OpenGroup::Id(id) => *id,
+    };
+    opened.room = if session.group(id).is_some() {
+        Some(id)
+    } else {
+        match app.join_open(&session, group).await {
+            Ok(state) => Some(state.id),
+            // A path that names no room of the user still serves all the user's groups.
+            Err(error) if !error.code.is_retryable() => None,
+            Err(error) => return Err(error),
+        }
+    };
+    Ok(opened)
+}
+
+/// What the chat-room protocol's path names.
+#[derive(Debug, Clone)]
+pub enum RoomOrGroup {
+    /// An open group, by name.
+    Room(RoomName),
+    /// A group, by id.
+    Group(GroupId),
+}

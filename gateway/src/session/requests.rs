@@ -1,0 +1,137 @@
+//! What clients ask for, beside sending.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use natter_shared::{
+    broker::Outgoing,
+    event::{Audience, Data, Ephemeral, Event, Read, Seen, SeenWhat},
+    frame::{ErrorCode, History, ReplyBody, SeenTo},
+    id::{EventId, GroupId, GroupRef, Nonce, NotificationId},
+    position::Position,
+    rpc::{self, FindMembership, FindUser, LeaveGroup, MessageHistory, OpenGroup},
+    subject::Topic,
+};
+
+use super::{SessionHandle, open::OpenError, reply::Refusal};
+use crate::{app::App, delivery::message_frame, publish::publish};
+
+/// Messages in a page of history where the client does not say.
+const HISTORY_DEFAULT: u32 = 50;
+
+/// Notifications in one `seen`.
+const SEEN_IDS: usize = 1000;
+
+type Outcome = Result<ReplyBody, Refusal>;
+
+impl From<OpenError> for Refusal {
+    fn from(error: OpenError) -> Self {
+        Self::new(error.code, error.message)
+    }
+}
+
+impl App {
+    pub(super) async fn join(self: &Arc<Self>, session: &Arc<SessionHandle>, group: GroupRef) -> Outcome {
+        let open = match group {
+            GroupRef::Id(id) => OpenGroup::Id(id),
+            GroupRef::Name(name) => OpenGroup::Name(name),
+        };
+        let group = Box::new(self.join_open(session, open).await?);
+        Ok(ReplyBody::Joined { group })
+    }
+
+    pub(super) async fn leave(&self, session: &SessionHandle, group: GroupId) -> Outcome {
+        rpc::call(&*self.broker, LeaveGroup { user: session.user.clone(), group }, None).await?;
+        self.go_dark(session, group).await;
+        Ok(ReplyBody::Done {})
+    }
+
+    pub(super) async fn resume(self: &Arc<Self>, session: &Arc<SessionHandle>, points: BTreeMap<GroupRef, Position>) -> Outcome {
+        let mut groups = Vec::new();
+        for (group, position) in points {
+            let group = group.id();
+            let call = FindMembership { user: session.user.clone(), group };
+            let answer = rpc::call(&*self.broker, call, None).await?;
+            let applied = answer.applied(self.broker.shards().of(Topic::Group(group)));
+            if let Some(membership) = answer.reply {
+                groups.extend(self.one_live(session, membership, applied, Some(position)).await?);
+            }
+        }
+        Ok(ReplyBody::Resumed { groups })
+    }
+
+    pub(super) async fn history(&self, session: &SessionHandle, asked: History) -> Outcome {
+        if asked.before.is_some() && asked.after.is_some() {
+            return Err(Refusal::new(ErrorCode::BadRequest, "history takes `before` or `after`, not both"));
+        }
+        let group = asked.group.id();
+        let limit = asked.limit.unwrap_or(HISTORY_DEFAULT);
+        let most = self.config.limits.history_page;
+        if limit == 0 || limit > most {
+            return Err(Refusal::new(ErrorCode::BadRequest, format!("`limit` is 1 to {most}")));
+        }
+        let call = MessageHistory { user: session.user.clone(), group, before: asked.before, after: asked.after, limit };
+        let answer = rpc::call(&*self.broker, call, None).await?;
+        let position = answer.applied(self.broker.shards().of(Topic::Group(group)));
+        let more = answer.reply.more;
+        let messages = answer.reply.messages.into_iter().filter_map(|m| message_frame(m.event, m.position, m.stored_at)).collect();
+        Ok(ReplyBody::History { messages, more, position })
+    }
+
+    pub(super) async fn notify(
+        &self,
+        session: &Arc<SessionHandle>,
+        to: Audience,
+        nonce: Nonce,
+        body: String,
+        data: Option<Data>,
+    ) -> Outcome {
+        match &to {
+            Audience::Group(group) => {
+                self.live_group(session, *group).await?;
+            }
+            Audience::User(user) => {
+                let found = rpc::call(&*self.broker, FindUser::Id(user.clone()), None).await?.reply;
+                if found.is_none() {
+                    return Err(Refusal::new(ErrorCode::NotFound, "no such user"));
+                }
+            }
+        }
+        self.notify_one(session, to, nonce, body, data).await
+    }
+
+    pub(super) async fn read(&self, session: &Arc<SessionHandle>, group: GroupId, position: Position) -> Outcome {
+        self.live_group(session, group).await?;
+        self.mark(session, Event::Read(Read { user: session.user.clone(), group, position })).await
+    }
+
+    pub(super) async fn seen(&self, session: &SessionHandle, seen: SeenTo) -> Outcome {
+        let what = match (seen.ids, seen.upto) {
+            (Some(ids), None) if ids.len() <= SEEN_IDS => SeenWhat::Ids(ids.into_iter().map(NotificationId).collect()),
+            (Some(_), None) => return Err(Refusal::new(ErrorCode::TooLarge, format!("`ids` has at most {SEEN_IDS}"))),
+            (None, Some(upto)) => SeenWhat::Upto(upto),
+            (Some(_), Some(_)) | (None, None) => {
+                return Err(Refusal::new(ErrorCode::BadRequest, "`seen` takes `ids` or `upto`"));
+            }
+        };
+        self.mark(session, Event::Seen(Seen { user: session.user.clone(), what, read: false })).await
+    }
+
+    /// Stores a mark of the user's own on the user's topic.
+    async fn mark(&self, session: &SessionHandle, event: Event) -> Outcome {
+        let payload = event.encode().map_err(|error| Refusal::new(ErrorCode::BadRequest, error.to_string()))?;
+        let outgoing = Outgoing { topic: Topic::User(session.key), id: EventId::random(), made_at: self.broker.now(), payload };
+        publish(&*self.broker, &outgoing, self.config.limits.send_deadline)
+            .await
+            .map_err(|error| Refusal::new(error.code(), error.to_string()))?;
+        Ok(ReplyBody::Done {})
+    }
+
+    pub(super) async fn typing(&self, session: &Arc<SessionHandle>, group: GroupId) -> Outcome {
+        self.live_group(session, group).await?;
+        let frame = Ephemeral::Typing { group, user: session.user.clone() };
+        let payload = serde_json::to_vec(&frame).map_err(|error| Refusal::new(ErrorCode::BadRequest, error.to_string()))?;
+        // Nobody waits for it, and nobody misses it.
+        let _ = self.broker.publish_ephemeral(Topic::Group(group), payload.into()).await;
+        Ok(ReplyBody::Done {})
+    }
+}

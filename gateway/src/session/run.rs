@@ -1,0 +1,295 @@
+//! The loop of a session: frames, notices, the heartbeat, the token's end, the outlet. One exit,
+//! by which everything is unregistered.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use futures::StreamExt;
+use natter_shared::{
+    frame::{CloseCode, PING},
+    id::GroupId,
+    timestamp::Timestamp,
+};
+use tokio::{sync::mpsc, time};
+use tokio_tungstenite::{
+    WebSocketStream,
+    tungstenite::{self, Message, error::CapacityError},
+};
+
+use super::{Notice, Opened, Protocol, SessionHandle};
+use crate::{
+    app::{App, Seat},
+    delivery::Start,
+    rate::Bucket,
+    socket::{OutletState, SocketIo, wire},
+};
+
+/// The reading side of a session's socket.
+pub(super) type Socket = WebSocketStream<SocketIo>;
+
+/// A registered session; dropped, it is unregistered everywhere.
+pub(super) struct Guard {
+    app: Arc<App>,
+    session: Arc<SessionHandle>,
+    _seat: Seat,
+}
+
+impl Guard {
+    pub(super) fn register(app: Arc<App>, session: Arc<SessionHandle>, seat: Seat) -> Self {
+        app.sessions.insert(session.id, Arc::clone(&session));
+        app.metrics.sessions.inc();
+        Self { app, session, _seat: seat }
+    }
+
+    pub(super) fn session(&self) -> &Arc<SessionHandle> {
+        &self.session
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        let (app, session) = (Arc::clone(&self.app), Arc::clone(&self.session));
+        session.mark_closed();
+        app.sessions.remove(&session.id);
+        app.metrics.sessions.dec();
+        let groups: Vec<GroupId> = session.groups.lock().drain().map(|(group, _)| group).collect();
+        self.app.tasks.spawn(async move {
+            app.hub.leave_inbox(&session).await;
+            for group in groups {
+                app.hub.leave_group(group, session.id).await;
+            }
+        });
+    }
+}
+
+/// What the loop of a signed-in session keeps.
+pub(super) struct Running {
+    pub(super) app: Arc<App>,
+    pub(super) session: Arc<SessionHandle>,
+    /// The group that the chat-room protocol's path names.
+    pub(super) room: Option<GroupId>,
+    pub(super) expires_at: Timestamp,
+    bucket: Bucket,
+}
+
+/// The heartbeat: a ping each interval; whoever has said nothing for the timeout after one is gone.
+struct Heartbeat {
+    interval: Duration,
+    timeout: Duration,
+    heard: Instant,
+    pinged: Option<Instant>,
+}
+
+impl Heartbeat {
+    fn due(&self) -> Instant {
+        self.pinged.map_or(self.heard + self.interval, |pinged| pinged + self.timeout)
+    }
+
+    fn hear(&mut self) {
+        self.heard = Instant::now();
+        self.pinged = None;
+    }
+}
+
+/// Serves a chat-room session that was opened before its 101 was sent.
+pub async fn serve_chat_room(app: Arc<App>, opened: Opened, socket: Socket) {
+    opened.guard.session().outlet.release(Bytes::new());
+    run(app, opened, socket).await;
+}
+
+/// Runs an opened session to its end.
+pub(super) async fn run(app: Arc<App>, opened: Opened, mut socket: Socket) {
+    let Opened { guard, notices, expires_at, room, .. } = opened;
+    let session = Arc::clone(guard.session());
+    let limits = &app.config.limits;
+    let bucket = Bucket::new(limits.frames_per_second, limits.frames_burst, Instant::now());
+    let running = Running { app: Arc::clone(&app), session: Arc::clone(&session), room, expires_at, bucket };
+    let code = running.turn(&mut socket, notices).await;
+    if let Some(code) = code {
+        session.outlet.close(code);
+        app.metrics.closed(code);
+    }
+    drop(guard);
+    finish(&app, &session.outlet, &mut socket).await;
+}
+
+/// Lets the other side finish: what waits is written and its Close awaited, for a while; then the
+/// connection is cut.
+pub async fn finish(app: &App, outlet: &crate::socket::Outlet, socket: &mut Socket) {
+    let end = async {
+        outlet.flush().await;
+        // After a Close, RFC 6455 section 7.1.1 has the client close; what it still sends is read
+        // and dropped, for unread data would turn our end into a reset.
+        while let Some(Ok(_)) = socket.next().await {}
+    };
+    if time::timeout(app.config.limits.slow_close_timeout, end).await.is_err() {
+        outlet.reset_on_drop();
+    }
+}
+
+impl Running {
+    /// Returns the code to close with, if the close is ours to begin.
+    async fn turn(mut self, socket: &mut Socket, mut notices: mpsc::Receiver<Box<Notice>>) -> Option<CloseCode> {
+        let limits = &self.app.config.limits;
+        let mut heartbeat =
+            Heartbeat { interval: limits.heartbeat_interval, timeout: limits.heartbeat_timeout, heard: Instant::now(), pinged: None };
+        let session = Arc::clone(&self.session);
+        let sleep = time::sleep_until(heartbeat.due().into());
+        tokio::pin!(sleep);
+        loop {
+            let code = tokio::select! {
+                frame = socket.next() => {
+                    heartbeat.hear();
+                    match self.on_socket(frame) {
+                        Step::Continue => None,
+                        Step::Close(code) => Some(code),
+                        Step::End => return None,
+                    }
+                }
+                notice = notices.recv() => {
+                    self.on_notice(*notice?);
+                    None
+                }
+                () = session.outlet.help() => match session.outlet.state() {
+                    OutletState::Sealed(code) => Some(code),
+                    OutletState::Broken => return None,
+                    OutletState::Open => None,
+                },
+                () = &mut sleep => {
+                    let now = Instant::now();
+                    let mut code = None;
+                    if Timestamp::now() >= self.expires_at {
+                        code = Some(CloseCode::Token);
+                    } else if now >= heartbeat.due() {
+                        match heartbeat.pinged {
+                            Some(_) => code = Some(CloseCode::HeartbeatLost),
+                            None => {
+                                heartbeat.pinged = Some(now);
+                                session.outlet.push(&heartbeat_frame(session.protocol), 1);
+                            }
+                        }
+                    }
+                    let expires = now + self.expires_at.since(Timestamp::now());
+                    sleep.as_mut().reset(heartbeat.due().min(expires).into());
+                    code
+                }
+            };
+            if code.is_some() {
+                return code;
+            }
+        }
+    }
+
+    fn on_socket(&mut self, frame: Option<Result<Message, tungstenite::Error>>) -> Step {
+        let message = match frame {
+            Some(Ok(message)) => message,
+            Some(Err(error)) => return on_error(&error),
+            None => return Step::End,
+        };
+        if !self.bucket.take(Instant::now()) {
+            return Step::Close(CloseCode::RateLimited);
+        }
+        match message {
+            Message::Text(text) if text.len() > self.app.config.limits.frame_bytes => Step::Close(CloseCode::TooBig),
+            Message::Text(text) => match self.session.protocol {
+                Protocol::V1 => self.on_frame(text.as_str()),
+                Protocol::ChatRoom => self.on_chat_frame(text.as_str()),
+            },
+            Message::Binary(_) => Step::Close(CloseCode::BadFrame),
+            // tungstenite answers a ping by itself, with the next read.
+            // A bare frame is only ever seen by who reads frames raw.
+            Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => Step::Continue,
+            Message::Close(_) => {
+                self.session.outlet.peer_closes();
+                Step::End
+            }
+        }
+    }
+
+    fn on_notice(&self, notice: Notice) {
+        let (app, session) = (Arc::clone(&self.app), Arc::clone(&self.session));
+        match notice {
+            Notice::Joined(joined) => {
+                self.app.tasks.spawn(async move {
+                    let meta = crate::delivery::GroupMeta { kind: joined.kind, display_name: joined.display_name.as_str().into() };
+                    if session.group(joined.group).is_none_or(|live| live.known < joined.since) {
+                        app.rejoin(&session, joined.group, meta, joined.since).await;
+                    }
+                });
+            }
+            Notice::Left(left) => {
+                if self.session.group(left.group).is_some_and(|live| live.known < left.until) {
+                    self.app.tasks.spawn(async move { app.go_dark(&session, left.group).await });
+                }
+            }
+            Notice::Removed { group } => {
+                self.session.groups.lock().remove(&group);
+            }
+            Notice::GroupLost { group, after } => {
+                if let Some(live) = self.session.group(group) {
+                    self.app.tasks.spawn(async move { app.rejoin(&session, group, live.meta, after).await });
+                }
+            }
+            Notice::InboxLost { after } => {
+                self.app.tasks.spawn(async move {
+                    let joined = app.hub.join_inbox(&session, Start::After(after)).await;
+                    if joined.is_err() {
+                        session.outlet.close(CloseCode::TryAgain);
+                    } else if session.is_closed() {
+                        app.hub.leave_inbox(&session).await;
+                    }
+                });
+            }
+        }
+    }
+}
+
+impl App {
+    /// Goes live in a group after a notice; what cannot be proved complete is not left half done:
+    /// the session closes and comes back.
+    async fn rejoin(
+        &self,
+        session: &Arc<SessionHandle>,
+        group: GroupId,
+        meta: crate::delivery::GroupMeta,
+        after: natter_shared::position::Position,
+    ) {
+        match self.go_live(session, group, meta, Start::After(after), after).await {
+            Ok(_) | Err(crate::delivery::JoinError::NotMember | crate::delivery::JoinError::TooMany(_)) => {}
+            Err(crate::delivery::JoinError::Unavailable(reason)) => {
+                tracing::info!(session = %session.id, %group, reason, "group_not_live");
+                session.outlet.close(CloseCode::TryAgain);
+            }
+        }
+    }
+}
+
+fn heartbeat_frame(protocol: Protocol) -> Bytes {
+    match protocol {
+        Protocol::V1 => wire::text(PING.as_bytes()),
+        Protocol::ChatRoom => wire::ping(),
+    }
+}
+
+/// What a frame leads to.
+pub(super) enum Step {
+    /// The next one.
+    Continue,
+    /// We close.
+    Close(CloseCode),
+    /// The other side has closed, or is gone.
+    End,
+}
+
+fn on_error(error: &tungstenite::Error) -> Step {
+    match error {
+        tungstenite::Error::Capacity(CapacityError::MessageTooLong { .. }) => Step::Close(CloseCode::TooBig),
+        tungstenite::Error::Utf8(_) => Step::Close(CloseCode::NotUtf8),
+        tungstenite::Error::Protocol(tungstenite::error::ProtocolError::ResetWithoutClosingHandshake) => Step::End,
+        tungstenite::Error::Protocol(_) => Step::Close(CloseCode::Protocol),
+        _ => Step::End,
+    }
+}

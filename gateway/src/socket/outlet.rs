@@ -1,0 +1,398 @@
+//! The write side of a socket, shared by all who write to it. Whoever has a frame writes it to
+//! the TCP socket at once; only what the kernel does not take waits in a bounded backlog, and only
+//! then does the session's own task help.
+//!
+//! One lock covers the backlog and the phase, so frames never interleave. It is never held across
+//! an await.
+
+use std::{collections::VecDeque, io, sync::OnceLock, time::Duration};
+
+use bytes::{Buf, Bytes};
+use natter_shared::frame::CloseCode;
+use parking_lot::Mutex;
+use socket2::SockRef;
+use tokio::{net::TcpStream, sync::Notify};
+
+use super::wire;
+
+/// How much may wait for a slow reader.
+#[derive(Debug, Clone, Copy)]
+pub struct OutletLimits {
+    /// Frames, control frames counted.
+    pub messages: usize,
+    /// Bytes.
+    pub bytes: usize,
+    /// Bytes of what a returning client missed.
+    pub missed: usize,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// Not yet live: everything waits in the backlog.
+    Held,
+    /// Frames go straight to the socket.
+    Open,
+    /// The peer sent a Close: only its echo, written by tungstenite, still goes out.
+    PeerClosing,
+    /// A Close of ours is the last thing in the backlog or on the wire.
+    Sealed(CloseCode),
+    /// The socket is broken.
+    Broken,
+}
+
+/// What the session's task wants to know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OutletState {
+    /// Live.
+    Open,
+    /// A Close of ours is written or waits to be.
+    Sealed(CloseCode),
+    /// The socket is broken.
+    Broken,
+}
+
+struct Piece {
+    bytes: Bytes,
+    messages: u32,
+    /// Counted as missed, not against the limits.
+    missed: bool,
+}
+
+struct State {
+    phase: Phase,
+    backlog: VecDeque<Piece>,
+    bytes: usize,
+    messages: usize,
+    missed: usize,
+    /// Part of the front piece is on the wire already.
+    begun: bool,
+}
+
+/// The write side of one socket.
+pub struct Outlet {
+    stream: OnceLock<TcpStream>,
+    state: Mutex<State>,
+    /// There is something for the session's task: a backlog to help with, or a new phase.
+    attention: Notify,
+    limits: OutletLimits,
+}
+
+impl Outlet {
+    /// An outlet that holds everything back until [`Outlet::release`].
+    pub fn held(limits: OutletLimits) -> Self {
+        Self {
+            stream: OnceLock::new(),
+            state: Mutex::new(State { phase: Phase::Held, backlog: VecDeque::new(), bytes: 0, messages: 0, missed: 0, begun: false }),
+            attention: Notify::new(),
+            limits,
+        }
+    }
+
+    /// Gives the outlet its socket; once.
+    pub fn attach(&self, stream: TcpStream) {
+        // A second socket would be a defect of ours; the first stays.
+        let _ = self.stream.set(stream);
+    }
+
+    /// The socket, for the reading side.
+    pub fn stream(&self) -> Option<&TcpStream> {
+        self.stream.get()
+    }
+
+    /// Whether so many bytes of what was missed can be taken by [`Outlet::push_missed`].
+    pub fn has_room_for_missed(&self, bytes: usize) -> bool {
+        self.state.lock().missed + bytes <= self.limits.missed
+    }
+
+    /// Writes what a returning client missed. It does not count against the limits of a slow
+    /// reader, who could do nothing about it, but against one of its own
+    /// ([`Outlet::has_room_for_missed`]).
+    pub fn push_missed(&self, frames: &Bytes) {
+        let mut state = self.state.lock();
+        match state.phase {
+            Phase::Open | Phase::Held => {
+                state.missed += frames.len();
+                let first = state.backlog.is_empty();
+                state.backlog.push_back(Piece { bytes: frames.clone(), messages: 0, missed: true });
+                if first && state.phase == Phase::Open {
+                    self.drain(&mut state);
+                }
+            }
+            Phase::PeerClosing | Phase::Sealed(_) | Phase::Broken => {}
+        }
+    }
+
+    /// When the socket is dropped, what was not written is, too: the peer sees a reset.
+    pub fn reset_on_drop(&self) {
+        if let Some(stream) = self.stream.get() {
+            let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
+        }
+    }
+
+    /// Writes `frames`, which are `messages` whole frames, or lets them wait; over the limits the
+    /// connection is closed as a slow consumer.
+    pub fn push(&self, frames: &Bytes, messages: u32) {
+        let mut state = self.state.lock();
+        match state.phase {
+            Phase::Open => self.write_or_append(&mut state, frames, messages),
+            Phase::Held => self.append(&mut state, frames.clone(), messages),
+            Phase::PeerClosing | Phase::Sealed(_) | Phase::Broken => {}
+        }
+    }
+
+    /// Writes what tungstenite wants to be written: pongs, and the echo of a Close.
+    pub(super) fn push_control(&self, frames: &[u8]) {
+        let mut state = self.state.lock();
+        match state.phase {
+            Phase::Open | Phase::PeerClosing => self.write_or_append(&mut state, &Bytes::copy_from_slice(frames), 1),
+            Phase::Held => self.append(&mut state, Bytes::copy_from_slice(frames), 1),
+            Phase::Sealed(_) | Phase::Broken => {}
+        }
+    }
+
+    /// Goes live: `first` before everything that was held back.
+    pub fn release(&self, first: Bytes) {
+        let mut state = self.state.lock();
+        if state.phase != Phase::Held {
+            return;
+        }
+        if !first.is_empty() {
+            state.bytes += first.len();
+            state.messages += 1;
+            state.backlog.push_front(Piece { bytes: first, messages: 1, missed: false });
+        }
+        state.phase = Phase::Open;
+        self.drain(&mut state);
+    }
+
+    /// Appends a Close; nothing follows it.
+    pub fn close(&self, code: CloseCode) {
+        let mut state = self.state.lock();
+        match state.phase {
+            Phase::Held | Phase::Open => self.seal(&mut state, code),
+            Phase::PeerClosing | Phase::Sealed(_) | Phase::Broken => {}
+        }
+    }
+
+    /// The peer sent a Close: only the echo still goes out.
+    pub fn peer_closes(&self) {
+        let mut state = self.state.lock();
+        if matches!(state.phase, Phase::Held | Phase::Open) {
+            state.phase = Phase::PeerClosing;
+        }
+    }
+
+    /// Live, sealed or broken.
+    pub fn state(&self) -> OutletState {
+        match self.state.lock().phase {
+            Phase::Held | Phase::Open | Phase::PeerClosing => OutletState::Open,
+            Phase::Sealed(code) => OutletState::Sealed(code),
+            Phase::Broken => OutletState::Broken,
+        }
+    }
+
+    /// Helps with the backlog for as long as the session lives; returns when the outlet was sealed
+    /// or broke. Cancel-safe.
+    pub async fn help(&self) {
+        loop {
+            let waiting = {
+                let state = self.state.lock();
+                match state.phase {
+                    Phase::Broken | Phase::Sealed(_) => return,
+                    Phase::Held => false,
+                    Phase::Open | Phase::PeerClosing => !state.backlog.is_empty(),
+                }
+            };
+            if waiting { self.wait_and_drain().await } else { self.attention.notified().await }
+        }
+    }
+
+    /// Writes what waits, until nothing does. Cancel-safe.
+    pub async fn flush(&self) {
+        while !self.state.lock().backlog.is_empty() {
+            self.wait_and_drain().await;
+        }
+    }
+
+    async fn wait_and_drain(&self) {
+        let writable = match self.stream.get() {
+            Some(stream) => stream.writable().await.is_ok(),
+            None => return self.attention.notified().await,
+        };
+        let mut state = self.state.lock();
+        if writable { self.drain(&mut state) } else { self.break_off(&mut state) }
+    }
+
+    fn write_or_append(&self, state: &mut State, frames: &Bytes, messages: u32) {
+        if !state.backlog.is_empty() {
+            return self.append(state, frames.clone(), messages);
+        }
+        let Some(stream) = self.stream.get() else { return self.append(state, frames.clone(), messages) };
+        match stream.try_write(frames) {
+            Ok(written) if written == frames.len() => {}
+            Ok(written) => {
+                state.begun = written > 0;
+                self.append(state, frames.slice(written..), messages);
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.append(state, frames.clone(), messages),
+            Err(_) => self.break_off(state),
+        }
+    }
+
+    fn append(&self, state: &mut State, bytes: Bytes, messages: u32) {
+        state.bytes += bytes.len();
+        state.messages += messages as usize;
+        let first = state.backlog.is_empty();
+        state.backlog.push_back(Piece { bytes, messages, missed: false });
+        if state.bytes > self.limits.bytes || state.messages > self.limits.messages {
+            return self.seal_slow(state);
+        }
+        if first && state.phase != Phase::Held {
+            self.attention.notify_one();
+        }
+    }
+
+    /// Drops all whole frames after the piece that is on the wire in part, then closes.
+    fn seal_slow(&self, state: &mut State) {
+        state.backlog.truncate(usize::from(state.begun));
+        self.seal(state, CloseCode::SlowConsumer);
+    }
+
+    fn seal(&self, state: &mut State, code: CloseCode) {
+        state.backlog.push_back(Piece { bytes: wire::close(code), messages: 1, missed: false });
+        let counted = || state.backlog.iter().filter(|piece| !piece.missed);
+        let (bytes, messages) = (counted().map(|piece| piece.bytes.len()).sum(), counted().map(|piece| piece.messages as usize).sum());
+        (state.bytes, state.messages) = (bytes, messages);
+        state.phase = Phase::Sealed(code);
+        self.drain(state);
+        self.attention.notify_one();
+    }
+
+    fn break_off(&self, state: &mut State) {
+        state.phase = Phase::Broken;
+        state.backlog = VecDeque::new();
+        (state.bytes, state.messages, state.missed) = (0, 0, 0);
+        self.attention.notify_one();
+    }
+
+    /// Writes as much of the backlog as the kernel takes.
+    fn drain(&self, state: &mut State) {
+        let Some(stream) = self.stream.get() else { return };
+        while let Some(front) = state.backlog.front_mut() {
+            let written = match stream.try_write(&front.bytes) {
+                Ok(written) => written,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.attention.notify_one();
+                    return;
+                }
+                Err(_) => return self.break_off(state),
+            };
+            let done = written == front.bytes.len();
+            let (messages, counter) = if front.missed { (0, &mut state.missed) } else { (front.messages as usize, &mut state.bytes) };
+            *counter -= written;
+            if done {
+                state.messages -= messages;
+                state.backlog.pop_front();
+            } else {
+                front.bytes.advance(written);
+            }
+            state.begun = !done && (state.begun || written > 0);
+        }
+        // An idle connection keeps no queue.
+        state.backlog = VecDeque::new();
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use std::{sync::Arc, time::Duration};
+
+    use tokio::{
+        io::AsyncReadExt,
+        net::{TcpListener, TcpStream},
+    };
+
+    use super::*;
+
+    const LIMITS: OutletLimits = OutletLimits { messages: 4, bytes: 1000, missed: 2000 };
+
+    async fn pair(outlet: &Outlet) -> TcpStream {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        outlet.attach(listener.accept().await.unwrap().0);
+        client
+    }
+
+    fn frame(byte: u8, len: usize) -> Bytes {
+        Bytes::from(vec![byte; len])
+    }
+
+    async fn read(client: &mut TcpStream, len: usize) -> Vec<u8> {
+        let mut out = vec![0; len];
+        tokio::time::timeout(Duration::from_secs(5), client.read_exact(&mut out)).await.unwrap().unwrap();
+        out
+    }
+
+    #[tokio::test]
+    async fn what_was_held_comes_after_the_first_frame_and_in_order() {
+        let outlet = Outlet::held(LIMITS);
+        let mut client = pair(&outlet).await;
+        outlet.push(&frame(b'b', 2), 1);
+        outlet.push_missed(&frame(b'c', 3));
+        outlet.release(frame(b'a', 1));
+        outlet.push(&frame(b'd', 1), 1);
+        assert_eq!(read(&mut client, 7).await, b"abbcccd");
+    }
+
+    #[tokio::test]
+    async fn limits_hold_at_their_edge() {
+        for (frames, len, sealed) in [(4, 1, false), (5, 1, true), (2, 500, false), (2, 501, true)] {
+            let outlet = Outlet::held(LIMITS);
+            for _ in 0..frames {
+                outlet.push(&frame(b'x', len), 1);
+            }
+            let expected = if sealed { OutletState::Sealed(CloseCode::SlowConsumer) } else { OutletState::Open };
+            assert_eq!(outlet.state(), expected, "{frames} frames of {len}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_was_missed_has_a_limit_of_its_own() {
+        let outlet = Outlet::held(LIMITS);
+        for _ in 0..20 {
+            assert!(outlet.has_room_for_missed(100));
+            outlet.push_missed(&frame(b'x', 100));
+        }
+        assert!(!outlet.has_room_for_missed(1));
+        assert_eq!(outlet.state(), OutletState::Open);
+    }
+
+    #[tokio::test]
+    async fn a_slow_reader_gets_whole_frames_then_the_close() {
+        let outlet = Arc::new(Outlet::held(OutletLimits { messages: 10, bytes: 1 << 20, missed: 0 }));
+        let mut client = pair(&outlet).await;
+        outlet.release(Bytes::new());
+        let text = wire::text(&vec![b'x'; 60_000]);
+        while outlet.state() == OutletState::Open {
+            outlet.push(&text, 1);
+        }
+        outlet.push(&text, 1);
+        let flushed = tokio::spawn({
+            let outlet = Arc::clone(&outlet);
+            async move { outlet.flush().await }
+        });
+        let mut got = Vec::new();
+        let close = wire::close(CloseCode::SlowConsumer);
+        while !got.ends_with(&close) {
+            let mut chunk = vec![0; 65_536];
+            let read = tokio::time::timeout(Duration::from_secs(5), client.read(&mut chunk)).await.unwrap().unwrap();
+            assert!(read > 0, "closed without a Close");
+            got.extend_from_slice(&chunk[..read]);
+        }
+        flushed.await.unwrap();
+        let frames = &got[..got.len() - close.len()];
+        assert_eq!(frames.len() % text.len(), 0, "a frame was cut");
+        assert!(frames.chunks(text.len()).all(|frame| frame == text));
+    }
+}

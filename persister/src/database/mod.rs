@@ -1,0 +1,164 @@
+//! The database: connecting to it, and the three ways it is used: single statements, snapshots to
+//! read from, transactions to write in.
+
+pub(crate) mod rows;
+
+use std::{sync::Arc, time::Duration};
+
+use natter_shared::rpc::{RpcError, ShardPosition};
+use sea_orm::{
+    ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, IsolationLevel,
+    SqliteTransactionMode, Statement, TransactionOptions, TransactionTrait, Value,
+};
+use sea_orm_migration::MigratorTrait;
+use tokio::sync::{Mutex, OwnedMutexGuard};
+use tokio_util::sync::CancellationToken;
+
+use crate::{checkpoint, error::unavailable, migration::Migrator, options::DatabaseOptions};
+
+/// The key of the advisory lock under which migrations run: "natter" in ASCII.
+const MIGRATION_LOCK: i64 = 0x6e_61_74_74_65_72;
+
+/// Opens the database; creates the file of an SQLite one.
+pub async fn connect(options: &DatabaseOptions) -> Result<DatabaseConnection, DbErr> {
+    let mut connect = ConnectOptions::new(&options.url);
+    connect
+        .max_connections(options.max_connections)
+        .acquire_timeout(options.acquire_timeout)
+        .connect_timeout(options.acquire_timeout)
+        .sqlx_logging(false)
+        .record_stmt_in_spans(false)
+        // A ping before each use costs a round trip; after a pause it finds dead connections.
+        .test_before_acquire_if_idle_for(Duration::from_secs(1))
+        .map_sqlx_sqlite_opts(|sqlite| {
+            // NORMAL survives any crash of a process; after a power loss the stream is replayed
+            // from the older checkpoint.
+            sqlite
+                .create_if_missing(true)
+                .busy_timeout(Duration::from_secs(5))
+                .pragma("journal_mode", "WAL")
+                .pragma("synchronous", "NORMAL")
+                .pragma("temp_store", "MEMORY")
+                .pragma("cache_size", "-65536")
+                .pragma("mmap_size", "268435456")
+        })
+        // Snapshots are what most transactions are for; those that write say READ COMMITTED.
+        .map_sqlx_postgres_opts(|postgres| {
+            postgres
+                .options([("default_transaction_isolation", "repeatable read"), ("idle_in_transaction_session_timeout", "30s")])
+                .application_name("natter-persister")
+        });
+    Database::connect(connect).await
+}
+
+/// Connects, however long it takes; `None` when shut down before.
+pub async fn connect_with_retry(options: &DatabaseOptions, shutdown: &CancellationToken) -> Option<DatabaseConnection> {
+    let mut pause = Duration::from_millis(100);
+    loop {
+        match connect(options).await {
+            Ok(database) => return Some(database),
+            Err(error) => tracing::warn!(%error, "database_connect_failed"),
+        }
+        tokio::select! {
+            () = shutdown.cancelled() => return None,
+            () = tokio::time::sleep(pause) => pause = (pause * 2).min(Duration::from_secs(5)),
+        }
+    }
+}
+
+/// Brings the schema up to date. Several processes may do so at once: the others wait.
+pub async fn migrate(database: &DatabaseConnection) -> Result<(), DbErr> {
+    let transaction = begin_write(database).await?;
+    if database.get_database_backend() == DbBackend::Postgres {
+        transaction.execute_unprepared(&format!("SELECT pg_advisory_xact_lock({MIGRATION_LOCK})")).await?;
+    }
+    Migrator::up(&transaction, None).await?;
+    transaction.commit().await
+}
+
+async fn begin_write(database: &DatabaseConnection) -> Result<DatabaseTransaction, DbErr> {
+    let options = match database.get_database_backend() {
+        DbBackend::Sqlite => TransactionOptions { sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate), ..Default::default() },
+        _ => TransactionOptions { isolation_level: Some(IsolationLevel::ReadCommitted), ..Default::default() },
+    };
+    database.begin_with_options(options).await
+}
+
+/// The database as the rest of the persister uses it. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Store {
+    database: DatabaseConnection,
+    backend: DbBackend,
+    /// SQLite has one writer: waiting here is fair and cheap, its busy handler is neither.
+    writer: Arc<Mutex<()>>,
+}
+
+/// A transaction to write in.
+pub(crate) struct Write {
+    pub(crate) transaction: DatabaseTransaction,
+    // Released after the transaction is done with.
+    _writer: Option<OwnedMutexGuard<()>>,
+}
+
+impl Write {
+    pub(crate) async fn commit(self) -> Result<(), DbErr> {
+        self.transaction.commit().await
+    }
+
+    pub(crate) async fn rollback(self) -> Result<(), DbErr> {
+        self.transaction.rollback().await
+    }
+}
+
+impl Store {
+    pub(crate) fn new(database: DatabaseConnection) -> Self {
+        Self { backend: database.get_database_backend(), database, writer: Arc::default() }
+    }
+
+    pub(crate) fn database(&self) -> &DatabaseConnection {
+        &self.database
+    }
+
+    /// A statement with `?` for its parameters, whatever the backend.
+    pub(crate) fn statement(&self, sql: &str, values: impl IntoIterator<Item = Value>) -> Statement {
+        Statement::from_sql_and_values(self.backend, rows::placeholders(self.backend, sql), values)
+    }
+
+    /// A transaction to write in, taking its turn.
+    pub(crate) async fn write(&self) -> Result<Write, DbErr> {
+        let writer = match self.backend {
+            DbBackend::Sqlite => Some(Arc::clone(&self.writer).lock_owned().await),
+            _ => None,
+        };
+        Ok(Write { transaction: begin_write(&self.database).await?, _writer: writer })
+    }
+
+    /// Runs one statement in a transaction of its own; returns the number of rows it affected.
+    pub(crate) async fn execute(&self, sql: &str, values: impl IntoIterator<Item = Value>) -> Result<u64, DbErr> {
+        let write = self.write().await?;
+        let affected = write.transaction.execute_raw(self.statement(sql, values)).await?.rows_affected();
+        write.commit().await?;
+        Ok(affected)
+    }
+
+    /// A snapshot to read from, and how far SQL had come in it.
+    pub(crate) async fn snapshot(&self) -> Result<(DatabaseTransaction, Vec<ShardPosition>), RpcError> {
+        // REPEATABLE READ on PostgreSQL is the connection's default; a deferred transaction that
+        // only reads is a snapshot on SQLite.
+        let read = self.database.begin().await.map_err(|error| unavailable(&error))?;
+        let applied = checkpoint::positions(&read).await.map_err(|error| unavailable(&error))?;
+        Ok((read, applied))
+    }
+
+    /// The database's clock in milliseconds, as an expression.
+    pub(crate) fn clock(&self) -> &'static str {
+        match self.backend {
+            DbBackend::Sqlite => "CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)",
+            _ => "(extract(epoch from clock_timestamp()) * 1000)::bigint",
+        }
+    }
+
+    pub(crate) fn backend(&self) -> DbBackend {
+        self.backend
+    }
+}

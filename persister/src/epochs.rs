@@ -1,0 +1,55 @@
+//! Epochs: one counter for all shards, in SQL, never reused.
+
+use natter_shared::{
+    broker::{Broker, BrokerError},
+    position::Epoch,
+    subject::Shard,
+};
+use sea_orm::{ColumnTrait, DbErr, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
+
+use crate::{database::Store, entity::epochs, error::Error, error::is_taken};
+
+/// Gives out the next epoch, to `shard`. It is above everything SQL or any log knows of, so that a
+/// database restored from a backup does not give one out twice.
+pub(crate) async fn allocate(store: &Store, broker: &dyn Broker, shard: Shard) -> Result<Epoch, Error> {
+    let mut seen = 0;
+    for other in broker.shards().iter() {
+        match broker.log_state(other).await {
+            Ok(state) => seen = seen.max(state.epoch.0),
+            Err(BrokerError::NoLog(_)) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    loop {
+        let last: Option<Option<i64>> =
+            epochs::Entity::find().select_only().column_as(epochs::Column::Epoch.max(), "last").into_tuple().one(store.database()).await?;
+        let next = last.flatten().unwrap_or_default().max(i64::from(seen)) + 1;
+        // The primary key is the compare-and-set: of two persisters one takes the number.
+        match record(store, shard, next).await {
+            Ok(true) => return Ok(Epoch(u32::try_from(next).unwrap_or(u32::MAX))),
+            Ok(false) => {}
+            Err(error) if is_taken(&error) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+async fn record(store: &Store, shard: Shard, epoch: i64) -> Result<bool, DbErr> {
+    let sql = format!("INSERT INTO epochs (epoch, shard, opened_at) VALUES (?, ?, {}) ON CONFLICT DO NOTHING", store.clock());
+    Ok(store.execute(&sql, [epoch.into(), i64::from(shard.0).into()]).await? == 1)
+}
+
+/// Notes an epoch that a log is in, should SQL not know of it. True when it did not.
+pub(crate) async fn learn(store: &Store, shard: Shard, epoch: Epoch) -> Result<bool, DbErr> {
+    record(store, shard, i64::from(epoch.0)).await
+}
+
+/// The first epoch SQL knows of for `shard`.
+pub(crate) async fn first(store: &Store, shard: Shard) -> Result<Option<Epoch>, DbErr> {
+    let row = epochs::Entity::find()
+        .filter(epochs::Column::Shard.eq(i64::from(shard.0)))
+        .order_by_asc(epochs::Column::Epoch)
+        .one(store.database())
+        .await?;
+    Ok(row.map(|row| Epoch(row.epoch as u32)))
+}

@@ -1,0 +1,67 @@
+//! What can go wrong, and the one distinction that matters to the projector: is the data at fault,
+//! or is it something that passes?
+
+use natter_shared::{broker::BrokerError, frame::ErrorCode, rpc::RpcError};
+use sea_orm::{DbErr, RuntimeErr, SqlErr};
+
+/// Why the persister could not go on.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The database.
+    #[error("database: {0}")]
+    Database(#[from] DbErr),
+    /// The broker.
+    #[error("broker: {0}")]
+    Broker(#[from] BrokerError),
+    /// The database was installed with another number of shards; that number is fixed.
+    #[error("the database was installed with {installed} shards, the configuration says {configured}")]
+    Shards {
+        /// As the database has it.
+        installed: usize,
+        /// As configured.
+        configured: u16,
+    },
+    /// A task of the persister ended that should not have.
+    #[error("a task died: {0}")]
+    Task(String),
+}
+
+/// SQLSTATE classes that blame the data: 22 (data exception), 23 (integrity constraint).
+const DATA_CLASSES: [&str; 2] = ["22", "23"];
+
+/// SQLite primary result codes that blame the data: TOOBIG, CONSTRAINT, MISMATCH.
+const DATA_CODES: [i32; 3] = [18, 19, 20];
+
+/// Whether the rows themselves are what the database refuses. Everything unknown is taken for
+/// something that passes: retrying for ever loses nothing, a dead letter might.
+pub(crate) fn is_data(error: &DbErr) -> bool {
+    if let Some(sql) = error.sql_err() {
+        return matches!(sql, SqlErr::UniqueConstraintViolation(_) | SqlErr::ForeignKeyConstraintViolation(_));
+    }
+    let (DbErr::Exec(RuntimeErr::SqlxError(inner)) | DbErr::Query(RuntimeErr::SqlxError(inner))) = error else {
+        return false;
+    };
+    let Some(database) = inner.as_database_error() else { return false };
+    let Some(code) = database.code() else { return false };
+    // A SQLSTATE has five characters; SQLite's codes are decimal numbers of at most four.
+    match code.parse::<i32>() {
+        Ok(number) if code.len() < 5 => DATA_CODES.contains(&(number & 0xff)),
+        Ok(_) | Err(_) => DATA_CLASSES.iter().any(|class| code.starts_with(class)),
+    }
+}
+
+/// A unique key is taken.
+pub(crate) fn is_taken(error: &DbErr) -> bool {
+    matches!(error.sql_err(), Some(SqlErr::UniqueConstraintViolation(_)))
+}
+
+/// What a caller is told when the database did not answer: try again.
+pub(crate) fn unavailable(error: &DbErr) -> RpcError {
+    tracing::warn!(%error, "database_unavailable");
+    RpcError::new(ErrorCode::Unavailable, "the database is unavailable")
+}
+
+/// Absent, or not for this user to know of: both look alike.
+pub(crate) fn not_found() -> RpcError {
+    RpcError::new(ErrorCode::NotFound, "not found")
+}

@@ -1,0 +1,71 @@
+//! Leases: which persister works on which shard, so that two do not do the same work. Losing one
+//! costs nothing but that; the fence is the checkpoint.
+
+use std::{sync::Arc, time::Duration};
+
+use natter_shared::{id::InstanceId, subject::Shard};
+use sea_orm::{ColumnTrait, DbErr, EntityTrait, QueryFilter};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::{database::Store, entity::leases};
+
+/// The leases this process holds.
+pub(crate) struct Leases {
+    held: Vec<watch::Sender<bool>>,
+    holder: InstanceId,
+    ttl: Duration,
+    store: Store,
+}
+
+impl Leases {
+    pub(crate) fn new(store: Store, holder: InstanceId, ttl: Duration, shards: u16) -> Arc<Self> {
+        Arc::new(Self { held: (0..shards).map(|_| watch::Sender::new(false)).collect(), holder, ttl, store })
+    }
+
+    /// Whether `shard` is this process's to work on.
+    pub(crate) fn watch(&self, shard: Shard) -> Option<watch::Receiver<bool>> {
+        self.held.get(usize::from(shard.0)).map(watch::Sender::subscribe)
+    }
+
+    /// Takes and renews leases until `shutdown`, then gives them back.
+    pub(crate) async fn keep(self: Arc<Self>, shutdown: CancellationToken) {
+        let mut tick = tokio::time::interval(self.ttl / 3);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = shutdown.cancelled() => break,
+                _ = tick.tick() => {}
+            }
+            for (shard, held) in self.held.iter().enumerate() {
+                match self.take(shard as i64).await {
+                    Ok(taken) => {
+                        held.send_if_modified(|held| std::mem::replace(held, taken) != taken);
+                    }
+                    // Nobody else can take one either while the database is away.
+                    Err(error) => tracing::debug!(%error, shard, "lease_not_renewed"),
+                }
+            }
+        }
+        let mine = leases::Entity::delete_many().filter(leases::Column::Holder.eq(self.holder.0));
+        let release = async {
+            let write = self.store.write().await?;
+            mine.exec(&write.transaction).await?;
+            write.commit().await
+        };
+        // Not released, they run out by themselves.
+        if let Ok(Err(error)) = tokio::time::timeout(Duration::from_secs(1), release).await {
+            tracing::debug!(%error, "leases_not_released");
+        }
+    }
+
+    async fn take(&self, shard: i64) -> Result<bool, DbErr> {
+        let now = self.store.clock();
+        let sql = format!(
+            "INSERT INTO leases (shard, holder, until) VALUES (?, ?, {now} + ?) ON CONFLICT (shard) DO UPDATE \
+             SET holder = excluded.holder, until = excluded.until WHERE leases.holder = excluded.holder OR leases.until < {now}"
+        );
+        let ttl = self.ttl.as_millis() as i64;
+        Ok(self.store.execute(&sql, [shard.into(), self.holder.0.into(), ttl.into()]).await? == 1)
+    }
+}

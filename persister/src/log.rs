@@ -1,0 +1,218 @@
+//! Brings a shard's log and its checkpoint together: makes the log at the first start, follows it
+//! into a newer epoch, and finds out when it was rewound.
+//!
+//! A log was rewound when the event at the checkpoint is not there with the id remembered: its
+//! store was lost, or restored from a backup. Then the shard goes on in a new epoch. Nothing in SQL
+//! moves; what was stored in the rewound log after the rewind, and is not in SQL, is published
+//! again in the new epoch, since its old positions may be taken.
+
+use std::time::Duration;
+
+use natter_shared::{
+    broker::{BrokerError, LogReader, LogState, Outgoing, Stored},
+    position::{Epoch, Position},
+};
+use sea_orm::ConnectionTrait;
+
+use crate::{
+    checkpoint::{self, Checkpoint},
+    epochs,
+    error::Error,
+    projector::{Applied, Projector},
+};
+
+/// How long a log is waited on before it is taken to have ended.
+const QUIET: Duration = Duration::from_millis(500);
+
+/// Events of a rewound log are new when stored after the checkpoint's, give or take this.
+const SLACK: Duration = Duration::from_secs(10);
+
+/// The checkpoint of a shard, in the epoch its log is in.
+pub(crate) async fn settle(projector: &mut Projector) -> Result<Checkpoint, Error> {
+    let shard = projector.shard;
+    loop {
+        let checkpoint = checkpoint::load(projector.store.database(), shard).await?;
+        let state = match projector.broker.log_state(shard).await {
+            Ok(state) => state,
+            Err(BrokerError::NoLog(_)) => {
+                if checkpoint.is_some() {
+                    projector.metrics.rewound();
+                    tracing::error!(shard = shard.0, "log_lost");
+                }
+                open(projector).await?;
+                continue;
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let Some(checkpoint) = checkpoint else {
+            install(projector, state).await?;
+            continue;
+        };
+        if state.epoch > checkpoint.position.epoch {
+            epochs::learn(&projector.store, shard, state.epoch).await?;
+            follow(projector, &checkpoint, state.epoch).await?;
+        } else if state.epoch == checkpoint.position.epoch && is_intact(projector, &checkpoint, state).await? {
+            return Ok(checkpoint);
+        } else {
+            projector.metrics.rewound();
+            tracing::error!(shard = shard.0, checkpoint = %checkpoint.position, epoch = %state.epoch, last = state.last, "log_rewound");
+            let next = open(projector).await?;
+            // Of the log as it was found, which may be in an epoch older than the checkpoint's.
+            rescue(projector, &checkpoint, state.epoch).await?;
+            switch(projector, &checkpoint, next).await?;
+        }
+    }
+}
+
+/// Opens the next epoch.
+async fn open(projector: &Projector) -> Result<Epoch, Error> {
+    let epoch = epochs::allocate(&projector.store, &*projector.broker, projector.shard).await?;
+    projector.broker.open_epoch(projector.shard, epoch).await?;
+    tracing::info!(shard = projector.shard.0, epoch = epoch.0, "epoch_opened");
+    Ok(epoch)
+}
+
+/// The first checkpoint of a shard that SQL knows nothing of.
+async fn install(projector: &Projector, state: LogState) -> Result<(), Error> {
+    let store = &projector.store;
+    let was_unknown = epochs::learn(store, projector.shard, state.epoch).await?;
+    let is_first = epochs::first(store, projector.shard).await? == Some(state.epoch);
+    // A log that this installation made has all its events; of another one the beginning is gone.
+    let complete = !was_unknown && is_first && state.first <= 1;
+    let before = Position::new(state.epoch, state.first.saturating_sub(1));
+    let floor = if complete { Position::START } else { before };
+    let checkpoint = Checkpoint { position: before, ..Checkpoint::before(state.epoch, floor) };
+    let write = store.write().await?;
+    // Another persister may have been first; then its checkpoint holds.
+    checkpoint::advance(store, &write.transaction, projector.shard, None, &checkpoint).await?;
+    write.commit().await?;
+    Ok(())
+}
+
+/// Whether the log still has the event at the checkpoint.
+async fn is_intact(projector: &Projector, checkpoint: &Checkpoint, state: LogState) -> Result<bool, Error> {
+    let position = checkpoint.position;
+    if position.seq > state.last {
+        // An eviction skipped over leaves a checkpoint just before the first event.
+        return Ok(position.seq + 1 == state.first);
+    }
+    let Some(event) = checkpoint.event else { return Ok(true) };
+    if position.seq < state.first {
+        return Ok(true);
+    }
+    match projector.broker.get(projector.shard, position).await {
+        Ok(Some(stored)) => Ok(stored.id == event),
+        Ok(None) => {
+            // Evicted since the state was read, or not there although it should be.
+            let state = projector.broker.log_state(projector.shard).await?;
+            Ok(state.epoch != position.epoch || position.seq < state.first)
+        }
+        Err(BrokerError::Evicted { .. }) => Ok(true),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Another persister opened `next`: applies the rest of the old epoch, then goes on there.
+async fn follow(projector: &mut Projector, checkpoint: &Checkpoint, next: Epoch) -> Result<(), Error> {
+    let shard = projector.shard;
+    let old = checkpoint.position.epoch;
+    let intact = match (checkpoint.event, projector.broker.get(shard, checkpoint.position).await) {
+        (None, _) => true,
+        (Some(event), Ok(Some(stored))) => stored.id == event,
+        (
+            Some(_),
+            Ok(None) | Err(BrokerError::NoLog(_) | BrokerError::Epoch { .. } | BrokerError::Evicted { .. } | BrokerError::Refused(_)),
+        ) => false,
+        (Some(_), Err(error)) => return Err(error.into()),
+    };
+    if !intact {
+        rescue(projector, checkpoint, old).await?;
+        return switch(projector, checkpoint, next).await;
+    }
+    let mut at = *checkpoint;
+    let Some(mut reader) = open_reader(projector, at.position).await? else {
+        return switch(projector, &at, next).await;
+    };
+    while let Some(batch) = next_of_ended(&mut *reader).await? {
+        match projector.apply(at, &batch).await {
+            Applied::All(checkpoint) => at = checkpoint,
+            // Whoever moved it goes on; look again.
+            Applied::Elsewhere | Applied::Stopped => return Ok(()),
+        }
+    }
+    switch(projector, &at, next).await
+}
+
+/// A reader of an ended epoch; none where its log is gone.
+async fn open_reader(projector: &Projector, after: Position) -> Result<Option<Box<dyn LogReader>>, Error> {
+    let mut after = after;
+    for _ in 0..3 {
+        match projector.broker.read(projector.shard, after).await {
+            Ok(reader) => return Ok(Some(reader)),
+            Err(BrokerError::Evicted { first, .. }) if first.epoch == after.epoch => after.seq = first.seq.saturating_sub(1),
+            Err(error @ (BrokerError::Unavailable(_) | BrokerError::Busy)) => return Err(error.into()),
+            Err(error) => {
+                tracing::info!(%error, shard = projector.shard.0, epoch = after.epoch.0, "ended_epoch_gone");
+                return Ok(None);
+            }
+        }
+    }
+    Ok(None)
+}
+
+/// The next batch of an ended epoch; none at its end.
+async fn next_of_ended(reader: &mut dyn LogReader) -> Result<Option<Vec<Stored>>, Error> {
+    match reader.next_batch(1000, QUIET).await {
+        Ok(batch) if batch.is_empty() => Ok(None),
+        Ok(batch) => Ok(Some(batch)),
+        Err(BrokerError::Epoch { .. } | BrokerError::NoLog(_) | BrokerError::Evicted { .. }) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Publishes again what the rewound log of `epoch` has and SQL has not.
+async fn rescue(projector: &Projector, checkpoint: &Checkpoint, epoch: Epoch) -> Result<(), Error> {
+    let Some(mut reader) = open_reader(projector, Position::new(epoch, 0)).await? else { return Ok(()) };
+    let mut rescued = 0_usize;
+    while let Some(batch) = next_of_ended(&mut *reader).await? {
+        let is_new = |stored: &Stored| checkpoint.stored_at.since(stored.stored_at) < SLACK;
+        let batch: Vec<Stored> = batch.into_iter().filter(is_new).collect();
+        for Stored { topic, id, payload, .. } in projector.unknown(&batch).await? {
+            let made_at = projector.broker.now();
+            projector.broker.publish(Outgoing { topic, id, made_at, payload }).await?;
+            rescued += 1;
+        }
+    }
+    tracing::info!(shard = projector.shard.0, epoch = epoch.0, rescued, "rewound_log_read");
+    Ok(())
+}
+
+/// Takes the checkpoint from the end of its epoch to the beginning of `next`.
+async fn switch(projector: &mut Projector, from: &Checkpoint, next: Epoch) -> Result<(), Error> {
+    projector.forget();
+    let (store, shard) = (&projector.store, projector.shard);
+    let write = store.write().await?;
+    let to = Checkpoint::before(next, from.floor);
+    if checkpoint::advance(store, &write.transaction, shard, Some(from.position), &to).await? {
+        let (epoch, seq) = checkpoint::sql(from.position);
+        let ended = store.statement("UPDATE epochs SET last_seq = ? WHERE epoch = ?", [seq.into(), epoch.into()]);
+        write.transaction.execute_raw(ended).await?;
+        write.commit().await?;
+        tracing::info!(shard = shard.0, from = %from.position, epoch = next.0, "epoch_switched");
+    } else {
+        write.rollback().await?;
+    }
+    Ok(())
+}
+
+/// Skips what was evicted before it was applied: the one loss that admission is to prevent.
+pub(crate) async fn skip_evicted(projector: &mut Projector, from: &Checkpoint, first: Position) -> Result<(), Error> {
+    let before = Position::new(first.epoch, first.seq.saturating_sub(1));
+    tracing::error!(shard = projector.shard.0, from = %from.position, to = %before, "events_evicted_unapplied");
+    projector.forget();
+    let write = projector.store.write().await?;
+    let to = Checkpoint { position: before, event: None, stored_at: from.stored_at, floor: before };
+    checkpoint::advance(&projector.store, &write.transaction, projector.shard, Some(from.position), &to).await?;
+    write.commit().await?;
+    Ok(())
+}

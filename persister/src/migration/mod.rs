@@ -1,0 +1,15 @@
+//! The schema, as it came to be. Migrations are only ever added, and only add: release N and N−1
+//! run side by side.
+
+mod m20261122_000001_first;
+
+use sea_orm_migration::{MigrationTrait, MigratorTrait};
+
+/// All migrations, in order.
+pub struct Migrator;
+
+impl MigratorTrait for Migrator {
+    fn migrations() -> Vec<Box<dyn MigrationTrait>> {
+        vec![Box::new(m20261122_000001_first::Migration)]
+    }
+}

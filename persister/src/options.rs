@@ -1,0 +1,66 @@
+//! What a persister can be told, with its defaults.
+
+use std::time::Duration;
+
+/// How the persister works.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Joining an unknown open group makes it.
+    pub open_groups: bool,
+    /// Events projected in one transaction at most.
+    pub batch: usize,
+    /// How long a shard's lease holds without being renewed.
+    pub lease_ttl: Duration,
+    /// Calls answered at the same time.
+    pub rpc_concurrency: usize,
+    /// Members a group may be created with, its owner included.
+    pub max_group_members: usize,
+    /// How often each shard's log is checked against the checkpoint, beside each reconnect.
+    pub check_interval: Duration,
+    /// How long changes of inboxes are gathered before they are counted and announced.
+    pub inbox_debounce: Duration,
+    /// The database.
+    pub database: DatabaseOptions,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            open_groups: true,
+            batch: 1000,
+            lease_ttl: Duration::from_secs(3),
+            rpc_concurrency: 512,
+            max_group_members: 1000,
+            check_interval: Duration::from_secs(30),
+            inbox_debounce: Duration::from_millis(100),
+            database: DatabaseOptions::default(),
+        }
+    }
+}
+
+/// Where the database is and how it is talked to.
+#[derive(Clone)]
+pub struct DatabaseOptions {
+    /// `sqlite:<path>` or `postgres://…`.
+    pub url: String,
+    /// Connections at most.
+    pub max_connections: u32,
+    /// How long a free connection is waited for; short, so that an absent database shows quickly.
+    pub acquire_timeout: Duration,
+}
+
+impl Default for DatabaseOptions {
+    fn default() -> Self {
+        Self { url: "sqlite:natter.db".into(), max_connections: 16, acquire_timeout: Duration::from_secs(2) }
+    }
+}
+
+// By hand: the URL may hold a password.
+impl std::fmt::Debug for DatabaseOptions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("DatabaseOptions")
+            .field("max_connections", &self.max_connections)
+            .field("acquire_timeout", &self.acquire_timeout)
+            .finish_non_exhaustive()
+    }
+}

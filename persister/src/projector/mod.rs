@@ -1,0 +1,209 @@
+//! The projector of one shard: batches of its log become rows.
+//!
+//! decode → known → plan → publish hints → write (rows and checkpoint together). What passes is
+//! tried again for ever with the same batch; what the data itself is to blame for is narrowed down
+//! by halves to the one event, which becomes a dead letter.
+
+mod decode;
+mod known;
+mod plan;
+mod tables;
+mod write;
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use futures::{StreamExt, TryStreamExt, stream};
+use natter_shared::{
+    broker::{Broker, Outgoing, Stored},
+    id::{EventId, GroupId},
+    subject::Shard,
+};
+use sea_orm::{ConnectionTrait, DbBackend};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use self::{known::Known, write::Written};
+use crate::{
+    checkpoint::Checkpoint,
+    database::Store,
+    error::{Error, is_data},
+    inbox::Change,
+    metrics::Metrics,
+    progress::Progress,
+};
+
+/// Hints published at the same time.
+const HINTS: usize = 256;
+
+/// Groups whose counters are remembered between batches.
+const COUNTERS: usize = 200_000;
+
+/// Projects one shard.
+pub(crate) struct Projector {
+    pub(crate) shard: Shard,
+    pub(crate) store: Store,
+    pub(crate) broker: Arc<dyn Broker>,
+    pub(crate) metrics: Metrics,
+    pub(crate) progress: Arc<Progress>,
+    pub(crate) changes: mpsc::Sender<Change>,
+    pub(crate) shutdown: CancellationToken,
+    /// Messages of each group as of the checkpoint; holds while nobody else moves that.
+    pub(crate) counters: HashMap<GroupId, i64>,
+    /// Hints of the batch at hand that are published already.
+    pub(crate) published: HashSet<EventId>,
+}
+
+/// How far a batch got.
+#[derive(Debug)]
+pub(crate) enum Applied {
+    /// All of it.
+    All(Checkpoint),
+    /// The checkpoint is elsewhere: another persister was here.
+    Elsewhere,
+    /// Shut down.
+    Stopped,
+}
+
+enum Attempt {
+    Done(Checkpoint),
+    Elsewhere,
+    /// The data is to blame.
+    Poison(String),
+}
+
+impl Projector {
+    /// Applies `batch`, which follows on `from`; comes back when that is done, however long the
+    /// database or the broker is away.
+    pub(crate) async fn apply(&mut self, from: Checkpoint, batch: &[Stored]) -> Applied {
+        let mut at = from;
+        // What is left to apply, its beginning last.
+        let mut left = vec![batch];
+        while let Some(part) = left.pop() {
+            match self.persist(&at, part).await {
+                None => return Applied::Stopped,
+                Some(Attempt::Done(checkpoint)) => at = checkpoint,
+                Some(Attempt::Elsewhere) => {
+                    self.forget();
+                    return Applied::Elsewhere;
+                }
+                Some(Attempt::Poison(_)) => {
+                    let (first, second) = part.split_at(part.len() / 2);
+                    left.push(second);
+                    left.push(first);
+                }
+            }
+        }
+        Applied::All(at)
+    }
+
+    /// Forgets what holds only while nobody else moves the checkpoint.
+    pub(crate) fn forget(&mut self) {
+        self.counters.clear();
+        self.published.clear();
+    }
+
+    /// Tries until it is done, or the data is found to blame. `None` when shut down.
+    async fn persist(&mut self, at: &Checkpoint, part: &[Stored]) -> Option<Attempt> {
+        let mut pause = Duration::from_millis(50);
+        let mut blame = None;
+        loop {
+            let error = match self.attempt(at, part, blame.clone()).await {
+                Ok(Attempt::Poison(reason)) if part.len() == 1 && blame.is_none() => {
+                    blame = Some(reason);
+                    continue;
+                }
+                Ok(attempt) => return Some(attempt),
+                Err(error) => error,
+            };
+            self.forget();
+            self.metrics.retried();
+            tracing::warn!(%error, shard = self.shard.0, "batch_retried");
+            tokio::select! {
+                () = self.shutdown.cancelled() => return None,
+                () = tokio::time::sleep(pause) => pause = (pause * 2).min(Duration::from_secs(2)),
+            }
+        }
+    }
+
+    /// One try. With `blame`, the one event of `part` becomes a dead letter for that reason.
+    async fn attempt(&mut self, at: &Checkpoint, part: &[Stored], blame: Option<String>) -> Result<Attempt, Error> {
+        let Some(last) = part.last() else { return Ok(Attempt::Done(*at)) };
+        let started = Instant::now();
+        let to = at.at(last);
+        for clashed in [false, true] {
+            let mut entries = decode::entries(part);
+            if let Some(reason) = &blame {
+                entries.iter_mut().for_each(|entry| entry.event = Err(reason.clone()));
+            }
+            let mut known = Known::load(&self.store, &entries, &self.counters).await?;
+            if clashed {
+                known.load_existing(&self.store, &entries).await?;
+            }
+            let refuses_nul = self.store.backend() == DbBackend::Postgres;
+            let mut plan = plan::plan(entries, known, self.broker.shards(), self.broker.now(), refuses_nul);
+            self.publish(std::mem::take(&mut plan.hints)).await?;
+            match write::write(&self.store, &self.metrics, self.shard, at.position, &to, &mut plan).await {
+                Ok(Written::Yes) => {
+                    self.committed(&to, plan.counters, plan.changes);
+                    self.metrics.batch(self.shard, part.len(), started.elapsed(), self.broker.now().since(last.stored_at));
+                    return Ok(Attempt::Done(to));
+                }
+                Ok(Written::Elsewhere) => return Ok(Attempt::Elsewhere),
+                Ok(Written::Clash) => {}
+                Err(error) if is_data(&error) => {
+                    // Only where the database is well otherwise is it the data's fault.
+                    self.store.database().execute_unprepared("SELECT 1").await?;
+                    return Ok(Attempt::Poison(format!("refused by the database: {error}")));
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(Attempt::Poison("its id or position is taken".into()))
+    }
+
+    fn committed(&mut self, to: &Checkpoint, counters: HashMap<GroupId, i64>, changes: Vec<Change>) {
+        self.published.clear();
+        if self.counters.len() > COUNTERS {
+            self.counters.clear();
+        }
+        self.counters.extend(counters);
+        self.progress.committed(self.shard, to.position);
+        for change in changes {
+            // Full means a storm; counts are absolute, the next change brings them.
+            if self.changes.try_send(change).is_err() {
+                break;
+            }
+        }
+    }
+
+    /// Publishes hints before the rows are committed: after a crash in between they are published
+    /// again under the same ids.
+    async fn publish(&mut self, hints: Vec<Outgoing>) -> Result<(), Error> {
+        let fresh = hints.into_iter().filter(|hint| !self.published.contains(&hint.id));
+        let broker = &self.broker;
+        let ids: Vec<EventId> = stream::iter(fresh)
+            .map(|hint| async move {
+                let id = hint.id;
+                broker.publish(hint).await.map(|_| id)
+            })
+            .buffer_unordered(HINTS)
+            .try_collect()
+            .await?;
+        self.published.extend(ids);
+        Ok(())
+    }
+
+    /// The ids of those of `batch` that say something new to SQL.
+    pub(crate) async fn unknown(&self, batch: &[Stored]) -> Result<Vec<Stored>, Error> {
+        let entries = decode::entries(batch);
+        let mut known = Known::default();
+        known.load_existing(&self.store, &entries).await?;
+        let is_known = |id: &Uuid| known.existing.contains_key(id);
+        Ok(entries.iter().filter(|entry| !is_known(&known::entry_id(entry))).map(|entry| entry.stored.clone()).collect())
+    }
+}

@@ -1,0 +1,158 @@
+//! Writes a plan and the checkpoint in one transaction.
+
+use std::collections::HashMap;
+
+use natter_shared::{
+    id::UserId,
+    position::Position,
+    subject::{Shard, Topic},
+};
+use sea_orm::{DatabaseTransaction, DbErr};
+use uuid::Uuid;
+
+use super::{
+    plan::{Plan, Segment},
+    tables,
+};
+use crate::{
+    checkpoint::{self, Checkpoint},
+    database::Store,
+    metrics::Metrics,
+};
+
+/// How writing went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Written {
+    /// Committed.
+    Yes,
+    /// The checkpoint is not where it was: another persister has applied these events.
+    Elsewhere,
+    /// Some id is taken: the plan has to be made again, knowing whose.
+    Clash,
+}
+
+/// Writes `plan`, which takes `shard` from `from` to `to`.
+pub(super) async fn write(
+    store: &Store,
+    metrics: &Metrics,
+    shard: Shard,
+    from: Position,
+    to: &Checkpoint,
+    plan: &mut Plan<'_>,
+) -> Result<Written, DbErr> {
+    let write = store.write().await?;
+    // First, so that of two persisters the second waits here and then learns that it is late.
+    if !checkpoint::advance(store, &write.transaction, shard, Some(from), to).await? {
+        write.rollback().await?;
+        return Ok(Written::Elsewhere);
+    }
+    let dead = plan.dead_letters(shard);
+    let letters = dead.len();
+    if !rows(&write.transaction, metrics, plan).await? {
+        write.rollback().await?;
+        return Ok(Written::Clash);
+    }
+    dead.execute(&write.transaction, tables::INSERT_DEAD_LETTERS).await?;
+    write.commit().await?;
+    metrics.dead_letters(letters);
+    Ok(Written::Yes)
+}
+
+/// False when not all rows of new ids could be inserted.
+async fn rows(database: &DatabaseTransaction, metrics: &Metrics, plan: &mut Plan<'_>) -> Result<bool, DbErr> {
+    let fresh = std::mem::replace(&mut plan.tables, tables::Tables::new());
+    let (messages, events, notifications) = (fresh.messages.len(), fresh.group_events.len(), fresh.notifications.len());
+    if fresh.messages.execute(database, tables::INSERT_MESSAGES).await? != messages as u64
+        || fresh.group_events.execute(database, tables::INSERT_GROUP_EVENTS).await? != events as u64
+    {
+        return Ok(false);
+    }
+    let mut counters = tables::counters();
+    for group in &plan.counted {
+        counters.push([group.0.into(), plan.counters.get(group).copied().unwrap_or_default().into()]);
+    }
+    counters.execute(database, tables::UPSERT_COUNTERS).await?;
+    // In the order of ids: two shards that make the same placeholders must not wait for each other.
+    let mut users = tables::placeholders();
+    let now = natter_shared::timestamp::Timestamp::now().0 as i64;
+    for user in plan.users.keys() {
+        let key = Uuid::from_u128(user.key().0);
+        let fallback = format!("{user}~{}", key.simple());
+        users.push([user.as_str().into(), key.into(), fallback.into(), now.into()]);
+    }
+    users.execute(database, tables::INSERT_PLACEHOLDERS).await?;
+    fresh.groups.execute(database, tables::INSERT_GROUPS).await?;
+    for segment in std::mem::take(&mut plan.segments) {
+        write_segment(database, segment).await?;
+    }
+    if fresh.notifications.execute(database, tables::INSERT_NOTIFICATIONS).await? != notifications as u64 {
+        return Ok(false);
+    }
+    inboxes(database, std::mem::take(&mut plan.seen), std::mem::take(&mut plan.seen_upto)).await?;
+    let mut reads = tables::reads();
+    for ((user, group), position) in &plan.reads {
+        let ((epoch, seq), shard) = (checkpoint::sql(*position), plan.shards.of(Topic::Group(*group)));
+        reads.push([user.as_str().into(), group.0.into(), epoch.into(), seq.into(), i64::from(shard.0).into()]);
+    }
+    reads.execute(database, tables::UPSERT_READS).await?;
+    metrics.rows("messages", messages);
+    metrics.rows("group_events", events);
+    metrics.rows("notifications", notifications);
+    Ok(true)
+}
+
+async fn write_segment(database: &DatabaseTransaction, segment: Segment) -> Result<(), DbErr> {
+    let mut members = tables::members();
+    for ((group, user), state) in segment.members {
+        let ((epoch, seq), until) = (checkpoint::sql(state.since), state.until.map(checkpoint::sql));
+        members.push([
+            group.0.into(),
+            user.as_str().into(),
+            state.role.as_str().into(),
+            epoch.into(),
+            seq.into(),
+            state.since_ordinal.into(),
+            until.map(|until| until.0).into(),
+            until.map(|until| until.1).into(),
+            state.version.into(),
+        ]);
+    }
+    members.execute(database, tables::UPSERT_MEMBERS).await?;
+    let mut notified = tables::group_notifications();
+    for entry in segment.notified {
+        let (epoch, seq) = checkpoint::sql(entry.position);
+        notified.push([
+            entry.notification.id.0.into(),
+            epoch.into(),
+            seq.into(),
+            entry.group.0.into(),
+            entry.notification.sender.as_ref().map(|sender| sender.as_str().to_owned()).into(),
+            entry.notification.nonce.uuid().into(),
+            (entry.stored_at.0 as i64).into(),
+        ]);
+    }
+    notified.execute(database, tables::EXPAND_NOTIFICATIONS).await?;
+    Ok(())
+}
+
+async fn inboxes(
+    database: &DatabaseTransaction,
+    seen: HashMap<(UserId, Uuid), bool>,
+    upto: HashMap<(UserId, bool), Position>,
+) -> Result<(), DbErr> {
+    let mut rows = tables::seen();
+    for ((user, id), read) in seen {
+        rows.push([user.as_str().into(), id.into(), read.into()]);
+    }
+    rows.execute(database, tables::UPSERT_SEEN).await?;
+    // Apart from each other: one statement must not touch a row twice.
+    let (mut only_seen, mut also_read) = (tables::seen_upto(), tables::seen_upto());
+    for ((user, read), position) in upto {
+        let (epoch, seq) = checkpoint::sql(position);
+        let rows = if read { &mut also_read } else { &mut only_seen };
+        rows.push([user.as_str().into(), epoch.into(), seq.into(), read.into()]);
+    }
+    only_seen.execute(database, tables::UPSERT_SEEN_UPTO).await?;
+    also_read.execute(database, tables::UPSERT_SEEN_UPTO).await?;
+    Ok(())
+}

@@ -1,0 +1,105 @@
+//! What every call works with: snapshots, waiting for positions, publishing events.
+
+use std::{sync::Arc, time::Duration};
+
+use natter_shared::{
+    broker::{Broker, Outgoing},
+    event::Event,
+    frame::ErrorCode,
+    id::EventId,
+    rpc::{Answer, AwaitApplied, RpcError, ShardPosition},
+    subject::Topic,
+};
+use sea_orm::{ConnectionTrait, DatabaseTransaction, DbErr, QueryResult, Value};
+use tokio::time::{Instant, sleep};
+
+use crate::{checkpoint, database::Store, error::unavailable, options::Options, progress::Progress};
+
+/// How long a command waits for its event to be stored and applied.
+const PATIENCE: Duration = Duration::from_secs(4);
+
+/// What every call works with.
+pub(super) struct Context {
+    pub(super) store: Store,
+    pub(super) broker: Arc<dyn Broker>,
+    pub(super) progress: Arc<Progress>,
+    pub(super) options: Options,
+}
+
+/// A snapshot of SQL, and how far it had come.
+pub(super) struct Snapshot<'a> {
+    store: &'a Store,
+    pub(super) read: DatabaseTransaction,
+    applied: Vec<ShardPosition>,
+}
+
+impl Snapshot<'_> {
+    /// The rows of a query with `?` for its parameters.
+    pub(super) async fn all(&self, sql: &str, values: impl IntoIterator<Item = Value>) -> Result<Vec<QueryResult>, RpcError> {
+        self.read.query_all_raw(self.store.statement(sql, values)).await.map_err(|error| unavailable(&error))
+    }
+
+    /// The first row of a query.
+    pub(super) async fn one(&self, sql: &str, values: impl IntoIterator<Item = Value>) -> Result<Option<QueryResult>, RpcError> {
+        self.read.query_one_raw(self.store.statement(sql, values)).await.map_err(|error| unavailable(&error))
+    }
+
+    /// How far SQL has come in each shard.
+    pub(super) fn applied(&self) -> &[ShardPosition] {
+        &self.applied
+    }
+
+    /// Ends the snapshot with its answer.
+    pub(super) async fn answer<T>(self, reply: T) -> Result<Answer<T>, RpcError> {
+        // Nothing was written: how it ends is of no importance.
+        let _ = self.read.commit().await;
+        Ok(Answer { applied: self.applied, reply })
+    }
+}
+
+impl Context {
+    pub(super) async fn snapshot(&self) -> Result<Snapshot<'_>, RpcError> {
+        let (read, applied) = self.store.snapshot().await?;
+        Ok(Snapshot { store: &self.store, read, applied })
+    }
+
+    /// Waits until SQL has come to `at`; then a snapshot taken later has it.
+    pub(super) async fn reach(&self, at: ShardPosition, patience: Duration) -> Result<(), RpcError> {
+        if self.progress.reached(at, Instant::now() + patience).await {
+            return Ok(());
+        }
+        // Announcements may be lost: SQL itself has the last word.
+        let applied = checkpoint::positions(self.store.database()).await.map_err(|error| unavailable(&error))?;
+        if applied.iter().any(|other| other.shard == at.shard && other.position >= at.position) {
+            return Ok(());
+        }
+        Err(RpcError::new(ErrorCode::Unavailable, "not applied yet"))
+    }
+
+    /// Stores `event` and waits until it is applied, by whichever persister.
+    pub(super) async fn publish(&self, topic: Topic, id: EventId, event: &Event) -> Result<ShardPosition, RpcError> {
+        let payload = event.encode().map_err(|error| RpcError::new(ErrorCode::BadRequest, error.to_string()))?;
+        let deadline = Instant::now() + PATIENCE;
+        let made_at = self.broker.now();
+        let ack = loop {
+            match self.broker.publish(Outgoing { topic, id, made_at, payload: payload.clone() }).await {
+                Ok(ack) => break ack,
+                Err(error) if error.is_retryable() && Instant::now() < deadline => sleep(Duration::from_millis(50)).await,
+                Err(error) => return Err(error.into()),
+            }
+        };
+        let at = ShardPosition { shard: self.broker.shards().of(topic).0, position: ack.position };
+        self.reach(at, deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(500))).await?;
+        Ok(at)
+    }
+}
+
+/// Waits for the request's `min_position`; that is done by the time this is called.
+pub(super) async fn await_applied(context: &Context, _: AwaitApplied) -> Result<Answer<()>, RpcError> {
+    context.snapshot().await?.answer(()).await
+}
+
+/// A column of a row.
+pub(super) fn column<T: sea_orm::TryGetable>(row: &QueryResult, name: &str) -> Result<T, RpcError> {
+    row.try_get("", name).map_err(|error: DbErr| unavailable(&error))
+}

@@ -1,0 +1,218 @@
+//! What happened: pages of messages, events for recovery, and what became of an old nonce.
+
+use natter_shared::{
+    event::{Audience, Data, Event, Message, Notification},
+    id::{EventId, GroupId, MessageId, Nonce, NotificationId, UserId},
+    position::Position,
+    rpc::{Accepted, Answer, EventsAfter, EventsPage, FindAccepted, HistoryPage, MessageHistory, RecoveredEvent, RpcError},
+    subject::Topic,
+    timestamp::Timestamp,
+};
+use sea_orm::{QueryResult, Value};
+use serde_json::value::RawValue;
+use uuid::Uuid;
+
+use super::{
+    context::{Context, Snapshot, column},
+    memberships,
+};
+use crate::{
+    checkpoint,
+    error::{not_found, unavailable},
+};
+
+/// Events in a page at most.
+const MAX_EVENTS: u32 = 500;
+
+/// An answer is cut when its texts pass this many bytes.
+const MAX_BYTES: usize = 512 * 1024;
+
+const MESSAGES: &str = "SELECT id, group_id, epoch, seq, sender, nonce, body, reply_to, data, sent_at AS stored_at FROM messages";
+
+const NOTIFICATIONS: &str = "SELECT recipient, id, epoch, seq, sender, nonce, body, data, sent_at AS stored_at FROM notifications";
+
+pub(super) async fn messages(context: &Context, call: MessageHistory) -> Result<Answer<HistoryPage>, RpcError> {
+    let snapshot = context.snapshot().await?;
+    if memberships::find(&snapshot, &call.user, call.group).await?.is_none() {
+        return Err(not_found());
+    }
+    let limit = call.limit.min(MAX_EVENTS) as usize;
+    let mut sql = format!("{MESSAGES} WHERE group_id = ?");
+    let mut values: Vec<Value> = vec![call.group.0.into()];
+    for (position, compare) in [(call.after, ">"), (call.before, "<")] {
+        if let Some(position) = position {
+            let (epoch, seq) = checkpoint::sql(position);
+            sql.push_str(&format!(" AND (epoch, seq) {compare} (?, ?)"));
+            values.extend([epoch.into(), seq.into()]);
+        }
+    }
+    let order = if call.after.is_some() { "ASC" } else { "DESC" };
+    sql.push_str(&format!(" ORDER BY epoch {order}, seq {order} LIMIT ?"));
+    values.push((limit as i64 + 1).into());
+    let found = snapshot.all(&sql, values).await?.iter().map(message).collect::<Result<Vec<_>, _>>()?;
+    let (mut messages, more) = cut(found, limit);
+    if call.after.is_none() {
+        messages.reverse();
+    }
+    snapshot.answer(HistoryPage { messages, more }).await
+}
+
+pub(super) async fn events_after(context: &Context, call: EventsAfter) -> Result<Answer<EventsPage>, RpcError> {
+    let snapshot = context.snapshot().await?;
+    let limit = call.limit.min(MAX_EVENTS) as usize;
+    let (epoch, seq) = checkpoint::sql(call.after);
+    let (after, fetch) = ([epoch.into(), seq.into()], (limit as i64 + 1).into());
+    let page = "AND (epoch, seq) > (?, ?) ORDER BY epoch, seq LIMIT ?";
+    let (topic, found) = if let Some(group) = call.group {
+        if memberships::find(&snapshot, &call.user, group).await?.is_none() {
+            return Err(not_found());
+        }
+        let values = || -> Vec<Value> { std::iter::once(group.0.into()).chain(after.clone()).chain([fetch]).collect() };
+        let values = (values.clone()(), values());
+        // Messages are events too, kept in their own table: both streams of rows, merged.
+        let sql = format!("{MESSAGES} WHERE group_id = ? {page}");
+        let mut found = snapshot.all(&sql, values.0).await?.iter().map(message).collect::<Result<Vec<_>, _>>()?;
+        let sql = format!("SELECT epoch, seq, event_id, payload, stored_at FROM group_events WHERE group_id = ? {page}");
+        for row in snapshot.all(&sql, values.1).await? {
+            found.extend(group_event(&row)?);
+        }
+        found.sort_by_key(|event| event.position);
+        (Topic::Group(group), found)
+    } else {
+        let sql = format!("{NOTIFICATIONS} WHERE recipient = ? AND group_id IS NULL {page}");
+        let values = std::iter::once(call.user.as_str().into()).chain(after).chain([fetch]);
+        let found = snapshot.all(&sql, values).await?.iter().map(notification).collect::<Result<Vec<_>, _>>()?;
+        (Topic::User(call.user.key()), found)
+    };
+    let complete = is_complete(context, &snapshot, topic, call.after).await?;
+    let (events, more) = cut(found, limit);
+    snapshot.answer(EventsPage { events, more, complete }).await
+}
+
+/// Whether SQL has everything of `topic`'s shard after `after`.
+async fn is_complete(context: &Context, snapshot: &Snapshot<'_>, topic: Topic, after: Position) -> Result<bool, RpcError> {
+    let sql = "SELECT a.floor_epoch, a.floor_seq, e.epoch, e.last_seq FROM applied a \
+               LEFT JOIN epochs e ON e.shard = a.shard AND e.epoch = ? WHERE a.shard = ?";
+    let shard = i64::from(context.broker.shards().of(topic).0);
+    let Some(row) = snapshot.one(sql, [checkpoint::sql(after).0.into(), shard.into()]).await? else { return Ok(false) };
+    let floor = checkpoint::position(column(&row, "floor_epoch")?, column(&row, "floor_seq")?);
+    let known: Option<i64> = column(&row, "epoch")?;
+    let last: Option<i64> = column(&row, "last_seq")?;
+    // Beyond the end of an epoch: events that a client has seen and that were lost since.
+    let within = last.is_none_or(|last| checkpoint::sql(after).1 <= last);
+    Ok(after >= floor && (known.is_some() || after == Position::START) && within)
+}
+
+pub(super) async fn find_accepted(context: &Context, call: FindAccepted) -> Result<Answer<Option<Accepted>>, RpcError> {
+    let snapshot = context.snapshot().await?;
+    let id = || [call.id.0.into()];
+    let accepted = |event: RecoveredEvent| Accepted { position: event.position, event: event.event };
+    if let Some(row) = snapshot.one(&format!("{MESSAGES} WHERE id = ?"), id()).await? {
+        let found = accepted(message(&row)?);
+        return snapshot.answer(Some(found)).await;
+    }
+    if let Some(row) = snapshot.one(&format!("{NOTIFICATIONS} WHERE id = ? AND group_id IS NULL"), id()).await? {
+        let found = accepted(notification(&row)?);
+        return snapshot.answer(Some(found)).await;
+    }
+    let sql = "SELECT epoch, seq, event_id, payload, stored_at FROM group_events WHERE event_id = ? AND kind = 'notification'";
+    let found = match snapshot.one(sql, id()).await? {
+        Some(row) => group_event(&row)?.map(accepted),
+        None => None,
+    };
+    snapshot.answer(found).await
+}
+
+/// The first `limit` of `found` that fit an answer, and whether any were left out.
+fn cut(found: Vec<RecoveredEvent>, limit: usize) -> (Vec<RecoveredEvent>, bool) {
+    let (all, mut bytes, mut kept) = (found.len(), 0, Vec::new());
+    for event in found.into_iter().take(limit) {
+        bytes += size(&event.event);
+        // One always fits, or a reader would never get past it.
+        if bytes > MAX_BYTES && !kept.is_empty() {
+            break;
+        }
+        kept.push(event);
+    }
+    let more = kept.len() < all;
+    (kept, more)
+}
+
+/// Roughly the bytes of an event in an answer.
+fn size(event: &Event) -> usize {
+    let data = |data: &Option<Data>| data.as_ref().map_or(0, |data| data.get().len());
+    400 + match event {
+        // JSON writes a control character in six bytes; counting escapes would cost more than it is worth.
+        Event::Message(message) => message.body.len() + data(&message.data),
+        Event::Notification(notification) => notification.body.len() + data(&notification.data),
+        Event::GroupCreated(created) => created.members.len() * 160,
+        Event::MemberAdded(_)
+        | Event::MemberRemoved(_)
+        | Event::GroupJoined(_)
+        | Event::GroupLeft(_)
+        | Event::Read(_)
+        | Event::Seen(_)
+        | Event::Canary => 0,
+    }
+}
+
+fn message(row: &QueryResult) -> Result<RecoveredEvent, RpcError> {
+    let id: Uuid = column(row, "id")?;
+    let message = Message {
+        id: MessageId(id),
+        group: GroupId(column(row, "group_id")?),
+        sender: user(&column::<String>(row, "sender")?)?,
+        nonce: nonce(row)?,
+        body: column(row, "body")?,
+        reply_to: column::<Option<Uuid>>(row, "reply_to")?.map(MessageId),
+        data: data(row)?,
+        origin: None,
+    };
+    recovered(row, EventId(id), Event::Message(message))
+}
+
+fn notification(row: &QueryResult) -> Result<RecoveredEvent, RpcError> {
+    let id: Uuid = column(row, "id")?;
+    let sender: Option<String> = column(row, "sender")?;
+    let notification = Notification {
+        id: NotificationId(id),
+        to: Audience::User(user(&column::<String>(row, "recipient")?)?),
+        sender: sender.as_deref().map(user).transpose()?,
+        nonce: nonce(row)?,
+        body: column::<Option<String>>(row, "body")?.unwrap_or_default(),
+        data: data(row)?,
+    };
+    recovered(row, EventId(id), Event::Notification(notification))
+}
+
+/// `None` for what this release cannot read.
+fn group_event(row: &QueryResult) -> Result<Option<RecoveredEvent>, RpcError> {
+    let payload: String = column(row, "payload")?;
+    match Event::decode(payload.as_bytes()) {
+        Ok(event) => recovered(row, EventId(column(row, "event_id")?), event).map(Some),
+        Err(_) => Ok(None),
+    }
+}
+
+fn recovered(row: &QueryResult, id: EventId, event: Event) -> Result<RecoveredEvent, RpcError> {
+    let position = checkpoint::position(column(row, "epoch")?, column(row, "seq")?);
+    Ok(RecoveredEvent { position, id, stored_at: Timestamp(column::<i64>(row, "stored_at")? as u64), event })
+}
+
+fn user(text: &str) -> Result<UserId, RpcError> {
+    UserId::new(text).map_err(|error| unreadable(&error))
+}
+
+fn nonce(row: &QueryResult) -> Result<Nonce, RpcError> {
+    Nonce::new(column(row, "nonce")?).map_err(|error| unreadable(&error))
+}
+
+fn data(row: &QueryResult) -> Result<Option<Data>, RpcError> {
+    let text: Option<String> = column(row, "data")?;
+    text.map(|text| RawValue::from_string(text).map(Data::from).map_err(|error| unreadable(&error))).transpose()
+}
+
+/// A row that no event of ours can have become.
+fn unreadable(error: &dyn std::error::Error) -> RpcError {
+    unavailable(&sea_orm::DbErr::Type(error.to_string()))
+}

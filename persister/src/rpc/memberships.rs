@@ -1,0 +1,65 @@
+//! Memberships as their members know them: read positions and unread counts included.
+
+use natter_shared::{
+    event::{GroupKind, Role},
+    id::{GroupId, RoomName, UserId},
+    rpc::{Membership, RpcError},
+};
+use sea_orm::QueryResult;
+use uuid::Uuid;
+
+use super::context::{Snapshot, column};
+use crate::checkpoint;
+
+/// Groups in a page at most.
+pub(super) const MAX_GROUPS: u32 = 200;
+
+/// Unread is the ordinal of the last message less that of the last read one. Where a read position
+/// came before the messages it covers, its ordinal is looked up here.
+const SELECT: &str = "SELECT g.id, g.kind, g.name, g.display_name, m.role, m.since_epoch, m.since_seq, m.since_ordinal, \
+    r.epoch AS read_epoch, r.seq AS read_seq, coalesce(c.messages, 0) AS messages, \
+    CASE WHEN r.epoch IS NULL THEN 0 ELSE coalesce(r.ordinal, (SELECT x.ordinal FROM messages x WHERE x.group_id = m.group_id \
+    AND (x.epoch, x.seq) <= (r.epoch, r.seq) ORDER BY x.epoch DESC, x.seq DESC LIMIT 1), 0) END AS read_ordinal \
+    FROM members m JOIN groups g ON g.id = m.group_id LEFT JOIN group_counters c ON c.group_id = m.group_id \
+    LEFT JOIN read_positions r ON r.user_id = m.user_id AND r.group_id = m.group_id \
+    WHERE m.user_id = ? AND m.until_epoch IS NULL";
+
+/// A page of `user`'s groups in the order of their ids, and whether there are more.
+pub(super) async fn page(
+    snapshot: &Snapshot<'_>,
+    user: &UserId,
+    after: Option<GroupId>,
+    limit: u32,
+) -> Result<(Vec<Membership>, bool), RpcError> {
+    let limit = limit.min(MAX_GROUPS) as usize;
+    let after = after.map_or(Uuid::nil(), |group| group.0);
+    let sql = format!("{SELECT} AND m.group_id > ? ORDER BY m.group_id LIMIT ?");
+    let rows = snapshot.all(&sql, [user.as_str().into(), after.into(), (limit as i64 + 1).into()]).await?;
+    let mut groups = rows.iter().map(membership).collect::<Result<Vec<_>, _>>()?;
+    let more = groups.len() > limit;
+    groups.truncate(limit);
+    Ok((groups, more))
+}
+
+/// `user`'s membership in `group`.
+pub(super) async fn find(snapshot: &Snapshot<'_>, user: &UserId, group: GroupId) -> Result<Option<Membership>, RpcError> {
+    let sql = format!("{SELECT} AND m.group_id = ?");
+    snapshot.one(&sql, [user.as_str().into(), group.0.into()]).await?.as_ref().map(membership).transpose()
+}
+
+fn membership(row: &QueryResult) -> Result<Membership, RpcError> {
+    let (kind, role): (String, String) = (column(row, "kind")?, column(row, "role")?);
+    let name: Option<String> = column(row, "name")?;
+    let read: (Option<i64>, Option<i64>) = (column(row, "read_epoch")?, column(row, "read_seq")?);
+    let ordinal = column::<i64>(row, "since_ordinal")?.max(column(row, "read_ordinal")?);
+    Ok(Membership {
+        group: GroupId(column(row, "id")?),
+        kind: GroupKind::parse(&kind).unwrap_or(GroupKind::Group),
+        name: name.and_then(|name| RoomName::room(&name).ok()),
+        display_name: column(row, "display_name")?,
+        role: Role::parse(&role).unwrap_or(Role::Member),
+        since: checkpoint::position(column(row, "since_epoch")?, column(row, "since_seq")?),
+        last_read: read.0.zip(read.1).map(|(epoch, seq)| checkpoint::position(epoch, seq)),
+        unread: u64::try_from(column::<i64>(row, "messages")? - ordinal).unwrap_or_default(),
+    })
+}

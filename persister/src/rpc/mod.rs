@@ -1,0 +1,148 @@
+//! Answers calls of gateways: one function for each, in a file for each theme.
+
+mod commands;
+mod context;
+mod groups;
+mod history;
+mod inbox;
+mod memberships;
+mod sessions;
+mod users;
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use futures::StreamExt;
+use natter_shared::{
+    broker::{Broker, Call},
+    frame::ErrorCode,
+    rpc::{
+        AddMember, Answer, AwaitApplied, ChatPage, CreateGroup, CreateSingle, EventsAfter, FindAccepted, FindMembership, FindUser, Groups,
+        JoinOpen, LeaveGroup, Members, MessageHistory, RemoveMember, Request, Rpc, RpcError, SignIn,
+    },
+};
+use tokio::{sync::Semaphore, time::sleep};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use self::context::Context;
+use crate::{database::Store, metrics::Metrics, options::Options, progress::Progress};
+
+/// An answer later than this finds nobody waiting ([`natter_shared::rpc::TIMEOUT`]).
+const DEADLINE: Duration = Duration::from_millis(4500);
+
+/// How long a call waits for its `min_position`.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// How long answers under way may take once shut down.
+const DRAIN: Duration = Duration::from_secs(3);
+
+/// Serves calls.
+pub(crate) struct Server {
+    context: Arc<Context>,
+    metrics: Metrics,
+    concurrency: usize,
+}
+
+impl Server {
+    pub(crate) fn new(store: Store, broker: Arc<dyn Broker>, progress: Arc<Progress>, metrics: Metrics, options: Options) -> Self {
+        let concurrency = options.rpc_concurrency.max(1);
+        Self { context: Arc::new(Context { store, broker, progress, options }), metrics, concurrency }
+    }
+
+    /// Serves until `shutdown`, then finishes what is under way.
+    pub(crate) async fn run(self, shutdown: CancellationToken) {
+        let (tracker, permits) = (TaskTracker::new(), Arc::new(Semaphore::new(self.concurrency)));
+        while !shutdown.is_cancelled() {
+            match self.context.broker.serve().await {
+                Ok(mut calls) => loop {
+                    // The permit first: calls beyond it wait at the broker, or at another persister.
+                    let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { return };
+                    let call = tokio::select! {
+                        () = shutdown.cancelled() => break,
+                        call = calls.next() => call,
+                    };
+                    let Some(call) = call else { break };
+                    let (context, metrics) = (Arc::clone(&self.context), self.metrics.clone());
+                    tracker.spawn(async move {
+                        answer(context, metrics, call).await;
+                        drop(permit);
+                    });
+                },
+                Err(error) => tracing::warn!(%error, "serving_unavailable"),
+            }
+            tokio::select! {
+                () = shutdown.cancelled() => {}
+                () = sleep(Duration::from_millis(300)) => {}
+            }
+        }
+        tracker.close();
+        // What is not done by then, the gateways ask again elsewhere.
+        let _ = tokio::time::timeout(DRAIN, tracker.wait()).await;
+    }
+}
+
+/// Names each call with the function that answers it.
+macro_rules! routes {
+    ($context:ident, $metrics:ident, $call:ident, { $($request:ty => $function:path),+ $(,)? }) => {
+        match $call.name.as_str() {
+            $(<$request as Rpc>::NAME => {
+                let started = Instant::now();
+                let result = match serde_json::from_slice::<Request<$request>>(&$call.payload) {
+                    Ok(request) => within_deadline(async {
+                        if let Some(at) = request.min_position {
+                            $context.reach(at, PATIENCE).await?;
+                        }
+                        $function(&$context, request.call).await
+                    }).await,
+                    Err(error) => Err(RpcError::new(ErrorCode::BadRequest, error.to_string())),
+                };
+                $metrics.call(<$request as Rpc>::NAME, started.elapsed(), result.is_err());
+                encode(&result)
+            })+
+            other => encode::<()>(&Err(RpcError::new(ErrorCode::UnknownType, format!("no such call: {other}")))),
+        }
+    };
+}
+
+async fn answer(context: Arc<Context>, metrics: Metrics, call: Call) {
+    let answer = routes!(context, metrics, call, {
+        SignIn => sessions::sign_in,
+        Groups => groups::page,
+        FindMembership => groups::membership,
+        Members => groups::members,
+        JoinOpen => commands::join_open,
+        LeaveGroup => commands::leave,
+        CreateSingle => commands::create_single,
+        CreateGroup => commands::create_group,
+        AddMember => commands::add_member,
+        RemoveMember => commands::remove_member,
+        MessageHistory => history::messages,
+        EventsAfter => history::events_after,
+        FindAccepted => history::find_accepted,
+        FindUser => users::find,
+        AwaitApplied => context::await_applied,
+        ChatPage => inbox::chat_page,
+    });
+    // Nobody waits any more: no matter.
+    let _ = call.respond.send(answer);
+}
+
+async fn within_deadline<T>(work: impl Future<Output = Result<T, RpcError>>) -> Result<T, RpcError> {
+    match tokio::time::timeout(DEADLINE, work).await {
+        Ok(result) => result,
+        Err(_) => Err(RpcError::new(ErrorCode::Unavailable, "the database is slow to answer")),
+    }
+}
+
+fn encode<T: serde::Serialize>(result: &Result<Answer<T>, RpcError>) -> Bytes {
+    match serde_json::to_vec(result) {
+        Ok(bytes) => bytes.into(),
+        Err(error) => {
+            tracing::error!(%error, "answer_not_encoded");
+            Bytes::from_static(br#"{"Err":{"code":"unavailable","message":"the answer could not be encoded"}}"#)
+        }
+    }
+}

@@ -1,0 +1,160 @@
+//! Wires the persister together and keeps it going.
+
+use std::{sync::Arc, time::Duration};
+
+use natter_shared::{broker::Broker, id::InstanceId};
+use sea_orm::{DatabaseConnection, DbErr};
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinSet,
+    time::{sleep, timeout},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    checkpoint,
+    database::{Store, migrate},
+    error::Error,
+    inbox,
+    lease::Leases,
+    metrics::Metrics,
+    options::Options,
+    progress::Progress,
+    projector::Projector,
+    rpc::Server,
+    shard::ShardTask,
+};
+
+/// Changes of inboxes waiting to be counted.
+const CHANGES: usize = 65_536;
+
+/// How long answers and commits under way may take at the end.
+const DRAIN: Duration = Duration::from_secs(5);
+
+/// Runs a persister until `shutdown`. `ready` follows whether all shards have a log and a
+/// checkpoint, and broker and database answer; neither needs to be there at the start.
+///
+/// # Errors
+/// Where waiting cannot help: the database belongs to an installation with another number of
+/// shards, or a task died.
+pub async fn run(
+    broker: Arc<dyn Broker>,
+    database: DatabaseConnection,
+    options: Options,
+    instance: InstanceId,
+    shutdown: CancellationToken,
+    ready: watch::Sender<bool>,
+    metrics: Metrics,
+) -> Result<(), Error> {
+    let store = Store::new(database);
+    let shards = broker.shards();
+    if !migrated(&store, &shutdown).await {
+        return Ok(());
+    }
+    check_shards(&store, shards.count()).await?;
+
+    // Calls end first: those under way still need the projectors.
+    let projecting = CancellationToken::new();
+    let _stop = projecting.clone().drop_guard();
+    let progress = Progress::new(shards.count(), metrics.clone());
+    let leases = Leases::new(store.clone(), instance, options.lease_ttl, shards.count());
+    let (changes, changed) = mpsc::channel(CHANGES);
+    let mut tasks = JoinSet::new();
+    for shard in shards.iter() {
+        let Some(lease) = leases.watch(shard) else { continue };
+        let projector = Projector {
+            shard,
+            store: store.clone(),
+            broker: Arc::clone(&broker),
+            metrics: metrics.clone(),
+            progress: Arc::clone(&progress),
+            changes: changes.clone(),
+            shutdown: projecting.clone(),
+            counters: std::collections::HashMap::new(),
+            published: std::collections::HashSet::new(),
+        };
+        let task = ShardTask { projector, lease, batch: options.batch.max(1), check_interval: options.check_interval };
+        tasks.spawn(task.run());
+        tasks.spawn(Arc::clone(&progress).announce(Arc::clone(&broker), shard, projecting.clone()));
+    }
+    tasks.spawn(leases.keep(projecting.clone()));
+    tasks.spawn(Arc::clone(&progress).listen(Arc::clone(&broker), projecting.clone()));
+    tasks.spawn(inbox::announce(store.clone(), Arc::clone(&broker), options.inbox_debounce, changed, projecting.clone()));
+    tasks.spawn(watch_readiness(store.clone(), Arc::clone(&broker), Arc::clone(&progress), ready.clone(), projecting.clone()));
+    let server = Server::new(store, broker, progress, metrics, options);
+    let mut serving = tokio::spawn(server.run(shutdown.clone()));
+
+    // Nothing ends by itself; what does has died.
+    let died = tokio::select! {
+        ended = &mut serving => ended.err().map(|error| error.to_string()),
+        ended = tasks.join_next() => ended.and_then(Result::err).map(|error| error.to_string()),
+    };
+    ready.send_replace(false);
+    projecting.cancel();
+    let drained = timeout(DRAIN, async { while tasks.join_next().await.is_some() {} }).await;
+    if drained.is_err() {
+        tracing::warn!("persister_drain_incomplete");
+    }
+    match died {
+        Some(error) if !shutdown.is_cancelled() => Err(Error::Task(error)),
+        Some(_) | None => Ok(()),
+    }
+}
+
+/// Migrates, however long it takes; false when shut down before.
+async fn migrated(store: &Store, shutdown: &CancellationToken) -> bool {
+    let mut pause = Duration::from_millis(100);
+    loop {
+        match migrate(store.database()).await {
+            Ok(()) => return true,
+            Err(error) => tracing::warn!(%error, "migration_failed"),
+        }
+        tokio::select! {
+            () = shutdown.cancelled() => return false,
+            () = sleep(pause) => pause = (pause * 2).min(Duration::from_secs(5)),
+        }
+    }
+}
+
+/// The number of shards is fixed when an installation is made: every subject depends on it.
+async fn check_shards(store: &Store, configured: u16) -> Result<(), Error> {
+    let installed = match checkpoint::positions(store.database()).await {
+        Ok(installed) => installed,
+        Err(error) => {
+            tracing::warn!(%error, "shards_not_checked");
+            return Ok(());
+        }
+    };
+    if installed.iter().any(|at| at.shard >= configured) {
+        return Err(Error::Shards { installed: installed.len(), configured });
+    }
+    Ok(())
+}
+
+/// Tells whether the persister can do its work, and learns progress that no announcement brought.
+async fn watch_readiness(
+    store: Store,
+    broker: Arc<dyn Broker>,
+    progress: Arc<Progress>,
+    ready: watch::Sender<bool>,
+    shutdown: CancellationToken,
+) {
+    let status = broker.status();
+    loop {
+        let applied = match timeout(Duration::from_secs(3), checkpoint::positions(store.database())).await {
+            Ok(applied) => applied,
+            Err(_) => Err(DbErr::Custom("timed out".into())),
+        };
+        let installed = applied.unwrap_or_default();
+        for at in &installed {
+            progress.heard(natter_shared::subject::Shard(at.shard), at.position);
+        }
+        let now = status.borrow().connected && installed.len() >= usize::from(broker.shards().count());
+        ready.send_if_modified(|ready| std::mem::replace(ready, now) != now);
+        let pause = Duration::from_millis(if now { 1000 } else { 100 });
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            () = sleep(pause) => {}
+        }
+    }
+}

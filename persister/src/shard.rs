@@ -1,0 +1,108 @@
+//! The task of one shard: waits for its lease, settles its log, then reads and projects for as long
+//! as the lease holds.
+
+use std::time::Duration;
+
+use natter_shared::broker::BrokerError;
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep},
+};
+
+use crate::{
+    checkpoint::Checkpoint,
+    error::Error,
+    log,
+    projector::{Applied, Projector},
+};
+
+/// How long a quiet log is waited on before lease and connection are looked at again.
+const WAIT: Duration = Duration::from_millis(500);
+
+/// What a shard's task needs to know beside its projector.
+pub(crate) struct ShardTask {
+    pub(crate) projector: Projector,
+    pub(crate) lease: watch::Receiver<bool>,
+    pub(crate) batch: usize,
+    pub(crate) check_interval: Duration,
+}
+
+impl ShardTask {
+    /// Works until shut down.
+    pub(crate) async fn run(mut self) {
+        let shutdown = self.projector.shutdown.clone();
+        let mut pause = Duration::from_millis(50);
+        while !shutdown.is_cancelled() {
+            let held = tokio::select! {
+                () = shutdown.cancelled() => return,
+                held = self.lease.wait_for(|held| *held) => held.is_ok(),
+            };
+            if !held {
+                return;
+            }
+            let worked = tokio::select! {
+                () = shutdown.cancelled() => return,
+                worked = self.work() => worked,
+            };
+            self.projector.forget();
+            match worked {
+                Ok(()) => pause = Duration::from_millis(50),
+                Err(error) => {
+                    tracing::warn!(%error, shard = self.projector.shard.0, "shard_retried");
+                    tokio::select! {
+                        () = shutdown.cancelled() => return,
+                        () = sleep(pause) => pause = (pause * 2).min(Duration::from_secs(2)),
+                    }
+                }
+            }
+        }
+    }
+
+    /// Projects until the lease, the log's epoch or the checkpoint is another.
+    async fn work(&mut self) -> Result<(), Error> {
+        let mut status = self.projector.broker.status();
+        let mut at = self.settle().await?;
+        let mut reader = self.projector.broker.read(self.projector.shard, at.position).await;
+        let mut checked = Instant::now();
+        status.mark_unchanged();
+        let mut generation = status.borrow_and_update().generation;
+        while *self.lease.borrow() {
+            let open = match &mut reader {
+                Ok(open) => open,
+                Err(BrokerError::Evicted { first, .. }) => {
+                    let first = *first;
+                    return log::skip_evicted(&mut self.projector, &at, first).await;
+                }
+                Err(BrokerError::Epoch { .. }) => return Ok(()),
+                Err(_) => return reader.map(drop).map_err(Error::from),
+            };
+            let current = status.borrow().generation;
+            if current != generation || checked.elapsed() > self.check_interval {
+                generation = current;
+                checked = Instant::now();
+                let settled = self.settle().await?;
+                if settled.position != at.position {
+                    return Ok(());
+                }
+            }
+            match open.next_batch(self.batch, WAIT).await {
+                Ok(batch) if batch.is_empty() => {}
+                Ok(batch) => match self.projector.apply(at, &batch).await {
+                    Applied::All(checkpoint) => at = checkpoint,
+                    Applied::Elsewhere | Applied::Stopped => return Ok(()),
+                },
+                // All of the epoch was returned, and so applied: settling goes on in the next one.
+                Err(BrokerError::Epoch { .. }) => return Ok(()),
+                Err(error @ BrokerError::Evicted { .. }) => reader = Err(error),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
+    async fn settle(&mut self) -> Result<Checkpoint, Error> {
+        let at = log::settle(&mut self.projector).await?;
+        self.projector.progress.committed(self.projector.shard, at.position);
+        Ok(at)
+    }
+}

@@ -1,0 +1,294 @@
+//! What is kept in memory of each shard's log: where it ends, the last event of each topic, the
+//! ids of the last two minutes, and the most recent events themselves.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+
+use parking_lot::RwLock;
+use sea_orm::DbErr;
+use tokio::sync::watch;
+
+use super::{
+    super::{BrokerError, DUPLICATE_WINDOW, LogState, Stored, Tails},
+    file::File,
+};
+use crate::{
+    id::EventId,
+    position::{Epoch, Position},
+    subject::{Shard, Shards, Topic},
+    timestamp::Timestamp,
+};
+
+/// How many recent events are looked through before the file's index is the cheaper way.
+const SCAN: usize = 1024;
+/// Rows read at once when a log is loaded.
+const LOAD: usize = 10_000;
+
+/// Where an event may be.
+pub(super) enum Found {
+    Here(Stored),
+    InFile,
+    Nowhere,
+}
+
+/// All shards' logs.
+pub(super) struct Logs(Vec<Slot>);
+
+struct Slot {
+    log: RwLock<Option<Log>>,
+    /// The end of the log, to wait for.
+    end: watch::Sender<Option<Position>>,
+    /// Ended epochs that are still in the file, and their last sequence.
+    ended: RwLock<BTreeMap<Epoch, u64>>,
+    tail_bytes: usize,
+}
+
+/// The current epoch of a shard.
+pub(super) struct Log {
+    pub(super) epoch: Epoch,
+    pub(super) first: u64,
+    pub(super) last: u64,
+    pub(super) bytes: u64,
+    pub(super) stored_at: Timestamp,
+    last_of: HashMap<Topic, u64>,
+    ids: HashMap<EventId, u64>,
+    /// The ids in the order they age.
+    aging: VecDeque<(Timestamp, EventId)>,
+    tail: VecDeque<Stored>,
+    tail_bytes: usize,
+}
+
+impl Log {
+    pub(super) fn new(epoch: Epoch) -> Self {
+        Self {
+            epoch,
+            first: 1,
+            last: 0,
+            bytes: 0,
+            stored_at: Timestamp(0),
+            last_of: HashMap::new(),
+            ids: HashMap::new(),
+            aging: VecDeque::new(),
+            tail: VecDeque::new(),
+            tail_bytes: 0,
+        }
+    }
+
+    /// Reads what memory needs to know: ids that still count, and the last of each topic.
+    async fn load(file: &File, shard: Shard, epoch: Epoch) -> Result<Self, DbErr> {
+        let mut log = Self::new(epoch);
+        let (first, last, bytes) = file.bounds(shard, epoch).await?;
+        (log.first, log.last, log.bytes) = (first, last, bytes);
+        log.last_of = file.last_of(shard, epoch).await?.into_iter().collect();
+        let since = Timestamp(Timestamp::now().0.saturating_sub(DUPLICATE_WINDOW.as_millis() as u64));
+        let mut young = Vec::new();
+        let mut upto = last;
+        // Backwards in steps until the ids are too old to matter.
+        while upto >= first {
+            let from = upto.saturating_sub(LOAD as u64 - 1).max(first);
+            let rows = file.from(shard, Position::new(epoch, from), (upto - from + 1) as usize).await?;
+            let done = rows.first().is_none_or(|stored| stored.stored_at < since);
+            young.extend(rows.into_iter().rev().filter(|stored| stored.stored_at >= since));
+            if done || from == first {
+                break;
+            }
+            upto = from - 1;
+        }
+        for stored in young.into_iter().rev() {
+            log.remember_id(&stored);
+        }
+        Ok(log)
+    }
+
+    fn remember_id(&mut self, stored: &Stored) {
+        self.stored_at = self.stored_at.max(stored.stored_at);
+        self.ids.insert(stored.id, stored.position.seq);
+        self.aging.push_back((stored.stored_at, stored.id));
+    }
+
+    /// Where an event with this id stands already.
+    pub(super) fn position_of(&self, id: EventId) -> Option<Position> {
+        self.ids.get(&id).map(|seq| Position::new(self.epoch, *seq))
+    }
+
+    /// The last event of a topic that is still stored, 0 if none.
+    pub(super) fn previous(&self, topic: Topic) -> u64 {
+        self.last_of.get(&topic).copied().filter(|seq| *seq >= self.first).unwrap_or_default()
+    }
+
+    /// Enters what has been committed.
+    fn append(&mut self, stored: &Stored, keep: usize) {
+        self.last = stored.position.seq;
+        self.bytes += stored.payload.len() as u64 + 100;
+        self.last_of.insert(stored.topic, stored.position.seq);
+        self.remember_id(stored);
+        self.tail_bytes += stored.payload.len() + size_of::<Stored>();
+        self.tail.push_back(stored.clone());
+        while self.tail_bytes > keep {
+            let Some(oldest) = self.tail.pop_front() else { break };
+            self.tail_bytes -= oldest.payload.len() + size_of::<Stored>();
+        }
+        let window = DUPLICATE_WINDOW;
+        while let Some((at, id)) = self.aging.front().copied() {
+            if self.stored_at.since(at) <= window {
+                break;
+            }
+            self.aging.pop_front();
+            self.ids.remove(&id);
+        }
+    }
+
+    /// The recent events from `seq` on, if memory has them all.
+    fn recent(&self, seq: u64) -> Option<impl Iterator<Item = &Stored>> {
+        let floor = self.tail.front()?.position.seq;
+        let skip = usize::try_from(seq.checked_sub(floor)?).ok()?;
+        Some(self.tail.range(skip.min(self.tail.len())..))
+    }
+}
+
+impl Logs {
+    pub(super) async fn load(file: &File, shards: Shards, tail_bytes: usize) -> Result<Self, DbErr> {
+        let kept = file.kept().await?;
+        let mut slots = Vec::new();
+        for shard in shards.iter() {
+            let mut log = None;
+            let mut ended = BTreeMap::new();
+            let mut epochs: Vec<Epoch> = kept.iter().filter(|k| k.shard == shard).map(|k| k.epoch).collect();
+            if let Some(current) = epochs.pop() {
+                log = Some(Log::load(file, shard, current).await?);
+            }
+            for epoch in epochs {
+                ended.insert(epoch, file.bounds(shard, epoch).await?.1);
+            }
+            let end = watch::Sender::new(log.as_ref().map(|log| Position::new(log.epoch, log.last)));
+            slots.push(Slot { log: RwLock::new(log), end, ended: RwLock::new(ended), tail_bytes });
+        }
+        Ok(Self(slots))
+    }
+
+    fn slot(&self, shard: Shard) -> Result<&Slot, BrokerError> {
+        self.0.get(usize::from(shard.0)).ok_or(BrokerError::NoLog(shard))
+    }
+
+    /// Looks at a shard's current log.
+    pub(super) fn with<T>(&self, shard: Shard, look: impl FnOnce(&Log) -> T) -> Result<T, BrokerError> {
+        let log = self.slot(shard)?.log.read();
+        log.as_ref().map(look).ok_or(BrokerError::NoLog(shard))
+    }
+
+    pub(super) fn state(&self, shard: Shard) -> Result<LogState, BrokerError> {
+        self.with(shard, |log| LogState { epoch: log.epoch, first: log.first, last: log.last })
+    }
+
+    /// The end of the log, to wait for.
+    pub(super) fn end(&self, shard: Shard) -> Result<watch::Receiver<Option<Position>>, BrokerError> {
+        Ok(self.slot(shard)?.end.subscribe())
+    }
+
+    /// The last sequence of an ended epoch that is still in the file.
+    pub(super) fn ended(&self, shard: Shard, epoch: Epoch) -> Option<u64> {
+        self.slot(shard).ok()?.ended.read().get(&epoch).copied()
+    }
+
+    pub(super) fn ended_before(&self, shard: Shard, epoch: Epoch) -> Vec<Epoch> {
+        self.slot(shard).map(|slot| slot.ended.read().range(..epoch).map(|(epoch, _)| *epoch).collect()).unwrap_or_default()
+    }
+
+    pub(super) fn dropped(&self, shard: Shard, epoch: Epoch) {
+        if let Ok(slot) = self.slot(shard) {
+            slot.ended.write().remove(&epoch);
+        }
+    }
+
+    /// Enters committed events, in order; then readers see them.
+    pub(super) fn append(&self, shard: Shard, events: &[Stored]) {
+        let Ok(slot) = self.slot(shard) else { return };
+        let end = {
+            let mut log = slot.log.write();
+            let Some(log) = log.as_mut() else { return };
+            for stored in events {
+                log.append(stored, slot.tail_bytes);
+            }
+            Position::new(log.epoch, log.last)
+        };
+        slot.end.send_replace(Some(end));
+    }
+
+    /// Goes on as `epoch`.
+    pub(super) fn open(&self, shard: Shard, epoch: Epoch) {
+        let Ok(slot) = self.slot(shard) else { return };
+        {
+            let mut log = slot.log.write();
+            if let Some(old) = log.replace(Log::new(epoch)) {
+                slot.ended.write().insert(old.epoch, old.last);
+            }
+        }
+        slot.end.send_replace(Some(Position::new(epoch, 0)));
+    }
+
+    /// What is before `first` is gone.
+    pub(super) fn forget(&self, shard: Shard, first: u64, bytes: u64) {
+        let Ok(slot) = self.slot(shard) else { return };
+        let mut log = slot.log.write();
+        if let Some(log) = log.as_mut() {
+            log.first = first;
+            log.bytes = log.bytes.saturating_sub(bytes);
+            log.last_of.retain(|_, seq| *seq >= first);
+        }
+    }
+
+    pub(super) fn get(&self, shard: Shard, position: Position) -> Found {
+        if self.ended(shard, position.epoch).is_some_and(|last| position.seq <= last) {
+            return Found::InFile;
+        }
+        let found = self.with(shard, |log| {
+            if position.epoch != log.epoch || !(log.first..=log.last).contains(&position.seq) {
+                return Found::Nowhere;
+            }
+            log.recent(position.seq).and_then(|mut tail| tail.next()).map_or(Found::InFile, |s| Found::Here(s.clone()))
+        });
+        found.unwrap_or(Found::Nowhere)
+    }
+
+    /// The next event of a topic, or the position in the current epoch after which to look.
+    pub(super) fn next_of(&self, shard: Shard, topic: Topic, after: Position) -> Result<(Position, Found), BrokerError> {
+        self.with(shard, |log| {
+            if after.epoch > log.epoch {
+                return Err(BrokerError::Epoch { shard, current: log.epoch });
+            }
+            let seq = if after.epoch < log.epoch { 0 } else { after.seq };
+            let after = Position::new(log.epoch, seq);
+            if log.previous(topic) <= seq {
+                return Ok((after, Found::Nowhere));
+            }
+            let Some(tail) = log.recent(seq + 1) else { return Ok((after, Found::InFile)) };
+            let near = tail.take(SCAN).find(|stored| stored.topic == topic);
+            Ok((after, near.map_or(Found::InFile, |stored| Found::Here(stored.clone()))))
+        })?
+    }
+
+    pub(super) fn tails(&self, shard: Shard, topics: &[Topic], after: Position, at_least: Position) -> Result<Tails, BrokerError> {
+        self.with(shard, |log| {
+            if at_least.epoch != log.epoch {
+                return Err(BrokerError::Epoch { shard, current: log.epoch });
+            }
+            if at_least.seq > log.last {
+                return Err(BrokerError::Unavailable("not that far yet".to_owned()));
+            }
+            let after = if after.epoch == log.epoch { after.seq } else { 0 };
+            let tail = |topic: &Topic| Some((*topic, log.previous(*topic))).filter(|(_, seq)| *seq > after);
+            let changed = topics.iter().filter_map(tail).collect();
+            Ok(Tails { upto: Position::new(log.epoch, log.last), changed })
+        })?
+    }
+
+    /// Recent events from `from` on, if memory has them.
+    pub(super) fn recent(&self, shard: Shard, from: Position, max: usize) -> Option<Vec<Stored>> {
+        self.with(shard, |log| {
+            if from.epoch != log.epoch {
+                return None;
+            }
+            Some(log.recent(from.seq)?.take(max).cloned().collect::<Vec<_>>()).filter(|events| !events.is_empty())
+        })
+        .ok()?
+    }
+}

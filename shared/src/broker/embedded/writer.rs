@@ -1,0 +1,271 @@
+//! The one task that writes: takes what has queued up, gives out positions, commits it all at once,
+//! and only then acknowledges and delivers.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::Instant,
+};
+use tracing::{error, info, warn};
+
+use super::{
+    super::{Ack, BrokerError, Outgoing, Stored},
+    file::Writing,
+    live::Hub,
+    log::Logs,
+    retention::Applied,
+    unavailable,
+};
+use crate::{
+    id::EventId,
+    position::{Epoch, Position},
+    subject::{Shard, Shards, Topic},
+    timestamp::Timestamp,
+};
+
+/// Commands taken at once; their payloads are bounded by the frames they came in.
+const GROUP: usize = 2048;
+/// How often what is applied and old is forgotten.
+const FORGET_EVERY: Duration = Duration::from_secs(2);
+/// How soon when a round did not get to the end of it.
+const FORGET_MORE: Duration = Duration::from_millis(100);
+/// Rows of a failed commit that are looked for at once.
+const RESYNC: usize = 4096;
+
+/// What the writer is asked.
+pub(super) enum Command {
+    Publish { event: Outgoing, respond: oneshot::Sender<Result<Ack, BrokerError>> },
+    OpenEpoch { shard: Shard, epoch: Epoch, respond: oneshot::Sender<Result<(), BrokerError>> },
+    Stop,
+}
+
+/// The writer's own.
+pub(super) struct Writer {
+    pub(super) file: Writing,
+    pub(super) logs: Arc<Logs>,
+    pub(super) hub: Arc<Hub>,
+    pub(super) applied: Arc<Applied>,
+    pub(super) shards: Shards,
+    pub(super) max_bytes: u64,
+    pub(super) max_age: Duration,
+}
+
+type Answer = (oneshot::Sender<Result<Ack, BrokerError>>, Ack);
+
+/// A group that is about to be committed: by shard, and who waits for what.
+#[derive(Default)]
+struct Group {
+    staged: HashMap<Shard, Staged>,
+    answers: Vec<Answer>,
+}
+
+struct Staged {
+    epoch: Epoch,
+    last: u64,
+    events: Vec<Stored>,
+    ids: HashMap<EventId, Position>,
+    last_of: HashMap<Topic, u64>,
+}
+
+/// Answers all with `error`; true when one of them was to stop.
+fn refuse(commands: &mut Vec<Command>, error: &sea_orm::DbErr) -> bool {
+    let mut stop = false;
+    for command in commands.drain(..) {
+        match command {
+            Command::Publish { respond, .. } => drop(respond.send(Err(unavailable(error)))),
+            Command::OpenEpoch { respond, .. } => drop(respond.send(Err(unavailable(error)))),
+            Command::Stop => stop = true,
+        }
+    }
+    stop
+}
+
+impl Writer {
+    pub(super) async fn run(self, mut queue: mpsc::Receiver<Command>) {
+        let mut commands = Vec::with_capacity(GROUP);
+        let mut in_doubt = false;
+        let mut forget_at = Instant::now() + FORGET_EVERY;
+        loop {
+            tokio::select! {
+                taken = queue.recv_many(&mut commands, GROUP) => if taken == 0 { break },
+                () = tokio::time::sleep_until(forget_at) => {}
+            }
+            if in_doubt {
+                match self.resync().await {
+                    Ok(()) => in_doubt = false,
+                    Err(error) => {
+                        error!(%error, "log_not_readable");
+                        if refuse(&mut commands, &error) {
+                            break;
+                        }
+                        tokio::time::sleep(Duration::from_millis(50)).await;
+                        continue;
+                    }
+                }
+            }
+            let mut group = Group::default();
+            let mut stop = false;
+            for command in commands.drain(..) {
+                match command {
+                    Command::Publish { event, respond } => self.stage(&mut group, event, respond),
+                    Command::OpenEpoch { shard, epoch, respond } => {
+                        // In the order it was asked.
+                        in_doubt |= !self.commit(std::mem::take(&mut group)).await;
+                        // The caller may have gone.
+                        let _ = respond.send(self.open_epoch(shard, epoch).await);
+                    }
+                    Command::Stop => stop = true,
+                }
+            }
+            in_doubt |= !self.commit(group).await;
+            if stop {
+                break;
+            }
+            if Instant::now() >= forget_at {
+                let more = self.forget().await;
+                forget_at = Instant::now() + if more { FORGET_MORE } else { FORGET_EVERY };
+            }
+        }
+        self.file.close().await;
+    }
+
+    /// Gives the event its position, or finds the one it has.
+    fn stage(&self, group: &mut Group, event: Outgoing, respond: oneshot::Sender<Result<Ack, BrokerError>>) {
+        let shard = self.shards.of(event.topic);
+        let staged = group.staged.get(&shard);
+        let known = self.logs.with(shard, |log| {
+            let duplicate = staged.and_then(|staged| staged.ids.get(&event.id).copied());
+            let previous = staged.and_then(|staged| staged.last_of.get(&event.topic).copied());
+            let clock = Timestamp::now().max(log.stored_at);
+            (
+                duplicate.or_else(|| log.position_of(event.id)),
+                previous.unwrap_or_else(|| log.previous(event.topic)),
+                (log.epoch, log.last, clock),
+            )
+        });
+        let (duplicate, previous, (epoch, last, stored_at)) = match known {
+            Ok(known) => known,
+            // The caller may have gone.
+            Err(error) => return drop(respond.send(Err(error))),
+        };
+        if let Some(position) = duplicate {
+            group.answers.push((respond, Ack { position, duplicate: true }));
+            return;
+        }
+        let staged = group.staged.entry(shard).or_insert_with(|| Staged {
+            epoch,
+            last,
+            events: Vec::new(),
+            ids: HashMap::new(),
+            last_of: HashMap::new(),
+        });
+        staged.last += 1;
+        let position = Position::new(epoch, staged.last);
+        let Outgoing { topic, id, made_at, payload } = event;
+        staged.ids.insert(id, position);
+        staged.last_of.insert(topic, position.seq);
+        staged.events.push(Stored { topic, position, previous, id, made_at, stored_at, payload });
+        group.answers.push((respond, Ack { position, duplicate: false }));
+    }
+
+    /// Commits, acknowledges, delivers. False when what is in the file is in doubt.
+    async fn commit(&self, group: Group) -> bool {
+        let Group { staged, answers } = group;
+        let groups: Vec<_> = staged.into_iter().map(|(shard, staged)| (shard, staged.epoch, staged.events)).collect();
+        if !groups.is_empty()
+            && let Err(error) = self.file.commit(&groups).await
+        {
+            error!(%error, events = answers.len(), "log_not_written");
+            for (respond, _) in answers {
+                drop(respond.send(Err(unavailable(&error))));
+            }
+            return false;
+        }
+        for (shard, _, events) in &groups {
+            self.logs.append(*shard, events);
+        }
+        for (respond, ack) in answers {
+            drop(respond.send(Ok(ack)));
+        }
+        let events = groups.into_iter().flat_map(|(shard, _, events)| events.into_iter().map(move |e| (shard, e)));
+        self.hub.deliver(events);
+        true
+    }
+
+    /// After a failed commit: what the file has after all is taken over, so that no sequence is
+    /// given out twice. (A sync may fail after the pages were written.)
+    async fn resync(&self) -> Result<(), sea_orm::DbErr> {
+        let file = self.file.as_file();
+        for shard in self.shards.iter() {
+            let Ok(state) = self.logs.state(shard) else { continue };
+            let mut from = Position::new(state.epoch, state.last + 1);
+            loop {
+                let mut events = file.from(shard, from, RESYNC).await?;
+                let Some(last) = events.last().map(|last| last.position.seq) else { break };
+                warn!(%shard, events = events.len(), "log_had_more");
+                for stored in &mut events {
+                    let before = self.logs.with(shard, |log| log.previous(stored.topic));
+                    stored.previous = before.unwrap_or_default();
+                    self.logs.append(shard, std::slice::from_ref(stored));
+                }
+                self.hub.deliver(events.into_iter().map(|stored| (shard, stored)));
+                from.seq = last + 1;
+            }
+        }
+        Ok(())
+    }
+
+    async fn open_epoch(&self, shard: Shard, epoch: Epoch) -> Result<(), BrokerError> {
+        if shard.0 >= self.shards.count() {
+            return Err(BrokerError::NoLog(shard));
+        }
+        match self.logs.state(shard) {
+            Ok(state) if state.epoch == epoch => return Ok(()),
+            Ok(state) if state.epoch > epoch => return Err(BrokerError::Epoch { shard, current: state.epoch }),
+            Ok(_) | Err(_) => {}
+        }
+        self.file.create(shard, epoch).await.map_err(unavailable)?;
+        self.logs.open(shard, epoch);
+        info!(%shard, %epoch, "epoch_opened");
+        Ok(())
+    }
+
+    /// Forgets what is applied and too old or too much, a bounded piece; true when there is more.
+    async fn forget(&self) -> bool {
+        let mut more = false;
+        for shard in self.shards.iter() {
+            let Some(applied) = self.applied.get(shard) else { continue };
+            match self.forget_of(shard, applied).await {
+                Ok(forgot) => more |= forgot,
+                Err(error) => warn!(%shard, %error, "log_not_trimmed"),
+            }
+        }
+        more
+    }
+
+    async fn forget_of(&self, shard: Shard, applied: Position) -> Result<bool, sea_orm::DbErr> {
+        for epoch in self.logs.ended_before(shard, applied.epoch) {
+            self.file.drop_epoch(shard, epoch).await?;
+            self.logs.dropped(shard, epoch);
+            info!(%shard, %epoch, "epoch_forgotten");
+        }
+        let Ok((state, bytes)) = self.logs.with(shard, |log| (Position::new(log.epoch, log.last), log.bytes)) else {
+            return Ok(false);
+        };
+        if applied.epoch != state.epoch || state.seq == 0 {
+            return Ok(false);
+        }
+        // The last event stays: it says where the log ends.
+        let upto = Position::new(state.epoch, applied.seq.min(state.seq - 1));
+        let before = Timestamp(Timestamp::now().0.saturating_sub(self.max_age.as_millis() as u64));
+        let too_much = bytes.saturating_sub(self.max_bytes);
+        if let Some((seq, freed)) = self.file.oldest(shard, upto, before, too_much).await? {
+            // First memory, then the file: nobody is told of an event that has gone.
+            self.logs.forget(shard, seq + 1, freed);
+            self.file.forget(shard, Position::new(upto.epoch, seq)).await?;
+            return Ok(true);
+        }
+        Ok(false)
+    }
+}

@@ -1,0 +1,128 @@
+//! Calls to JetStream's API by hand, on the recovery connection: only the few subjects that a
+//! service's permissions have to name, and streams' configs as the server wrote them.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::Value;
+
+use super::{
+    super::BrokerError,
+    exchange::{Exchange, ExchangeError},
+};
+
+/// "stream not found".
+const STREAM_NOT_FOUND: u64 = 10059;
+
+/// Why an API call brought nothing.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ApiError {
+    /// No answer.
+    #[error(transparent)]
+    Exchange(#[from] ExchangeError),
+    /// The server's own error.
+    #[error("{description} ({err_code})")]
+    Server {
+        /// As in HTTP.
+        code: u64,
+        /// Which error exactly.
+        err_code: u64,
+        /// For people.
+        description: String,
+    },
+    /// An answer of another shape.
+    #[error("an answer that is not understood: {0}")]
+    Answer(#[from] serde_json::Error),
+}
+
+impl ApiError {
+    pub(super) fn is_no_stream(&self) -> bool {
+        matches!(self, Self::Server { err_code: STREAM_NOT_FOUND, .. })
+    }
+}
+
+impl From<ApiError> for BrokerError {
+    fn from(error: ApiError) -> Self {
+        match &error {
+            // 4xx are ours to mend; 5xx and no answer may pass.
+            ApiError::Server { code, .. } if (400..500).contains(code) => Self::Refused(error.to_string()),
+            ApiError::Server { .. } | ApiError::Exchange(_) | ApiError::Answer(_) => Self::Unavailable(error.to_string()),
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct Failure {
+    #[serde(default)]
+    code: u64,
+    #[serde(default)]
+    err_code: u64,
+    #[serde(default)]
+    description: String,
+}
+
+#[derive(Deserialize)]
+struct MaybeFailure {
+    error: Option<Failure>,
+}
+
+/// What is asked of JetStream.
+#[derive(Clone)]
+pub(super) struct Api {
+    pub(super) exchange: Exchange,
+    pub(super) timeout: Duration,
+}
+
+#[derive(Deserialize)]
+struct Names {
+    streams: Option<Vec<String>>,
+}
+
+/// A stream's config, with all fields of the server's version, and its state.
+#[derive(Deserialize)]
+pub(super) struct StreamInfo {
+    pub(super) config: Value,
+    pub(super) state: StreamState,
+}
+
+#[derive(Deserialize)]
+pub(super) struct StreamState {
+    messages: u64,
+    first_seq: u64,
+    last_seq: u64,
+}
+
+impl StreamState {
+    pub(super) fn last(&self) -> u64 {
+        self.last_seq
+    }
+
+    /// `last + 1` when empty, whatever the server says then.
+    pub(super) fn first(&self) -> u64 {
+        if self.messages == 0 { self.last_seq + 1 } else { self.first_seq }
+    }
+}
+
+impl Api {
+    /// Calls `$JS.API.<call>`.
+    pub(super) async fn call<T: DeserializeOwned>(&self, call: &str, body: &Value) -> Result<T, ApiError> {
+        let payload = Bytes::from(serde_json::to_vec(body)?);
+        let subject = format!("$JS.API.{call}").into();
+        let answer = self.exchange.call(subject, None, payload, self.timeout).await?;
+        if let Some(Failure { code, err_code, description }) = serde_json::from_slice::<MaybeFailure>(&answer.payload)?.error {
+            return Err(ApiError::Server { code, err_code, description });
+        }
+        Ok(serde_json::from_slice(&answer.payload)?)
+    }
+
+    /// The streams that take `subject`.
+    pub(super) async fn streams_of(&self, subject: &str) -> Result<Vec<String>, ApiError> {
+        let names: Names = self.call("STREAM.NAMES", &serde_json::json!({ "subject": subject })).await?;
+        Ok(names.streams.unwrap_or_default())
+    }
+
+    pub(super) async fn stream_info(&self, stream: &str) -> Result<StreamInfo, ApiError> {
+        self.call(&format!("STREAM.INFO.{stream}"), &Value::Object(serde_json::Map::default())).await
+    }
+}

@@ -1,0 +1,181 @@
+//! Reads single events and tails from a shard's stream: direct gets, written by hand.
+
+use async_nats::{Message, StatusCode, Subject};
+use bytes::Bytes;
+use futures::StreamExt;
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use super::{
+    super::{BrokerError, LogState, Stored, Tails},
+    NatsBroker,
+    api::ApiError,
+    envelope,
+    exchange::ExchangeError,
+};
+use crate::{
+    position::Position,
+    subject::{self, Shard, Space, Topic},
+};
+
+/// Topics asked for at once; the server holds the stream's lock meanwhile.
+const TOPICS_AT_ONCE: usize = 100;
+/// The end of an answer of several messages (ADR-31).
+const END_OF_BATCH: u16 = 204;
+
+fn unavailable(error: impl std::fmt::Display) -> BrokerError {
+    BrokerError::Unavailable(error.to_string())
+}
+
+fn direct_get(stream: &str) -> Subject {
+    format!("$JS.API.DIRECT.GET.{stream}").into()
+}
+
+impl NatsBroker {
+    pub(super) async fn log_state_now(&self, shard: Shard) -> Result<LogState, BrokerError> {
+        let current = self.epochs.look_up_now(shard).await?;
+        let state = match self.api.stream_info(&current.stream).await {
+            Ok(info) => info.state,
+            Err(error) if error.is_no_stream() => return Err(BrokerError::NoLog(shard)),
+            Err(error) => return Err(error.into()),
+        };
+        Ok(LogState { epoch: current.epoch, first: state.first(), last: state.last() })
+    }
+
+    pub(super) async fn get_now(&self, shard: Shard, position: Position) -> Result<Option<Stored>, BrokerError> {
+        if position.seq == 0 {
+            return Ok(None);
+        }
+        let stream = subject::stream_name(shard, position.epoch);
+        match self.get_one(&stream, &json!({ "seq": position.seq })).await {
+            Ok(Some(stored)) => return Ok(Some(stored)),
+            Ok(None) | Err(ExchangeError::NoResponders) => {}
+            Err(error) => return Err(unavailable(error)),
+        }
+        // A replica that lags has it not yet, a leader that is away does not answer: only the
+        // stream's own state makes it certain, and a rewind is concluded from this.
+        match self.api.stream_info(&stream).await {
+            Ok(info) if (info.state.first()..=info.state.last()).contains(&position.seq) => Err(unavailable("a replica lags")),
+            Ok(_) => Ok(None),
+            Err(error) if error.is_no_stream() => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    pub(super) async fn next_of_now(&self, topic: Topic, after: Position) -> Result<Option<Stored>, BrokerError> {
+        let shard = self.shards.of(topic);
+        let mut current = self.epochs.current(shard).await?;
+        if after.epoch > current.epoch {
+            current = self.epochs.look_up(shard).await?;
+        }
+        if after.epoch > current.epoch {
+            return Err(BrokerError::Epoch { shard, current: current.epoch });
+        }
+        let from = if after.epoch == current.epoch { after.seq + 1 } else { 1 };
+        let request = json!({ "seq": from, "next_by_subj": subject::subject(Space::Event, shard, topic) });
+        match self.get_one(&current.stream, &request).await {
+            Ok(found) => Ok(found),
+            Err(ExchangeError::NoResponders) => Err(self.other_epoch(shard).await),
+            Err(error) => Err(unavailable(error)),
+        }
+    }
+
+    /// The stream did not answer as the epoch that was known.
+    async fn other_epoch(&self, shard: Shard) -> BrokerError {
+        match self.epochs.look_up(shard).await {
+            Ok(_) => unavailable("no leader answers"),
+            Err(error) => error,
+        }
+    }
+
+    async fn get_one(&self, stream: &str, request: &Value) -> Result<Option<Stored>, ExchangeError> {
+        let payload = Bytes::from(request.to_string());
+        let exchange = &self.api.exchange;
+        let answer = exchange.call(direct_get(stream), None, payload, self.options.request_timeout).await?;
+        match answer.status {
+            None => {
+                envelope::direct(answer).map(Some).ok_or_else(|| ExchangeError::Refused("a stored message that is not ours".to_owned()))
+            }
+            Some(StatusCode::NOT_FOUND) => Ok(None),
+            Some(status) => Err(ExchangeError::Refused(format!("direct get: {status}"))),
+        }
+    }
+
+    pub(super) async fn tails_now(
+        &self,
+        shard: Shard,
+        topics: &[Topic],
+        after: Position,
+        at_least: Position,
+    ) -> Result<Tails, BrokerError> {
+        let current = self.epochs.current(shard).await?;
+        if at_least.epoch != current.epoch {
+            // Either we are behind or the caller is.
+            let now = self.epochs.look_up(shard).await?;
+            if now.epoch != at_least.epoch {
+                return Err(BrokerError::Epoch { shard, current: now.epoch });
+            }
+        }
+        let stream = subject::stream_name(shard, at_least.epoch);
+        let after = if after.epoch == at_least.epoch { after.seq } else { 0 };
+        let mut changed = Vec::new();
+        let mut upto = u64::MAX;
+        for batch in topics.chunks(TOPICS_AT_ONCE) {
+            let end = self.tails_of(shard, &stream, batch, after, &mut changed).await?;
+            if end < at_least.seq {
+                return Err(unavailable("a replica lags"));
+            }
+            // Complete only as far as the batch that was answered from the oldest state.
+            upto = upto.min(end);
+        }
+        let upto = if topics.is_empty() { at_least.seq } else { upto };
+        Ok(Tails { upto: Position::new(at_least.epoch, upto), changed })
+    }
+
+    /// Asks for one batch of topics; returns up to where the answer is complete.
+    async fn tails_of(
+        &self,
+        shard: Shard,
+        stream: &str,
+        topics: &[Topic],
+        after: u64,
+        changed: &mut Vec<(Topic, u64)>,
+    ) -> Result<u64, BrokerError> {
+        let client = self.api.exchange.client();
+        if !self.api.exchange.is_connected() {
+            return Err(unavailable("not connected"));
+        }
+        let subjects: Vec<String> = topics.iter().map(|topic| subject::subject(Space::Event, shard, *topic)).collect();
+        let request = json!({ "multi_last": subjects, "seq": after + 1 });
+        let inbox = client.new_inbox();
+        let mut answers = client.subscribe(inbox.clone()).await.map_err(unavailable)?;
+        client.publish_with_reply(direct_get(stream), inbox, Bytes::from(request.to_string())).await.map_err(unavailable)?;
+        let deadline = Instant::now() + self.options.request_timeout;
+        loop {
+            let message: Message = tokio::time::timeout_at(deadline, answers.next())
+                .await
+                .map_err(|_| unavailable("timed out"))?
+                .ok_or_else(|| unavailable("connection closed"))?;
+            match message.status {
+                None => match envelope::tail(&message) {
+                    Some((topic, seq)) if seq > after => changed.push((topic, seq)),
+                    Some(_) | None => {}
+                },
+                Some(StatusCode::NO_RESPONDERS) => return Err(self.other_epoch(shard).await),
+                Some(StatusCode::NOT_FOUND) => {
+                    tracing::trace!(?message, "tails_not_found");
+                    // None of them has an event there; how far that is true the server does not say.
+                    return match self.api.stream_info(stream).await {
+                        Ok(info) => Ok(info.state.last()),
+                        Err(ApiError::Exchange(error)) => Err(unavailable(error)),
+                        Err(error) => Err(error.into()),
+                    };
+                }
+                Some(status) if status.as_u16() == END_OF_BATCH => {
+                    return envelope::upto(&message).ok_or_else(|| unavailable("an answer without its end"));
+                }
+                Some(status) => return Err(unavailable(format!("tails: {status}"))),
+            }
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! Which epoch each shard is in, as far as this process knows: looked up by subject, kept, and
+//! looked up again when the server contradicts it.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use async_nats::header::HeaderValue;
+use parking_lot::RwLock;
+use tracing::info;
+
+use super::{super::BrokerError, api::Api, connect::Health};
+use crate::{
+    position::Epoch,
+    subject::{self, Shard, Shards, Space},
+};
+
+/// A look-up this young answers for all who ask: many publishes may learn of a change at once.
+const FRESH: Duration = Duration::from_millis(50);
+
+/// A shard's stream.
+#[derive(Debug)]
+pub(super) struct Current {
+    pub(super) epoch: Epoch,
+    pub(super) stream: String,
+    /// The name again, as the header that refuses any other stream.
+    pub(super) header: HeaderValue,
+}
+
+impl Current {
+    fn new(shard: Shard, epoch: Epoch) -> Arc<Self> {
+        let stream = subject::stream_name(shard, epoch);
+        Arc::new(Self { epoch, header: HeaderValue::from(stream.as_str()), stream })
+    }
+}
+
+struct Slot {
+    current: RwLock<Option<Arc<Current>>>,
+    /// When it was looked up last; held while looking.
+    looked: tokio::sync::Mutex<Option<Instant>>,
+}
+
+/// The table of all shards.
+pub(super) struct Epochs {
+    api: Api,
+    health: Arc<Health>,
+    slots: Vec<Slot>,
+}
+
+impl Epochs {
+    pub(super) fn new(api: Api, health: Arc<Health>, shards: Shards) -> Self {
+        let slots = shards.iter().map(|_| Slot { current: RwLock::new(None), looked: tokio::sync::Mutex::new(None) }).collect();
+        Self { api, health, slots }
+    }
+
+    fn slot(&self, shard: Shard) -> Result<&Slot, BrokerError> {
+        self.slots.get(usize::from(shard.0)).ok_or(BrokerError::NoLog(shard))
+    }
+
+    /// What is known without asking.
+    pub(super) fn known(&self, shard: Shard) -> Option<Arc<Current>> {
+        self.slots.get(usize::from(shard.0))?.current.read().clone()
+    }
+
+    /// What is known, else what the server says.
+    pub(super) async fn current(&self, shard: Shard) -> Result<Arc<Current>, BrokerError> {
+        match self.known(shard) {
+            Some(current) => Ok(current),
+            None => self.look_up(shard).await,
+        }
+    }
+
+    /// Asks the server, unless somebody just did.
+    pub(super) async fn look_up(&self, shard: Shard) -> Result<Arc<Current>, BrokerError> {
+        let slot = self.slot(shard)?;
+        let mut looked = slot.looked.lock().await;
+        if looked.is_none_or(|at| at.elapsed() > FRESH) {
+            let streams = self.api.streams_of(&subject::all_of(Space::Event, shard)).await?;
+            let found = streams.iter().filter_map(|name| subject::parse_stream_name(name));
+            let epoch = found.filter(|(of, _)| *of == shard).map(|(_, epoch)| epoch).max();
+            self.learn(shard, epoch);
+            *looked = Some(Instant::now());
+        }
+        self.known(shard).ok_or(BrokerError::NoLog(shard))
+    }
+
+    /// Asks the server, whoever just did: for answers that must not be old.
+    pub(super) async fn look_up_now(&self, shard: Shard) -> Result<Arc<Current>, BrokerError> {
+        *self.slot(shard)?.looked.lock().await = None;
+        self.look_up(shard).await
+    }
+
+    /// Takes over what is certain; a look-up that is on its way has an older answer.
+    pub(super) async fn settle(&self, shard: Shard, epoch: Epoch) -> Result<(), BrokerError> {
+        let mut looked = self.slot(shard)?.looked.lock().await;
+        self.learn(shard, Some(epoch));
+        *looked = Some(Instant::now());
+        Ok(())
+    }
+
+    fn learn(&self, shard: Shard, epoch: Option<Epoch>) {
+        let Ok(slot) = self.slot(shard) else { return };
+        let before = {
+            let mut current = slot.current.write();
+            let before = current.as_ref().map(|current| current.epoch);
+            if before != epoch {
+                *current = epoch.map(|epoch| Current::new(shard, epoch));
+            }
+            before
+        };
+        if before != epoch {
+            info!(%shard, from = before.map(|e| e.0), to = epoch.map(|e| e.0), "epoch_changed");
+            // Interest stays, but what was stored around the change may not have come.
+            if before.is_some() {
+                self.health.raise_generation();
+            }
+        }
+    }
+}

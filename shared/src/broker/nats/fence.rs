@@ -1,0 +1,197 @@
+//! Fences and probes: canary events of our own, stored and waited for on the subscribing
+//! connection. One canary serves everybody who waited when it was sent, and each tells the broker's
+//! time.
+
+use std::{sync::Arc, time::Duration};
+
+use async_nats::{Client, Subscriber, connection::State};
+use bytes::Bytes;
+use futures::StreamExt;
+use parking_lot::Mutex;
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::Instant,
+};
+use tokio_util::sync::CancellationToken;
+use tracing::debug;
+
+use super::{
+    super::{BrokerError, Outgoing},
+    clock::{Clock, local_micros},
+    connect::Health,
+    envelope,
+    epochs::Epochs,
+};
+use crate::{
+    event::Event,
+    id::{EventId, InstanceId},
+    position::Position,
+    subject::{self, Shard, Space, Topic},
+    timestamp::Timestamp,
+};
+
+/// How long callers are gathered before a canary is sent for all of them.
+const GATHER: Duration = Duration::from_millis(5);
+/// A canary may be lost (a dying leader skips a republish); then another is sent.
+const RESEND: Duration = Duration::from_secs(1);
+/// A fence not reached by then fails.
+const GIVE_UP: Duration = Duration::from_secs(5);
+
+type Waiter = oneshot::Sender<Result<Position, BrokerError>>;
+
+/// The last canary that came back.
+#[derive(Debug, Clone, Copy)]
+pub struct Probe {
+    /// When, in the broker's time.
+    pub at: Timestamp,
+    /// From sending to live delivery.
+    pub latency: Duration,
+    /// Where it is stored.
+    pub position: Position,
+}
+
+/// One shard's fences.
+pub(super) struct Fence {
+    waiters: mpsc::Sender<Waiter>,
+    last: Arc<Mutex<Option<Probe>>>,
+}
+
+/// What a canary goes through, and what learns from it.
+#[derive(Clone)]
+pub(super) struct Prober {
+    pub(super) instance: InstanceId,
+    /// The subscribing connection.
+    pub(super) client: Client,
+    pub(super) clock: Arc<Clock>,
+    pub(super) health: Arc<Health>,
+    pub(super) epochs: Arc<Epochs>,
+}
+
+/// What sends the canaries of a shard.
+struct Canaries {
+    prober: Prober,
+    shard: Shard,
+    live: Subscriber,
+    payload: Bytes,
+    last: Arc<Mutex<Option<Probe>>>,
+}
+
+impl Fence {
+    pub(super) async fn start(shard: Shard, prober: Prober, stop: CancellationToken) -> Result<Self, async_nats::SubscribeError> {
+        let topic = Topic::Canary(prober.instance);
+        let live = prober.client.subscribe(subject::subject(Space::Live, shard, topic)).await?;
+        let payload = Event::Canary.encode().unwrap_or_default();
+        let last = Arc::new(Mutex::new(None));
+        // More callers than this wait for a place in the queue: a fence takes milliseconds.
+        let (waiters, queue) = mpsc::channel(4096);
+        let canaries = Canaries { prober, shard, live, payload, last: Arc::clone(&last) };
+        tokio::spawn(async move {
+            tokio::select! {
+                () = canaries.run(queue) => {}
+                () = stop.cancelled() => {}
+            }
+        });
+        Ok(Self { waiters, last })
+    }
+
+    pub(super) async fn wait(&self) -> Result<Position, BrokerError> {
+        let gone = || BrokerError::Unavailable("shutting down".to_owned());
+        let (sender, answer) = oneshot::channel();
+        self.waiters.send(sender).await.map_err(|_| gone())?;
+        answer.await.map_err(|_| gone())?
+    }
+
+    pub(super) fn last_probe(&self) -> Option<Probe> {
+        *self.last.lock()
+    }
+}
+
+impl Canaries {
+    async fn run(mut self, mut queue: mpsc::Receiver<Waiter>) {
+        while let Some(first) = queue.recv().await {
+            tokio::time::sleep(GATHER).await;
+            let mut waiters = vec![first];
+            while let Ok(next) = queue.try_recv() {
+                waiters.push(next);
+            }
+            let reached = self.reach().await;
+            for waiter in waiters {
+                let answer = match &reached {
+                    Ok(position) => Ok(*position),
+                    Err(BrokerError::NoLog(shard)) => Err(BrokerError::NoLog(*shard)),
+                    Err(error) => Err(BrokerError::Unavailable(error.to_string())),
+                };
+                // It may have given up meanwhile.
+                let _ = waiter.send(answer);
+            }
+        }
+    }
+
+    /// Sends canaries until one of them comes back live.
+    async fn reach(&mut self) -> Result<Position, BrokerError> {
+        if self.prober.client.connection_state() != State::Connected {
+            // Else it would wait in the client, and go out with all others on reconnect.
+            return Err(BrokerError::Unavailable("not connected".to_owned()));
+        }
+        self.prober.epochs.current(self.shard).await?;
+        let give_up = Instant::now() + GIVE_UP;
+        let mut sent: Vec<(EventId, i64)> = Vec::with_capacity(1);
+        while Instant::now() < give_up {
+            sent.push(self.send().await?);
+            let resend = (Instant::now() + RESEND).min(give_up);
+            while let Ok(message) = tokio::time::timeout_at(resend, self.live.next()).await {
+                let message = message.ok_or_else(|| BrokerError::Unavailable("connection closed".to_owned()))?;
+                let received = local_micros();
+                let Some((id, position, stored)) = envelope::canary(&message) else { continue };
+                // One from an earlier, abandoned round proves nothing for this one.
+                let Some((_, at)) = sent.iter().find(|(sent, _)| *sent == id) else { continue };
+                self.prober.clock.observe(*at, received, stored);
+                self.prober.health.set_clock_known();
+                let latency = Duration::from_micros(u64::try_from(received - at).unwrap_or_default());
+                *self.last.lock() = Some(Probe { at: self.prober.clock.now(), latency, position });
+                return Ok(position);
+            }
+            // Perhaps there is no stream any more.
+            self.prober.epochs.look_up(self.shard).await?;
+        }
+        Err(BrokerError::Unavailable("the canary did not come back".to_owned()))
+    }
+
+    async fn send(&self) -> Result<(EventId, i64), BrokerError> {
+        let event = Outgoing {
+            topic: Topic::Canary(self.prober.instance),
+            id: EventId::random(),
+            made_at: self.prober.clock.now(),
+            payload: self.payload.clone(),
+        };
+        let subject = subject::subject(Space::Event, self.shard, event.topic);
+        let headers = envelope::headers(&event, None);
+        let at = local_micros();
+        self.prober
+            .client
+            .publish_with_headers(subject, headers, event.payload)
+            .await
+            .map_err(|error| BrokerError::Unavailable(error.to_string()))?;
+        Ok((event.id, at))
+    }
+}
+
+/// Probes all shards for ever: often until the clock is known, then every `interval`.
+pub(super) async fn probe_all(fences: Arc<Vec<Fence>>, health: Arc<Health>, interval: Duration, stop: CancellationToken) {
+    let eager = Duration::from_millis(200).min(interval);
+    loop {
+        let all = futures::future::join_all(fences.iter().map(Fence::wait));
+        let results = tokio::select! {
+            results = all => results,
+            () = stop.cancelled() => return,
+        };
+        for (shard, error) in results.iter().enumerate().filter_map(|(shard, r)| Some((shard, r.as_ref().err()?))) {
+            debug!(shard, %error, "probe_failed");
+        }
+        let pause = if health.clock_known() { interval } else { eager };
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = stop.cancelled() => return,
+        }
+    }
+}

@@ -1,0 +1,284 @@
+//! Reads a shard's stream in order: an ephemeral pull consumer without acks, made anew wherever it
+//! is lost. No sequence may be skipped: nothing is ever deleted from the middle of a stream.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use async_nats::{HeaderName, Message, StatusCode, Subscriber};
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::{FutureExt, StreamExt};
+use serde_json::{Value, json};
+use tokio::time::{Instant, timeout_at};
+use tracing::{debug, warn};
+
+use super::{
+    super::{BrokerError, LogReader, Stored},
+    api::{Api, ApiError},
+    envelope::{self, Consumed},
+    epochs::Epochs,
+    subscribe::warn_of_foreign,
+};
+use crate::{
+    position::Position,
+    subject::{self, Shard},
+};
+
+/// Events asked for by one pull; the next pull goes out at half of it, so that the server never
+/// waits for us.
+const PULL: u64 = 4096;
+/// Bytes one pull may bring.
+const PULL_BYTES: u64 = 8 << 20;
+/// How long the server keeps a pull open.
+const PULL_EXPIRES: Duration = Duration::from_secs(30);
+/// Without events the server says at least this often that the pull is alive.
+const HEARTBEAT: Duration = Duration::from_secs(2);
+/// How long the server keeps a consumer that nobody pulls from.
+const INACTIVE: Duration = Duration::from_mins(1);
+/// How much of a pull the server did not use when it ended it; without it the consumer is gone.
+const UNUSED: HeaderName = HeaderName::from_static("Nats-Pending-Messages");
+/// An idle heartbeat.
+const IDLE: u16 = 100;
+
+/// A consumer that is being pulled from.
+struct Open {
+    name: String,
+    messages: Subscriber,
+    inbox: String,
+    /// What the open pulls may still bring.
+    pending: u64,
+    heard: Instant,
+    /// The connection it was made on: a new one means a server that may not know the consumer.
+    connects: u64,
+}
+
+/// Reads one epoch of one shard.
+pub(super) struct NatsReader {
+    api: Api,
+    epochs: Arc<Epochs>,
+    shard: Shard,
+    stream: String,
+    /// The last event returned.
+    at: Position,
+    open: Option<Open>,
+    ready: VecDeque<Consumed>,
+}
+
+impl NatsReader {
+    pub(super) fn new(api: Api, epochs: Arc<Epochs>, shard: Shard, after: Position) -> Self {
+        let stream = subject::stream_name(shard, after.epoch);
+        Self { api, epochs, shard, stream, at: after, open: None, ready: VecDeque::new() }
+    }
+
+    /// Makes the consumer, after a look at whether the stream has what comes next.
+    pub(super) async fn reopen(&mut self) -> Result<(), BrokerError> {
+        self.close();
+        let state = match self.api.stream_info(&self.stream).await {
+            Ok(info) => info.state,
+            Err(error) if error.is_no_stream() => {
+                let current = self.epochs.look_up_now(self.shard).await?;
+                return Err(BrokerError::Epoch { shard: self.shard, current: current.epoch });
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let next = self.at.seq + 1;
+        // Older than the stream, or newer than it ever was: it has been rewound.
+        if next < state.first() || next > state.last() + 1 {
+            let first = Position::new(self.at.epoch, state.first());
+            return Err(BrokerError::Evicted { shard: self.shard, first });
+        }
+        let client = self.api.exchange.client();
+        let connects = client.statistics().connects.load(Ordering::Relaxed);
+        let inbox = client.new_inbox();
+        let name = inbox.rsplit('.').next().unwrap_or_default().to_owned();
+        let messages = client.subscribe(inbox.clone()).await.map_err(|error| BrokerError::Unavailable(error.to_string()))?;
+        let request = json!({
+            "stream_name": self.stream,
+            "action": "create",
+            "config": {
+                "name": name,
+                "deliver_policy": "by_start_sequence",
+                "opt_start_seq": next,
+                "ack_policy": "none",
+                "replay_policy": "instant",
+                "max_deliver": -1,
+                "inactive_threshold": nanos(INACTIVE),
+                "mem_storage": true,
+                "num_replicas": 1,
+            },
+        });
+        self.api.call::<Value>(&format!("CONSUMER.CREATE.{}.{name}", self.stream), &request).await?;
+        self.open = Some(Open { name, messages, inbox, pending: 0, heard: Instant::now(), connects });
+        Ok(())
+    }
+
+    /// The server forgets the consumer when nobody pulls; no need to wait for its answer here.
+    fn close(&mut self) {
+        if let Some(open) = self.open.take() {
+            let (api, stream) = (self.api.clone(), self.stream.clone());
+            tokio::spawn(async move {
+                let call = format!("CONSUMER.DELETE.{stream}.{}", open.name);
+                if let Err(error) = api.call::<Value>(&call, &Value::Null).await {
+                    debug!(stream, %error, "consumer_not_deleted");
+                }
+            });
+        }
+    }
+
+    /// Waits for messages until `deadline`, and takes what has come.
+    async fn fill(&mut self, max: usize, deadline: Instant) -> Result<(), BrokerError> {
+        if !self.api.exchange.is_connected() {
+            return Err(BrokerError::Unavailable("not connected".to_owned()));
+        }
+        let connects = self.api.exchange.client().statistics().connects.load(Ordering::Relaxed);
+        if self.open.as_ref().is_none_or(|open| open.connects != connects) {
+            self.reopen().await?;
+        }
+        let Some(open) = self.open.as_mut() else { return Ok(()) };
+        let epoch = self.at.epoch;
+        let mut expected = self.ready.back().map_or(self.at.seq, |last| last.seq) + 1;
+        open.pull(&self.api, &self.stream).await?;
+        let mut wake = deadline.min(open.heard + HEARTBEAT * 3);
+        while self.ready.len() < max {
+            let next =
+                if self.ready.is_empty() { timeout_at(wake, open.messages.next()).await.ok() } else { open.messages.next().now_or_never() };
+            let Some(message) = next else { break };
+            let Some(message) = message else {
+                self.open = None;
+                return Err(BrokerError::Unavailable("connection closed".to_owned()));
+            };
+            open.heard = Instant::now();
+            wake = deadline.min(open.heard + HEARTBEAT * 3);
+            if let Some(status) = message.status {
+                if !open.goes_on(status, &message) {
+                    debug!(stream = self.stream, %status, description = message.description, "consumer_lost");
+                    self.open = None;
+                    return Ok(());
+                }
+                open.pull(&self.api, &self.stream).await?;
+                continue;
+            }
+            open.pending = open.pending.saturating_sub(1);
+            let Some(consumed) = envelope::consumed(message, |seq| Position::new(epoch, seq)) else {
+                warn_of_foreign();
+                continue;
+            };
+            if consumed.seq < expected {
+                continue;
+            }
+            if consumed.seq > expected {
+                // Lost on the way, or evicted: the new consumer finds out which.
+                warn!(stream = self.stream, expected, seq = consumed.seq, "reader_skipped");
+                self.open = None;
+                return Ok(());
+            }
+            expected += 1;
+            self.ready.push_back(consumed);
+            open.pull(&self.api, &self.stream).await?;
+        }
+        let silent = open.heard.elapsed() >= HEARTBEAT * 3;
+        if silent && self.ready.is_empty() {
+            self.close();
+        }
+        Ok(())
+    }
+
+    /// Nothing came: is that because the epoch has ended?
+    async fn check_end(&mut self) -> Result<(), BrokerError> {
+        let Some(current) = self.epochs.known(self.shard) else { return Ok(()) };
+        if current.epoch == self.at.epoch {
+            return Ok(());
+        }
+        let last = match self.api.stream_info(&self.stream).await {
+            Ok(info) => info.state.last(),
+            Err(error) if error.is_no_stream() => 0,
+            Err(error @ (ApiError::Exchange(_) | ApiError::Server { .. } | ApiError::Answer(_))) => {
+                return Err(error.into());
+            }
+        };
+        if last <= self.at.seq {
+            return Err(BrokerError::Epoch { shard: self.shard, current: current.epoch });
+        }
+        Ok(())
+    }
+}
+
+impl Open {
+    /// Keeps enough asked for.
+    async fn pull(&mut self, api: &Api, stream: &str) -> Result<(), BrokerError> {
+        if self.pending > PULL / 2 {
+            return Ok(());
+        }
+        let request = json!({
+            "batch": PULL,
+            "max_bytes": PULL_BYTES,
+            "expires": nanos(PULL_EXPIRES),
+            "idle_heartbeat": nanos(HEARTBEAT),
+        });
+        let subject = format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.{}", self.name);
+        let client = api.exchange.client();
+        client
+            .publish_with_reply(subject, self.inbox.clone(), Bytes::from(request.to_string()))
+            .await
+            .map_err(|error| BrokerError::Unavailable(error.to_string()))?;
+        self.pending += PULL;
+        Ok(())
+    }
+
+    /// A status ends a pull, or says that there is none any more.
+    fn goes_on(&mut self, status: StatusCode, message: &Message) -> bool {
+        if status.as_u16() == IDLE {
+            return true;
+        }
+        let unused = message.headers.as_ref().and_then(|headers| headers.get(UNUSED));
+        let unused = unused.and_then(|unused| unused.as_str().parse::<u64>().ok());
+        let ended = message.description.as_deref().is_some_and(|text| {
+            let text = text.to_ascii_lowercase();
+            text.contains("deleted") || text.contains("leadership") || text.contains("shutdown")
+        });
+        match unused {
+            Some(unused) if !ended => {
+                self.pending = self.pending.saturating_sub(unused);
+                true
+            }
+            Some(_) | None => false,
+        }
+    }
+}
+
+#[async_trait]
+impl LogReader for NatsReader {
+    async fn next_batch(&mut self, max: usize, wait: Duration) -> Result<Vec<Stored>, BrokerError> {
+        let deadline = Instant::now() + wait;
+        loop {
+            self.fill(max, deadline).await?;
+            let taken = self.ready.len().min(max);
+            if let Some(last) = self.ready.iter().take(taken).next_back() {
+                self.at.seq = last.seq;
+                let events: Vec<Stored> = self.ready.drain(..taken).filter_map(|consumed| consumed.event).collect();
+                if !events.is_empty() {
+                    return Ok(events);
+                }
+            }
+            if Instant::now() >= deadline {
+                self.check_end().await?;
+                return Ok(Vec::new());
+            }
+        }
+    }
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+impl Drop for NatsReader {
+    fn drop(&mut self) {
+        if tokio::runtime::Handle::try_current().is_ok() {
+            self.close();
+        }
+    }
+}

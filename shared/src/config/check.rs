@@ -1,0 +1,143 @@
+//! What values mean together, and for a role.
+
+use std::path::Path;
+
+use tracing_subscriber::EnvFilter;
+
+use super::{Auth, Config, Limits, Nats, Role, Secret, source::Values};
+
+/// HS256 keys shorter than the hash are weak (RFC 7518, section 3.2).
+const MIN_SECRET: usize = 32;
+
+/// Notes every mistake that a single value does not show.
+pub(super) fn check(config: &Config, role: Role, values: &mut Values) {
+    check_http(config, values);
+    check_nats(&config.nats, values);
+    check_database(config, role, values);
+    check_auth(&config.auth, role, values);
+    check_limits(&config.limits, values);
+    if let Err(error) = EnvFilter::try_new(&config.telemetry.filter) {
+        values.problem("telemetry.filter", &format!("{:?} is not a log filter: {error}", config.telemetry.filter));
+    }
+}
+
+fn check_http(config: &Config, values: &mut Values) {
+    for origin in &config.http.allowed_origins {
+        if !is_origin(origin) {
+            let message = format!("{origin:?} is not an origin, such as https://chat.example.com, in lower case and without a path");
+            values.problem("http.allowed_origins", &message);
+        }
+    }
+    if let Some(url) = &config.http.public_url
+        && !is_origin(url.strip_suffix('/').unwrap_or(url))
+    {
+        values.problem("http.public_url", &format!("{url:?} is not a URL without a path, such as https://chat.example.com"));
+    }
+    if let Some(folder) = &config.http.pages_dir
+        && !folder.is_dir()
+    {
+        values.problem("http.pages_dir", &format!("{:?} is not a folder", folder.display().to_string()));
+    }
+}
+
+/// As browsers send it: scheme, host, and the port if it is not the scheme's own.
+fn is_origin(text: &str) -> bool {
+    let Some(host) = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://")) else { return false };
+    let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || ".-:[]_".contains(c);
+    !host.is_empty() && host.chars().all(allowed)
+}
+
+fn check_nats(nats: &Nats, values: &mut Values) {
+    // The URL may hold a password by mistake, so it is never shown here.
+    if let Some(url) = &nats.url {
+        for server in url.split(',').map(str::trim) {
+            let address = server.strip_prefix("nats://").or_else(|| server.strip_prefix("tls://")).unwrap_or(server);
+            if address.contains('@') {
+                values.problem("nats.url", "holds a user or password: set nats.user and nats.password instead");
+            } else if address.is_empty() || address.contains("://") || address.contains(char::is_whitespace) {
+                values.problem("nats.url", "is not a list of servers, such as nats://n1:4222,nats://n2:4222");
+            }
+        }
+    }
+    if nats.replicas.is_multiple_of(2) {
+        values.problem("nats.replicas", &format!("{} is even: a majority needs 1, 3 or 5", nats.replicas));
+    }
+    let ways = [nats.user.is_some(), nats.token.is_some(), nats.nkey_seed.is_some(), nats.creds_file.is_some()];
+    if ways.into_iter().filter(|given| *given).count() > 1 {
+        values.problem("nats.user", "only one of nats.user, nats.token, nats.nkey_seed and nats.creds_file can be set");
+    }
+    if nats.user.is_some() != nats.password.is_some() {
+        values.problem("nats.password", "nats.user and nats.password come together");
+    }
+    for (key, file) in [("nats.creds_file", &nats.creds_file), ("nats.tls_ca_file", &nats.tls_ca_file)] {
+        if let Some(file) = file {
+            check_file(key, file, values);
+        }
+    }
+}
+
+fn check_file(key: &str, file: &Path, values: &mut Values) {
+    if let Err(error) = std::fs::File::open(file) {
+        values.problem(key, &format!("{:?} cannot be read: {error}", file.display().to_string()));
+    }
+}
+
+fn check_database(config: &Config, role: Role, values: &mut Values) {
+    let Some(url) = &config.database.url else {
+        if role == Role::Persister {
+            values.problem("database.url", "is not set; the persister needs it, as postgres://… or sqlite://…");
+        }
+        return;
+    };
+    if !["postgres://", "postgresql://", "sqlite:"].iter().any(|scheme| url.expose().starts_with(scheme)) {
+        values.problem("database.url", "the value does not begin with postgres:// or sqlite://");
+    }
+}
+
+fn check_auth(auth: &Auth, role: Role, values: &mut Values) {
+    if let Some(secret) = &auth.secret {
+        check_secret("auth.secret", "the value", secret, values);
+    }
+    if auth.jwks_url.is_some() {
+        values.problem("auth.jwks_url", "is not supported yet; use auth.secret");
+    }
+    for issuer in &auth.issuers {
+        let name = &issuer.issuer;
+        if issuer.jwks_url.is_some() {
+            values.problem("auth.issuers", &format!("jwks_url of {name:?} is not supported yet; use its secret"));
+        } else if let Some(secret) = &issuer.secret {
+            check_secret("auth.issuers", &format!("the secret of {name:?}"), secret, values);
+        } else {
+            values.problem("auth.issuers", &format!("{name:?} has no secret"));
+        }
+        let same = auth.issuers.iter().filter(|other| other.issuer == issuer.issuer).count();
+        if same > 1 || auth.issuer.as_ref() == Some(name) {
+            values.problem("auth.issuers", &format!("{name:?} is there twice (auth.issuer counts)"));
+        }
+    }
+    if role == Role::Gateway && auth.secret.is_none() {
+        let message = "is not set; a gateway needs it for tokens and cookies, the same one in all gateways: \
+            openssl rand -base64 48 makes one";
+        values.problem("auth.secret", message);
+    }
+}
+
+fn check_secret(key: &str, subject: &str, secret: &Secret, values: &mut Values) {
+    let bytes = secret.expose().len();
+    if bytes < MIN_SECRET {
+        values.problem(key, &format!("{subject} has {bytes} bytes; HS256 needs {MIN_SECRET}: openssl rand -base64 48 makes one"));
+    }
+}
+
+fn check_limits(limits: &Limits, values: &mut Values) {
+    // Around the text there is the frame, and JSON may escape what is in it.
+    if limits.body_bytes >= limits.frame_bytes {
+        values.problem("limits.body_bytes", "is not smaller than limits.frame_bytes, which it has to fit in");
+    }
+    if limits.backlog_bytes < limits.frame_bytes {
+        values.problem("limits.backlog_bytes", "is smaller than limits.frame_bytes: one frame has to fit in");
+    }
+    if limits.header_timeout > limits.handshake_timeout {
+        values.problem("limits.header_timeout", "is longer than limits.handshake_timeout, which it is a part of");
+    }
+}

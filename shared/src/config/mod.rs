@@ -1,0 +1,207 @@
+//! The config: one schema for all binaries, read from a file and the environment, checked as a
+//! whole before anything is bound.
+//!
+//! `schema` declares the keys, `value` how values are written, `source` reads them, `check` looks
+//! at what they mean together.
+
+mod check;
+mod connect;
+mod error;
+mod issuer;
+mod network;
+mod schema;
+mod secret;
+mod section;
+mod source;
+mod value;
+
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    env, fmt,
+    path::{Path, PathBuf},
+};
+
+pub use self::{
+    error::{ConfigErrors, Problem},
+    network::Network,
+    schema::{Auth, DEFAULT_NATS_URL, Database, Gateway, Groups, Http, Issuer, Limits, LogFormat, Nats, Persister, Telemetry},
+    secret::Secret,
+};
+use self::{
+    section::Section,
+    source::Values,
+    value::{Codec, Plain},
+};
+
+/// Which binary the config is for: some defaults and some requirements differ.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// Gateway and persister in one process.
+    Standalone,
+    /// A gateway.
+    Gateway,
+    /// A persister.
+    Persister,
+}
+
+/// `iss` and `aud` of tokens where none are configured.
+pub const DEFAULT_ISSUER: &str = "natter";
+
+/// The whole config.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    /// Folder of the standalone binary's files. It may hold foreign files.
+    pub data_dir: PathBuf,
+    /// HTTP and WebSocket.
+    pub http: Http,
+    /// NATS.
+    pub nats: Nats,
+    /// SQL.
+    pub database: Database,
+    /// Signing in.
+    pub auth: Auth,
+    /// Groups.
+    pub groups: Groups,
+    /// Limits.
+    pub limits: Limits,
+    /// The gateway's own.
+    pub gateway: Gateway,
+    /// The persister's own.
+    pub persister: Persister,
+    /// Logs.
+    pub telemetry: Telemetry,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            data_dir: PathBuf::from("./data"),
+            http: Http::default(),
+            nats: Nats::default(),
+            database: Database::default(),
+            auth: Auth::default(),
+            groups: Groups::default(),
+            limits: Limits::default(),
+            gateway: Gateway::default(),
+            persister: Persister::default(),
+            telemetry: Telemetry::default(),
+        }
+    }
+}
+
+impl Config {
+    /// Reads the file, if any, and the process's environment over it.
+    ///
+    /// The answer is checked and complete: what depends on the role is filled in.
+    pub fn load(file: Option<&Path>, role: Role) -> Result<Self, ConfigErrors> {
+        let env = env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.to_string_lossy().into_owned())));
+        Self::load_from(file, &env.collect(), role)
+    }
+
+    /// Like [`Config::load`], with an environment of one's own.
+    pub fn load_from(file: Option<&Path>, env: &HashMap<String, String>, role: Role) -> Result<Self, ConfigErrors> {
+        let mut values = Values::read(file, env, &known_keys());
+        let mut config = Self {
+            data_dir: values.take::<PathBuf, Plain>("", "data_dir", Self::default().data_dir, None),
+            http: Http::read(&mut values),
+            nats: Nats::read(&mut values),
+            database: Database::read(&mut values),
+            auth: Auth::read(&mut values),
+            groups: Groups::read(&mut values),
+            limits: Limits::read(&mut values),
+            gateway: Gateway::read(&mut values),
+            persister: Persister::read(&mut values),
+            telemetry: Telemetry::read(&mut values),
+        };
+        config.fill_in(role, &values);
+        check::check(&config, role, &mut values);
+        let problems = values.into_problems();
+        if problems.is_empty() { Ok(config) } else { Err(ConfigErrors(problems)) }
+    }
+
+    /// Defaults that depend on the role, or on other keys.
+    fn fill_in(&mut self, role: Role, values: &Values) {
+        match role {
+            Role::Standalone => {
+                if !values.is_set("auth.dev_login") {
+                    self.auth.dev_login = self.http.listen.ip().is_loopback();
+                }
+                if self.database.url.is_none() {
+                    self.database.url = Some(Secret::new(format!("sqlite://{}", self.data_dir.join("natter.db").display())));
+                }
+            }
+            Role::Gateway | Role::Persister => {
+                self.nats.url.get_or_insert_with(|| DEFAULT_NATS_URL.to_owned());
+            }
+        }
+        self.auth.issuer.get_or_insert_with(|| DEFAULT_ISSUER.to_owned());
+        self.auth.audience.get_or_insert_with(|| DEFAULT_ISSUER.to_owned());
+    }
+
+    /// What is allowed but should be noticed, to be logged at start.
+    pub fn warnings(&self) -> Vec<String> {
+        let mut warnings = Vec::new();
+        if self.auth.dev_login && !self.http.listen.ip().is_loopback() {
+            warnings.push(format!(
+                "auth.dev_login is on while http.listen is {}: ANYBODY who reaches it signs in as ANYBODY. Switch it off.",
+                self.http.listen
+            ));
+        }
+        warnings
+    }
+
+    /// The config in TOML, every key of it, with secrets masked.
+    pub fn effective_toml(&self) -> String {
+        let mut out = String::new();
+        line(&mut out, "data_dir", Plain::show(&self.data_dir).as_deref());
+        show(&mut out, &self.http);
+        show(&mut out, &self.nats);
+        show(&mut out, &self.database);
+        show(&mut out, &self.auth);
+        show(&mut out, &self.groups);
+        show(&mut out, &self.limits);
+        show(&mut out, &self.gateway);
+        show(&mut out, &self.persister);
+        show(&mut out, &self.telemetry);
+        out
+    }
+
+}
+
+impl fmt::Display for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.effective_toml())
+    }
+}
+
+fn show<S: Section>(out: &mut String, section: &S) {
+    out.extend(["\n[", S::NAME, "]\n"]);
+    for entry in section.entries() {
+        line(out, entry.key, entry.value.as_deref());
+    }
+}
+
+fn line(out: &mut String, key: &str, value: Option<&str>) {
+    match value {
+        Some(value) => out.extend([key, " = ", value, "\n"]),
+        None => out.extend(["# ", key, " is not set\n"]),
+    }
+}
+
+/// Every key, as `section.key`.
+fn known_keys() -> BTreeSet<String> {
+    let mut keys = BTreeSet::from(["data_dir".to_owned()]);
+    keys.extend(Http::keys());
+    keys.extend(Nats::keys());
+    keys.extend(Database::keys());
+    keys.extend(Auth::keys());
+    keys.extend(Groups::keys());
+    keys.extend(Limits::keys());
+    keys.extend(Gateway::keys());
+    keys.extend(Persister::keys());
+    keys.extend(Telemetry::keys());
+    keys
+}

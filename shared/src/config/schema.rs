@@ -1,0 +1,236 @@
+//! Every key of the config: its meaning, its unit, its default and its range, each written once.
+
+use std::{net::SocketAddr, ops::RangeInclusive, path::PathBuf, time::Duration};
+
+use super::{
+    network::Network,
+    secret::Secret,
+    section::section,
+    value::{Bytes, GIB, KIB, MIB},
+};
+
+const fn secs(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+/// What a timeout may be: long enough to be met, short enough to be one.
+const TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(100)..=secs(600);
+
+/// The port that NATS listens on unless told otherwise.
+pub const DEFAULT_NATS_URL: &str = "nats://127.0.0.1:4222";
+
+section! {
+    /// The HTTP side of a gateway, which WebSockets come in by.
+    pub struct Http in "http" {
+        /// Address and port to listen on.
+        pub listen: SocketAddr = SocketAddr::from(([127, 0, 0, 1], 8080)),
+        /// Origins (`https://chat.example.com`) whose pages may connect and call, compared
+        /// exactly. Empty: only pages that the gateway itself serves.
+        pub allowed_origins: Vec<String> = Vec::new(),
+        /// Ranges of reverse proxies whose `X-Forwarded-For` and `X-Forwarded-Proto` are believed.
+        pub trusted_proxies: Vec<Network> = Vec::new(),
+        /// What users type to get here, where a proxy is in front. An `https` one makes cookies
+        /// `Secure`.
+        pub public_url: Option<String> = None,
+        /// Folder of files to serve instead of the built-in pages.
+        pub pages_dir: Option<PathBuf> = None,
+    }
+}
+
+section! {
+    /// The connection to NATS, and its streams.
+    pub struct Nats in "nats" {
+        /// Servers to try, comma-separated. Unset: embedded in the standalone binary, else
+        /// `nats://127.0.0.1:4222`.
+        pub url: Option<String> = None,
+        /// Streams that groups and users are spread over; fixed once installed.
+        pub shards: u16 = 4 => 1..=64,
+        /// Copies of each stream: 1 on a single server, 3 in a cluster.
+        pub replicas: u8 = 1 => 1..=5,
+        /// Bytes that each stream keeps, reserved at creation.
+        pub max_bytes_per_shard: u64 as Bytes = GIB => 16 * MIB..=1024 * GIB,
+        /// Upper bound of an event's time in its stream; it stays in SQL for good.
+        pub max_age: Duration = secs(72 * 3600) => secs(600)..=secs(365 * 86_400),
+        /// User name.
+        pub user: Option<String> = None,
+        /// The user's password.
+        pub password: Option<Secret> = None,
+        /// Token, instead of user and password.
+        pub token: Option<Secret> = None,
+        /// NKey seed (`SU…`), instead of user and password.
+        pub nkey_seed: Option<Secret> = None,
+        /// Path of a credentials file (JWT and seed), instead of user and password.
+        pub creds_file: Option<PathBuf> = None,
+        /// Path of a PEM file with the authorities to trust, beside the system's.
+        pub tls_ca_file: Option<PathBuf> = None,
+        /// Refuse a server without TLS.
+        pub tls_required: bool = false,
+        /// Messages that wait in one subscription before NATS drops the newest.
+        pub subscription_capacity: usize = 1024 => 16..=1_048_576,
+        /// Publishes that wait for their ack; further ones are answered "busy".
+        pub in_flight: usize = 16_384 => 1..=100_000,
+    }
+}
+
+section! {
+    /// The SQL database. Only the persister touches it.
+    pub struct Database in "database" {
+        /// `postgres://user:password@host/name` or `sqlite://path`. Unset: `natter.db` in the data
+        /// folder for the standalone binary; the persister needs it.
+        pub url: Option<Secret> = None,
+        /// Connections to PostgreSQL. SQLite has one writer and some readers.
+        pub max_connections: u32 = 16 => 2..=1000,
+    }
+}
+
+section! {
+    /// Who may sign in.
+    pub struct Auth in "auth" {
+        /// Secret of HS256 tokens, at least 32 bytes. Also signs session cookies and, where
+        /// enabled, dev sign-ins. Unset in the standalone binary: `auth.key` in the data folder.
+        pub secret: Option<Secret> = None,
+        /// `iss` of the tokens signed with `secret`. Unset: `natter`.
+        pub issuer: Option<String> = None,
+        /// `aud` of the tokens signed with `secret`. Unset: `natter`.
+        pub audience: Option<String> = None,
+        /// Where the issuer's public keys are. Not supported yet.
+        pub jwks_url: Option<String> = None,
+        /// Further issuers; in the file only.
+        pub issuers: Vec<Issuer> = Vec::new(),
+        /// Anybody signs in by a bare name at `POST /api/v1/dev/login`. Only for development. The
+        /// standalone binary has it on by default while it listens on loopback.
+        pub dev_login: bool = false,
+        /// How long a session cookie is good for.
+        pub session_lifetime: Duration = secs(7 * 86_400) => secs(60)..=secs(365 * 86_400),
+        /// Difference of clocks that is tolerated in tokens.
+        pub leeway: Duration = secs(30) => Duration::ZERO..=secs(600),
+    }
+}
+
+/// One of several issuers of tokens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Issuer {
+    /// `iss` of its tokens.
+    pub issuer: String,
+    /// `aud` of its tokens.
+    pub audience: String,
+    /// Secret of its HS256 tokens.
+    pub secret: Option<Secret>,
+    /// Where its public keys are. Not supported yet.
+    pub jwks_url: Option<String>,
+}
+
+section! {
+    /// Groups.
+    pub struct Groups in "groups" {
+        /// Anybody who is signed in may join (and thereby make) open groups by name.
+        pub open: bool = true,
+    }
+}
+
+section! {
+    /// What one connection, user, address or process may use.
+    pub struct Limits in "limits" {
+        /// Bytes of a client's message on the socket.
+        pub frame_bytes: usize as Bytes = 64 * KIB => KIB..=16 * MIB as usize,
+        /// Bytes of the `connect` frame, which lists positions to resume from.
+        pub connect_frame_bytes: usize as Bytes = 256 * KIB => KIB..=16 * MIB as usize,
+        /// Bytes of a chat message's or notification's text.
+        pub body_bytes: usize as Bytes = 32 * KIB => 1..=512 * KIB,
+        /// Frames that wait for a slow client before it is closed (4408).
+        pub backlog_messages: usize = 256 => 1..=1_000_000,
+        /// Bytes that wait for a slow client before it is closed (4408).
+        pub backlog_bytes: usize as Bytes = MIB as usize => 4 * KIB..=GIB as usize,
+        /// Frames per second of one connection in the long run, control frames counted.
+        pub frames_per_second: u32 = 100 => 1..=1_000_000,
+        /// Frames that one connection may send at once.
+        pub frames_burst: u32 = 200 => 1..=1_000_000,
+        /// Connections of the process.
+        pub connections: usize = 100_000 => 1..=10_000_000,
+        /// Connections from one address.
+        pub connections_per_ip: usize = 4096 => 1..=10_000_000,
+        /// Connections of one user.
+        pub connections_per_user: usize = 64 => 1..=1_000_000,
+        /// Handshakes per second of the process.
+        pub handshakes_per_second: u32 = 10_000 => 1..=1_000_000,
+        /// Groups that are delivered on one connection.
+        pub groups_per_connection: usize = 1000 => 1..=100_000,
+        /// Sends of one connection that wait for their answer.
+        pub in_flight_sends: usize = 64 => 1..=10_000,
+        /// Bytes of recent events that the process keeps for clients that resume.
+        pub ring_bytes: usize as Bytes = 64 * MIB as usize => MIB as usize..=64 * GIB as usize,
+        /// Recent events kept of one group.
+        pub ring_events_per_group: usize = 1024 => 1..=1_000_000,
+        /// Events that one group is resumed by; more missed is a `reset`.
+        pub recovery_events: usize = 2000 => 1..=100_000,
+        /// Recoveries of the process at the same time.
+        pub recoveries: usize = 64 => 1..=10_000,
+        /// Messages of one page of history.
+        pub history_page: u32 = 200 => 1..=1000,
+        /// From a TCP connection to the end of its request's headers.
+        pub header_timeout: Duration = secs(5) => TIMEOUT,
+        /// From a TCP connection to its 101.
+        pub handshake_timeout: Duration = secs(10) => TIMEOUT,
+        /// From the 101 to the `connect` frame.
+        pub connect_timeout: Duration = secs(5) => TIMEOUT,
+        /// Between a client's pings, or the server's where the protocol has it so.
+        pub heartbeat_interval: Duration = secs(25) => secs(1)..=secs(600),
+        /// Beyond the interval, until a silent client is closed.
+        pub heartbeat_timeout: Duration = secs(10) => TIMEOUT,
+        /// For reading back what live delivery lost; then the group is `reset`.
+        pub gap_fill_timeout: Duration = secs(2) => TIMEOUT,
+        /// For the broker's word on a send, retries included; then it is answered `timeout`.
+        pub send_deadline: Duration = secs(15) => TIMEOUT,
+        /// From the Close of a slow client to the reset of its connection.
+        pub slow_close_timeout: Duration = secs(2) => TIMEOUT,
+    }
+}
+
+section! {
+    /// The gateway's own ways.
+    pub struct Gateway in "gateway" {
+        /// How long a group's subscription outlives its last local member.
+        pub interest_linger: Duration = secs(10) => Duration::ZERO..=secs(600),
+        /// Connections per second that are told to go elsewhere when the process stops.
+        pub drain_rate: u32 = 500 => 1..=1_000_000,
+        /// How long a stopping process waits for its connections.
+        pub drain_timeout: Duration = secs(20) => Duration::ZERO..=secs(600),
+    }
+}
+
+section! {
+    /// The persister's own ways.
+    pub struct Persister in "persister" {
+        /// Events of one transaction at most.
+        pub batch: usize = 1000 => 1..=2000,
+        /// How long a silent persister keeps its shards.
+        pub lease_ttl: Duration = secs(3) => secs(1)..=secs(600),
+        /// Requests of gateways that are answered at the same time.
+        pub rpc_concurrency: usize = 64 => 1..=10_000,
+        /// Address and port of the persister's `/healthz`, `/readyz` and `/metrics`; `""` for none.
+        /// The standalone binary has them on `http.listen`.
+        pub http_listen: Option<SocketAddr> = Some(SocketAddr::from(([127, 0, 0, 1], 8081))),
+    }
+}
+
+section! {
+    /// Logs.
+    pub struct Telemetry in "telemetry" {
+        /// `human` or `json`; `auto` is `human` on a terminal and `json` elsewhere.
+        pub format: LogFormat = LogFormat::Auto,
+        /// What is logged, as `info` or `info,natter_gateway=debug`. By default without what
+        /// libraries say of their daily work.
+        pub filter: String = "info,async_nats=warn,sea_orm_migration=warn,sqlx=warn".to_owned(),
+    }
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// Human on a terminal, JSON elsewhere.
+    Auto,
+    /// For people.
+    Human,
+    /// One JSON object a line.
+    Json,
+}

@@ -1,0 +1,299 @@
+//! The config as its users meet it: files, variables, mistakes.
+
+use std::{collections::HashMap, fs, path::PathBuf, time::Duration};
+
+use proptest::prelude::*;
+use tempfile::TempDir;
+
+use super::*;
+
+const SECRET: &str = "0123456789abcdef0123456789abcdef";
+const DEFAULT_FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/natter.toml");
+
+fn env(variables: &[(&str, &str)]) -> HashMap<String, String> {
+    variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+}
+
+fn standalone(variables: &[(&str, &str)]) -> Config {
+    Config::load_from(None, &env(variables), Role::Standalone).unwrap()
+}
+
+/// The mistakes, one string each.
+fn mistakes(file: Option<&Path>, variables: &[(&str, &str)], role: Role) -> Vec<String> {
+    let errors = Config::load_from(file, &env(variables), role).unwrap_err();
+    errors.0.iter().map(ToString::to_string).collect()
+}
+
+/// A file with this text, in a folder that lives as long as the first of the pair.
+fn file(text: &str) -> (TempDir, PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("natter.toml");
+    fs::write(&path, text).unwrap();
+    (folder, path)
+}
+
+/// Asserts that there is exactly this mistake: all parts are in it.
+fn assert_one(mistakes: &[String], parts: &[&str]) {
+    let [mistake] = mistakes else { panic!("not one mistake: {mistakes:#?}") };
+    for part in parts {
+        assert!(mistake.contains(part), "{part:?} is not in {mistake:?}");
+    }
+}
+
+#[test]
+fn the_default_file_holds_the_defaults() {
+    let from_file = Config::load_from(Some(Path::new(DEFAULT_FILE)), &env(&[]), Role::Standalone).unwrap();
+    assert_eq!(from_file, standalone(&[]));
+}
+
+#[test]
+fn the_default_file_holds_every_key_and_no_other() {
+    let mut keys = BTreeSet::new();
+    let mut section = String::new();
+    for line in fs::read_to_string(DEFAULT_FILE).unwrap().lines() {
+        // A key without a default is there as a comment without a space: `#url = …`.
+        let line = line.strip_prefix('#').filter(|rest| !rest.starts_with(' ')).unwrap_or(line);
+        if let Some(name) = line.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+            section = format!("{}.", name.trim_matches(['[', ']']));
+        } else if let Some((key, _)) = line.split_once(" = ")
+            && !line.starts_with("# ")
+        {
+            assert!(keys.insert(format!("{section}{key}")), "{key} is there twice");
+        }
+    }
+    keys.retain(|key| !key.starts_with("auth.issuers."));
+    keys.insert("auth.issuers".to_owned());
+    assert_eq!(keys, known_keys());
+}
+
+#[test]
+fn what_is_set_in_the_default_file_is_shown_the_same() {
+    // A key that is shown in the file with a value must be set, not commented out, and vice versa:
+    // else the first test would compare nothing.
+    let text = fs::read_to_string(DEFAULT_FILE).unwrap();
+    let set = text.lines().filter(|line| line.contains(" = ") && !line.starts_with('#')).count();
+    let optional = Config::default().effective_toml().lines().filter(|line| line.ends_with("is not set")).count();
+    // Plus issuers, which are tables at the end, and dev_login, which depends on the role.
+    let files = known_keys().iter().filter(|key| key.ends_with("_file") && known_keys().contains(key.trim_end_matches("_file"))).count();
+    assert_eq!(set, known_keys().len() - optional - files - 2);
+}
+
+#[test]
+fn environment_wins_over_the_file() {
+    let (_folder, path) = file("[http]\nlisten = \"127.0.0.1:9000\"\n[limits]\nframe_bytes = \"128KiB\"\n");
+    let config = Config::load_from(Some(&path), &env(&[("NATTER_HTTP__LISTEN", "127.0.0.1:9001")]), Role::Standalone).unwrap();
+    assert_eq!(config.http.listen.port(), 9001);
+    assert_eq!(config.limits.frame_bytes, 128 * 1024);
+}
+
+#[test]
+fn values_from_the_environment() {
+    let config = standalone(&[
+        ("NATTER_DATA_DIR", "/srv/natter"),
+        ("NATTER_HTTP__ALLOWED_ORIGINS", "https://a.example, http://b.example:8080"),
+        ("NATTER_HTTP__TRUSTED_PROXIES", "10.0.0.0/8"),
+        ("NATTER_NATS__URL", "nats://n1:4222,nats://n2:4222"),
+        ("NATTER_NATS__SHARDS", "8"),
+        ("NATTER_NATS__MAX_BYTES_PER_SHARD", "2GiB"),
+        ("NATTER_GROUPS__OPEN", "false"),
+        ("NATTER_LIMITS__HEARTBEAT_INTERVAL", "500s"),
+        ("NATTER_PERSISTER__HTTP_LISTEN", ""),
+        ("NATTER_TELEMETRY__FORMAT", "json"),
+    ]);
+    assert_eq!(config.data_dir, PathBuf::from("/srv/natter"));
+    assert_eq!(config.http.allowed_origins, ["https://a.example", "http://b.example:8080"]);
+    assert!(config.http.trusted_proxies[0].contains("10.1.2.3".parse().unwrap()));
+    assert_eq!(config.nats.url.as_deref(), Some("nats://n1:4222,nats://n2:4222"));
+    assert_eq!((config.nats.shards, config.nats.max_bytes_per_shard), (8, 2 << 30));
+    assert!(!config.groups.open);
+    assert_eq!(config.limits.heartbeat_interval, Duration::from_secs(500));
+    assert_eq!(config.persister.http_listen, None);
+    assert_eq!(config.telemetry.format, LogFormat::Json);
+    assert_eq!(config.database.url.unwrap().expose(), "sqlite:///srv/natter/natter.db");
+}
+
+#[test]
+fn all_mistakes_are_named_at_once() {
+    let (_folder, path) = file("colour = 1\n[http]\nlisten = \"here\"\n[limit]\nframes = 3\n[limits]\nbody_bytes = \"32kb\"\n");
+    let variables = [
+        ("NATTER_LIMITS__HEARTBEAT_INTERVAL", "soon"),
+        ("NATTER_NATS__SHARDS", "65"),
+        ("NATTER_HTTP__PORT", "80"),
+        ("NATTER_HTTP_LISTEN", "127.0.0.1:1"),
+        ("NATTER_AUTH__DEV_LOGIN", "perhaps"),
+        ("NATTER_AUTH__SECRET", "short"),
+    ];
+    let mistakes = mistakes(Some(&path), &variables, Role::Persister);
+    let path = path.display();
+    for expected in [
+        format!("http.listen: \"here\" is not an address and port, such as 127.0.0.1:8080 (from {path})"),
+        format!("limits.body_bytes: \"32kb\" is not a number of bytes, such as 65536, 64KiB, 1MiB or 1GiB (from {path})"),
+        format!("colour: is not a key of the config (from {path})"),
+        format!("limit.frames: is not a key of the config (from {path})"),
+        "limits.heartbeat_interval: \"soon\" is not a duration, such as 500ms, 25s, 10m, 72h or 7d \
+         (from NATTER_LIMITS__HEARTBEAT_INTERVAL)"
+            .to_owned(),
+        "nats.shards: \"65\" is not from 1 to 64 (from NATTER_NATS__SHARDS)".to_owned(),
+        "NATTER_HTTP__PORT: is not a key of the config".to_owned(),
+        "NATTER_HTTP_LISTEN: is not a key of the config".to_owned(),
+        "auth.dev_login: \"perhaps\" is not true or false (from NATTER_AUTH__DEV_LOGIN)".to_owned(),
+        "database.url: is not set; the persister needs it, as postgres://… or sqlite://…".to_owned(),
+    ] {
+        assert!(mistakes.contains(&expected), "{expected:?} is not in {mistakes:#?}");
+    }
+    assert_eq!(mistakes.len(), 11, "{mistakes:#?}");
+    assert!(!mistakes.concat().contains("short"));
+}
+
+#[test]
+fn each_mistake_of_meaning_is_named() {
+    let origin = "http.allowed_origins: \"https://a.example/\" is not an origin";
+    let cases: &[(&str, &str, &str)] = &[
+        ("NATTER_HTTP__ALLOWED_ORIGINS", "https://a.example/", origin),
+        ("NATTER_HTTP__ALLOWED_ORIGINS", "*", "http.allowed_origins"),
+        ("NATTER_HTTP__TRUSTED_PROXIES", "10.0.0.0/8,proxy", "has \"proxy\", which is not an address range"),
+        ("NATTER_HTTP__PUBLIC_URL", "chat.example.com", "http.public_url"),
+        ("NATTER_HTTP__PAGES_DIR", "/no/such/folder", "is not a folder"),
+        ("NATTER_NATS__URL", "nats://me:hidden@n1:4222", "set nats.user and nats.password"),
+        ("NATTER_NATS__URL", "http://n1:4222", "nats.url"),
+        ("NATTER_NATS__REPLICAS", "2", "is even"),
+        ("NATTER_NATS__USER", "me", "come together"),
+        ("NATTER_NATS__CREDS_FILE", "/no/such/file", "nats.creds_file"),
+        ("NATTER_DATABASE__URL", "mysql://hidden", "does not begin with postgres:// or sqlite://"),
+        ("NATTER_AUTH__SECRET", "hidden", "has 6 bytes; HS256 needs 32"),
+        ("NATTER_AUTH__SECRET_FILE", "/no/such/file", "auth.secret_file: \"/no/such/file\" cannot be read"),
+        ("NATTER_AUTH__JWKS_URL", "https://id.example/keys", "auth.jwks_url: is not supported yet"),
+        ("NATTER_AUTH__ISSUERS", "a", "auth.issuers: \"a\" is not a list of tables"),
+        ("NATTER_AUTH__LEEWAY", "1d", "is not from \"0s\" to \"10m\""),
+        ("NATTER_LIMITS__BODY_BYTES", "64KiB", "limits.frame_bytes"),
+        ("NATTER_LIMITS__BACKLOG_BYTES", "4KiB", "limits.backlog_bytes"),
+        ("NATTER_LIMITS__HEADER_TIMEOUT", "11s", "limits.handshake_timeout"),
+        ("NATTER_LIMITS__CONNECTIONS", "-1", "is not a whole number in range"),
+        ("NATTER_TELEMETRY__FILTER", "info,=", "telemetry.filter"),
+        ("NATTER_TELEMETRY__FORMAT", "xml", "is not one of auto, human, json"),
+        ("NATTER_HTTP__", "x", "NATTER_HTTP__: is not a key"),
+        ("NATTER_http__listen", "127.0.0.1:1", "is not a key"),
+    ];
+    for (name, value, part) in cases {
+        let mistakes = mistakes(None, &[(name, value)], Role::Standalone);
+        assert_one(&mistakes, &[part]);
+        assert!(!mistakes.concat().contains("hidden"), "{mistakes:?}");
+    }
+}
+
+#[test]
+fn roles_have_their_own_defaults_and_needs() {
+    let gateway = Config::load_from(None, &env(&[("NATTER_AUTH__SECRET", SECRET)]), Role::Gateway).unwrap();
+    assert_eq!(gateway.nats.url.as_deref(), Some(DEFAULT_NATS_URL));
+    assert_eq!((gateway.auth.issuer.as_deref(), gateway.auth.audience.as_deref()), (Some("natter"), Some("natter")));
+    assert!(!gateway.auth.dev_login && gateway.database.url.is_none());
+    assert_one(&mistakes(None, &[], Role::Gateway), &["auth.secret: is not set"]);
+    assert_one(&mistakes(None, &[], Role::Persister), &["database.url: is not set"]);
+    let persister = Config::load_from(None, &env(&[("NATTER_DATABASE__URL", "postgres://db/natter")]), Role::Persister).unwrap();
+    assert_eq!(persister.nats.url.as_deref(), Some(DEFAULT_NATS_URL));
+    assert_eq!(standalone(&[]).nats.url, None);
+}
+
+#[test]
+fn dev_login_is_on_by_default_only_on_loopback() {
+    assert!(standalone(&[]).auth.dev_login);
+    assert!(standalone(&[]).warnings().is_empty());
+    let public = standalone(&[("NATTER_HTTP__LISTEN", "0.0.0.0:8080")]);
+    assert!(!public.auth.dev_login && public.warnings().is_empty());
+    let wanted = standalone(&[("NATTER_HTTP__LISTEN", "0.0.0.0:8080"), ("NATTER_AUTH__DEV_LOGIN", "true")]);
+    assert!(wanted.auth.dev_login);
+    assert!(wanted.warnings()[0].contains("auth.dev_login"));
+    assert!(!standalone(&[("NATTER_AUTH__DEV_LOGIN", "false")]).auth.dev_login);
+}
+
+#[test]
+fn secrets_from_files_and_never_shown() {
+    let (folder, path) = file(&format!("[auth]\nsecret = \"{SECRET}\"\n[database]\nurl = \"postgres://me:hidden@db/natter\"\n"));
+    let config = Config::load_from(Some(&path), &env(&[]), Role::Gateway).unwrap();
+    assert_eq!(config.auth.secret.as_ref().unwrap().expose(), SECRET);
+    for shown in [config.effective_toml(), format!("{config:?}")] {
+        assert!(!shown.contains(SECRET) && !shown.contains("hidden"), "{shown}");
+    }
+    assert!(config.to_string().contains("secret = \"********\""));
+
+    let secret = folder.path().join("secret");
+    fs::write(&secret, format!("{SECRET} \n")).unwrap();
+    let secret = secret.to_str().unwrap();
+    let config = Config::load_from(None, &env(&[("NATTER_AUTH__SECRET_FILE", secret)]), Role::Gateway).unwrap();
+    assert_eq!(config.auth.secret.unwrap().expose(), format!("{SECRET} "), "only the newline goes");
+    let both = mistakes(Some(&path), &[("NATTER_AUTH__SECRET_FILE", secret)], Role::Persister);
+    assert_one(&both, &["auth.secret: is set, and auth.secret_file too"]);
+}
+
+#[test]
+fn issuers_of_the_file() {
+    let (_folder, path) = file(&format!(
+        "[[auth.issuers]]\nissuer = \"https://id.example\"\naudience = \"chat\"\nsecret = \"{SECRET}\"\n\
+         [[auth.issuers]]\nissuer = \"https://id2.example\"\naudience = \"chat\"\nsecret = \"{SECRET}2\"\n"
+    ));
+    let config = Config::load_from(Some(&path), &env(&[]), Role::Standalone).unwrap();
+    assert_eq!(config.auth.issuers.len(), 2);
+    assert_eq!(config.auth.issuers[1].secret.as_ref().unwrap().expose(), format!("{SECRET}2"));
+    assert!(!config.effective_toml().contains(SECRET));
+
+    for (entry, part) in [
+        ("audience = \"chat\"", "has an entry without issuer"),
+        ("issuer = \"a\"\nsecret = \"x\"", "has the issuer \"a\" without audience"),
+        ("issuer = \"a\"\naudience = \"b\"", "\"a\" has no secret"),
+        ("issuer = \"a\"\naudience = \"b\"\njwks_url = \"https://a/\"", "is not supported yet"),
+        ("issuer = \"a\"\naudience = \"b\"\nsecret = \"short\"", "the secret of \"a\" has 5 bytes"),
+        ("issuer = \"a\"\naudience = \"b\"\nkey = \"c\"", "unknown key \"key\""),
+        ("issuer = \"natter\"\naudience = \"b\"\nsecret = \"0123456789abcdef0123456789abcdef\"", "is there twice"),
+    ] {
+        let (_folder, path) = file(&format!("[[auth.issuers]]\n{entry}\n"));
+        assert_one(&mistakes(Some(&path), &[], Role::Standalone), &["auth.issuers: ", part]);
+    }
+}
+
+#[test]
+fn a_broken_file_is_named_without_its_secrets() {
+    let (_folder, path) = file("[auth]\nsecret = hidden\n");
+    let mistakes_of_broken = mistakes(Some(&path), &[("NATTER_NATS__SHARDS", "x")], Role::Standalone);
+    assert_eq!(mistakes_of_broken.len(), 2, "{mistakes_of_broken:#?}");
+    assert!(mistakes_of_broken[0].contains("natter.toml") && mistakes_of_broken[0].contains("line 2"), "{mistakes_of_broken:#?}");
+    assert!(!mistakes_of_broken.concat().contains("hidden"), "{mistakes_of_broken:#?}");
+    assert_one(&mistakes(Some(Path::new("/no/such/natter.toml")), &[], Role::Standalone), &["/no/such/natter.toml", "cannot be read"]);
+}
+
+#[test]
+fn variables_that_are_not_ours_are_let_be() {
+    standalone(&[
+        ("NATTER_SERVICE_HOST", "10.96.0.7"),
+        ("NATTER_SERVICE_PORT", "8080"),
+        ("NATTER_SERVICE_PORT_HTTP", "8080"),
+        ("NATTER_PORT", "tcp://10.96.0.7:8080"),
+        ("NATTER_PORT_8080_TCP", "tcp://10.96.0.7:8080"),
+        ("NATTER_PORT_8080_TCP_ADDR", "10.96.0.7"),
+        ("NATTER_GATEWAY_SERVICE_HOST", "10.96.0.8"),
+        ("NATTER_GATEWAY_PORT", "tcp://10.96.0.8:8080"),
+        ("NATTER_GATEWAY_PORT_8080_TCP_PROTO", "tcp"),
+        ("NATTER_TEST_NATS_SERVER", "/usr/bin/nats-server"),
+        ("NATTER_CONFIG", "natter.toml"),
+        ("NATTERING", "x"),
+    ]);
+    assert_one(&mistakes(None, &[("NATTER_PORT", "8080")], Role::Standalone), &["NATTER_PORT: is not a key"]);
+}
+
+#[test]
+fn what_is_shown_can_be_read_back() {
+    let config = standalone(&[("NATTER_HTTP__ALLOWED_ORIGINS", "https://a.example"), ("NATTER_NATS__URL", "nats://n1:4222")]);
+    let shown = config.effective_toml().replace("url = \"********\"", "url = \"sqlite://./data/natter.db\"");
+    let (_folder, path) = file(&shown);
+    assert_eq!(Config::load_from(Some(&path), &env(&[]), Role::Standalone).unwrap(), config);
+}
+
+proptest! {
+    /// Whatever is in a variable: a config or a mistake, never a panic.
+    #[test]
+    fn any_value_is_taken_or_named(key in prop::sample::select(known_keys().into_iter().collect::<Vec<_>>()), value in ".{0,40}") {
+        let variable = source::variable(&key);
+        if let Err(errors) = Config::load_from(None, &env(&[(&variable, &value)]), Role::Standalone) {
+            prop_assert!(!errors.0.is_empty());
+        }
+    }
+}

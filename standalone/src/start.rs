@@ -1,0 +1,65 @@
+//! The whole of Natter in one process: first what can fail for reasons a person has to mend (address,
+//! folder, key, log), then the persister and the gateway as tasks over one broker.
+
+use std::{process::ExitCode, sync::Arc};
+
+use anyhow::Context;
+use natter_gateway::Gateway;
+use natter_shared::{
+    broker::{
+        Broker,
+        embedded::EmbeddedBroker,
+        nats::{NatsBroker, Role},
+    },
+    config::Config,
+    id::InstanceId,
+    lifecycle::Lifecycle,
+    listen,
+    telemetry::metrics::Registry,
+};
+
+use crate::{folder::DataFolder, key, persister, welcome};
+
+/// Runs until stopped.
+pub(crate) async fn run(mut config: Config) -> anyhow::Result<ExitCode> {
+    let listener = listen::bind(config.http.listen, "NATTER_HTTP__LISTEN").await?;
+    let listening = listener.local_addr()?;
+    let folder = DataFolder::open(&config.data_dir)?;
+    if config.auth.secret.is_none() {
+        config.auth.secret = Some(key::load_or_make(&folder)?);
+    }
+    let instance = InstanceId::random();
+    let brokers = Brokers::open(&config, &folder, instance).await?;
+    let registry = Registry::new("natter");
+    let lifecycle = Lifecycle::new();
+
+    let persister = persister::run(config.clone(), brokers.persister, registry.clone(), lifecycle.soft.clone());
+    lifecycle.spawn_critical("persister", persister);
+
+    println!("{}", welcome::text(&config, listening, &folder.path().display().to_string()));
+    let drain = config.gateway.drain_timeout;
+    let gateway =
+        natter_gateway::run(Gateway { listener, broker: brokers.gateway, config, instance, registry, lifecycle: lifecycle.clone() });
+    lifecycle.spawn_critical("gateway", gateway);
+    Ok(lifecycle.run_until_stopped(drain).await)
+}
+
+/// The two sides' brokers: the same one where it is built in.
+struct Brokers {
+    gateway: Arc<dyn Broker>,
+    persister: Arc<dyn Broker>,
+}
+
+impl Brokers {
+    async fn open(config: &Config, folder: &DataFolder, instance: InstanceId) -> anyhow::Result<Self> {
+        if config.nats.url.is_some() {
+            let gateway = NatsBroker::connect(config.nats_options(), Role::Gateway, instance).await?;
+            let persister = NatsBroker::connect(config.nats_options(), Role::Persister, InstanceId::random()).await?;
+            return Ok(Self { gateway, persister });
+        }
+        let path = folder.join("events.db");
+        let opened = EmbeddedBroker::open(&path, config.embedded_options()).await;
+        let broker = opened.with_context(|| format!("the log {}", path.display()))?;
+        Ok(Self { gateway: broker.clone(), persister: broker })
+    }
+}

@@ -1,0 +1,337 @@
+//! The checker of the promises (design section 10): once, in order, no silent gap, in SQL once.
+//! A pure function over what clients recorded and what SQL holds, so that it is itself tested.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use natter_shared::{
+    id::{GroupId, MessageId},
+    position::Position,
+};
+
+/// What one client recorded, in the order it arrived.
+#[derive(Debug, Clone)]
+pub enum Entry {
+    /// Delivery of a group goes on from here: everything after it is this member's.
+    Joined(GroupId, Position),
+    /// The membership ended with this event.
+    Left(GroupId, Position),
+    /// The server declared that something of the group is missing.
+    Reset(GroupId),
+    /// A message arrived.
+    Delivered(Fact),
+}
+
+/// A message, its group and its position: as accepted, delivered or stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Fact {
+    /// The message.
+    pub message: MessageId,
+    /// Its group.
+    pub group: GroupId,
+    /// Its position.
+    pub position: Position,
+}
+
+/// Everything a run left behind.
+#[derive(Debug, Default)]
+pub struct Observation {
+    /// Per client: its name and its record.
+    pub clients: Vec<(String, Vec<Entry>)>,
+    /// What was tried, whatever came of it.
+    pub attempted: HashSet<MessageId>,
+    /// What the server said it accepted.
+    pub accepted: Vec<Fact>,
+    /// What SQL holds.
+    pub rows: Vec<Fact>,
+}
+
+/// A broken promise.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Violation {
+    /// Accepted, and not in SQL.
+    NotInSql(Fact),
+    /// In SQL more than once, by id or by position.
+    TwiceInSql(Fact),
+    /// In SQL, and nobody sent it.
+    NeverSent(Fact),
+    /// Accepted with one position or group and stored with another.
+    Moved(Fact, Fact),
+    /// A member did not get a message of its time.
+    Missing(String, Fact),
+    /// A member got a message twice.
+    Doubled(String, Fact),
+    /// A member got a message after a later one.
+    OutOfOrder(String, Fact),
+    /// A client got a message of a group at a time when it was no member.
+    NotMember(String, Fact),
+    /// A client got something that SQL does not hold like this.
+    Unknown(String, Fact),
+}
+
+/// What the checker found.
+#[derive(Debug, Default)]
+pub struct Report {
+    /// Broken promises; empty is good.
+    pub violations: Vec<Violation>,
+    /// Deliveries looked at.
+    pub deliveries: usize,
+    /// Messages accepted.
+    pub accepted: usize,
+    /// Declared gaps.
+    pub resets: usize,
+    /// Messages that declared gaps left out.
+    pub excused: usize,
+}
+
+impl Report {
+    /// Panics with the first violations unless there are none.
+    pub fn assert_clean(&self) {
+        let count = self.violations.len();
+        assert!(count == 0, "{count} violations, the first: {:#?}", &self.violations[..count.min(10)]);
+    }
+}
+
+/// Looks at everything.
+pub fn check(seen: &Observation) -> Report {
+    let mut report = Report { accepted: seen.accepted.len(), ..Report::default() };
+    check_sql(seen, &mut report);
+    let mut truth: HashMap<GroupId, BTreeMap<Position, Fact>> = HashMap::new();
+    for row in &seen.rows {
+        truth.entry(row.group).or_default().insert(row.position, *row);
+    }
+    for (client, record) in &seen.clients {
+        check_client(client, record, &truth, &mut report);
+    }
+    report
+}
+
+fn check_sql(seen: &Observation, report: &mut Report) {
+    let mut by_id: HashMap<MessageId, Fact> = HashMap::new();
+    let mut places = HashSet::new();
+    for row in &seen.rows {
+        let first_of_id = by_id.insert(row.message, *row).is_none();
+        let first_of_place = places.insert((row.group, row.position));
+        if !first_of_id || !first_of_place {
+            report.violations.push(Violation::TwiceInSql(*row));
+        }
+        if !seen.attempted.contains(&row.message) {
+            report.violations.push(Violation::NeverSent(*row));
+        }
+    }
+    for accepted in &seen.accepted {
+        match by_id.get(&accepted.message) {
+            None => report.violations.push(Violation::NotInSql(*accepted)),
+            Some(row) if row != accepted => report.violations.push(Violation::Moved(*accepted, *row)),
+            Some(_) => {}
+        }
+    }
+}
+
+/// One client's view of one group.
+#[derive(Default)]
+struct View {
+    /// Membership: after the first position, up to and with the second.
+    times: Vec<(Position, Option<Position>)>,
+    delivered: Vec<Fact>,
+    /// Declared gaps: after this position, up to the next delivery.
+    gaps: Vec<(Position, Option<Position>)>,
+}
+
+impl View {
+    fn last(&self) -> Position {
+        self.delivered.last().map_or(Position::START, |fact| fact.position)
+    }
+
+    fn is_member_at(&self, position: Position) -> bool {
+        self.times.iter().any(|(from, until)| position > *from && until.is_none_or(|until| position <= until))
+    }
+
+    fn is_excused(&self, position: Position) -> bool {
+        self.gaps.iter().any(|(after, before)| position > *after && before.is_none_or(|before| position < before))
+    }
+}
+
+fn check_client(client: &str, record: &[Entry], truth: &HashMap<GroupId, BTreeMap<Position, Fact>>, report: &mut Report) {
+    let mut views: HashMap<GroupId, View> = HashMap::new();
+    for entry in record {
+        match entry {
+            Entry::Joined(group, from) => {
+                let view = views.entry(*group).or_default();
+                // A join of a member changes nothing.
+                if view.times.last().is_none_or(|(_, until)| until.is_some()) {
+                    view.times.push((*from, None));
+                }
+            }
+            Entry::Left(group, at) => {
+                if let Some((_, until @ None)) = views.entry(*group).or_default().times.last_mut() {
+                    *until = Some(*at);
+                }
+            }
+            Entry::Reset(group) => {
+                let view = views.entry(*group).or_default();
+                let after = view.last();
+                view.gaps.push((after, None));
+                report.resets += 1;
+            }
+            Entry::Delivered(fact) => {
+                report.deliveries += 1;
+                let view = views.entry(fact.group).or_default();
+                if let Some((_, before @ None)) = view.gaps.last_mut() {
+                    *before = Some(fact.position);
+                }
+                view.delivered.push(*fact);
+            }
+        }
+    }
+    for (group, view) in &views {
+        check_view(client, view, truth.get(group), report);
+    }
+}
+
+fn check_view(client: &str, view: &View, truth: Option<&BTreeMap<Position, Fact>>, report: &mut Report) {
+    let mut got: HashSet<MessageId> = HashSet::new();
+    let mut highest = Position::START;
+    let bad = &mut report.violations;
+    for fact in &view.delivered {
+        let name = client.to_owned();
+        if !got.insert(fact.message) {
+            bad.push(Violation::Doubled(name, *fact));
+            continue;
+        }
+        if fact.position <= highest {
+            bad.push(Violation::OutOfOrder(name.clone(), *fact));
+        }
+        highest = highest.max(fact.position);
+        if truth.and_then(|rows| rows.get(&fact.position)) != Some(fact) {
+            bad.push(Violation::Unknown(name.clone(), *fact));
+        }
+        if !view.is_member_at(fact.position) {
+            bad.push(Violation::NotMember(name, *fact));
+        }
+    }
+    for fact in truth.into_iter().flat_map(BTreeMap::values) {
+        if view.is_member_at(fact.position) && !got.contains(&fact.message) {
+            if view.is_excused(fact.position) {
+                report.excused += 1;
+            } else {
+                bad.push(Violation::Missing(client.to_owned(), *fact));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use natter_shared::position::Epoch;
+    use uuid::Uuid;
+
+    use super::*;
+
+    const GROUP: GroupId = GroupId(Uuid::from_u128(9));
+
+    fn at(seq: u64) -> Position {
+        Position::new(Epoch(1), seq)
+    }
+
+    fn fact(seq: u64) -> Fact {
+        Fact { message: MessageId(Uuid::from_u128(u128::from(seq))), group: GROUP, position: at(seq) }
+    }
+
+    /// Messages 1 to 6; one client there all the time, one from 2 to 4.
+    fn good() -> Observation {
+        let all: Vec<Fact> = (1..=6).map(fact).collect();
+        let mut whole = vec![Entry::Joined(GROUP, at(0))];
+        whole.extend(all.iter().map(|fact| Entry::Delivered(*fact)));
+        let mut part = vec![Entry::Joined(GROUP, at(2))];
+        part.extend((3..=4).map(|seq| Entry::Delivered(fact(seq))));
+        part.push(Entry::Left(GROUP, at(4)));
+        Observation {
+            clients: vec![("whole".into(), whole), ("part".into(), part)],
+            attempted: all.iter().map(|fact| fact.message).collect(),
+            accepted: all.clone(),
+            rows: all,
+        }
+    }
+
+    fn violations(spoil: impl FnOnce(&mut Observation)) -> Vec<Violation> {
+        let mut seen = good();
+        spoil(&mut seen);
+        check(&seen).violations
+    }
+
+    #[test]
+    fn a_good_run_is_clean() {
+        let report = check(&good());
+        report.assert_clean();
+        assert_eq!((report.deliveries, report.accepted, report.resets), (8, 6, 0));
+    }
+
+    #[test]
+    fn a_dropped_delivery_is_found() {
+        let found = violations(|seen| drop(seen.clients[0].1.remove(3)));
+        assert_eq!(found, [Violation::Missing("whole".into(), fact(3))]);
+    }
+
+    #[test]
+    fn a_dropped_last_delivery_is_found() {
+        let found = violations(|seen| drop(seen.clients[0].1.pop()));
+        assert_eq!(found, [Violation::Missing("whole".into(), fact(6))]);
+    }
+
+    #[test]
+    fn a_doubled_delivery_is_found() {
+        let found = violations(|seen| seen.clients[0].1.insert(3, Entry::Delivered(fact(2))));
+        assert_eq!(found, [Violation::Doubled("whole".into(), fact(2))]);
+    }
+
+    #[test]
+    fn swapped_deliveries_are_found() {
+        let found = violations(|seen| seen.clients[0].1.swap(3, 4));
+        assert_eq!(found, [Violation::OutOfOrder("whole".into(), fact(3))]);
+    }
+
+    #[test]
+    fn a_delivery_after_the_end_of_membership_is_found() {
+        let found = violations(|seen| seen.clients[1].1.push(Entry::Delivered(fact(5))));
+        assert_eq!(found, [Violation::NotMember("part".into(), fact(5))]);
+    }
+
+    #[test]
+    fn an_invented_or_moved_delivery_is_found() {
+        let found = violations(|seen| seen.clients[0].1.push(Entry::Delivered(fact(7))));
+        assert_eq!(found, [Violation::Unknown("whole".into(), fact(7))]);
+        let moved = Fact { position: at(8), ..fact(6) };
+        let found = violations(|seen| seen.clients[0].1[6] = Entry::Delivered(moved));
+        assert_eq!(found, [Violation::Unknown("whole".into(), moved)]);
+    }
+
+    #[test]
+    fn sql_must_hold_what_was_accepted_once_and_nothing_else() {
+        let found = violations(|seen| seen.rows.truncate(5));
+        assert!(found.contains(&Violation::NotInSql(fact(6))), "{found:?}");
+        assert_eq!(violations(|seen| seen.rows.push(fact(6))), [Violation::TwiceInSql(fact(6))]);
+        let found = violations(|seen| seen.rows.push(fact(7)));
+        assert!(found.contains(&Violation::NeverSent(fact(7))), "{found:?}");
+        let moved = Fact { position: at(7), ..fact(6) };
+        assert_eq!(violations(|seen| seen.accepted[5] = moved), [Violation::Moved(moved, fact(6))]);
+    }
+
+    #[test]
+    fn a_declared_gap_is_counted_and_excuses_only_itself() {
+        let mut seen = good();
+        seen.clients[0].1[3] = Entry::Reset(GROUP);
+        let report = check(&seen);
+        report.assert_clean();
+        assert_eq!((report.resets, report.excused), (1, 1));
+        drop(seen.clients[0].1.remove(5));
+        assert_eq!(check(&seen).violations, [Violation::Missing("whole".into(), fact(5))]);
+    }
+
+    #[test]
+    fn a_second_membership_is_a_time_of_its_own() {
+        let found = violations(|seen| {
+            seen.clients[1].1.push(Entry::Joined(GROUP, at(5)));
+        });
+        assert_eq!(found, [Violation::Missing("part".into(), fact(6))]);
+    }
+}

@@ -1,0 +1,283 @@
+//! A client of protocol v1, as a careful application would write one: it answers pings, keeps the
+//! last position of every group, resumes, and retries with the same nonce.
+
+use std::{
+    collections::HashMap,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use anyhow::{Context, Result, anyhow, bail};
+use natter_shared::id::{GroupId, MessageId, Nonce, UserId};
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+use tokio::{sync::watch, time::Instant};
+use uuid::Uuid;
+
+use crate::{
+    checker::Fact,
+    record::{Record, Sabotage, position_of},
+    socket::Socket,
+    token::User,
+};
+
+/// How long an answer may take.
+pub const ANSWER: Duration = Duration::from_secs(15);
+
+/// Why a request was not answered with a reply.
+#[derive(Debug, thiserror::Error)]
+pub enum RequestError {
+    /// An `error` frame.
+    #[error("refused: {0}")]
+    Refused(Value),
+    /// The connection ended first.
+    #[error("closed: {0:?}")]
+    Closed(Option<(u16, String)>),
+    /// No answer in time.
+    #[error("no answer to {0}")]
+    Silence(Value),
+}
+
+impl RequestError {
+    /// The code of the `error` frame, or empty.
+    pub fn code(&self) -> &str {
+        match self {
+            Self::Refused(error) => error["code"].as_str().unwrap_or_default(),
+            Self::Closed(_) | Self::Silence(_) => "",
+        }
+    }
+}
+
+/// A user's client. It outlives its connections: the record and the positions go on.
+pub struct Client {
+    /// Who.
+    pub user: User,
+    token: String,
+    record: Arc<Mutex<Record>>,
+    news: watch::Sender<u64>,
+    socket: Option<Socket>,
+    next_id: AtomicU32,
+}
+
+impl Client {
+    /// A client that is not connected yet.
+    pub fn new(user: &User) -> Self {
+        Self::with_token(user, user.token())
+    }
+
+    /// One that signs in with this token.
+    pub fn with_token(user: &User, token: String) -> Self {
+        let news = watch::Sender::new(0);
+        Self { user: user.clone(), token, record: Arc::default(), news, socket: None, next_id: AtomicU32::new(1) }
+    }
+
+    /// Connects, signs in, and waits for `ready`.
+    pub async fn connect(gateway: SocketAddr, user: &User) -> Result<Self> {
+        let mut client = Self::new(user);
+        client.reconnect(gateway).await?;
+        Ok(client)
+    }
+
+    /// Connects again, resuming from the last positions; returns `ready`.
+    ///
+    /// # Errors
+    /// Where no connection is to be had, and [`RequestError`] where signing in is refused.
+    pub async fn reconnect(&mut self, gateway: SocketAddr) -> Result<Value> {
+        self.disconnect();
+        let (connection, resume) = self.record.lock().begin_connection();
+        let socket = Socket::open(gateway, connection, self.record.clone(), self.news.clone()).await?;
+        self.socket = Some(socket);
+        let connect = json!({"type": "connect", "token": self.token, "resume": resume});
+        let ready = self.request(connect).await?;
+        anyhow::ensure!(ready["type"] == "ready", "not ready: {ready}");
+        Ok(ready)
+    }
+
+    /// Reconnects to one gateway after the other until one lets it in.
+    pub async fn reconnect_to_any(&mut self, gateways: &[SocketAddr], patience: Duration) -> Result<Value> {
+        let until = Instant::now() + patience;
+        for gateway in gateways.iter().cycle() {
+            match self.reconnect(*gateway).await {
+                Ok(ready) => return Ok(ready),
+                Err(error) if Instant::now() > until => return Err(error.context("no gateway lets us in")),
+                Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+            }
+        }
+        bail!("no gateways")
+    }
+
+    /// Drops the connection without a word, as a lost network does.
+    pub fn disconnect(&mut self) {
+        self.socket = None;
+    }
+
+    /// Claims to have seen a group up to a position.
+    pub fn resume_from(&mut self, group: GroupId, position: natter_shared::position::Position) {
+        self.record.lock().set_position(group, position);
+    }
+
+    /// Says nothing more by itself: no pongs.
+    pub fn fall_silent(&self) {
+        self.record.lock().silent = true;
+    }
+
+    /// Spoils the record from now on; the checker has to find it.
+    pub fn sabotage(&self, sabotage: Sabotage) {
+        self.record.lock().sabotage = Some(sabotage);
+    }
+
+    /// Keeps only the checker's entries from now on.
+    pub fn record_lean(&self) {
+        self.record.lock().lean = true;
+    }
+
+    /// What was recorded so far.
+    pub fn record<T>(&self, read: impl FnOnce(&Record) -> T) -> T {
+        read(&self.record.lock())
+    }
+
+    /// The entries for the checker; the record is empty after it.
+    pub fn take_entries(&self) -> Vec<crate::checker::Entry> {
+        std::mem::take(&mut self.record.lock().entries)
+    }
+
+    /// Sends a text as it is.
+    pub fn send_text(&self, text: &str) -> Result<()> {
+        self.socket.as_ref().context("not connected")?.send_text(text)
+    }
+
+    /// Sends a frame that wants no answer.
+    pub fn say(&self, frame: &Value) -> Result<()> {
+        self.send_text(&frame.to_string())
+    }
+
+    /// Sends a frame with an id and waits for its answer.
+    pub async fn request(&self, mut frame: Value) -> Result<Value, RequestError> {
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        frame["id"] = json!(id);
+        let answer = self.record.lock().expect_answer(id, &frame);
+        if self.say(&frame).is_err() {
+            return Err(RequestError::Closed(self.record.lock().closed.clone()));
+        }
+        match tokio::time::timeout(ANSWER, answer).await {
+            Err(_) => Err(RequestError::Silence(frame)),
+            Ok(Err(_)) => Err(RequestError::Closed(self.record.lock().closed.clone())),
+            Ok(Ok(answer)) if answer["type"] == "error" => Err(RequestError::Refused(answer)),
+            Ok(Ok(answer)) => Ok(answer),
+        }
+    }
+
+    /// Joins an open group by name or id; returns its id.
+    pub async fn join(&self, group: &str) -> Result<GroupId, RequestError> {
+        let reply = self.request(json!({"type": "join", "group": group})).await?;
+        Ok(reply["group"]["id"].as_str().and_then(|id| id.parse().ok()).expect("a join's reply has the group's id"))
+    }
+
+    /// Leaves a group.
+    pub async fn leave(&self, group: GroupId) -> Result<(), RequestError> {
+        self.request(json!({"type": "leave", "group": group})).await.map(drop)
+    }
+
+    /// Sends a message under a nonce.
+    pub async fn send_as(&self, nonce: Nonce, group: &str, body: &str) -> Result<Fact, RequestError> {
+        let frame = json!({"type": "send", "group": group, "nonce": nonce, "body": body});
+        let reply = self.request(frame).await?;
+        let message: MessageId = reply["message_id"].as_str().and_then(|id| id.parse().ok()).expect("a message's id");
+        let position = position_of(&reply["position"]).expect("a position");
+        let group = group.parse::<natter_shared::id::GroupRef>().expect("a group").id();
+        assert_eq!(message, self.message_id(nonce), "the id is derived from sender and nonce");
+        Ok(Fact { message, group, position })
+    }
+
+    /// Sends a message.
+    pub async fn send(&self, group: GroupId, body: &str) -> Result<Fact, RequestError> {
+        self.send_as(Nonce::now(), &group.to_string(), body).await
+    }
+
+    /// The id that a message of this user has.
+    pub fn message_id(&self, nonce: Nonce) -> MessageId {
+        MessageId::derive(&UserId::new(&self.user.id).expect("a user's id"), nonce)
+    }
+
+    /// Sends until it is accepted: retries with the same nonce, over as many connections as needed.
+    pub async fn send_until_accepted(
+        &mut self,
+        nonce: Nonce,
+        group: GroupId,
+        body: &str,
+        gateways: &[SocketAddr],
+        patience: Duration,
+    ) -> Result<Fact> {
+        let until = Instant::now() + patience;
+        loop {
+            let error = match self.send_as(nonce, &group.to_string(), body).await {
+                Ok(fact) => return Ok(fact),
+                Err(error) => error,
+            };
+            if Instant::now() > until {
+                return Err(anyhow!(error).context("not accepted in time"));
+            }
+            match &error {
+                RequestError::Refused(frame) if frame["retryable"] == true => {
+                    let pause = frame["retry_after_ms"].as_u64().unwrap_or(100);
+                    tokio::time::sleep(Duration::from_millis(pause)).await;
+                }
+                RequestError::Refused(_) => return Err(error.into()),
+                RequestError::Closed(_) | RequestError::Silence(_) => {
+                    self.reconnect_to_any(gateways, until.saturating_duration_since(Instant::now())).await?;
+                }
+            }
+        }
+    }
+
+    /// Waits until a push satisfies `wanted`, those already here included.
+    pub async fn wait_for(&self, what: &str, patience: Duration, wanted: impl Fn(&Value) -> bool) -> Result<Value> {
+        let found = self.wait_until(what, patience, |record| record.pushes.iter().find(|push| wanted(push)).cloned());
+        found.await
+    }
+
+    /// Waits until `look` finds something in the record.
+    pub async fn wait_until<T>(&self, what: &str, patience: Duration, look: impl Fn(&Record) -> Option<T>) -> Result<T> {
+        let mut news = self.news.subscribe();
+        let until = Instant::now() + patience;
+        loop {
+            if let Some(found) = look(&self.record.lock()) {
+                return Ok(found);
+            }
+            if tokio::time::timeout_at(until, news.changed()).await.is_err() {
+                let record = self.record.lock();
+                let from = record.pushes.len().saturating_sub(10);
+                bail!("{} waited in vain for {what}; closed: {:?}; last pushes: {:#?}", self.user.handle, record.closed, &record.pushes[from..]);
+            }
+        }
+    }
+
+    /// Waits until a message with this body has arrived.
+    pub async fn wait_for_body(&self, body: &str) -> Result<Value> {
+        self.wait_for(body, ANSWER, |push| push["type"] == "message" && push["body"] == body).await
+    }
+
+    /// Waits until the connection is closed; returns code and reason.
+    pub async fn wait_for_close(&self, patience: Duration) -> Result<(u16, String)> {
+        self.wait_until("a close", patience, |record| record.closed.clone()).await
+    }
+
+    /// The bodies of a group's messages in the order they came.
+    pub fn bodies(&self, group: GroupId) -> Vec<String> {
+        let group = group.to_string();
+        let is_its = |push: &&Value| push["type"] == "message" && push["group"] == group.as_str();
+        let body = |push: &Value| push["body"].as_str().unwrap_or_default().to_owned();
+        self.record.lock().pushes.iter().filter(is_its).map(body).collect()
+    }
+}
+
+/// The groups of a `ready`, by id.
+pub fn groups_of(ready: &Value) -> HashMap<Uuid, Value> {
+    let groups = ready["groups"].as_array().cloned().unwrap_or_default();
+    let with_id = |group: Value| Some((group["id"].as_str()?.parse().ok()?, group));
+    groups.into_iter().filter_map(with_id).collect()
+}

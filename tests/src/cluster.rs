@@ -1,0 +1,269 @@
+//! What tests run against: a cluster of gateways and persisters over NATS and a database, or the
+//! standalone process. Fresh for each test, gone with its value.
+
+use std::{
+    net::SocketAddr,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Result, bail};
+
+use crate::{
+    nats::{NatsConfig, NatsServer},
+    postgres::Postgres,
+    process::{Folder, PATIENCE, Process, binary, free_port},
+    sql::Sql,
+    token::{AUDIENCE, ISSUER, SECRET},
+};
+
+/// Which database holds the projection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Store {
+    /// A file.
+    Sqlite,
+    /// A private PostgreSQL.
+    Postgres,
+}
+
+/// What a cluster is made of.
+pub struct Builder {
+    gateways: usize,
+    persisters: usize,
+    store: Store,
+    env: Vec<(String, String)>,
+}
+
+impl Builder {
+    /// So many gateways (2 unless told).
+    #[must_use]
+    pub fn gateways(mut self, count: usize) -> Self {
+        self.gateways = count;
+        self
+    }
+
+    /// So many persisters (1 unless told).
+    #[must_use]
+    pub fn persisters(mut self, count: usize) -> Self {
+        self.persisters = count;
+        self
+    }
+
+    /// Over this database (SQLite unless told).
+    #[must_use]
+    pub fn store(mut self, store: Store) -> Self {
+        self.store = store;
+        self
+    }
+
+    /// With this variable for all processes.
+    #[must_use]
+    pub fn env(mut self, key: &str, value: &str) -> Self {
+        self.env.push((key.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Starts everything and waits until all are ready.
+    pub async fn start(self) -> Result<Cluster> {
+        let folder = Folder::new()?;
+        let nats = NatsServer::start(&NatsConfig::default())?;
+        let (postgres, database_url) = match self.store {
+            Store::Sqlite => (None, format!("sqlite://{}", folder.path().join("natter.db").display())),
+            Store::Postgres => {
+                let postgres = Postgres::boot(false)?;
+                let url = postgres.create_database()?;
+                (Some(postgres), url)
+            }
+        };
+        let mut env = common_env();
+        env.push(("NATTER_NATS__URL".into(), nats.client_url()));
+        env.extend(self.env);
+        let mut cluster =
+            Cluster { gateways: Vec::new(), persisters: Vec::new(), nats, postgres, database_url, env, folder };
+        for _ in 0..self.persisters {
+            cluster.add_persister()?;
+        }
+        for _ in 0..self.gateways {
+            cluster.add_gateway()?;
+        }
+        cluster.wait_ready().await?;
+        Ok(cluster)
+    }
+}
+
+/// What all our processes are told.
+fn common_env() -> Vec<(String, String)> {
+    let env = [
+        ("NATTER_AUTH__SECRET", SECRET),
+        ("NATTER_AUTH__ISSUER", ISSUER),
+        ("NATTER_AUTH__AUDIENCE", AUDIENCE),
+        ("NATTER_AUTH__DEV_LOGIN", "true"),
+        ("NATTER_GROUPS__OPEN", "true"),
+        ("RUST_BACKTRACE", "1"),
+    ];
+    env.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
+}
+
+/// One of our processes and where it serves HTTP.
+pub struct Node {
+    /// The process.
+    pub process: Process,
+    /// Its HTTP.
+    pub addr: SocketAddr,
+}
+
+impl Node {
+    /// Waits until `/readyz` says so.
+    pub async fn wait_ready(&mut self) -> Result<()> {
+        let until = Instant::now() + PATIENCE;
+        let url = format!("http://{}/readyz", self.addr);
+        let mut last = String::new();
+        while Instant::now() < until {
+            match reqwest::get(&url).await {
+                Ok(answer) if answer.status().is_success() => return Ok(()),
+                Ok(answer) => last = format!("{}: {}", answer.status(), answer.text().await.unwrap_or_default()),
+                Err(error) => last = error.to_string(),
+            }
+            if !self.process.is_running() {
+                bail!("ended while starting; its log:\n{}", self.process.log());
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        bail!("not ready within {PATIENCE:?}: {last}; its log:\n{}", self.process.log())
+    }
+
+    /// What `/readyz` says now.
+    pub async fn is_ready(&self) -> bool {
+        let url = format!("http://{}/readyz", self.addr);
+        matches!(reqwest::get(url).await, Ok(answer) if answer.status().is_success())
+    }
+}
+
+fn loopback(port: u16) -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], port))
+}
+
+/// A running cluster. Processes end before what they stand on.
+pub struct Cluster {
+    /// In the order they were started.
+    pub gateways: Vec<Node>,
+    /// In the order they were started.
+    pub persisters: Vec<Node>,
+    /// The broker.
+    pub nats: NatsServer,
+    /// The database, where it is PostgreSQL.
+    pub postgres: Option<Postgres>,
+    /// Where the projection is.
+    pub database_url: String,
+    env: Vec<(String, String)>,
+    folder: Folder,
+}
+
+impl Cluster {
+    /// Describes a cluster: two gateways, one persister, SQLite.
+    pub fn builder() -> Builder {
+        Builder { gateways: 2, persisters: 1, store: Store::Sqlite, env: Vec::new() }
+    }
+
+    /// Starts one more gateway.
+    pub fn add_gateway(&mut self) -> Result<()> {
+        let addr = loopback(free_port());
+        let mut env = self.env.clone();
+        env.push(("NATTER_HTTP__LISTEN".into(), addr.to_string()));
+        let name = format!("gateway-{}", self.gateways.len());
+        let process = Process::start(&name, &binary("natter-gateway"), &[], &env, self.folder.path())?;
+        self.gateways.push(Node { process, addr });
+        Ok(())
+    }
+
+    /// Starts one more persister.
+    pub fn add_persister(&mut self) -> Result<()> {
+        let addr = loopback(free_port());
+        let mut env = self.env.clone();
+        env.push(("NATTER_DATABASE__URL".into(), self.database_url.clone()));
+        env.push(("NATTER_PERSISTER__HTTP_LISTEN".into(), addr.to_string()));
+        let name = format!("persister-{}", self.persisters.len());
+        let process = Process::start(&name, &binary("natter-persister"), &["run"], &env, self.folder.path())?;
+        self.persisters.push(Node { process, addr });
+        Ok(())
+    }
+
+    /// Waits until all are ready.
+    pub async fn wait_ready(&mut self) -> Result<()> {
+        for node in self.persisters.iter_mut().chain(&mut self.gateways) {
+            node.wait_ready().await?;
+        }
+        Ok(())
+    }
+
+    /// Where gateway `index` serves.
+    pub fn gateway(&self, index: usize) -> SocketAddr {
+        self.gateways[index].addr
+    }
+
+    /// Where the gateways serve.
+    pub fn addrs(&self) -> Vec<SocketAddr> {
+        self.gateways.iter().map(|node| node.addr).collect()
+    }
+
+    /// A connection to the projection.
+    pub async fn sql(&self) -> Result<Sql> {
+        Sql::connect(&self.database_url).await
+    }
+}
+
+/// The standalone process.
+pub struct Standalone {
+    /// The process and its HTTP.
+    pub node: Node,
+    /// Its data folder.
+    pub data: PathBuf,
+    folder: Folder,
+}
+
+impl Standalone {
+    /// Starts it with an empty data folder and waits until it is ready. It is told nothing but
+    /// where to listen and to keep its data, and what `env` says.
+    pub async fn start(env: &[(&str, &str)]) -> Result<Self> {
+        let folder = Folder::new()?;
+        let data = folder.path().join("data");
+        let addr = loopback(free_port());
+        let mut all = standalone_env(addr, &data);
+        all.extend(env.iter().map(|&(key, value)| (key.to_owned(), value.to_owned())));
+        let process = Process::start("natter", &binary("natter"), &[], &all, folder.path())?;
+        let mut standalone = Self { node: Node { process, addr }, data, folder };
+        standalone.node.wait_ready().await?;
+        Ok(standalone)
+    }
+
+    /// Starts a second process, on `addr` or a free port, on this one's data or on fresh data.
+    pub fn start_second(&self, addr: Option<SocketAddr>, same_data: bool) -> Result<Process> {
+        let addr = addr.unwrap_or_else(|| loopback(free_port()));
+        let data = if same_data { self.data.clone() } else { self.folder.path().join("second-data") };
+        let env = standalone_env(addr, &data);
+        Process::start("second", &binary("natter"), &[], &env, self.folder.path())
+    }
+
+    /// A connection to the projection.
+    pub async fn sql(&self) -> Result<Sql> {
+        let is_projection = |path: &PathBuf| path.extension().is_some_and(|end| end == "db" || end == "sqlite");
+        let mut files: Vec<PathBuf> =
+            std::fs::read_dir(&self.data)?.filter_map(|entry| Some(entry.ok()?.path())).filter(is_projection).collect();
+        files.sort();
+        for file in files {
+            let sql = Sql::connect(&format!("sqlite://{}", file.display())).await?;
+            if sql.has_messages().await {
+                return Ok(sql);
+            }
+        }
+        bail!("no projection in {}", self.data.display())
+    }
+}
+
+fn standalone_env(addr: SocketAddr, data: &std::path::Path) -> Vec<(String, String)> {
+    vec![
+        ("NATTER_HTTP__LISTEN".into(), addr.to_string()),
+        ("NATTER_DATA_DIR".into(), data.display().to_string()),
+        ("RUST_BACKTRACE".into(), "1".into()),
+    ]
+}

@@ -1,0 +1,168 @@
+//! A real NATS server with JetStream on a port and store of its own, which can be killed, restarted
+//! and wiped. Dropping it kills it and removes its store.
+
+use std::{
+    io::{self, Read as _},
+    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use tempfile::TempDir;
+
+/// How long it may take to answer.
+const START_WITHIN: Duration = Duration::from_secs(20);
+
+/// How a server is run.
+#[derive(Debug, Clone, Default)]
+pub struct NatsConfig {
+    /// Sync every write before it is acknowledged, as production does; slower.
+    pub sync_always: bool,
+    /// Lines of nats-server's config to add, for instance accounts.
+    pub extra: String,
+}
+
+/// A running (or killed) server.
+pub struct NatsServer {
+    directory: TempDir,
+    port: u16,
+    child: Option<Child>,
+}
+
+impl NatsServer {
+    /// Starts one and waits until it answers.
+    ///
+    /// # Errors
+    /// Without a binary, or when it does not come up.
+    pub fn start(config: &NatsConfig) -> io::Result<Self> {
+        let directory = tempfile::Builder::new().prefix("natter-nats-").tempdir()?;
+        // Free now, and nobody is handed it again soon.
+        let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
+        let sync = if config.sync_always { "sync_interval: always" } else { "" };
+        let store = directory.path().join("store");
+        let text = format!(
+            "listen: \"127.0.0.1:{port}\"\nserver_name: \"natter-test-{port}\"\n\
+             jetstream {{ store_dir: {store:?}, max_file_store: 20GB, max_memory_store: 1GB, {sync} }}\n{}\n",
+            config.extra
+        );
+        std::fs::write(directory.path().join("nats.conf"), text)?;
+        let mut server = Self { directory, port, child: None };
+        server.restart()?;
+        Ok(server)
+    }
+
+    /// Where clients connect.
+    pub fn client_url(&self) -> String {
+        format!("nats://127.0.0.1:{}", self.port)
+    }
+
+    /// Where clients connect, for a proxy in between.
+    pub fn address(&self) -> SocketAddr {
+        (Ipv4Addr::LOCALHOST, self.port).into()
+    }
+
+    /// The process, while it runs.
+    pub fn pid(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::id)
+    }
+
+    /// What it has written to its log.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.log_path()).unwrap_or_default()
+    }
+
+    fn log_path(&self) -> PathBuf {
+        self.directory.path().join("nats.log")
+    }
+
+    /// Ends it without warning (SIGKILL).
+    pub fn kill(&mut self) -> io::Result<()> {
+        let Some(mut child) = self.child.take() else { return Ok(()) };
+        child.kill()?;
+        child.wait().map(drop)
+    }
+
+    /// Ends it as an operator does (SIGTERM).
+    pub fn stop(&mut self) -> io::Result<()> {
+        let Some(mut child) = self.child.take() else { return Ok(()) };
+        signal(child.id(), libc::SIGTERM)?;
+        child.wait().map(drop)
+    }
+
+    /// Starts it on the same port and store, ending it first if it runs.
+    pub fn restart(&mut self) -> io::Result<()> {
+        self.kill()?;
+        let log = std::fs::OpenOptions::new().create(true).append(true).open(self.log_path())?;
+        let child = Command::new(binary()?)
+            .arg("-c")
+            .arg(self.directory.path().join("nats.conf"))
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()?;
+        self.child = Some(child);
+        self.wait_ready()
+    }
+
+    /// Loses the store, ending the server first if it runs; [`Self::restart`] starts it empty.
+    pub fn wipe(&mut self) -> io::Result<()> {
+        self.kill()?;
+        std::fs::remove_dir_all(self.directory.path().join("store"))
+    }
+
+    fn wait_ready(&mut self) -> io::Result<()> {
+        let deadline = Instant::now() + START_WITHIN;
+        loop {
+            if let Some(status) = self.child.as_mut().map(Child::try_wait).transpose()?.flatten() {
+                return Err(io::Error::other(format!("nats-server ended with {status}:\n{}", self.log())));
+            }
+            match self.greeting() {
+                Ok(true) => return Ok(()),
+                Ok(false) | Err(_) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(20)),
+                Ok(false) | Err(_) => {
+                    return Err(io::Error::other(format!("nats-server does not answer:\n{}", self.log())));
+                }
+            }
+        }
+    }
+
+    fn greeting(&self) -> io::Result<bool> {
+        let mut stream = TcpStream::connect_timeout(&self.address(), Duration::from_millis(200))?;
+        stream.set_read_timeout(Some(Duration::from_secs(1)))?;
+        let mut start = [0; 4];
+        stream.read_exact(&mut start)?;
+        Ok(&start == b"INFO")
+    }
+}
+
+impl Drop for NatsServer {
+    fn drop(&mut self) {
+        // Nothing to be done about a failure here.
+        let _ = self.kill();
+    }
+}
+
+#[allow(unsafe_code, reason = "kill(2) has no safe wrapper in libc")]
+fn signal(pid: u32, signal: libc::c_int) -> io::Result<()> {
+    let pid = libc::pid_t::try_from(pid).map_err(io::Error::other)?;
+    // SAFETY: no memory is involved; the pid is our own child's, not yet waited for.
+    if unsafe { libc::kill(pid, signal) } == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// The server's binary: `NATTER_TEST_NATS_SERVER`, else the workspace's cache, else the path's.
+fn binary() -> io::Result<PathBuf> {
+    if let Some(named) = std::env::var_os("NATTER_TEST_NATS_SERVER") {
+        return Ok(named.into());
+    }
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("."));
+    let cached = root.join(".cache/nats/bin/nats-server");
+    if cached.exists() {
+        return Ok(cached);
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        .map(|directory| directory.join("nats-server"))
+        .find(|candidate| candidate.exists())
+        .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "no nats-server: set NATTER_TEST_NATS_SERVER"))
+}

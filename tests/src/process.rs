@@ -1,0 +1,226 @@
+//! A process under test: started with an environment, killed, ended, stopped, started again.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    net::TcpListener,
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+
+/// How long anything of ours may take to start or to end.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A loopback port that nobody listens on now.
+pub fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a loopback port");
+    listener.local_addr().expect("a bound port").port()
+}
+
+/// The path of one of our binaries: beside the test executable's folder, or in
+/// `NATTER_TEST_BIN_DIR`.
+pub fn binary(name: &str) -> PathBuf {
+    let folder = std::env::var_os("NATTER_TEST_BIN_DIR").map(PathBuf::from).or_else(|| {
+        let test = std::env::current_exe().ok()?;
+        Some(test.parent()?.parent()?.to_owned())
+    });
+    let path = folder.expect("a folder of binaries").join(name);
+    assert!(path.exists(), "{} is missing: cargo build --workspace --bins", path.display());
+    path
+}
+
+/// A process that ends with this value.
+pub struct Process {
+    name: String,
+    program: PathBuf,
+    args: Vec<String>,
+    env: Vec<(String, String)>,
+    log: PathBuf,
+    child: Option<Child>,
+    /// It ended by itself or was ended by the test, as it should.
+    excused: bool,
+}
+
+impl Process {
+    /// Starts `program` with nothing of our own environment that begins with `NATTER_`; what it
+    /// writes goes to `<name>.log` in `logs`.
+    pub fn start(name: &str, program: &Path, args: &[&str], env: &[(String, String)], logs: &Path) -> Result<Self> {
+        let mut process = Self {
+            name: name.to_owned(),
+            program: program.to_owned(),
+            args: args.iter().map(|&arg| arg.to_owned()).collect(),
+            env: env.to_vec(),
+            log: logs.join(format!("{name}.log")),
+            child: None,
+            excused: false,
+        };
+        process.start_again()?;
+        Ok(process)
+    }
+
+    /// Starts it again as before, after it ended.
+    pub fn start_again(&mut self) -> Result<()> {
+        ensure!(self.child.is_none(), "{} still runs", self.name);
+        let log = OpenOptions::new().create(true).append(true).open(&self.log)?;
+        let mut command = Command::new(&self.program);
+        for (key, _) in std::env::vars_os() {
+            if key.to_string_lossy().starts_with("NATTER_") {
+                command.env_remove(key);
+            }
+        }
+        command.args(&self.args).envs(self.env.iter().map(|(key, value)| (key, value)));
+        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        self.child = Some(command.spawn().with_context(|| format!("starting {}", self.program.display()))?);
+        self.excused = false;
+        Ok(())
+    }
+
+    /// Sets a variable for the next start.
+    pub fn set_env(&mut self, key: &str, value: &str) {
+        self.env.retain(|(have, _)| have != key);
+        self.env.push((key.to_owned(), value.to_owned()));
+    }
+
+    /// The process id, while it runs.
+    pub fn pid(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::id)
+    }
+
+    /// SIGKILL, and waits for the end.
+    pub fn kill(&mut self) -> Result<()> {
+        let mut child = self.child.take().context("not running")?;
+        if let Some(status) = child.try_wait()? {
+            bail!("{} had ended by itself: {status}", self.name);
+        }
+        child.kill()?;
+        child.wait()?;
+        self.excused = true;
+        Ok(())
+    }
+
+    /// Sends a signal by name.
+    pub fn signal(&self, signal: &str) -> Result<()> {
+        let pid = self.pid().context("not running")?;
+        let status = Command::new("kill").args([&format!("-{signal}"), &pid.to_string()]).status()?;
+        ensure!(status.success(), "kill -{signal} {pid}: {status}");
+        Ok(())
+    }
+
+    /// SIGTERM, and waits for the end.
+    pub fn terminate(&mut self) -> Result<ExitStatus> {
+        self.signal("TERM")?;
+        self.wait(PATIENCE)
+    }
+
+    /// Waits until it has ended by itself.
+    pub fn wait(&mut self, patience: Duration) -> Result<ExitStatus> {
+        let child = self.child.as_mut().context("not running")?;
+        let until = Instant::now() + patience;
+        while Instant::now() < until {
+            if let Some(status) = child.try_wait()? {
+                self.child = None;
+                self.excused = true;
+                return Ok(status);
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        bail!("{} did not end within {patience:?}", self.name)
+    }
+
+    /// SIGKILL and a new start.
+    pub fn kill_and_start(&mut self) -> Result<()> {
+        self.kill()?;
+        self.start_again()
+    }
+
+    /// Runs, and was not ended by the test.
+    pub fn is_running(&mut self) -> bool {
+        self.child.as_mut().is_some_and(|child| matches!(child.try_wait(), Ok(None)))
+    }
+
+    /// All it has written.
+    pub fn log(&self) -> String {
+        fs::read(&self.log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
+    }
+
+    /// Its largest resident size so far in KiB, from /proc.
+    pub fn peak_rss_kib(&self) -> Option<u64> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid()?)).ok()?;
+        let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
+        line.split_whitespace().nth(1)?.parse().ok()
+    }
+
+    fn print_log(&self) {
+        let text = self.log();
+        let lines: Vec<&str> = text.lines().collect();
+        let from = lines.len().saturating_sub(60);
+        eprintln!("---- {} ({} lines, the last):", self.name, lines.len());
+        for line in &lines[from..] {
+            eprintln!("{line}");
+        }
+    }
+
+    /// Ends it, and says what was wrong with its life.
+    fn finish(&mut self) -> Option<String> {
+        let ended = match self.child.take() {
+            Some(mut child) => {
+                let ended = child.try_wait().ok().flatten();
+                let _ = child.kill();
+                let _ = child.wait();
+                ended
+            }
+            None => None,
+        };
+        if let Some(status) = ended.filter(|_| !self.excused) {
+            return Some(format!("{} ended by itself: {status}", self.name));
+        }
+        let log = self.log();
+        let panic = log.lines().find(|line| line.contains("panicked at"));
+        panic.map(|line| format!("{} panicked: {line}", self.name))
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let wrong = self.finish();
+        // Shown for tests that fail, by a panic or by an error.
+        self.print_log();
+        match wrong {
+            Some(wrong) if std::thread::panicking() => eprintln!("{wrong}"),
+            Some(wrong) => panic!("{wrong}"),
+            None => {}
+        }
+    }
+}
+
+/// The folder of a test's logs and data; kept when the test fails.
+pub struct Folder(Option<tempfile::TempDir>);
+
+impl Folder {
+    /// A fresh one.
+    pub fn new() -> Result<Self> {
+        Ok(Self(Some(tempfile::Builder::new().prefix("natter-test-").tempdir()?)))
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        self.0.as_ref().expect("kept until dropped").path()
+    }
+
+    /// An empty file in it.
+    pub fn file(&self, name: &str) -> Result<File> {
+        Ok(File::create(self.path().join(name))?)
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        if std::thread::panicking()
+            && let Some(folder) = self.0.take()
+        {
+            eprintln!("logs and data are kept in {}", folder.keep().display());
+        }
+    }
+}

@@ -1,0 +1,226 @@
+//! What a client of protocol v1 has received: pushes, answers, positions, and the checker's entries.
+
+use std::collections::{BTreeMap, HashMap};
+
+use natter_shared::{id::GroupId, position::Position};
+use serde_json::{Value, json};
+use tokio::sync::oneshot;
+
+use crate::checker::{Entry, Fact};
+
+/// What to spoil on purpose, so that a test that passes is known to be able to fail.
+#[derive(Debug, Clone)]
+pub enum Sabotage {
+    /// Loses the next message.
+    Drop,
+    /// Delivers the next message twice.
+    Double,
+    /// Delivers the next message after the one that follows it in its group.
+    Swap,
+    /// Holds a message until the next one of its group.
+    Swapping(Fact),
+}
+
+/// A client's record; it goes on over reconnects.
+#[derive(Default)]
+pub struct Record {
+    /// Everything that was no answer, as it came.
+    pub pushes: Vec<Value>,
+    /// For the checker.
+    pub entries: Vec<Entry>,
+    /// How the connection ended.
+    pub closed: Option<(u16, String)>,
+    /// Answer no pings.
+    pub silent: bool,
+    /// What to spoil next.
+    pub sabotage: Option<Sabotage>,
+    /// Keep only the checker's entries, for long runs.
+    pub lean: bool,
+    /// Pings received.
+    pub pings: usize,
+    connection: u64,
+    groups: BTreeMap<GroupId, Position>,
+    inbox: Option<Position>,
+    waiting: HashMap<u32, (bool, oneshot::Sender<Value>)>,
+}
+
+/// The position in a JSON string.
+pub fn position_of(value: &Value) -> Option<Position> {
+    value.as_str()?.parse().ok()
+}
+
+fn group_of(value: &Value) -> Option<GroupId> {
+    value.as_str()?.parse().ok()
+}
+
+impl Record {
+    /// Forgets the last connection and its end; returns the new one's number and what to resume.
+    pub fn begin_connection(&mut self) -> (u64, Value) {
+        self.connection += 1;
+        self.closed = None;
+        self.waiting.clear();
+        let mut resume = json!({"groups": self.groups});
+        if let Some(inbox) = self.inbox {
+            resume["inbox"] = json!(inbox);
+        }
+        (self.connection, resume)
+    }
+
+    /// The connection ended: nobody gets an answer any more.
+    pub fn end_connection(&mut self, connection: u64, code: u16, reason: String) {
+        if connection != self.connection {
+            return;
+        }
+        self.closed.get_or_insert((code, reason));
+        self.waiting.clear();
+    }
+
+    /// The last position of a group, while it is followed.
+    pub fn position(&self, group: GroupId) -> Option<Position> {
+        self.groups.get(&group).copied()
+    }
+
+    /// Claims to follow a group from a position.
+    pub fn set_position(&mut self, group: GroupId, position: Position) {
+        self.groups.insert(group, position);
+    }
+
+    /// The groups followed.
+    pub fn groups(&self) -> Vec<GroupId> {
+        self.groups.keys().copied().collect()
+    }
+
+    /// Forgets all positions, as a client that was cleared.
+    pub fn forget_positions(&mut self) {
+        self.groups.clear();
+        self.inbox = None;
+    }
+
+    /// Where the answer to request `id` will come.
+    pub fn expect_answer(&mut self, id: u32, frame: &Value) -> oneshot::Receiver<Value> {
+        let (sender, receiver) = oneshot::channel();
+        self.waiting.insert(id, (frame["type"] == "connect", sender));
+        receiver
+    }
+
+    /// Takes in a frame; returns what to answer at once. What comes late on a connection that was
+    /// given up is not taken in.
+    pub fn take_in(&mut self, connection: u64, frame: Value) -> Option<&'static str> {
+        if connection != self.connection {
+            return None;
+        }
+        match frame["type"].as_str().unwrap_or_default() {
+            "ping" => {
+                self.pings += 1;
+                return (!self.silent).then_some(r#"{"type":"pong"}"#);
+            }
+            "ready" => self.ready(&frame),
+            "groups" => self.follow_all(&frame["groups"]),
+            "reply" if frame["group"].is_object() => self.joined(&frame["group"]),
+            "reply" if frame["groups"].is_array() => self.follow_all(&frame["groups"]),
+            "message" => self.message(&frame),
+            "notification" => self.advance(&frame),
+            "group" => self.group(&frame),
+            "reset" => self.reset(&frame),
+            _ => {}
+        }
+        let answered = frame["id"].as_u64().and_then(|id| u32::try_from(id).ok()).and_then(|id| self.waiting.remove(&id));
+        match answered {
+            Some((_, waiting)) if matches!(frame["type"].as_str(), Some("reply" | "error" | "ready")) => {
+                let _ = waiting.send(frame);
+            }
+            _ if self.lean => {}
+            _ => self.pushes.push(frame),
+        }
+        None
+    }
+
+    fn ready(&mut self, frame: &Value) {
+        self.follow_all(&frame["groups"]);
+        if self.inbox.is_none() || frame["inbox_recovered"] != true {
+            self.inbox = position_of(&frame["inbox_position"]);
+        }
+    }
+
+    fn follow_all(&mut self, groups: &Value) {
+        for group in groups.as_array().into_iter().flatten() {
+            self.follow(group);
+        }
+    }
+
+    /// The answer to a join; one of a member changes nothing.
+    fn joined(&mut self, state: &Value) {
+        if group_of(&state["id"]).is_some_and(|group| !self.groups.contains_key(&group)) {
+            self.follow(state);
+        }
+    }
+
+    /// A group's state: where delivery goes on, and whether something is missing before it.
+    fn follow(&mut self, state: &Value) {
+        let (Some(group), Some(position)) = (group_of(&state["id"]), position_of(&state["position"])) else { return };
+        let resumed = self.groups.contains_key(&group);
+        if resumed && state["recovered"] == true {
+            return;
+        }
+        if resumed {
+            self.entries.push(Entry::Reset(group));
+        } else {
+            self.entries.push(Entry::Joined(group, position));
+        }
+        self.groups.insert(group, position);
+    }
+
+    fn message(&mut self, frame: &Value) {
+        let fact = || {
+            let message = frame["id"].as_str()?.parse().ok()?;
+            Some(Fact { message, group: group_of(&frame["group"])?, position: position_of(&frame["position"])? })
+        };
+        let Some(fact) = fact() else { panic!("not a message: {frame}") };
+        self.groups.entry(fact.group).and_modify(|last| *last = fact.position.max(*last));
+        match self.sabotage.take() {
+            None => self.entries.push(Entry::Delivered(fact)),
+            Some(Sabotage::Drop) => {}
+            Some(Sabotage::Double) => self.entries.extend([Entry::Delivered(fact), Entry::Delivered(fact)]),
+            Some(Sabotage::Swap) => self.sabotage = Some(Sabotage::Swapping(fact)),
+            Some(Sabotage::Swapping(held)) if held.group == fact.group => {
+                self.entries.extend([Entry::Delivered(fact), Entry::Delivered(held)]);
+            }
+            Some(held @ Sabotage::Swapping(_)) => {
+                self.sabotage = Some(held);
+                self.entries.push(Entry::Delivered(fact));
+            }
+        }
+    }
+
+    /// A notification, of a group or of the inbox.
+    fn advance(&mut self, frame: &Value) {
+        let Some(position) = position_of(&frame["position"]) else { return };
+        match group_of(&frame["group"]) {
+            Some(group) => drop(self.groups.entry(group).and_modify(|last| *last = position.max(*last))),
+            None => self.inbox = self.inbox.max(Some(position)),
+        }
+    }
+
+    fn group(&mut self, frame: &Value) {
+        let (Some(group), Some(position)) = (group_of(&frame["group"]), position_of(&frame["position"])) else { return };
+        match frame["change"].as_str() {
+            Some("joined") if !self.groups.contains_key(&group) => {
+                self.entries.push(Entry::Joined(group, position));
+                self.groups.insert(group, position);
+            }
+            Some("left") => {
+                self.entries.push(Entry::Left(group, position));
+                self.groups.remove(&group);
+            }
+            _ => drop(self.groups.entry(group).and_modify(|last| *last = position.max(*last))),
+        }
+    }
+
+    fn reset(&mut self, frame: &Value) {
+        match group_of(&frame["group"]) {
+            // Where it goes on shows with the next message; resuming before that would be wrong.
+            Some(group) => self.entries.push(Entry::Reset(group)),
+            None => self.inbox = None,
+        }
+    }
+}

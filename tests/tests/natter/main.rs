@@ -1,0 +1,38 @@
+//! Natter as its users meet it: real processes over real NATS and real databases, real browsers.
+#![allow(
+    clippy::expect_used,
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "tests fail by panicking"
+)]
+
+mod bad_input;
+mod chat;
+mod chatroom;
+mod delivery;
+mod faults;
+mod inbox;
+mod original_page;
+mod own_page;
+mod resume;
+mod standalone;
+
+/// Runs each test on a cluster over SQLite and over PostgreSQL.
+macro_rules! on_both_stores {
+    ($($test:ident),+ $(,)?) => {
+        mod sqlite {
+            $(#[tokio::test(flavor = "multi_thread")]
+            async fn $test() -> anyhow::Result<()> {
+                super::$test(natter_tests::cluster::Store::Sqlite).await
+            })+
+        }
+        mod postgres {
+            $(#[tokio::test(flavor = "multi_thread")]
+            async fn $test() -> anyhow::Result<()> {
+                super::$test(natter_tests::cluster::Store::Postgres).await
+            })+
+        }
+    };
+}
+use on_both_stores;

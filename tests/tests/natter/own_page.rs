@@ -1,0 +1,91 @@
+//! Our own page with two people in Chromium, on a cluster and on the standalone process.
+
+use std::net::SocketAddr;
+
+use anyhow::Result;
+use natter_tests::{
+    browser::Browser,
+    cluster::{Cluster, Standalone},
+};
+
+async fn enter(label: &str, name: &str, gateway: SocketAddr) -> Result<Browser> {
+    let browser = Browser::start(&format!("{label}-{name}")).await?;
+    // As a person comes: the page sends to the sign-in, which sends back.
+    browser.goto(&format!("http://{gateway}/chat/lobby/")).await?;
+    browser.wait_for("the sign-in page", "return !!document.getElementById('name-input')").await?;
+    let fill = format!("document.getElementById('name-input').value = '{name}'; document.getElementById('sign-in-submit').click();");
+    browser.eval(&fill).await?;
+    browser.wait_for("the room", "return location.pathname === '/chat/lobby/' && !!document.getElementById('status')").await?;
+    browser.wait_for("the socket", "return document.getElementById('status').textContent === 'connected'").await?;
+    Ok(browser)
+}
+
+/// Writes into the open room and presses Send.
+async fn say(browser: &Browser, text: &str) -> Result<()> {
+    let script = format!(
+        "const pane = document.querySelector('.display_room:not([hidden])');
+         pane.querySelector('.type_msg').value = {};
+         pane.querySelector('.send_btn').click();",
+        serde_json::json!(text)
+    );
+    browser.eval(&script).await.map(drop)
+}
+
+async fn sees(browser: &Browser, text: &str) -> Result<()> {
+    let script = format!("return document.body.textContent.includes({})", serde_json::json!(text));
+    browser.wait_for(text, &script).await.map(drop)
+}
+
+async fn two_people_chat(label: &str, one: SocketAddr, other: SocketAddr) -> Result<()> {
+    let (ann, ben) = tokio::try_join!(enter(label, "ann", one), enter(label, "ben", other))?;
+    say(&ann, "hello <b>ben</b>").await?;
+    sees(&ben, "hello <b>ben</b>").await?;
+    say(&ben, "hello yourself").await?;
+    sees(&ann, "hello yourself").await?;
+    let lines = "return document.querySelectorAll('.display_room:not([hidden]) .line').length";
+    assert_eq!((ann.eval(lines).await?, ben.eval(lines).await?), (2.into(), 2.into()), "each line once");
+
+    // Ben was not there when Ann's page was made; after a reload she can write to him alone.
+    ann.page.refresh().await?;
+    ann.wait_for("the socket", "return document.getElementById('status').textContent === 'connected'").await?;
+    ann.eval("document.getElementById('user_ben').click()").await?;
+    ann.wait_for("their room", "return document.body.textContent.includes('ann_with_ben')").await?;
+    say(&ann, "just us").await?;
+    sees_in_other_room(&ben, "just us").await?;
+
+    ann.eval(
+        "document.getElementById('user-input').value = 'ben';
+         document.getElementById('chat-message-input').value = 'ping!';
+         document.getElementById('notification-message-submit').click();",
+    )
+    .await?;
+    ben.wait_for("the notification", "return !!document.querySelector('#notifications .list-group-item-primary')").await?;
+    sees(&ben, "ping!").await?;
+    ann.screenshot("room").await?;
+    ben.screenshot("room").await?;
+    ben.eval("document.getElementById('clean-seen').click()").await?;
+    ben.wait_for("seen", "return !document.querySelector('#notifications .list-group-item-primary')").await?;
+    ben.page.refresh().await?;
+    ben.wait_for("seen after a reload", "return !!document.querySelector('[id^=notification_].list-group-item')").await?;
+    tokio::try_join!(ann.close(), ben.close())?;
+    Ok(())
+}
+
+/// A message of a room that is not open marks the room; opened, it shows the message.
+async fn sees_in_other_room(browser: &Browser, text: &str) -> Result<()> {
+    browser.wait_for("news of another room", "return !!document.querySelector('.exist_room.has_news')").await?;
+    browser.eval("document.querySelector('.exist_room.has_news').click()").await?;
+    sees(browser, text).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_people_chat_on_our_page_over_two_gateways() -> Result<()> {
+    let cluster = Cluster::builder().start().await?;
+    two_people_chat("cluster", cluster.gateway(0), cluster.gateway(1)).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_people_chat_on_our_page_over_one_process() -> Result<()> {
+    let natter = Standalone::start(&[]).await?;
+    two_people_chat("standalone", natter.node.addr, natter.node.addr).await
+}

@@ -1,0 +1,118 @@
+//! Coming back: what was missed is filled in, from the ring, the stream or SQL, or declared missing.
+
+use anyhow::Result;
+use natter_shared::id::GroupId;
+use natter_tests::{
+    client::{ANSWER, Client, groups_of},
+    cluster::{Cluster, Store},
+    token::User,
+};
+use serde_json::{Value, json};
+
+super::on_both_stores!(what_was_missed_comes_first_and_in_order_on_any_gateway, old_gaps_are_filled_from_sql);
+
+async fn say_all(client: &Client, group: GroupId, numbers: std::ops::Range<usize>) -> Result<()> {
+    for number in numbers {
+        client.send(group, &number.to_string()).await?;
+    }
+    Ok(())
+}
+
+fn counted(upto: usize) -> Vec<String> {
+    (0..upto).map(|number| number.to_string()).collect()
+}
+
+fn state(ready: &Value, group: GroupId) -> Value {
+    groups_of(ready).remove(&group.0).expect("a group of ours")
+}
+
+async fn what_was_missed_comes_first_and_in_order_on_any_gateway(store: Store) -> Result<()> {
+    let cluster = Cluster::builder().gateways(3).store(store).start().await?;
+    let ann = Client::connect(cluster.gateway(0), &User::named("ann")).await?;
+    let mut ben = Client::connect(cluster.gateway(1), &User::named("ben")).await?;
+    let group = ann.join("lobby").await?;
+    ben.join("lobby").await?;
+    say_all(&ann, group, 0..5).await?;
+    ben.wait_for_body("4").await?;
+    // The sender's gateway has it in its ring, the last one knows nothing of the group.
+    for (gateway, upto) in [(0, 10), (1, 15), (2, 20), (2, 25)] {
+        ben.disconnect();
+        say_all(&ann, group, upto - 5..upto - 1).await?;
+        let ready = ben.reconnect(cluster.gateway(gateway)).await?;
+        assert_eq!(state(&ready, group)["recovered"], true, "gateway {gateway}: {ready}");
+        say_all(&ann, group, upto - 1..upto).await?;
+        ben.wait_for_body(&(upto - 1).to_string()).await?;
+        assert_eq!(ben.bodies(group), counted(upto), "gateway {gateway}");
+    }
+    Ok(())
+}
+
+async fn old_gaps_are_filled_from_sql(store: Store) -> Result<()> {
+    let builder = Cluster::builder().gateways(2).store(store);
+    let cluster = builder.env("NATTER_LIMITS__RING_EVENTS_PER_GROUP", "4").start().await?;
+    let ann = Client::connect(cluster.gateway(0), &User::named("ann")).await?;
+    let mut ben = Client::connect(cluster.gateway(1), &User::named("ben")).await?;
+    let group = ann.join("lobby").await?;
+    ben.join("lobby").await?;
+    ben.disconnect();
+    say_all(&ann, group, 0..60).await?;
+    for (gateway, upto) in [(0, 60), (1, 120)] {
+        ben.disconnect();
+        say_all(&ann, group, ben.bodies(group).len().max(60)..upto).await?;
+        let ready = ben.reconnect(cluster.gateway(gateway)).await?;
+        assert_eq!(state(&ready, group)["recovered"], true, "{ready}");
+        ben.wait_for_body(&(upto - 1).to_string()).await?;
+        assert_eq!(ben.bodies(group), counted(upto));
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn too_much_missed_is_declared_and_history_has_it() -> Result<()> {
+    let builder = Cluster::builder().env("NATTER_LIMITS__RING_EVENTS_PER_GROUP", "4");
+    let cluster = builder.env("NATTER_LIMITS__RECOVERY_EVENTS", "10").start().await?;
+    let ann = Client::connect(cluster.gateway(0), &User::named("ann")).await?;
+    let mut ben = Client::connect(cluster.gateway(1), &User::named("ben")).await?;
+    let group = ann.join("lobby").await?;
+    ben.join("lobby").await?;
+    ben.disconnect();
+    say_all(&ann, group, 0..40).await?;
+    let ready = ben.reconnect(cluster.gateway(1)).await?;
+    let declared = state(&ready, group)["recovered"] == false;
+    if !declared {
+        ben.wait_for("reset", ANSWER, |push| push["type"] == "reset" && push["group"] == json!(group)).await?;
+    }
+    let page = ben.request(json!({"type": "history", "group": group, "limit": 100})).await?;
+    assert_eq!(page["messages"].as_array().map(Vec::len), Some(40));
+    say_all(&ann, group, 40..41).await?;
+    ben.wait_for_body("40").await?;
+    assert_eq!(ben.bodies(group), ["40"], "nothing of what was declared missing comes late");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_position_from_another_time_is_declared_not_guessed() -> Result<()> {
+    let cluster = Cluster::builder().start().await?;
+    let user = User::named("ann");
+    let mut ann = Client::connect(cluster.gateway(0), &user).await?;
+    let group = ann.join("lobby").await?;
+    say_all(&ann, group, 0..3).await?;
+    ann.disconnect();
+    for position in ["1.999999", "77.1", "0.0"] {
+        let stranger = Client::new(&user);
+        let mut raw = stranger;
+        raw.resume_from(group, position.parse()?);
+        let ready = raw.reconnect(cluster.gateway(1)).await?;
+        let group_state = state(&ready, group);
+        let later = Client::connect(cluster.gateway(0), &user).await?;
+        let marker = format!("after {position}");
+        later.send(group, &marker).await?;
+        raw.wait_for_body(&marker).await?;
+        let bodies = raw.bodies(group);
+        let complete = bodies.len() > 3;
+        let declared = group_state["recovered"] == false
+            || raw.record(|record| record.pushes.iter().any(|push| push["type"] == "reset"));
+        assert!(declared || complete, "{position}: neither declared nor filled: {group_state}, {bodies:?}");
+    }
+    Ok(())
+}

@@ -1,0 +1,169 @@
+//! One process with nothing to install: it keeps what it accepted over kill -9, its sign-ins too,
+//! guards its folder, and says what is wrong.
+
+use std::{os::unix::fs::PermissionsExt, time::Duration};
+
+use anyhow::{Context, Result};
+use natter_shared::id::Nonce;
+use natter_tests::{
+    checker::{Observation, check},
+    client::{ANSWER, Client},
+    cluster::Standalone,
+    http::HttpSession,
+    process::PATIENCE,
+};
+use tokio_util::sync::CancellationToken;
+
+use super::chat::wait_until;
+
+async fn sign_in(natter: &Standalone, name: &str) -> Result<Client> {
+    let session = HttpSession::signed_in(natter.node.addr, name).await?;
+    let token = session.token.clone().context("a token")?;
+    let mut client = Client::with_token(&session.user()?, token);
+    client.reconnect(natter.node.addr).await?;
+    Ok(client)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_users_chat_with_nothing_configured() -> Result<()> {
+    let natter = Standalone::start(&[]).await?;
+    let (ann, ben) = (sign_in(&natter, "ann").await?, sign_in(&natter, "ben").await?);
+    let group = ann.join("lobby").await?;
+    ben.join("lobby").await?;
+    let mut sent = vec![ann.send(group, "hello").await?, ben.send(group, "hi").await?];
+    ben.wait_for_body("hi").await?;
+    ann.wait_for_body("hi").await?;
+    assert_eq!(ann.bodies(group), ben.bodies(group));
+    let sql = natter.sql().await?;
+    wait_until("two rows", async || sql.message_count().await.unwrap_or_default() == 2).await;
+    let mut rows = sql.messages().await?;
+    rows.sort_by_key(|row| row.position);
+    sent.sort_by_key(|fact| fact.position);
+    assert_eq!(rows, sent);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn kill_9_in_the_middle_of_traffic_loses_and_doubles_nothing() -> Result<()> {
+    let mut natter = Standalone::start(&[]).await?;
+    let addrs = [natter.node.addr];
+    let mut clients = Vec::new();
+    for number in 0..8 {
+        clients.push(sign_in(&natter, &format!("user{number}")).await?);
+    }
+    let mut group = None;
+    for client in &clients {
+        group = Some(client.join("lobby").await?);
+    }
+    let group = group.context("a group")?;
+    let stop = CancellationToken::new();
+    let mut talking = tokio::task::JoinSet::new();
+    for mut client in clients {
+        let stop = stop.clone();
+        talking.spawn(async move {
+            let (mut attempted, mut accepted) = (Vec::new(), Vec::new());
+            while !stop.is_cancelled() {
+                let nonce = Nonce::now();
+                attempted.push(client.message_id(nonce));
+                accepted.push(client.send_until_accepted(nonce, group, "x", &addrs, PATIENCE).await?);
+            }
+            anyhow::Ok((client, attempted, accepted))
+        });
+    }
+    for _ in 0..3 {
+        tokio::time::sleep(Duration::from_millis(700)).await;
+        natter.node.process.kill_and_start()?;
+        natter.node.wait_ready().await?;
+    }
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    stop.cancel();
+    let mut seen = Observation::default();
+    let mut done = Vec::new();
+    while let Some(talked) = talking.join_next().await {
+        let (client, attempted, accepted) = talked??;
+        seen.attempted.extend(attempted);
+        seen.accepted.extend(accepted);
+        done.push(client);
+    }
+    let last = seen.accepted.iter().map(|fact| fact.position).max();
+    for client in &mut done {
+        if client.record(|record| record.closed.is_some()) {
+            client.reconnect_to_any(&addrs, PATIENCE).await?;
+        }
+        let here = |record: &natter_tests::record::Record| (record.position(group) >= last).then_some(());
+        client.wait_until("the last message", PATIENCE, here).await?;
+        seen.clients.push((client.user.handle.clone(), client.take_entries()));
+    }
+    let sql = natter.sql().await?;
+    let count = seen.accepted.len();
+    wait_until("all rows", async || sql.message_count().await.unwrap_or_default() as usize >= count).await;
+    seen.rows = sql.messages().await?;
+    let report = check(&seen);
+    eprintln!("{} accepted, {} delivered, {} resets", report.accepted, report.deliveries, report.resets);
+    report.assert_clean();
+    assert_eq!(report.resets, 0);
+    assert!(report.accepted > 50);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sign_ins_survive_a_restart_and_the_key_is_nobody_elses() -> Result<()> {
+    let mut natter = Standalone::start(&[]).await?;
+    let session = HttpSession::signed_in(natter.node.addr, "ann").await?;
+    let token = session.token.clone().context("a token")?;
+    natter.node.process.kill_and_start()?;
+    natter.node.wait_ready().await?;
+    Client::with_token(&session.user()?, token).reconnect(natter.node.addr).await?;
+    session.page("/chat/lobby/").await.context("the cookie is still good")?;
+    let secret = natter.data.join("auth.key");
+    let mode = std::fs::metadata(&secret).context("the key's file")?.permissions().mode();
+    assert_eq!(mode & 0o777, 0o600, "{}", secret.display());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_process_on_the_same_folder_is_refused() -> Result<()> {
+    let mut natter = Standalone::start(&[]).await?;
+    let mut second = natter.start_second(None, true)?;
+    let status = second.wait(PATIENCE)?;
+    let log = second.log();
+    assert!(!status.success(), "{log}");
+    assert!(log.contains(&natter.data.display().to_string()), "the folder is named: {log}");
+    assert!(natter.node.is_ready().await && natter.node.process.is_running());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_taken_port_is_said_so() -> Result<()> {
+    let natter = Standalone::start(&[]).await?;
+    let mut second = natter.start_second(Some(natter.node.addr), false)?;
+    let status = second.wait(PATIENCE)?;
+    let log = second.log();
+    assert!(!status.success(), "{log}");
+    assert!(log.contains(&natter.node.addr.port().to_string()), "the port is named: {log}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn foreign_files_in_the_data_folder_are_left_alone() -> Result<()> {
+    let mut natter = Standalone::start(&[]).await?;
+    let foreign = natter.data.join("notes.txt");
+    std::fs::write(&foreign, "mine")?;
+    natter.node.process.terminate()?;
+    natter.node.process.start_again()?;
+    natter.node.wait_ready().await?;
+    sign_in(&natter, "ann").await?.join("lobby").await?;
+    assert_eq!(std::fs::read_to_string(foreign)?, "mine");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sigterm_ends_it_well_while_clients_are_connected() -> Result<()> {
+    let mut natter = Standalone::start(&[]).await?;
+    let ann = sign_in(&natter, "ann").await?;
+    natter.node.process.signal("TERM")?;
+    let (code, _) = ann.wait_for_close(ANSWER).await?;
+    assert!([1001, 1012].contains(&code), "{code}");
+    assert!(natter.node.process.wait(PATIENCE)?.success());
+    Ok(())
+}
