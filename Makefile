@@ -9,7 +9,7 @@ help: ## Lists these commands
 
 run: ## Starts natter in one process; its files are in ./data
 	@echo 'Building (the first time takes some minutes) …'
-	@cargo build --release --package natter --bin natter --quiet
+	@cargo build --release --package natter --bin natter
 	@exec ./target/release/natter
 
 setup: ## Installs what the tests need, and says what

@@ -5,7 +5,10 @@
 
 use std::collections::BTreeSet;
 
-use natter_shared::frame::{ClientFrame, CloseCode, ErrorCode, GroupChange, PING, Recipient, Reconnect, ReplyBody, SUBPROTOCOL, ServerFrame};
+use natter_shared::{
+    config::Config,
+    frame::{ClientFrame, CloseCode, ErrorCode, GroupChange, PING, Ready, Recipient, Reconnect, ReplyBody, SUBPROTOCOL, ServerFrame},
+};
 use serde_json::Value;
 
 const DOC: &str = include_str!("../../PROTOCOL.md");
@@ -63,9 +66,8 @@ fn client_frame(frame: &ClientFrame) -> &'static str {
     }
 }
 
-const SERVER_FRAMES: [&str; 13] = [
-    "ready", "groups", "reply", "error", "message", "notification", "group", "read", "typing", "inbox", "reset", "ping", "draining",
-];
+const SERVER_FRAMES: [&str; 13] =
+    ["ready", "groups", "reply", "error", "message", "notification", "group", "read", "typing", "inbox", "reset", "ping", "draining"];
 
 fn server_frame(frame: &ServerFrame) -> &'static str {
     match frame {
@@ -147,6 +149,16 @@ fn code(code: ErrorCode) -> &'static str {
     }
 }
 
+/// The example of `ready` shows the defaults.
+fn assert_limits(ready: &Ready) {
+    let (shown, defaults) = (&ready.limits, Config::default().limits);
+    assert_eq!(u128::from(ready.ping_interval_ms), defaults.heartbeat_interval.as_millis());
+    assert_eq!(shown.frame_bytes, defaults.frame_bytes as u64);
+    assert_eq!(shown.body_bytes, defaults.body_bytes as u64);
+    assert_eq!(shown.groups as usize, defaults.groups_per_connection);
+    assert_eq!((shown.frames_per_second, shown.history), (defaults.frames_per_second, defaults.history_page));
+}
+
 #[test]
 fn every_client_frame_has_an_example() {
     let mut recipients = BTreeSet::new();
@@ -176,6 +188,7 @@ fn every_server_frame_has_an_example() {
             ServerFrame::Group(group) => changes.push(change(group.change)),
             ServerFrame::Error(error) => assert_eq!(error.retryable, error.code.is_retryable(), "{example}"),
             ServerFrame::Ping => assert_eq!(example, PING),
+            ServerFrame::Ready(ready) => assert_limits(ready),
             _ => {}
         }
         server_frame(&frame)
@@ -219,7 +232,8 @@ fn the_chat_rooms_frames_are_as_its_pages_expect() {
         let frames = examples(kind).into_iter().map(|example| serde_json::from_str::<Value>(example).unwrap());
         frames.map(|frame| frame.as_object().unwrap().keys().cloned().collect()).collect()
     };
-    let all = |sets: &[&[&str]]| -> BTreeSet<Vec<String>> { sets.iter().map(|set| set.iter().map(ToString::to_string).collect()).collect() };
+    let all =
+        |sets: &[&[&str]]| -> BTreeSet<Vec<String>> { sets.iter().map(|set| set.iter().map(ToString::to_string).collect()).collect() };
     assert_eq!(fields("chat-client"), all(&[&["groupname", "message", "type"], &["message", "type"], &["message", "type", "user_name"]]));
     assert_eq!(
         fields("chat-server"),

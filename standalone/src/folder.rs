@@ -66,6 +66,15 @@ impl DataFolder {
         self.path.join(name)
     }
 
+    /// A file in it that only its user reads, empty if it is new: the folder may be older than
+    /// Natter, and open to others.
+    pub(crate) fn private_file(&self, name: &str) -> Result<PathBuf, FolderError> {
+        let path = self.join(name);
+        let made = OpenOptions::new().append(true).create(true).mode(0o600).open(&path);
+        made.map_err(|error| FolderError::Write(self.path.clone(), error))?;
+        Ok(path)
+    }
+
     /// Where it is.
     pub(crate) fn path(&self) -> &Path {
         &self.path
@@ -104,7 +113,9 @@ mod tests {
     fn foreign_files_are_let_be() {
         let path = tempfile::tempdir().unwrap();
         fs::write(path.path().join(".gitkeep"), "mine").unwrap();
-        DataFolder::open(path.path()).unwrap();
+        let folder = DataFolder::open(path.path()).unwrap();
+        let file = folder.private_file("events.db").unwrap();
+        assert_eq!(fs::metadata(file).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(fs::read_to_string(path.path().join(".gitkeep")).unwrap(), "mine");
     }
 

@@ -11,7 +11,7 @@ use natter_shared::{
         embedded::EmbeddedBroker,
         nats::{NatsBroker, Role},
     },
-    config::Config,
+    config::{Config, DATABASE_FILE},
     id::InstanceId,
     lifecycle::Lifecycle,
     listen,
@@ -27,6 +27,9 @@ pub(crate) async fn run(mut config: Config) -> anyhow::Result<ExitCode> {
     let folder = DataFolder::open(&config.data_dir)?;
     if config.auth.secret.is_none() {
         config.auth.secret = Some(key::load_or_make(&folder)?);
+    }
+    if config.has_own_database() {
+        folder.private_file(DATABASE_FILE)?;
     }
     let instance = InstanceId::random();
     let brokers = Brokers::open(&config, &folder, instance).await?;
@@ -57,7 +60,7 @@ impl Brokers {
             let persister = NatsBroker::connect(config.nats_options(), Role::Persister, InstanceId::random()).await?;
             return Ok(Self { gateway, persister });
         }
-        let path = folder.join("events.db");
+        let path = folder.private_file("events.db")?;
         let opened = EmbeddedBroker::open(&path, config.embedded_options()).await;
         let broker = opened.with_context(|| format!("the log {}", path.display()))?;
         Ok(Self { gateway: broker.clone(), persister: broker })

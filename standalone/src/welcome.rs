@@ -14,26 +14,27 @@ pub(crate) fn text(config: &Config, listening: SocketAddr, folder: &str) -> Stri
         Some(url) => format!("NATS at {url}"),
         None => "built in".to_owned(),
     };
-    let mut text = format!("\nNatter is at {url}\n  data    {folder}\n  broker  {broker}\n\nTry it:\n");
-    if config.auth.dev_login {
-        text.push_str(&format!(
+    let try_it = if config.auth.dev_login {
+        format!(
             "  1. Open {url}/chat/lobby/ in two browser windows, one of them private.\n\
              \x20 2. Sign in as alice in one and as bob in the other, and write.\n\n\
              A token for a program of your own:\n\
              \x20 curl -s {url}/api/v1/dev/login -H 'content-type: application/json' -d '{{\"name\":\"alice\"}}'\n\n\
              Signing in by a bare name is for trying things out. For real use set NATTER_AUTH__SECRET and\n\
              NATTER_AUTH__DEV_LOGIN=false.\n"
-        ));
+        )
     } else {
-        text.push_str(&format!(
+        format!(
             "  Sign in with a token of your issuer ({}), HS256, `aud` {}; then open {url}/chat/lobby/.\n\
              \x20 For a first look without one: NATTER_AUTH__DEV_LOGIN=true on 127.0.0.1.\n",
             config.auth.issuer.as_deref().unwrap_or_default(),
             config.auth.audience.as_deref().unwrap_or_default(),
-        ));
-    }
-    text.push_str("\nREADME.md goes on from here. Ctrl-C stops it; what was accepted stays.\n");
-    text
+        )
+    };
+    format!(
+        "\nNatter is at {url}\n  data    {folder}\n  broker  {broker}\n\nTry it:\n{try_it}\n\
+         README.md goes on from here. Ctrl-C stops it; what was accepted stays.\n"
+    )
 }
 
 /// An address that a browser on this machine can open.

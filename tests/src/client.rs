@@ -251,7 +251,12 @@ impl Client {
             if tokio::time::timeout_at(until, news.changed()).await.is_err() {
                 let record = self.record.lock();
                 let from = record.pushes.len().saturating_sub(10);
-                bail!("{} waited in vain for {what}; closed: {:?}; last pushes: {:#?}", self.user.handle, record.closed, &record.pushes[from..]);
+                bail!(
+                    "{} waited in vain for {what}; closed: {:?}; last pushes: {:#?}",
+                    self.user.handle,
+                    record.closed,
+                    &record.pushes[from..]
+                );
             }
         }
     }

@@ -70,7 +70,7 @@ impl Builder {
         let (postgres, database_url) = match self.store {
             Store::Sqlite => (None, format!("sqlite://{}", folder.path().join("natter.db").display())),
             Store::Postgres => {
-                let postgres = Postgres::boot(false)?;
+                let postgres = Postgres::start()?;
                 let url = postgres.create_database()?;
                 (Some(postgres), url)
             }
@@ -78,8 +78,7 @@ impl Builder {
         let mut env = common_env();
         env.push(("NATTER_NATS__URL".into(), nats.client_url()));
         env.extend(self.env);
-        let mut cluster =
-            Cluster { gateways: Vec::new(), persisters: Vec::new(), nats, postgres, database_url, env, folder };
+        let mut cluster = Cluster { gateways: Vec::new(), persisters: Vec::new(), nats, postgres, database_url, env, folder };
         for _ in 0..self.persisters {
             cluster.add_persister()?;
         }

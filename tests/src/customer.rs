@@ -1,11 +1,7 @@
 //! A customer's web server: it serves a page of its own and passes `/chat/`, `/ws/` and `/api/` on
 //! to one gateway, all on one host, as a reverse proxy does.
 
-use std::{
-    collections::HashMap,
-    net::SocketAddr,
-    sync::Arc,
-};
+use std::{collections::HashMap, net::SocketAddr, sync::Arc};
 
 use anyhow::{Context, Result};
 use tokio::{
@@ -60,10 +56,7 @@ async fn serve(mut stream: TcpStream, gateway: SocketAddr, files: &HashMap<Strin
     let head = std::str::from_utf8(head)?;
     let path = head.split(' ').nth(1).context("a request line")?;
     if let Some((kind, body)) = files.get(path.split('?').next().unwrap_or(path)) {
-        let answer = format!(
-            "HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
-            body.len()
-        );
+        let answer = format!("HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
         stream.write_all(answer.as_bytes()).await?;
         stream.write_all(body).await?;
         return Ok(stream.shutdown().await?);

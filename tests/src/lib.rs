@@ -7,7 +7,8 @@
     clippy::indexing_slicing,
     clippy::panic,
     clippy::missing_panics_doc,
-    reason = "a harness of tests fails by panicking"
+    clippy::disallowed_methods,
+    reason = "a harness of tests fails by panicking, and blocks while it waits for a process"
 )]
 
 pub mod browser;

@@ -8,7 +8,6 @@ use std::{
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::atomic::{AtomicU32, Ordering},
-    thread::sleep,
     time::{Duration, Instant},
 };
 
@@ -32,9 +31,14 @@ pub struct Postgres {
 }
 
 impl Postgres {
+    /// Makes a cluster and starts it, without syncs.
+    pub fn start() -> anyhow::Result<Self> {
+        Self::start_with(false)
+    }
+
     /// Makes a cluster and starts it. Without `fsync` it is faster, and does not survive a loss of
     /// power (it does survive [`Postgres::kill`]).
-    pub fn boot(fsync: bool) -> anyhow::Result<Self> {
+    pub fn start_with(fsync: bool) -> anyhow::Result<Self> {
         let binaries = find_binaries().context("no PostgreSQL found: set NATTER_TEST_PG_BIN to the directory of initdb and postgres")?;
         let directory = tempfile::Builder::new().prefix("natter-pg-").tempdir()?;
         let user = unprivileged_user()?;
@@ -47,7 +51,7 @@ impl Postgres {
         let mut initdb = postgres.command("initdb");
         initdb.args(["--auth=trust", "--username=natter", "--encoding=UTF8", "--locale=C.UTF-8", "--no-sync", "-D"]).arg(&data);
         run(initdb)?;
-        postgres.start()?;
+        postgres.start_again()?;
         Ok(postgres)
     }
 
@@ -66,7 +70,7 @@ impl Postgres {
     }
 
     /// Starts the server, if it does not run, and waits until it answers.
-    pub fn start(&mut self) -> anyhow::Result<()> {
+    pub fn start_again(&mut self) -> anyhow::Result<()> {
         let deadline = Instant::now() + PATIENCE;
         loop {
             if self.server.is_none() {
@@ -82,7 +86,7 @@ impl Postgres {
                 ensure!(Instant::now() < deadline, "PostgreSQL ends with {status}: {}", self.log());
             }
             ensure!(Instant::now() < deadline, "PostgreSQL does not answer: {}", self.log());
-            sleep(Duration::from_millis(50));
+            pause(Duration::from_millis(50));
         }
     }
 
@@ -104,7 +108,7 @@ impl Postgres {
             if server.try_wait()?.is_some() {
                 return Ok(());
             }
-            sleep(Duration::from_millis(20));
+            pause(Duration::from_millis(20));
         }
         server.kill()?;
         server.wait()?;
@@ -202,6 +206,11 @@ fn unprivileged_user() -> anyhow::Result<Option<(u32, u32)>> {
         }
     }
     bail!("as root, a user `postgres` or `nobody` is needed to run the server")
+}
+
+#[expect(clippy::disallowed_methods, reason = "starting and stopping a server blocks its test, as dropping it must")]
+fn pause(duration: Duration) {
+    std::thread::sleep(duration);
 }
 
 fn run(mut command: Command) -> anyhow::Result<()> {

@@ -22,6 +22,9 @@ use crate::record::Record;
 /// How long a handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 
+/// Frames that wait to be sent at most.
+const QUEUE: usize = 4096;
+
 /// Opens a WebSocket on loopback with further headers.
 ///
 /// # Errors
@@ -45,21 +48,16 @@ pub async fn upgrade_v1(addr: SocketAddr, headers: &[(&'static str, &str)]) -> R
 
 /// An open connection; dropped, it is gone without a Close.
 pub struct Socket {
-    out: mpsc::UnboundedSender<Message>,
+    out: mpsc::Sender<Message>,
     tasks: [JoinHandle<()>; 2],
 }
 
 impl Socket {
     /// Opens connection number `connection`, reading into `record` and telling `news`.
-    pub async fn open(
-        addr: SocketAddr,
-        connection: u64,
-        record: Arc<Mutex<Record>>,
-        news: watch::Sender<u64>,
-    ) -> Result<Self> {
+    pub async fn open(addr: SocketAddr, connection: u64, record: Arc<Mutex<Record>>, news: watch::Sender<u64>) -> Result<Self> {
         let stream = timeout(HANDSHAKE, upgrade_v1(addr, &[])).await.context("the handshake takes too long")??;
         let (mut sink, mut frames) = stream.split();
-        let (out, mut queue) = mpsc::unbounded_channel::<Message>();
+        let (out, mut queue) = mpsc::channel::<Message>(QUEUE);
         let answers = out.clone();
         let writer = tokio::spawn(async move {
             while let Some(message) = queue.recv().await {
@@ -74,7 +72,7 @@ impl Socket {
                     Some(Ok(Message::Text(text))) => {
                         let frame = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error} in {text}"));
                         if let Some(answer) = record.lock().take_in(connection, frame) {
-                            let _ = answers.send(Message::text(answer));
+                            let _ = answers.try_send(Message::text(answer));
                         }
                         news.send_modify(|count| *count += 1);
                     }
@@ -95,7 +93,7 @@ impl Socket {
 
     /// Sends a text.
     pub fn send_text(&self, text: &str) -> Result<()> {
-        self.out.send(Message::text(text)).map_err(|_| anyhow!("the connection is gone"))
+        self.out.try_send(Message::text(text)).map_err(|error| anyhow!("not sent: {error}"))
     }
 }
 

@@ -71,12 +71,8 @@ pub fn hostile(user: &User) -> Vec<(&'static str, String)> {
     let payload = good.split('.').nth(1).expect("a token has three parts");
     // {"alg":"none","typ":"JWT"}
     let unsigned = format!("eyJhbGciOiJub25lIiwidHlwIjoiSldUIn0.{payload}.");
-    let other_algorithm = encode(
-        &Header::new(Algorithm::HS384),
-        &user.claims(),
-        &EncodingKey::from_secret(SECRET.as_bytes()),
-    )
-    .expect("claims are JSON");
+    let other_algorithm =
+        encode(&Header::new(Algorithm::HS384), &user.claims(), &EncodingKey::from_secret(SECRET.as_bytes())).expect("claims are JSON");
     vec![
         ("expired", with("exp", json!(now() - 3600))),
         ("without exp", without("exp")),

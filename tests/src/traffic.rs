@@ -20,7 +20,7 @@ use crate::{
 const ACCEPTED_WITHIN: Duration = Duration::from_secs(75);
 
 /// How long all may take to arrive after the last one was accepted.
-const SETTLED_WITHIN: Duration = Duration::from_secs(60);
+const SETTLED_WITHIN: Duration = Duration::from_mins(1);
 
 /// What happens.
 #[derive(Debug, Clone)]

@@ -11,11 +11,13 @@ use super::Problem;
 
 const SCRIPT: &str = "text/javascript; charset=utf-8";
 const STYLE: &str = "text/css; charset=utf-8";
+const IMAGE: &str = "image/svg+xml";
 
-const ASSETS: [(&str, &str, &str); 3] = [
+const ASSETS: [(&str, &str, &str); 4] = [
     ("chat.js", SCRIPT, include_str!("../../assets/chat.js")),
     ("sign-in.js", SCRIPT, include_str!("../../assets/sign-in.js")),
     ("natter.css", STYLE, include_str!("../../assets/natter.css")),
+    ("icon.svg", IMAGE, include_str!("../../assets/icon.svg")),
 ];
 
 /// A file; browsers keep it and ask whether it has changed, so a new release shows at once.

@@ -27,6 +27,9 @@ use crate::{
     socket::{OutletState, SocketIo, wire},
 };
 
+/// How long a session sleeps at most where nothing happens.
+const LONGEST_SLEEP: Duration = Duration::from_hours(1);
+
 /// The reading side of a session's socket.
 pub(super) type Socket = WebSocketStream<SocketIo>;
 
@@ -75,22 +78,45 @@ pub(super) struct Running {
     bucket: Bucket,
 }
 
-/// The heartbeat: a ping each interval; whoever has said nothing for the timeout after one is gone.
+/// The heartbeat: a ping each interval; whoever says nothing for the timeout after one is gone.
 struct Heartbeat {
     interval: Duration,
     timeout: Duration,
-    heard: Instant,
-    pinged: Option<Instant>,
+    next_ping: Instant,
+    /// The first ping since anything was heard.
+    unanswered: Option<Instant>,
+}
+
+/// What the heartbeat asks for.
+enum Beat {
+    Wait,
+    Ping,
+    Lost,
 }
 
 impl Heartbeat {
+    fn new(interval: Duration, timeout: Duration, now: Instant) -> Self {
+        Self { interval, timeout, next_ping: now + interval, unanswered: None }
+    }
+
     fn due(&self) -> Instant {
-        self.pinged.map_or(self.heard + self.interval, |pinged| pinged + self.timeout)
+        self.unanswered.map_or(self.next_ping, |pinged| self.next_ping.min(pinged + self.timeout))
     }
 
     fn hear(&mut self) {
-        self.heard = Instant::now();
-        self.pinged = None;
+        self.unanswered = None;
+    }
+
+    fn beat(&mut self, now: Instant) -> Beat {
+        if self.unanswered.is_some_and(|pinged| now >= pinged + self.timeout) {
+            return Beat::Lost;
+        }
+        if now < self.next_ping {
+            return Beat::Wait;
+        }
+        self.next_ping = now + self.interval;
+        self.unanswered.get_or_insert(now);
+        Beat::Ping
     }
 }
 
@@ -134,10 +160,10 @@ impl Running {
     /// Returns the code to close with, if the close is ours to begin.
     async fn turn(mut self, socket: &mut Socket, mut notices: mpsc::Receiver<Box<Notice>>) -> Option<CloseCode> {
         let limits = &self.app.config.limits;
-        let mut heartbeat =
-            Heartbeat { interval: limits.heartbeat_interval, timeout: limits.heartbeat_timeout, heard: Instant::now(), pinged: None };
+        let mut heartbeat = Heartbeat::new(limits.heartbeat_interval, limits.heartbeat_timeout, Instant::now());
         let session = Arc::clone(&self.session);
-        let sleep = time::sleep_until(heartbeat.due().into());
+        let expires = Instant::now() + self.until_expiry();
+        let sleep = time::sleep_until(heartbeat.due().min(expires).into());
         tokio::pin!(sleep);
         loop {
             let code = tokio::select! {
@@ -163,16 +189,14 @@ impl Running {
                     let mut code = None;
                     if Timestamp::now() >= self.expires_at {
                         code = Some(CloseCode::Token);
-                    } else if now >= heartbeat.due() {
-                        match heartbeat.pinged {
-                            Some(_) => code = Some(CloseCode::HeartbeatLost),
-                            None => {
-                                heartbeat.pinged = Some(now);
-                                session.outlet.push(&heartbeat_frame(session.protocol), 1);
-                            }
+                    } else {
+                        match heartbeat.beat(now) {
+                            Beat::Wait => {}
+                            Beat::Ping => session.outlet.push(&heartbeat_frame(session.protocol), 1),
+                            Beat::Lost => code = Some(CloseCode::HeartbeatLost),
                         }
                     }
-                    let expires = now + self.expires_at.since(Timestamp::now());
+                    let expires = now + self.until_expiry();
                     sleep.as_mut().reset(heartbeat.due().min(expires).into());
                     code
                 }
@@ -181,6 +205,11 @@ impl Running {
                 return code;
             }
         }
+    }
+
+    /// Until the token's end, or as long as one sleeps at most: a token may be good for ages.
+    fn until_expiry(&self) -> Duration {
+        self.expires_at.since(Timestamp::now()).min(LONGEST_SLEEP)
     }
 
     fn on_socket(&mut self, frame: Option<Result<Message, tungstenite::Error>>) -> Step {
@@ -291,5 +320,24 @@ fn on_error(error: &tungstenite::Error) -> Step {
         tungstenite::Error::Protocol(tungstenite::error::ProtocolError::ResetWithoutClosingHandshake) => Step::End,
         tungstenite::Error::Protocol(_) => Step::Close(CloseCode::Protocol),
         _ => Step::End,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_silent_client_is_lost_after_the_timeout_and_one_that_speaks_is_not() {
+        let (second, start) = (Duration::from_secs(1), Instant::now());
+        let mut heartbeat = Heartbeat::new(25 * second, 10 * second, start);
+        assert!(matches!(heartbeat.beat(start + 24 * second), Beat::Wait));
+        assert!(matches!(heartbeat.beat(start + 25 * second), Beat::Ping));
+        heartbeat.hear();
+        assert_eq!(heartbeat.due(), start + 50 * second);
+        assert!(matches!(heartbeat.beat(start + 50 * second), Beat::Ping));
+        assert_eq!(heartbeat.due(), start + 60 * second);
+        assert!(matches!(heartbeat.beat(start + 59 * second), Beat::Wait));
+        assert!(matches!(heartbeat.beat(start + 60 * second), Beat::Lost));
     }
 }

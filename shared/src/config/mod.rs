@@ -50,6 +50,9 @@ pub enum Role {
 /// `iss` and `aud` of tokens where none are configured.
 pub const DEFAULT_ISSUER: &str = "natter";
 
+/// The standalone binary's database in its data folder, unless it is told of another one.
+pub const DATABASE_FILE: &str = "natter.db";
+
 /// The whole config.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
@@ -130,7 +133,7 @@ impl Config {
                     self.auth.dev_login = self.http.listen.ip().is_loopback();
                 }
                 if self.database.url.is_none() {
-                    self.database.url = Some(Secret::new(format!("sqlite://{}", self.data_dir.join("natter.db").display())));
+                    self.database.url = Some(self.own_database());
                 }
             }
             Role::Gateway | Role::Persister => {
@@ -139,6 +142,15 @@ impl Config {
         }
         self.auth.issuer.get_or_insert_with(|| DEFAULT_ISSUER.to_owned());
         self.auth.audience.get_or_insert_with(|| DEFAULT_ISSUER.to_owned());
+    }
+
+    fn own_database(&self) -> Secret {
+        Secret::new(format!("sqlite://{}", self.data_dir.join(DATABASE_FILE).display()))
+    }
+
+    /// Whether the database is the one in the data folder.
+    pub fn has_own_database(&self) -> bool {
+        self.database.url == Some(self.own_database())
     }
 
     /// What is allowed but should be noticed, to be logged at start.
@@ -168,7 +180,6 @@ impl Config {
         show(&mut out, &self.telemetry);
         out
     }
-
 }
 
 impl fmt::Display for Config {

@@ -281,8 +281,7 @@ mod tests {
 
     #[test]
     fn durations_and_bytes_both_ways() {
-        for (text, value) in [("500ms", Duration::from_millis(500)), ("25s", Duration::from_secs(25)), ("3d", Duration::from_hours(72))]
-        {
+        for (text, value) in [("500ms", Duration::from_millis(500)), ("25s", Duration::from_secs(25)), ("3d", Duration::from_hours(72))] {
             assert_eq!(parse_duration(text), Some(value));
             assert_eq!(show_duration(value), text);
         }

@@ -20,7 +20,10 @@ use serde_json::{Value, json};
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::{
     Error, Message,
-    protocol::frame::{Frame, coding::{Data, OpCode}},
+    protocol::frame::{
+        Frame,
+        coding::{Data, OpCode},
+    },
 };
 
 /// Two people who chat, to see that they go on.
@@ -100,7 +103,9 @@ async fn a_frame_that_cannot_be_done_is_answered_with_its_error_and_the_connecti
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
     // Requests without an id are answered too, and wrong ids are no ids.
-    for text in [r#"{"type":"dance"}"#, r#"{"type":"dance","id":-1}"#, r#"{"type":"dance","id":"x"}"#, r#"{"type":"dance","id":4294967296}"#] {
+    for text in
+        [r#"{"type":"dance"}"#, r#"{"type":"dance","id":-1}"#, r#"{"type":"dance","id":"x"}"#, r#"{"type":"dance","id":4294967296}"#]
+    {
         let before = mallory.record(|record| record.pushes.len());
         mallory.send_text(text)?;
         let answer = |record: &natter_tests::record::Record| record.pushes[before..].iter().find(|push| push["type"] == "error").cloned();
@@ -340,8 +345,12 @@ async fn broken_http_is_refused_and_forms_need_their_token() -> Result<()> {
         assert_eq!(ann.get(path).await?.status(), 200, "{path}");
     }
     let raw = tokio::task::spawn_blocking(move || -> Result<Vec<String>> {
-        let requests: [&[u8]; 4] =
-            [b"\x16\x03\x01\x02\x00\x01\x00", b"GET / HTTP/9.9\r\n\r\n", b"GET /\xff HTTP/1.1\r\nHost: x\r\n\r\n", b"\r\n\r\n\r\n\r\nnonsense\r\n\r\n"];
+        let requests: [&[u8]; 4] = [
+            b"\x16\x03\x01\x02\x00\x01\x00",
+            b"GET / HTTP/9.9\r\n\r\n",
+            b"GET /\xff HTTP/1.1\r\nHost: x\r\n\r\n",
+            b"\r\n\r\n\r\n\r\nnonsense\r\n\r\n",
+        ];
         let answer = |request: &[u8]| -> Result<String> {
             let mut stream = TcpStream::connect(gateway)?;
             stream.set_read_timeout(Some(ANSWER))?;

@@ -96,7 +96,9 @@ async fn notifications_are_found_on_the_next_page_until_seen(store: Store) -> Re
     };
     wait_until("the row", async || rows().await.is_ok_and(|rows| rows == [to_ben_id.clone()])).await;
     let unseen = "list-group-item-primary";
-    let is_unseen = async |http: &HttpSession, id: &str| class_on_page(http, id).await.ok().flatten().is_some_and(|class| class.split(' ').any(|one| one == unseen));
+    let is_unseen = async |http: &HttpSession, id: &str| {
+        class_on_page(http, id).await.ok().flatten().is_some_and(|class| class.split(' ').any(|one| one == unseen))
+    };
     assert!(is_unseen(&ben_http, &to_ben_id).await && is_unseen(&ann_http, &to_ann_id).await);
     assert!(!ben_http.page("/chat/lobby/").await?.contains("<b>here"), "escaped");
     // Both ids by Ann: hers is seen, Ben's is none of her business.

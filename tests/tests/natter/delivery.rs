@@ -41,16 +41,8 @@ async fn every_member_gets_every_message_of_its_time_once_and_in_one_order() -> 
 /// A small run in which one client's live path is spoiled on the way to its record.
 async fn spoiled(sabotage: Sabotage) -> Result<Report> {
     let cluster = Cluster::builder().gateways(2).start().await?;
-    let plan = Plan {
-        users: 6,
-        groups: 2,
-        groups_per_user: 2,
-        messages: 120,
-        reconnects: 0,
-        moves: 0,
-        pause: Duration::ZERO,
-        label: "spoiled",
-    };
+    let plan =
+        Plan { users: 6, groups: 2, groups_per_user: 2, messages: 120, reconnects: 0, moves: 0, pause: Duration::ZERO, label: "spoiled" };
     let mut traffic = Traffic::begin(plan, &cluster.addrs()).await?;
     traffic.client(3).sabotage(sabotage);
     traffic.run(&CancellationToken::new()).await?;

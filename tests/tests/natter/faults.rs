@@ -17,20 +17,15 @@ use super::chat::wait_until;
 
 /// Twenty users in five groups who talk until they are stopped.
 fn talk(label: &'static str) -> Plan {
-    Plan {
-        users: 20,
-        groups: 5,
-        groups_per_user: 2,
-        messages: 1_000_000,
-        reconnects: 2,
-        moves: 0,
-        pause: Duration::from_millis(20),
-        label,
-    }
+    Plan { users: 20, groups: 5, groups_per_user: 2, messages: 1_000_000, reconnects: 2, moves: 0, pause: Duration::from_millis(20), label }
 }
 
 /// Runs traffic while `trouble` goes on, and a little longer; then settles.
-async fn under_traffic(cluster: &mut Cluster, label: &'static str, trouble: impl AsyncFnOnce(&mut Cluster) -> Result<()>) -> Result<Report> {
+async fn under_traffic(
+    cluster: &mut Cluster,
+    label: &'static str,
+    trouble: impl AsyncFnOnce(&mut Cluster) -> Result<()>,
+) -> Result<Report> {
     let mut traffic = Traffic::begin(talk(label), &cluster.addrs()).await?;
     let stop = CancellationToken::new();
     let (ran, trouble) = tokio::join!(traffic.run(&stop), async {
@@ -132,7 +127,7 @@ async fn without_database(cluster: &mut Cluster) -> Result<()> {
     tokio::time::sleep_until(away_until).await;
     ann.send(group, "still without").await?;
     ben.wait_for_body("still without").await?;
-    cluster.postgres.as_mut().context("PostgreSQL")?.start()?;
+    cluster.postgres.as_mut().context("PostgreSQL")?.start_again()?;
     late.reconnect_to_any(&cluster.addrs(), ANSWER).await?;
     late.join("db-lobby").await?;
     Ok(())
@@ -177,9 +172,7 @@ async fn an_empty_nats_store_begins_a_new_epoch_and_sql_keeps_the_old_one() -> R
     cluster.nats.restart()?;
 
     let addrs = cluster.addrs();
-    let fact = ann
-        .send_until_accepted(natter_shared::id::Nonce::now(), group, "new", &addrs, Duration::from_secs(60))
-        .await?;
+    let fact = ann.send_until_accepted(natter_shared::id::Nonce::now(), group, "new", &addrs, Duration::from_mins(1)).await?;
     assert!(fact.position.epoch > sent[19].position.epoch, "{fact:?} after {:?}", sent[19]);
     let told = |record: &natter_tests::record::Record| {
         let reset = record.entries.iter().any(|entry| matches!(entry, natter_tests::checker::Entry::Reset(of) if *of == group));

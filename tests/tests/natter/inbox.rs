@@ -17,7 +17,7 @@ super::on_both_stores!(
     reading_is_remembered_and_told_to_the_users_other_connections,
 );
 
-fn notify(to: Value, body: &str) -> Value {
+fn notify(to: &Value, body: &str) -> Value {
     json!({"type": "notify", "to": to, "nonce": Nonce::now(), "body": body})
 }
 
@@ -35,7 +35,7 @@ async fn notifications_reach_their_recipient_and_are_counted_until_seen(store: S
     let ann = Client::connect(cluster.gateway(0), &User::named("ann")).await?;
     let mut ben = Client::connect(cluster.gateway(1), &User::named("ben")).await?;
     let other = Client::connect(cluster.gateway(0), &User::named("ben")).await?;
-    let to_ben = notify(json!({"user": "id-ben"}), "look here");
+    let to_ben = notify(&json!({"user": "id-ben"}), "look here");
     let reply = ann.request(to_ben.clone()).await?;
     let again = ann.request(to_ben).await?;
     assert_eq!(again["notification_id"], reply["notification_id"], "a retry is the same notification");
@@ -47,7 +47,7 @@ async fn notifications_reach_their_recipient_and_are_counted_until_seen(store: S
         assert_eq!(inbox["unread"], 1);
     }
     ben.disconnect();
-    let second = ann.request(notify(json!({"user": "id-ben"}), "and here")).await?;
+    let second = ann.request(notify(&json!({"user": "id-ben"}), "and here")).await?;
     let ready = ben.reconnect(cluster.gateway(0)).await?;
     assert_eq!(ready["inbox_recovered"], true, "{ready}");
     let push = ben.wait_for("what was missed", ANSWER, |push| push["body"] == "and here").await?;
@@ -76,9 +76,9 @@ async fn a_group_is_notified_as_one(store: Store) -> Result<()> {
         members.push(client);
     }
     let outsider = Client::connect(cluster.gateway(0), &User::named("dan")).await?;
-    let refused = outsider.request(notify(json!({"group": "lobby"}), "psst")).await.expect_err("no member");
+    let refused = outsider.request(notify(&json!({"group": "lobby"}), "psst")).await.expect_err("no member");
     assert_eq!(refused.code(), "not_found", "{refused}");
-    let reply = members[0].request(notify(json!({"group": "lobby"}), "all of you")).await?;
+    let reply = members[0].request(notify(&json!({"group": "lobby"}), "all of you")).await?;
     for member in &members[1..] {
         let push = member.wait_for("the notification", ANSWER, |push| push["type"] == "notification").await?;
         assert_eq!((&push["id"], &push["body"]), (&reply["notification_id"], &json!("all of you")));

@@ -80,9 +80,8 @@ async fn the_original_page_works_unchanged_on_two_gateways() -> Result<()> {
 
     // Notifications, one each way.
     for (page, to, message) in [(&ann, "ben", "look, ben"), (&ben, "ann", "look, ann")] {
-        let notify = format!(
-            "$('#user-input').val('{to}'); $('#chat-message-input').val('{message}'); $('#notification-message-submit').click();"
-        );
+        let notify =
+            format!("$('#user-input').val('{to}'); $('#chat-message-input').val('{message}'); $('#notification-message-submit').click();");
         page.eval(&notify).await?;
     }
     let (to_ben, to_ann) = tokio::try_join!(frame(&ben, "look, ben"), frame(&ann, "look, ann"))?;

@@ -110,8 +110,7 @@ async fn a_position_from_another_time_is_declared_not_guessed() -> Result<()> {
         raw.wait_for_body(&marker).await?;
         let bodies = raw.bodies(group);
         let complete = bodies.len() > 3;
-        let declared = group_state["recovered"] == false
-            || raw.record(|record| record.pushes.iter().any(|push| push["type"] == "reset"));
+        let declared = group_state["recovered"] == false || raw.record(|record| record.pushes.iter().any(|push| push["type"] == "reset"));
         assert!(declared || complete, "{position}: neither declared nor filled: {group_state}, {bodies:?}");
     }
     Ok(())

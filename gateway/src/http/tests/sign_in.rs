@@ -113,7 +113,9 @@ async fn health_assets_and_unknown_paths() {
     assert_eq!((ready.status, &ready.json()["missing"][0]), (StatusCode::SERVICE_UNAVAILABLE, &"broker".into()));
     assert_eq!(Routes::new().get("/readyz", &[]).await.status, StatusCode::OK);
     assert_eq!(routes.get("/metrics", &[]).await.body, "# EOF\n");
-    for (name, kind) in [("chat.js", "text/javascript"), ("sign-in.js", "text/javascript"), ("natter.css", "text/css")] {
+    for (name, kind) in
+        [("chat.js", "text/javascript"), ("sign-in.js", "text/javascript"), ("natter.css", "text/css"), ("icon.svg", "image/svg+xml")]
+    {
         let path = format!("/assets/{name}");
         let asset = routes.get(&path, &[]).await;
         assert!(asset.header("content-type").starts_with(kind) && asset.header("x-content-type-options") == "nosniff");

@@ -31,6 +31,13 @@ impl EmbeddedReader {
         let end = logs.end(shard)?;
         let reader = Self { file, logs, shard, at: after, end };
         let last = reader.last()?;
+        // Memory knows first what is being forgotten.
+        if let Ok(state) = reader.logs.state(shard)
+            && state.epoch == after.epoch
+            && state.first > after.seq + 1
+        {
+            return Err(reader.evicted(state.first));
+        }
         if after.seq > last {
             // Newer than the log ever was: it has been rewound.
             return Err(reader.evicted(last + 1));

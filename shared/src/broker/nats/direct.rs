@@ -8,9 +8,7 @@ use tokio::time::Instant;
 
 use super::{
     super::{BrokerError, LogState, Stored, Tails},
-    NatsBroker,
-    api::ApiError,
-    envelope,
+    NatsBroker, envelope,
     exchange::ExchangeError,
 };
 use crate::{
@@ -18,8 +16,8 @@ use crate::{
     subject::{self, Shard, Space, Topic},
 };
 
-/// Topics asked for at once; the server holds the stream's lock meanwhile.
-const TOPICS_AT_ONCE: usize = 100;
+/// Topics asked for at once, beside our canary; the server holds the stream's lock meanwhile.
+const TOPICS_AT_ONCE: usize = 99;
 /// The end of an answer of several messages (ADR-31).
 const END_OF_BATCH: u16 = 204;
 
@@ -145,7 +143,11 @@ impl NatsBroker {
         if !self.api.exchange.is_connected() {
             return Err(unavailable("not connected"));
         }
-        let subjects: Vec<String> = topics.iter().map(|topic| subject::subject(Space::Event, shard, *topic)).collect();
+        // An answer without any result does not say how far it is true. With our own canary, which
+        // is in every log that we fence, there always is a result.
+        let own = Topic::Canary(self.instance);
+        let asked = topics.iter().copied().chain([own]);
+        let subjects: Vec<String> = asked.map(|topic| subject::subject(Space::Event, shard, topic)).collect();
         let request = json!({ "multi_last": subjects, "seq": after + 1 });
         let inbox = client.new_inbox();
         let mut answers = client.subscribe(inbox.clone()).await.map_err(unavailable)?;
@@ -158,18 +160,13 @@ impl NatsBroker {
                 .ok_or_else(|| unavailable("connection closed"))?;
             match message.status {
                 None => match envelope::tail(&message) {
-                    Some((topic, seq)) if seq > after => changed.push((topic, seq)),
+                    Some((topic, seq)) if seq > after && topic != own => changed.push((topic, seq)),
                     Some(_) | None => {}
                 },
                 Some(StatusCode::NO_RESPONDERS) => return Err(self.other_epoch(shard).await),
                 Some(StatusCode::NOT_FOUND) => {
-                    tracing::trace!(?message, "tails_not_found");
-                    // None of them has an event there; how far that is true the server does not say.
-                    return match self.api.stream_info(stream).await {
-                        Ok(info) => Ok(info.state.last()),
-                        Err(ApiError::Exchange(error)) => Err(unavailable(error)),
-                        Err(error) => Err(error.into()),
-                    };
+                    // Not even our canary: a replica that knows nothing yet, or nobody ever fenced.
+                    return Ok(envelope::upto(&message).unwrap_or_default());
                 }
                 Some(status) if status.as_u16() == END_OF_BATCH => {
                     return envelope::upto(&message).ok_or_else(|| unavailable("an answer without its end"));

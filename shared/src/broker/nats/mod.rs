@@ -73,6 +73,7 @@ pub enum NatsError {
 pub struct NatsBroker {
     options: NatsOptions,
     role: Role,
+    instance: InstanceId,
     shards: Shards,
     connections: Arc<Connections>,
     health: Arc<Health>,
@@ -126,6 +127,7 @@ impl NatsBroker {
         let broker = Arc::new(Self {
             options,
             role,
+            instance,
             shards,
             connections: Arc::clone(&connections),
             health: Arc::clone(&health),

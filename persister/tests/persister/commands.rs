@@ -1,0 +1,156 @@
+//! Commands, given once, twice, or by two at the same moment.
+
+use futures::future::join_all;
+use natter_shared::{
+    event::{GroupKind, Role},
+    frame::ErrorCode,
+    id::{GroupId, Nonce, RoomName, single_group},
+    rpc::{AddMember, CreateGroup, CreateSingle, FindUser, JoinOpen, LeaveGroup, Members, OpenGroup, RemoveMember},
+    subject::Topic,
+};
+
+use crate::{
+    harness::{Harness, user},
+    on_both,
+};
+
+on_both!(
+    two_who_join_a_new_room_at_once_are_both_members,
+    a_burst_of_joins_is_answered,
+    both_sides_of_a_single_group_make_one,
+    groups_are_made_once_and_kept_by_their_admins,
+    strangers_and_absence_look_alike,
+    handles_are_first_come_first_served,
+);
+
+fn room(name: &str) -> OpenGroup {
+    OpenGroup::Name(RoomName::slug(name).unwrap())
+}
+
+async fn two_who_join_a_new_room_at_once_are_both_members(mut harness: Harness) {
+    harness.start().await;
+    for round in 0..5 {
+        let name = format!("lobby{round}");
+        let join = |who: &str| harness.call(JoinOpen { user: user(who), group: room(&name) });
+        let (alice, bob) = tokio::join!(join("alice"), join("bob"));
+        let (alice, bob) = (alice.unwrap().reply, bob.unwrap().reply);
+        assert_eq!(alice.group, bob.group);
+        assert_eq!((alice.kind, alice.display_name.as_str()), (GroupKind::Open, name.as_str()));
+        let members = Members { user: user("bob"), group: bob.group, after: None, limit: 10 };
+        assert_eq!(harness.call(members).await.unwrap().reply.members.len(), 2);
+    }
+    // Leaving and joining again is another membership.
+    let left =
+        harness.call(LeaveGroup { user: user("bob"), group: natter_shared::id::open_group(&RoomName::slug("lobby0").unwrap()) }).await;
+    let until = left.unwrap().reply.until.unwrap();
+    let again = harness.call(JoinOpen { user: user("bob"), group: room("lobby0") }).await.unwrap().reply;
+    assert!(again.since > until);
+    let twice = harness.call(JoinOpen { user: user("bob"), group: room("lobby0") }).await.unwrap().reply;
+    assert_eq!(again.since, twice.since);
+}
+
+async fn a_burst_of_joins_is_answered(harness: Harness) {
+    let joins = (0..1000).map(|n| harness.call(JoinOpen { user: user(&format!("u{n}")), group: room("hall") }));
+    for answer in join_all(joins).await {
+        answer.unwrap();
+    }
+    assert_eq!(harness.count("members WHERE until_epoch IS NULL").await, 1000);
+    assert_eq!(harness.count("users").await, 1000);
+}
+
+async fn both_sides_of_a_single_group_make_one(harness: Harness) {
+    let (alice, bob) = (user("alice"), user("bob"));
+    harness.sign_in(&alice, Some("Al")).await;
+    harness.sign_in(&bob, Some("Bo")).await;
+    let create = |user: &natter_shared::id::UserId, other: &natter_shared::id::UserId| {
+        harness.call(CreateSingle { user: user.clone(), other: other.clone() })
+    };
+    let (one, other) = tokio::join!(create(&alice, &bob), create(&bob, &alice));
+    let (one, other) = (one.unwrap().reply, other.unwrap().reply);
+    assert_eq!((one.group, other.group), (single_group(&alice, &bob), single_group(&alice, &bob)));
+    assert_eq!(one.since, other.since);
+    assert_eq!((one.display_name.as_str(), other.display_name.as_str()), ("Al_with_Bo", "Bo_with_Al"));
+    assert_eq!(create(&alice, &bob).await.unwrap().reply.since, one.since);
+    assert_eq!(harness.count("groups").await, 1);
+    assert_eq!(create(&alice, &alice).await.unwrap_err().code, ErrorCode::BadRequest);
+    assert_eq!(create(&alice, &user("nobody")).await.unwrap_err().code, ErrorCode::NotFound);
+    let left = harness.call(LeaveGroup { user: alice, group: one.group }).await;
+    assert_eq!(left.unwrap_err().code, ErrorCode::Forbidden);
+}
+
+async fn groups_are_made_once_and_kept_by_their_admins(harness: Harness) {
+    let (alice, bob, carol, dave) = (user("alice"), user("bob"), user("carol"), user("dave"));
+    for user in [&alice, &bob, &carol, &dave] {
+        harness.sign_in(user, None).await;
+    }
+    let nonce = Nonce::now();
+    let make = |name: &str| {
+        let (user, display_name) = (alice.clone(), name.to_owned());
+        harness.call(CreateGroup { user, nonce, display_name, members: vec![bob.clone(), bob.clone(), alice.clone()] })
+    };
+    let group = make("ours").await.unwrap().reply;
+    assert_eq!((group.role, group.kind), (Role::Owner, GroupKind::Group));
+    assert_eq!(make("ours").await.unwrap().reply.group, group.group);
+    assert_eq!(make("theirs").await.unwrap_err().code, ErrorCode::NonceReused);
+    let group = group.group;
+    let add = |by: &natter_shared::id::UserId, user: &natter_shared::id::UserId, role| {
+        harness.call(AddMember { by: by.clone(), group, user: user.clone(), role })
+    };
+    let remove = |by: &natter_shared::id::UserId, user: &natter_shared::id::UserId| {
+        harness.call(RemoveMember { by: by.clone(), group, user: user.clone() })
+    };
+    assert_eq!(add(&bob, &carol, Role::Member).await.unwrap_err().code, ErrorCode::Forbidden);
+    let first = add(&alice, &carol, Role::Admin).await.unwrap().reply;
+    assert_eq!(add(&alice, &carol, Role::Admin).await.unwrap().reply, first);
+    assert_eq!(add(&carol, &dave, Role::Owner).await.unwrap_err().code, ErrorCode::Forbidden);
+    assert_eq!(add(&carol, &user("nobody"), Role::Member).await.unwrap_err().code, ErrorCode::NotFound);
+    add(&carol, &dave, Role::Member).await.unwrap();
+    assert_eq!(remove(&carol, &alice).await.unwrap_err().code, ErrorCode::Forbidden);
+    let until = remove(&carol, &bob).await.unwrap().reply.until.unwrap();
+    assert_eq!(remove(&carol, &bob).await.unwrap().reply.until, Some(until));
+    assert_eq!(remove(&carol, &carol).await.unwrap().reply.until.is_some(), true);
+    // Each was told, once.
+    assert_eq!(harness.log_of(Topic::User(carol.key())).await.len(), 2);
+}
+
+async fn strangers_and_absence_look_alike(harness: Harness) {
+    let (alice, eve) = (user("alice"), user("eve"));
+    harness.sign_in(&alice, None).await;
+    harness.sign_in(&eve, None).await;
+    let (group, ack) = harness.create(GroupKind::Group, &[&alice]).await;
+    harness.applied(Topic::Group(group), ack).await;
+    for group in [group, GroupId(uuid::Uuid::now_v7())] {
+        let history = natter_shared::rpc::MessageHistory { user: eve.clone(), group, before: None, after: None, limit: 1 };
+        assert_eq!(harness.call(history).await.unwrap_err().code, ErrorCode::NotFound);
+        let members = Members { user: eve.clone(), group, after: None, limit: 1 };
+        assert_eq!(harness.call(members).await.unwrap_err().code, ErrorCode::NotFound);
+        let join = JoinOpen { user: eve.clone(), group: OpenGroup::Id(group) };
+        assert_eq!(harness.call(join).await.unwrap_err().code, ErrorCode::NotFound);
+        let add = AddMember { by: eve.clone(), group, user: eve.clone(), role: Role::Member };
+        assert_eq!(harness.call(add).await.unwrap_err().code, ErrorCode::NotFound);
+    }
+}
+
+async fn handles_are_first_come_first_served(harness: Harness) {
+    let handle = async |id: &str, claim: Option<&str>| harness.sign_in(&user(id), claim).await.profile.handle;
+    assert_eq!(handle("u1", Some("alice")).await, "alice");
+    assert_eq!(handle("u2", Some("alice")).await, "u2");
+    assert_eq!(handle("u3", None).await, "u3");
+    assert_eq!(handle("u4", Some("u3")).await, "u4", "an id of somebody else is no handle");
+    assert_eq!(handle("u5", Some("later")).await, "later");
+    let late = handle("later", None).await;
+    assert!(late.starts_with("later~"), "{late}");
+    assert_eq!(handle("u1", Some("alice")).await, "alice");
+    assert_eq!(handle("u1", Some("later")).await, "alice", "a lost claim takes nothing away");
+    assert_eq!(handle("u1", Some("alicia")).await, "alicia");
+    assert_eq!(handle("u2", Some("alice2")).await, "alice2");
+    let at_once = join_all((0..20).map(|n| {
+        let (harness, id) = (&harness, format!("w{n}"));
+        async move { harness.sign_in(&user(&id), Some("wanted")).await.profile.handle }
+    }))
+    .await;
+    assert_eq!(at_once.iter().filter(|handle| *handle == "wanted").count(), 1);
+    let found = harness.call(FindUser::Handle("alicia".into())).await.unwrap().reply.unwrap();
+    assert_eq!(found.id, user("u1"));
+    assert!(harness.call(FindUser::Id(user("nobody"))).await.unwrap().reply.is_none());
+}

@@ -1,0 +1,134 @@
+//! Notifications: to whom they go, and what their recipients do with them.
+
+use natter_shared::{
+    broker::{Broker, Delivery, Interest},
+    event::{Audience, Ephemeral, Event, GroupKind, MemberAdded, MemberRemoved, Role, SeenWhat},
+    id::{EventId, Nonce, NotificationId},
+    rpc::{ChatPage, EventsAfter},
+    subject::Topic,
+};
+
+use crate::{
+    harness::{Harness, user},
+    on_both,
+};
+
+on_both!(
+    a_group_notification_goes_to_the_members_of_its_moment,
+    seen_may_come_before_its_notification,
+    seen_touches_only_ones_own,
+    seen_upto_covers_the_users_topic_up_to_there,
+    changed_inboxes_are_announced,
+);
+
+async fn a_group_notification_goes_to_the_members_of_its_moment(mut harness: Harness) {
+    let (alice, bob, carol) = (user("alice"), user("bob"), user("carol"));
+    harness.stop().await;
+    // All of it in one batch.
+    let (group, _) = harness.create(GroupKind::Group, &[&alice, &bob]).await;
+    let topic = Topic::Group(group);
+    let to = || Audience::Group(group);
+    let (first, _) = harness.notify(to(), Some(&alice), "first").await;
+    let added = MemberAdded { group, user: carol.clone(), role: Role::Member, by: alice.clone() };
+    harness.publish(topic, EventId::random(), &Event::MemberAdded(added)).await;
+    let (second, _) = harness.notify(to(), Some(&alice), "second").await;
+    let removed = MemberRemoved { group, user: bob.clone(), by: alice.clone() };
+    harness.publish(topic, EventId::random(), &Event::MemberRemoved(removed)).await;
+    let (third, last) = harness.notify(to(), None, "third").await;
+    harness.start().await;
+    harness.applied(topic, last).await;
+    let recipients = async |id: NotificationId| -> Vec<String> {
+        let rows = harness.rows("SELECT recipient, id FROM notifications ORDER BY recipient").await;
+        let of = rows.iter().filter(|row| row.try_get::<uuid::Uuid>("", "id").unwrap() == id.0);
+        of.map(|row| row.try_get("", "recipient").unwrap()).collect()
+    };
+    assert_eq!(recipients(first).await, ["bob"]);
+    assert_eq!(recipients(second).await, ["bob", "carol"]);
+    assert_eq!(recipients(third).await, ["alice", "carol"]);
+    let page = harness.call(ChatPage { user: carol, notifications: 10, users: 10, groups: 10 }).await.unwrap().reply;
+    let bodies: Vec<&str> = page.notifications.iter().map(|entry| entry.body.as_str()).collect();
+    assert_eq!(bodies, ["third", "second"]);
+    assert_eq!(page.notifications[1].sender.as_ref().unwrap().id, alice);
+    assert_eq!((page.inbox.unseen, page.inbox.unread), (2, 2));
+}
+
+async fn seen_may_come_before_its_notification(harness: Harness) {
+    let (alice, bob) = (user("alice"), user("bob"));
+    let (group, ack) = harness.create(GroupKind::Group, &[&alice, &bob]).await;
+    harness.applied(Topic::Group(group), ack).await;
+    let nonce = Nonce::now();
+    let id = NotificationId::derive(&alice, nonce);
+    let seen = harness.seen(&bob, SeenWhat::Ids(vec![id]), true).await;
+    harness.applied(Topic::User(bob.key()), seen).await;
+    let notification = natter_shared::event::Notification {
+        id,
+        to: Audience::Group(group),
+        sender: Some(alice.clone()),
+        nonce,
+        body: "seen already".into(),
+        data: None,
+    };
+    let ack = harness.publish(Topic::Group(group), id.into(), &Event::Notification(notification)).await;
+    harness.applied(Topic::Group(group), ack).await;
+    let page = harness.call(ChatPage { user: bob, notifications: 10, users: 10, groups: 10 }).await.unwrap().reply;
+    assert!(page.notifications[0].seen && page.notifications[0].read);
+    assert_eq!((page.inbox.unseen, page.inbox.unread), (0, 0));
+}
+
+async fn seen_touches_only_ones_own(harness: Harness) {
+    let (alice, bob) = (user("alice"), user("bob"));
+    let (for_alice, _) = harness.notify(Audience::User(alice.clone()), None, "a").await;
+    let (for_bob, ack) = harness.notify(Audience::User(bob.clone()), None, "b").await;
+    harness.applied(Topic::User(bob.key()), ack).await;
+    let ack = harness.seen(&alice, SeenWhat::Ids(vec![for_alice, for_bob]), true).await;
+    harness.applied(Topic::User(alice.key()), ack).await;
+    let counts = async |user| {
+        let inbox = harness.sign_in(user, None).await.inbox;
+        (inbox.unseen, inbox.unread)
+    };
+    assert_eq!(counts(&alice).await, (0, 0));
+    assert_eq!(counts(&bob).await, (1, 1));
+}
+
+async fn seen_upto_covers_the_users_topic_up_to_there(harness: Harness) {
+    let alice = user("alice");
+    let mut acks = Vec::new();
+    for n in 0..5 {
+        acks.push(harness.notify(Audience::User(alice.clone()), None, &n.to_string()).await.1);
+    }
+    let topic = Topic::User(alice.key());
+    let ack = harness.seen(&alice, SeenWhat::Upto(acks[2].position), false).await;
+    harness.applied(topic, ack).await;
+    let inbox = harness.sign_in(&alice, None).await.inbox;
+    assert_eq!((inbox.unseen, inbox.unread), (2, 5));
+    assert!(inbox.version >= ack.position);
+    let ack = harness.seen(&alice, SeenWhat::Upto(acks[1].position), true).await;
+    harness.applied(topic, ack).await;
+    let inbox = harness.sign_in(&alice, None).await.inbox;
+    assert_eq!((inbox.unseen, inbox.unread), (2, 3));
+    let call = EventsAfter { user: alice, group: None, after: acks[2].position, limit: 10 };
+    let page = harness.call(call).await.unwrap().reply;
+    assert_eq!(page.events.iter().map(|event| event.position).collect::<Vec<_>>(), [acks[3].position, acks[4].position]);
+    assert!(page.complete && !page.more);
+}
+
+async fn changed_inboxes_are_announced(harness: Harness) {
+    let alice = user("alice");
+    let topic = Topic::User(alice.key());
+    let mut live = harness.broker.subscribe(Interest::Topic(topic)).await.unwrap();
+    let (_, ack) = harness.notify(Audience::User(alice.clone()), None, "look").await;
+    let mut batch = Vec::new();
+    let told = tokio::time::timeout(std::time::Duration::from_secs(10), async {
+        loop {
+            assert!(live.next_batch(&mut batch, 10).await);
+            for delivery in batch.drain(..) {
+                if let Delivery::Ephemeral { payload, .. } = delivery {
+                    return serde_json::from_slice::<Ephemeral>(&payload).unwrap();
+                }
+            }
+        }
+    });
+    let Ephemeral::Inbox(counts) = told.await.expect("told") else { panic!("not an inbox") };
+    assert_eq!((counts.unseen, counts.unread), (1, 1));
+    assert!(counts.version >= ack.position);
+}

@@ -1,0 +1,35 @@
+//! The persister as a whole, over the embedded broker, on SQLite and on PostgreSQL.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, missing_docs, reason = "tests")]
+
+mod harness;
+#[path = "../../../tests/src/postgres.rs"]
+#[allow(dead_code, unreachable_pub, reason = "shared with the integration tests")]
+mod postgres;
+
+mod commands;
+mod dead_letters;
+mod inbox;
+mod outages;
+mod projection;
+mod reading;
+mod rewinds;
+mod throughput;
+
+/// Runs each test on both databases.
+macro_rules! on_both {
+    ($($test:ident),+ $(,)?) => {
+        mod sqlite {
+            $(#[tokio::test(flavor = "multi_thread")]
+            async fn $test() {
+                super::$test($crate::harness::Harness::sqlite().await).await;
+            })+
+        }
+        mod on_postgres {
+            $(#[tokio::test(flavor = "multi_thread")]
+            async fn $test() {
+                super::$test($crate::harness::Harness::postgres().await).await;
+            })+
+        }
+    };
+}
+pub(crate) use on_both;

@@ -1,0 +1,54 @@
+//! The database goes away and comes back.
+
+use std::time::{Duration, Instant};
+
+use natter_shared::{event::GroupKind, frame::ErrorCode, rpc::FindUser, subject::Topic};
+
+use crate::harness::{Harness, user};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_is_away_costs_time_and_nothing_else() {
+    let mut harness = Harness::postgres().await;
+    let alice = user("alice");
+    let (group, _) = harness.create(GroupKind::Group, &[&alice]).await;
+    let topic = Topic::Group(group);
+    let mut last = harness.say(group, &alice, "before").await;
+    harness.applied(topic, last).await;
+    for kill in [false, true] {
+        let server = harness.server.as_mut().unwrap();
+        if kill { server.kill() } else { server.stop() }.unwrap();
+        for n in 0..50 {
+            last = harness.say(group, &alice, &format!("meanwhile {n}")).await;
+        }
+        let asked = Instant::now();
+        let error = harness.call(FindUser::Id(alice.clone())).await.unwrap_err();
+        assert_eq!(error.code, ErrorCode::Unavailable);
+        assert!(asked.elapsed() < Duration::from_secs(5));
+        // Long enough for several tries.
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        harness.server.as_mut().unwrap().start_again().unwrap();
+        harness.database = natter_persister::connect(&harness.options.database).await.unwrap();
+        harness.applied(topic, last).await;
+    }
+    assert_eq!(harness.count("messages").await, 101);
+    assert_eq!(harness.count("dead_letters").await, 0);
+    assert!(harness.call(FindUser::Id(alice)).await.is_ok());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_may_migrate_at_once() {
+    for mut harness in [Harness::sqlite().await, Harness::postgres().await] {
+        if let Some(server) = &harness.server {
+            harness.options.database.url = server.create_database().unwrap();
+        } else {
+            harness.options.database.url = format!("sqlite:{}", harness.directory.path().join("fresh.db").display());
+        }
+        let migrations = (0..4).map(|_| async {
+            let database = natter_persister::connect(&harness.options.database).await.unwrap();
+            natter_persister::migrate(&database).await
+        });
+        for migrated in futures::future::join_all(migrations).await {
+            migrated.unwrap();
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! Logs that lost their tail or all of themselves: a new epoch, and nothing in SQL moves.
+
+use std::path::PathBuf;
+
+use natter_shared::{broker::Broker, event::GroupKind, id::GroupId, position::Position, rpc::EventsAfter, subject::Topic};
+
+use crate::{
+    harness::{Harness, open_broker, user},
+    on_both,
+};
+
+on_both!(
+    a_lost_log_goes_on_in_a_new_epoch,
+    a_log_restored_from_a_backup_goes_on_in_a_new_epoch,
+    a_newer_epoch_is_followed_to_the_last_event
+);
+
+impl Harness {
+    /// Replaces the log while nothing runs: with a copy, or with nothing.
+    async fn swap_log(&mut self, with: Option<&PathBuf>) {
+        self.broker.close().await;
+        let path = self.directory.path().join("log.db");
+        for suffix in ["", "-wal", "-shm"] {
+            let _ = std::fs::remove_file(format!("{}{suffix}", path.display()));
+        }
+        if let Some(with) = with {
+            std::fs::copy(with, &path).unwrap();
+        }
+        self.broker = open_broker(&path).await;
+    }
+
+    async fn positions(&self, group: GroupId) -> Vec<(String, i64, i64, i64)> {
+        let rows = self.rows("SELECT body, epoch, seq, ordinal, group_id FROM messages ORDER BY ordinal").await;
+        let of = rows.iter().filter(|row| row.try_get::<uuid::Uuid>("", "group_id").unwrap() == group.0);
+        of.map(|row| {
+            let number = |name: &str| row.try_get::<i64>("", name).unwrap();
+            (row.try_get("", "body").unwrap(), number("epoch"), number("seq"), number("ordinal"))
+        })
+        .collect()
+    }
+}
+
+async fn a_lost_log_goes_on_in_a_new_epoch(mut harness: Harness) {
+    let alice = user("alice");
+    let (group, created) = harness.create(GroupKind::Group, &[&alice]).await;
+    let topic = Topic::Group(group);
+    let mut last = harness.say(group, &alice, "0").await;
+    for n in 1..10 {
+        last = harness.say(group, &alice, &n.to_string()).await;
+    }
+    harness.applied(topic, last).await;
+    let before = harness.positions(group).await;
+    harness.stop().await;
+    harness.swap_log(None).await;
+    harness.start().await;
+    let after = harness
+        .eventually("published in the new epoch", async || {
+            let state = harness.broker.log_state(harness.shard(topic)).await.ok()?;
+            (state.epoch > last.position.epoch).then_some(())
+        })
+        .await;
+    let () = after;
+    let more = harness.say(group, &alice, "after").await;
+    assert!(more.position > last.position);
+    harness.applied(topic, more).await;
+    let now = harness.positions(group).await;
+    assert_eq!(now[..10], before[..]);
+    assert_eq!((now[10].0.as_str(), now[10].3), ("after", 11));
+    let ask = |after| EventsAfter { user: alice.clone(), group: Some(group), after, limit: 100 };
+    let page = harness.call(ask(created.position)).await.unwrap().reply;
+    assert_eq!((page.events.len(), page.complete), (11, true));
+    // What a client saw beyond the end of the old epoch is nowhere any more.
+    let lost = Position::new(last.position.epoch, last.position.seq + 1000);
+    assert!(!harness.call(ask(lost)).await.unwrap().reply.complete);
+    // Epochs are never used twice, over all shards.
+    let epochs = harness.count("epochs").await;
+    assert_eq!(harness.count("(SELECT DISTINCT epoch FROM epochs) e").await, epochs);
+    assert_eq!(epochs, 8);
+}
+
+async fn a_log_restored_from_a_backup_goes_on_in_a_new_epoch(mut harness: Harness) {
+    let alice = user("alice");
+    let (group, _) = harness.create(GroupKind::Group, &[&alice]).await;
+    let topic = Topic::Group(group);
+    let ack = harness.say(group, &alice, "kept").await;
+    harness.applied(topic, ack).await;
+    harness.stop().await;
+    harness.broker.close().await;
+    let (path, backup) = (harness.directory.path().join("log.db"), harness.directory.path().join("backup.db"));
+    std::fs::copy(&path, &backup).unwrap();
+    harness.broker = open_broker(&path).await;
+    harness.start().await;
+    let mut lost = ack;
+    for n in 0..5 {
+        lost = harness.say(group, &alice, &format!("only in SQL {n}")).await;
+    }
+    harness.applied(topic, lost).await;
+    harness.stop().await;
+    let before = harness.positions(group).await;
+    harness.swap_log(Some(&backup)).await;
+    // Gateways are quicker than the persister: these are accepted in the old epoch, where the
+    // positions are taken already, and go beyond them.
+    for n in 0..8 {
+        let ack = harness.say(group, &alice, &format!("rescued {n}")).await;
+        assert_eq!(ack.position.epoch, lost.position.epoch);
+    }
+    harness.start().await;
+    let shard = harness.shard(topic);
+    harness
+        .eventually("in a new epoch", async || (harness.broker.log_state(shard).await.ok()?.epoch > lost.position.epoch).then_some(()))
+        .await;
+    let last = harness.say(group, &alice, "last").await;
+    harness.applied(topic, last).await;
+    let now = harness.positions(group).await;
+    assert_eq!(now[..6], before[..], "nothing in SQL moves");
+    let bodies: Vec<&str> = now[6..].iter().map(|row| row.0.as_str()).collect();
+    let expected: Vec<String> = (0..8).map(|n| format!("rescued {n}")).chain(["last".to_owned()]).collect();
+    assert_eq!(bodies, expected);
+    assert_eq!(harness.count("dead_letters").await, 0);
+}
+
+async fn a_newer_epoch_is_followed_to_the_last_event(mut harness: Harness) {
+    let alice = user("alice");
+    let (group, _) = harness.create(GroupKind::Group, &[&alice]).await;
+    let topic = Topic::Group(group);
+    let ack = harness.say(group, &alice, "first").await;
+    harness.applied(topic, ack).await;
+    harness.stop().await;
+    for n in 0..20 {
+        harness.say(group, &alice, &format!("old {n}")).await;
+    }
+    // Another persister opened it.
+    let next = natter_shared::position::Epoch(ack.position.epoch.0 + 100);
+    harness.broker.open_epoch(harness.shard(topic), next).await.unwrap();
+    let last = harness.say(group, &alice, "new").await;
+    assert_eq!(last.position.epoch, next);
+    harness.start().await;
+    harness.applied(topic, last).await;
+    let now = harness.positions(group).await;
+    assert_eq!(now.len(), 22);
+    assert!(now[..21].iter().all(|row| row.1 == i64::from(ack.position.epoch.0)));
+    assert_eq!(harness.count("dead_letters").await, 0);
+}
