@@ -23,13 +23,13 @@ test: ## Runs every test; installs what is missing (PostgreSQL, Chromium, a NATS
 lint: ## Checks format, lints, docs
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
-	RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps --quiet
+	RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps --document-private-items --quiet
 
 fmt: ## Formats the code
 	cargo fmt --all
 
 doc: ## Builds the docs of the crates
-	cargo doc --workspace --no-deps
+	cargo doc --workspace --no-deps --document-private-items
 
 deny: ## Checks licences, sources and banned crates (needs cargo-deny)
 	cargo deny --workspace check bans licenses sources

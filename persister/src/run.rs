@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use natter_shared::{broker::Broker, id::InstanceId};
+use natter_shared::{broker::Broker, id::InstanceId, rpc::ShardPosition};
 use sea_orm::{DatabaseConnection, DbErr};
 use tokio::{
     sync::{mpsc, watch},
@@ -58,7 +58,7 @@ pub async fn run(
     let _stop = projecting.clone().drop_guard();
     let progress = Progress::new(shards.count(), metrics.clone());
     let leases = Leases::new(store.clone(), instance, options.lease_ttl, shards.count());
-    let (changes, changed) = mpsc::channel(CHANGES);
+    let (changes, to_count) = mpsc::channel(CHANGES);
     let mut tasks = JoinSet::new();
     for shard in shards.iter() {
         let Some(lease) = leases.watch(shard) else { continue };
@@ -79,7 +79,7 @@ pub async fn run(
     }
     tasks.spawn(leases.keep(projecting.clone()));
     tasks.spawn(Arc::clone(&progress).listen(Arc::clone(&broker), projecting.clone()));
-    tasks.spawn(inbox::announce(store.clone(), Arc::clone(&broker), options.inbox_debounce, changed, projecting.clone()));
+    tasks.spawn(inbox::announce(store.clone(), Arc::clone(&broker), options.inbox_debounce, to_count, projecting.clone()));
     tasks.spawn(watch_readiness(store.clone(), Arc::clone(&broker), Arc::clone(&progress), ready.clone(), projecting.clone()));
     let server = Server::new(store, broker, progress, metrics, options);
     let mut serving = tokio::spawn(server.run(shutdown.clone()));
@@ -149,7 +149,9 @@ async fn watch_readiness(
         for at in &installed {
             progress.heard(natter_shared::subject::Shard(at.shard), at.position);
         }
-        let now = status.borrow().connected && installed.len() >= usize::from(broker.shards().count());
+        let connected = status.borrow().connected;
+        // Once settled, a shard that changes its epoch keeps nothing waiting but itself.
+        let now = connected && !installed.is_empty() && (*ready.borrow() || are_settled(&*broker, &installed).await);
         ready.send_if_modified(|ready| std::mem::replace(ready, now) != now);
         let pause = Duration::from_millis(if now { 1000 } else { 100 });
         tokio::select! {
@@ -157,4 +159,16 @@ async fn watch_readiness(
             () = sleep(pause) => {}
         }
     }
+}
+
+/// Whether every shard's log is in the epoch of its checkpoint.
+async fn are_settled(broker: &dyn Broker, installed: &[ShardPosition]) -> bool {
+    for shard in broker.shards().iter() {
+        let Some(at) = installed.iter().find(|at| at.shard == shard.0) else { return false };
+        match broker.log_state(shard).await {
+            Ok(state) if state.epoch == at.position.epoch => {}
+            Ok(_) | Err(_) => return false,
+        }
+    }
+    true
 }

@@ -18,6 +18,8 @@ use natter_shared::{
     telemetry::metrics::Registry,
 };
 
+use tokio_util::sync::CancellationToken;
+
 use crate::{folder::DataFolder, key, persister, welcome};
 
 /// Runs until stopped.
@@ -36,14 +38,21 @@ pub(crate) async fn run(mut config: Config) -> anyhow::Result<ExitCode> {
     let registry = Registry::new("natter");
     let lifecycle = Lifecycle::new();
 
-    let persister = persister::run(config.clone(), brokers.persister, registry.clone(), lifecycle.soft.clone());
+    // The persister goes on until the gateway's last session has left: what that sends is answered.
+    let drained = CancellationToken::new();
+    let holder = persister::holder(&config, &folder);
+    let persister = persister::run(config.clone(), brokers.persister, registry.clone(), holder, drained.clone());
     lifecycle.spawn_critical("persister", persister);
 
     println!("{}", welcome::text(&config, listening, &folder.path().display().to_string()));
     let drain = config.gateway.drain_timeout;
     let gateway =
         natter_gateway::run(Gateway { listener, broker: brokers.gateway, config, instance, registry, lifecycle: lifecycle.clone() });
-    lifecycle.spawn_critical("gateway", gateway);
+    lifecycle.spawn_critical("gateway", async move {
+        let ended = gateway.await;
+        drained.cancel();
+        ended
+    });
     Ok(lifecycle.run_until_stopped(drain).await)
 }
 

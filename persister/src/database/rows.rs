@@ -8,6 +8,7 @@
 use std::{borrow::Cow, fmt::Write as _};
 
 use sea_orm::{ConnectionTrait, DbBackend, DbErr, QueryResult, Statement, Value, sea_query::ArrayType};
+use uuid::Uuid;
 
 /// The type of a column.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,14 +18,17 @@ pub(crate) enum Kind {
     Int,
     Bool,
     Bytes,
+    MaybeUuid,
+    MaybeText,
+    MaybeInt,
 }
 
 impl Kind {
     fn postgres(self) -> &'static str {
         match self {
-            Self::Uuid => "uuid",
-            Self::Text => "text",
-            Self::Int => "bigint",
+            Self::Uuid | Self::MaybeUuid => "uuid",
+            Self::Text | Self::MaybeText => "text",
+            Self::Int | Self::MaybeInt => "bigint",
             Self::Bool => "boolean",
             Self::Bytes => "bytea",
         }
@@ -32,13 +36,28 @@ impl Kind {
 
     fn array(self) -> ArrayType {
         match self {
-            Self::Uuid => ArrayType::Uuid,
-            Self::Text => ArrayType::String,
-            Self::Int => ArrayType::BigInt,
+            Self::Uuid | Self::MaybeUuid => ArrayType::Uuid,
+            Self::Text | Self::MaybeText => ArrayType::String,
+            Self::Int | Self::MaybeInt => ArrayType::BigInt,
             Self::Bool => ArrayType::Bool,
             Self::Bytes => ArrayType::Bytes,
         }
     }
+
+    /// What stands for null in an array, which SeaORM's cannot hold: a value that none of these
+    /// columns has otherwise (ids of nothing, empty names, numbers before the first).
+    fn null(self) -> Option<(Value, &'static str)> {
+        match self {
+            Self::MaybeUuid => Some((Uuid::nil().into(), "'00000000-0000-0000-0000-000000000000'::uuid")),
+            Self::MaybeText => Some(("".into(), "''")),
+            Self::MaybeInt => Some(((-1_i64).into(), "-1")),
+            Self::Uuid | Self::Text | Self::Int | Self::Bool | Self::Bytes => None,
+        }
+    }
+}
+
+fn is_null(value: &Value) -> bool {
+    matches!(value, Value::Uuid(None) | Value::String(None) | Value::BigInt(None))
 }
 
 /// Rows on SQLite per statement: few sizes, so that each statement's text comes back.
@@ -103,17 +122,20 @@ impl<const N: usize> Rows<N> {
         let names = self.names();
         let mut arrays: [Vec<Value>; N] = std::array::from_fn(|_| Vec::with_capacity(self.rows.len()));
         for row in self.rows {
-            for (array, value) in arrays.iter_mut().zip(row) {
-                array.push(value);
+            for ((array, value), (_, kind)) in arrays.iter_mut().zip(row).zip(self.columns) {
+                array.push(match kind.null() {
+                    Some((null, _)) if is_null(&value) => null,
+                    Some(_) | None => value,
+                });
             }
         }
-        let mut text = format!("WITH v({names}) AS (SELECT * FROM unnest(");
-        for (index, (_, kind)) in self.columns.iter().enumerate() {
-            let comma = if index == 0 { "" } else { ", " };
-            let _ = write!(text, "{comma}${}::{}[]", index + 1, kind.postgres());
-        }
-        text.push_str(")) ");
-        text.push_str(sql);
+        let each = |what: &dyn Fn(usize, Kind, &str) -> String| {
+            let parts: Vec<String> = self.columns.iter().enumerate().map(|(index, (name, kind))| what(index, *kind, name)).collect();
+            parts.join(", ")
+        };
+        let selected = each(&|_, kind, name| kind.null().map_or_else(|| name.to_owned(), |(_, null)| format!("nullif({name}, {null})")));
+        let bound = each(&|index, kind, _| format!("${}::{}[]", index + 1, kind.postgres()));
+        let text = format!("WITH v({names}) AS (SELECT {selected} FROM unnest({bound}) AS t({names})) {sql}");
         let values = arrays.into_iter().zip(self.columns).map(|(array, (_, kind))| Value::Array(kind.array(), Some(Box::new(array))));
         Statement::from_sql_and_values(DbBackend::Postgres, text, values)
     }

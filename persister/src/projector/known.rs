@@ -2,7 +2,7 @@
 //! rows in question change only with the shard's checkpoint, and that is compared when writing.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{HashMap, HashSet, hash_map},
     hash::{DefaultHasher, Hash, Hasher},
 };
 
@@ -116,8 +116,8 @@ impl Known {
                     continue;
                 }
             };
-            if !known.counters.contains_key(&counted) {
-                known.counters.insert(counted, counters.get(&counted).copied().unwrap_or_default());
+            if let hash_map::Entry::Vacant(vacant) = known.counters.entry(counted) {
+                vacant.insert(counters.get(&counted).copied().unwrap_or_default());
                 if !counters.contains_key(&counted) {
                     unknown.insert(counted);
                 }
@@ -131,7 +131,9 @@ impl Known {
 
     async fn load_counters(&mut self, store: &Store, groups: HashSet<GroupId>) -> Result<(), DbErr> {
         let mut rows = Rows::new([("g", Kind::Uuid)]);
-        groups.into_iter().for_each(|group| rows.push([group.0.into()]));
+        for group in groups {
+            rows.push([group.0.into()]);
+        }
         let sql = "SELECT c.group_id, c.messages FROM v JOIN group_counters c ON c.group_id = v.g";
         for row in rows.query(store.database(), sql).await? {
             self.counters.insert(GroupId(row.try_get("", "group_id")?), row.try_get("", "messages")?);
@@ -141,7 +143,9 @@ impl Known {
 
     async fn load_groups(&mut self, store: &Store, groups: HashSet<GroupId>) -> Result<(), DbErr> {
         let mut rows = Rows::new([("g", Kind::Uuid)]);
-        groups.into_iter().for_each(|group| rows.push([group.0.into()]));
+        for group in groups {
+            rows.push([group.0.into()]);
+        }
         let sql = "SELECT g.id, g.kind, g.name, g.display_name FROM v JOIN groups g ON g.id = v.g";
         for row in rows.query(store.database(), sql).await? {
             let (kind, name): (String, Option<String>) = (row.try_get("", "kind")?, row.try_get("", "name")?);
@@ -157,7 +161,9 @@ impl Known {
 
     async fn load_members(&mut self, store: &Store, pairs: HashSet<(GroupId, UserId)>) -> Result<(), DbErr> {
         let mut rows = Rows::new([("g", Kind::Uuid), ("u", Kind::Text)]);
-        pairs.into_iter().for_each(|(group, user)| rows.push([group.0.into(), user.as_str().into()]));
+        for (group, user) in pairs {
+            rows.push([group.0.into(), user.as_str().into()]);
+        }
         let sql = "SELECT m.group_id, m.user_id, m.role, m.since_epoch, m.since_seq, m.since_ordinal, m.until_epoch, m.until_seq, \
                    m.version FROM v JOIN members m ON m.group_id = v.g AND m.user_id = v.u";
         for row in rows.query(store.database(), sql).await? {
@@ -181,7 +187,9 @@ impl Known {
         let ids = || {
             let mut rows = Rows::new([("i", Kind::Uuid)]);
             let unique: HashSet<Uuid> = entries.iter().map(|entry| entry_id(entry)).collect();
-            unique.into_iter().for_each(|id| rows.push([id.into()]));
+            for id in unique {
+                rows.push([id.into()]);
+            }
             rows
         };
         let sql = "SELECT m.id, m.group_id, m.epoch, m.seq, m.sender, m.body FROM v JOIN messages m ON m.id = v.i";

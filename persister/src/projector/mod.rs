@@ -138,7 +138,9 @@ impl Projector {
         for clashed in [false, true] {
             let mut entries = decode::entries(part);
             if let Some(reason) = &blame {
-                entries.iter_mut().for_each(|entry| entry.event = Err(reason.clone()));
+                for entry in &mut entries {
+                    entry.event = Err(reason.clone());
+                }
             }
             let mut known = Known::load(&self.store, &entries, &self.counters).await?;
             if clashed {

@@ -1,7 +1,7 @@
 //! What a batch does to SQL, worked out in memory from the events in their order and what is
 //! [`Known`]: rows to write, hints to publish, inboxes that change.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use natter_shared::{
     broker::{Outgoing, Stored},
@@ -48,7 +48,7 @@ pub(super) struct Plan<'a> {
     pub(super) counters: HashMap<GroupId, i64>,
     /// Groups whose counter this batch moves.
     pub(super) counted: HashSet<GroupId>,
-    pub(super) users: BTreeMap<UserId, ()>,
+    pub(super) users: BTreeSet<UserId>,
     pub(super) reads: HashMap<(UserId, GroupId), Position>,
     pub(super) seen: HashMap<(UserId, Uuid), bool>,
     /// By user and whether also read.
@@ -72,7 +72,7 @@ enum Skip {
 }
 
 /// Works out what `entries` do.
-pub(super) fn plan<'a>(entries: Vec<Entry<'a>>, known: Known, shards: Shards, now: Timestamp, refuses_nul: bool) -> Plan<'a> {
+pub(super) fn plan(entries: Vec<Entry<'_>>, known: Known, shards: Shards, now: Timestamp, refuses_nul: bool) -> Plan<'_> {
     let mut plan = Plan {
         tables: Tables::new(),
         segments: vec![Segment::default()],
@@ -80,7 +80,7 @@ pub(super) fn plan<'a>(entries: Vec<Entry<'a>>, known: Known, shards: Shards, no
         changes: Vec::new(),
         counters: known.counters,
         counted: HashSet::new(),
-        users: BTreeMap::new(),
+        users: BTreeSet::new(),
         reads: HashMap::new(),
         seen: HashMap::new(),
         seen_upto: HashMap::new(),
@@ -206,7 +206,7 @@ impl<'a> Plan<'a> {
                     (stored.stored_at.0 as i64).into(),
                 ]);
                 self.changes.push(Change::Of(user.clone()));
-                self.users.insert(user, ());
+                self.users.insert(user);
             }
             Audience::Group(group) => {
                 self.claim(notification.id.0, stored, digest)?;
@@ -273,7 +273,7 @@ impl<'a> Plan<'a> {
             };
             self.hint("joined", stored, &key.1, &Event::GroupJoined(joined));
         }
-        self.users.insert(key.1.clone(), ());
+        self.users.insert(key.1.clone());
         self.change(key, state);
     }
 

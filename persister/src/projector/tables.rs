@@ -11,7 +11,7 @@ use uuid::Uuid;
 use crate::{
     checkpoint,
     database::rows::{
-        Kind::{Bool, Bytes, Int, Text, Uuid as Id},
+        Kind::{Bool, Bytes, Int, MaybeInt, MaybeText, MaybeUuid as MaybeId, Text, Uuid as Id},
         Rows,
     },
 };
@@ -90,11 +90,11 @@ impl Tables {
                 ("epoch", Int),
                 ("seq", Int),
                 ("ordinal", Int),
-                ("sender", Text),
+                ("sender", MaybeText),
                 ("nonce", Id),
                 ("body", Text),
-                ("reply_to", Id),
-                ("data", Text),
+                ("reply_to", MaybeId),
+                ("data", MaybeText),
                 ("sent_at", Int),
             ]),
             group_events: Rows::new([
@@ -109,7 +109,7 @@ impl Tables {
             groups: Rows::new([
                 ("id", Id),
                 ("kind", Text),
-                ("name", Text),
+                ("name", MaybeText),
                 ("display_name", Text),
                 ("epoch", Int),
                 ("seq", Int),
@@ -120,10 +120,10 @@ impl Tables {
                 ("id", Id),
                 ("epoch", Int),
                 ("seq", Int),
-                ("sender", Text),
+                ("sender", MaybeText),
                 ("nonce", Id),
                 ("body", Text),
-                ("data", Text),
+                ("data", MaybeText),
                 ("sent_at", Int),
             ]),
         }
@@ -155,14 +155,14 @@ pub(super) fn members() -> Rows<9> {
         ("since_epoch", Int),
         ("since_seq", Int),
         ("since_ordinal", Int),
-        ("until_epoch", Int),
-        ("until_seq", Int),
+        ("until_epoch", MaybeInt),
+        ("until_seq", MaybeInt),
         ("version", Int),
     ])
 }
 
 pub(super) fn group_notifications() -> Rows<7> {
-    Rows::new([("id", Id), ("epoch", Int), ("seq", Int), ("group_id", Id), ("sender", Text), ("nonce", Id), ("sent_at", Int)])
+    Rows::new([("id", Id), ("epoch", Int), ("seq", Int), ("group_id", Id), ("sender", MaybeText), ("nonce", Id), ("sent_at", Int)])
 }
 
 pub(super) fn placeholders() -> Rows<4> {

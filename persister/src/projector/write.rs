@@ -75,7 +75,7 @@ async fn rows(database: &DatabaseTransaction, metrics: &Metrics, plan: &mut Plan
     // In the order of ids: two shards that make the same placeholders must not wait for each other.
     let mut users = tables::placeholders();
     let now = natter_shared::timestamp::Timestamp::now().0 as i64;
-    for user in plan.users.keys() {
+    for user in &plan.users {
         let key = Uuid::from_u128(user.key().0);
         let fallback = format!("{user}~{}", key.simple());
         users.push([user.as_str().into(), key.into(), fallback.into(), now.into()]);

@@ -58,7 +58,9 @@ async fn standing(context: &Context, group: GroupId, user: &UserId) -> Result<St
 /// Which of `users` SQL knows: handles in their order.
 async fn handles(context: &Context, users: &[UserId]) -> Result<Vec<Option<String>>, RpcError> {
     let mut rows = Rows::new([("id", Kind::Text)]);
-    users.iter().for_each(|user| rows.push([user.as_str().into()]));
+    for user in users {
+        rows.push([user.as_str().into()]);
+    }
     let sql = "SELECT u.id, u.handle FROM v JOIN users u ON u.id = v.id";
     let found = rows.query(context.store.database(), sql).await.map_err(|error| unavailable(&error))?;
     let mut handles = std::collections::HashMap::new();

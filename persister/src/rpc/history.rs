@@ -42,12 +42,12 @@ pub(super) async fn messages(context: &Context, call: MessageHistory) -> Result<
     for (position, compare) in [(call.after, ">"), (call.before, "<")] {
         if let Some(position) = position {
             let (epoch, seq) = checkpoint::sql(position);
-            sql.push_str(&format!(" AND (epoch, seq) {compare} (?, ?)"));
+            sql = format!("{sql} AND (epoch, seq) {compare} (?, ?)");
             values.extend([epoch.into(), seq.into()]);
         }
     }
     let order = if call.after.is_some() { "ASC" } else { "DESC" };
-    sql.push_str(&format!(" ORDER BY epoch {order}, seq {order} LIMIT ?"));
+    sql = format!("{sql} ORDER BY epoch {order}, seq {order} LIMIT ?");
     values.push((limit as i64 + 1).into());
     let found = snapshot.all(&sql, values).await?.iter().map(message).collect::<Result<Vec<_>, _>>()?;
     let (mut messages, more) = cut(found, limit);

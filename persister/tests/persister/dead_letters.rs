@@ -7,7 +7,7 @@ use natter_shared::{
     id::EventId,
     subject::Topic,
 };
-use sea_orm::{ConnectionTrait, DbBackend};
+use sea_orm::DbBackend;
 
 use crate::{
     harness::{Harness, user},

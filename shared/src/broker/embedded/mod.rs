@@ -221,7 +221,12 @@ impl Broker for EmbeddedBroker {
         match self.logs.get(shard, position) {
             log::Found::Here(stored) => Ok(Some(stored)),
             log::Found::Nowhere => Ok(None),
-            log::Found::InFile => self.file.get(shard, position).await.map_err(unavailable),
+            log::Found::InFile => match self.file.get(shard, position).await {
+                Ok(found) => Ok(found),
+                // Its epoch may have been dropped meanwhile, table and all.
+                Err(_) if matches!(self.logs.get(shard, position), log::Found::Nowhere) => Ok(None),
+                Err(error) => Err(unavailable(error)),
+            },
         }
     }
 

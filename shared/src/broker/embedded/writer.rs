@@ -246,8 +246,9 @@ impl Writer {
 
     async fn forget_of(&self, shard: Shard, applied: Position) -> Result<bool, sea_orm::DbErr> {
         for epoch in self.logs.ended_before(shard, applied.epoch) {
-            self.file.drop_epoch(shard, epoch).await?;
+            // First memory, then the file: a failure leaves it to the next start.
             self.logs.dropped(shard, epoch);
+            self.file.drop_epoch(shard, epoch).await?;
             info!(%shard, %epoch, "epoch_forgotten");
         }
         let Ok((state, bytes)) = self.logs.with(shard, |log| (Position::new(log.epoch, log.last), log.bytes)) else {
