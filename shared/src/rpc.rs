@@ -459,4 +459,3 @@ pub struct ChatPageData {
     pub inbox: InboxCounts,
 }
 rpc!("chat_page", ChatPage => ChatPageData);
-

@@ -33,8 +33,7 @@ impl Timestamp {
 
 impl fmt::Display for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let at = OffsetDateTime::from_unix_timestamp_nanos(i128::from(self.0) * 1_000_000)
-            .unwrap_or(OffsetDateTime::UNIX_EPOCH);
+        let at = OffsetDateTime::from_unix_timestamp_nanos(i128::from(self.0) * 1_000_000).unwrap_or(OffsetDateTime::UNIX_EPOCH);
         let (date, time) = (at.date(), at.time());
         let (hour, minute, second, millis) = time.as_hms_milli();
         let (year, month, day) = (date.year(), u8::from(date.month()), date.day());
@@ -52,9 +51,7 @@ impl<'de> Deserialize<'de> for Timestamp {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = <std::borrow::Cow<'de, str>>::deserialize(deserializer)?;
         let at = OffsetDateTime::parse(&text, &Rfc3339).map_err(serde::de::Error::custom)?;
-        u64::try_from(at.unix_timestamp_nanos() / 1_000_000)
-            .map(Self)
-            .map_err(|_| serde::de::Error::custom("a time before 1970"))
+        u64::try_from(at.unix_timestamp_nanos() / 1_000_000).map(Self).map_err(|_| serde::de::Error::custom("a time before 1970"))
     }
 }
 

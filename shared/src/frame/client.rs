@@ -265,8 +265,7 @@ impl FrameError {
     }
 }
 
-const TYPES: [&str; 12] =
-    ["connect", "resume", "join", "leave", "send", "notify", "history", "read", "seen", "typing", "refresh", "pong"];
+const TYPES: [&str; 12] = ["connect", "resume", "join", "leave", "send", "notify", "history", "read", "seen", "typing", "refresh", "pong"];
 
 impl ClientFrame {
     /// Reads a frame.

@@ -11,8 +11,8 @@ pub use client::{
 };
 pub use code::{CloseCode, ErrorCode, Reconnect};
 pub use server::{
-    DrainingFrame, ErrorFrame, GroupChange, GroupFrame, GroupState, GroupsFrame, HistoryMessage, InboxFrame, Limits, MessageFrame, NotificationFrame, ReadFrame,
-    Ready, Reply, ReplyBody, ResetFrame, ServerFrame, TypingFrame, UserProfile,
+    DrainingFrame, ErrorFrame, GroupChange, GroupFrame, GroupState, GroupsFrame, HistoryMessage, InboxFrame, Limits, MessageFrame,
+    NotificationFrame, ReadFrame, Ready, Reply, ReplyBody, ResetFrame, ServerFrame, TypingFrame, UserProfile,
 };
 
 /// The WebSocket subprotocol of protocol v1.

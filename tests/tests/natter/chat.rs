@@ -130,7 +130,8 @@ async fn who_left_hears_nothing_more_until_joining_again(store: Store) -> Result
     ben.join("lobby").await?;
     ann.send(group, "after").await?;
     ben.wait_for_body("after").await?;
-    assert_eq!(ben.bodies(group), ["before", "after"]);
+    let pushes = ben.record(|record| record.pushes.clone());
+    assert_eq!(ben.bodies(group), ["before", "after"], "{pushes:#?}");
     Ok(())
 }
 
