@@ -1,7 +1,5 @@
 //! The chat-room protocol's socket and forms, byte for byte, over two gateways.
 
-use std::time::Duration;
-
 use anyhow::{Context, Result};
 use natter_tests::{
     chatroom::ChatRoom,
@@ -136,10 +134,11 @@ async fn both_users_make_one_group_and_its_first_message_arrives() -> Result<()>
         assert_eq!(by_ben["display_name"], json!(format!("{}_with_{}", names[1], names[0])));
         let group = by_ann["id"].as_str().context("an id")?;
         rooms[0].chat(Some(group), "first").await?;
-        let frame = rooms[1].next(ANSWER).await?;
+        let frame = rooms[1].next(ANSWER).await.with_context(|| format!("the first, in round {round}"))?;
         assert_eq!((&frame["type"], &frame["message"], &frame["group_name"]), (&json!("chat"), &json!("first"), &json!(group)));
         rooms[1].chat(Some(group), "second").await?;
-        assert_eq!(rooms[0].next(Duration::from_secs(10)).await?["message"], "second");
+        let frame = rooms[0].next(ANSWER).await.with_context(|| format!("the second, in round {round}"))?;
+        assert_eq!(frame["message"], "second");
     }
     let sql = cluster.sql().await?;
     assert_eq!(sql.count("SELECT COUNT(*) FROM groups WHERE kind = 'single'").await?, 5);
