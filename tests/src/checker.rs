@@ -81,13 +81,16 @@ pub struct Report {
     pub resets: usize,
     /// Messages that declared gaps left out.
     pub excused: usize,
+    /// Where in its client's record each missing message would have been.
+    pub notes: Vec<String>,
 }
 
 impl Report {
     /// Panics with the first violations unless there are none.
     pub fn assert_clean(&self) {
         let count = self.violations.len();
-        assert!(count == 0, "{count} violations, the first: {:#?}", &self.violations[..count.min(10)]);
+        let (first, notes) = (&self.violations[..count.min(10)], &self.notes[..self.notes.len().min(10)]);
+        assert!(count == 0, "{count} violations, the first: {first:?}\nnotes: {notes:#?}");
     }
 }
 
@@ -144,6 +147,17 @@ impl View {
 
     fn is_member_at(&self, position: Position) -> bool {
         self.times.iter().any(|(from, until)| position > *from && until.is_none_or(|until| position <= until))
+    }
+
+    fn surroundings(&self, client: &str, position: Position) -> String {
+        let facts = || self.delivered.iter().map(|fact| fact.position);
+        let (before, after) = (facts().filter(|at| *at < position).max(), facts().filter(|at| *at > position).min());
+        let text = |at: Option<Position>| at.map_or("nothing".to_owned(), |at| at.to_string());
+        let mut times = String::new();
+        for (from, until) in &self.times {
+            times += &format!(" ({from}, {}]", text(*until));
+        }
+        format!("{client} misses {position}: member{times}, delivered {} before and {} after", text(before), text(after))
     }
 
     fn is_excused(&self, position: Position) -> bool {
@@ -214,6 +228,7 @@ fn check_view(client: &str, view: &View, truth: Option<&BTreeMap<Position, Fact>
             if view.is_excused(fact.position) {
                 report.excused += 1;
             } else {
+                report.notes.push(view.surroundings(client, fact.position));
                 bad.push(Violation::Missing(client.to_owned(), *fact));
             }
         }

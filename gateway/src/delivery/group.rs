@@ -33,6 +33,9 @@ const BATCH: usize = 64;
 /// After so many writes other tasks get a turn: `try_write` uses no coop budget.
 const WRITES_PER_TURN: usize = 256;
 
+/// Before a missing event is asked for again.
+const FILL_PAUSE: Duration = Duration::from_millis(20);
+
 /// What waits in a group's mailbox at most; who finds it full waits.
 pub(super) const MAILBOX: usize = 64;
 
@@ -271,7 +274,7 @@ impl GroupTask {
             Verdict::Next => self.take(stored).await,
             Verdict::Old => {}
             Verdict::Gap => {
-                self.fill(stored.position.seq).await;
+                self.fill(stored.previous).await;
                 if self.cursor.0 < stored.position {
                     self.take(stored).await;
                 }
@@ -279,7 +282,7 @@ impl GroupTask {
             Verdict::NewEpoch => {
                 self.enter_epoch(stored.position.epoch).await;
                 if stored.previous > 0 {
-                    self.fill(stored.position.seq).await;
+                    self.fill(stored.previous).await;
                 }
                 if self.cursor.0 < stored.position {
                     self.take(stored).await;
@@ -293,30 +296,30 @@ impl GroupTask {
             self.enter_epoch(upto.epoch).await;
         }
         if upto.epoch == self.cursor.0.epoch && last > self.cursor.0.seq {
-            self.fill(last + 1).await;
+            self.fill(last).await;
             self.flush().await;
         }
     }
 
-    /// Delivers what was missed before sequence `until`, in order, or says that it cannot.
-    async fn fill(&mut self, until: u64) {
+    /// Delivers what was missed up to the event at sequence `last`, which is known to be stored, in
+    /// order; or says that it cannot.
+    async fn fill(&mut self, last: u64) {
         let deadline = Instant::now() + self.hub.limits.gap_fill_timeout;
         let topic = Topic::Group(self.group);
         self.hub.metrics.gaps.inc();
-        loop {
+        while self.cursor.0.seq < last {
             let next = tokio::time::timeout_at(deadline, self.hub.broker.next_of(topic, self.cursor.0)).await;
             match next {
-                Ok(Ok(Some(stored))) if stored.position.epoch == self.cursor.0.epoch && stored.position.seq < until => {
+                Ok(Ok(Some(stored))) if stored.position.epoch == self.cursor.0.epoch && stored.position.seq <= last => {
                     self.take(stored).await;
                 }
-                Ok(Ok(_)) => return,
-                Ok(Err(error)) if error.is_retryable() && Instant::now() < deadline => {
-                    tokio::time::sleep(Duration::from_millis(50)).await;
-                }
-                Ok(Err(_)) | Err(_) => {
-                    tracing::warn!(group = %self.group, after = %self.cursor.0, "gap_not_filled");
+                // A replica that lags behind, or nobody to ask just now.
+                Ok(Ok(None)) => tokio::time::sleep(FILL_PAUSE).await,
+                Ok(Err(error)) if error.is_retryable() => tokio::time::sleep(FILL_PAUSE).await,
+                Ok(Ok(Some(_)) | Err(_)) | Err(_) => {
+                    tracing::warn!(group = %self.group, after = %self.cursor.0, last, "gap_not_filled");
                     // What comes next is delivered; that something before it is missing is said.
-                    return self.reset(Position::new(self.cursor.0.epoch, until.saturating_sub(1))).await;
+                    return self.reset(Position::new(self.cursor.0.epoch, last)).await;
                 }
             }
         }

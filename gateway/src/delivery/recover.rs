@@ -1,7 +1,7 @@
 //! What a session missed before delivery reaches it: from SQL up to how far SQL has come, then
 //! from the stream; or `reset`, said explicitly, where neither can prove to have everything.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use bytes::BytesMut;
 use natter_shared::{
@@ -30,6 +30,9 @@ const PAGE: u32 = 500;
 
 /// Events read from the stream one by one; more than so few would stall its ingest.
 const STREAM_EVENTS: usize = 256;
+
+/// Before an event that is known to be there is asked for again.
+const LAGGING: Duration = Duration::from_millis(20);
 
 /// Whose events.
 #[derive(Clone, Copy)]
@@ -152,24 +155,33 @@ impl Recovery<'_> {
         if !self.stream_holds(reached).await? {
             return Ok(false);
         }
+        // A single event may be read from a replica that lags; that the last one was reached shows
+        // that none is missing.
+        let tails = self.hub.broker.tails(self.shard, &[self.topic], reached, self.floor).await.map_err(|error| unavailable(&error))?;
+        let Some((_, last)) = tails.changed.first().copied() else { return self.stream_holds(reached).await };
         let (mut after, mut frames) = (reached, BytesMut::new());
         for _ in 0..STREAM_EVENTS {
             match self.next_of(after).await? {
                 Some(stored) if stored.position <= self.floor => {
                     after = stored.position;
-                    if stored.is_void() {
+                    if !stored.is_void() {
+                        match Event::decode(&stored.payload) {
+                            Ok(event) => self.add(event, stored.position, stored.stored_at, &mut frames),
+                            Err(error) => tracing::warn!(position = %stored.position, %error, "event_unreadable"),
+                        }
+                    }
+                    if after.seq < last {
                         continue;
                     }
-                    match Event::decode(&stored.payload) {
-                        Ok(event) => self.add(event, stored.position, stored.stored_at, &mut frames),
-                        Err(error) => tracing::warn!(position = %stored.position, %error, "event_unreadable"),
-                    }
                 }
-                Some(_) | None => {
-                    // What was evicted while we read may have been ours.
-                    return Ok(self.stream_holds(reached).await? && self.write(frames));
+                Some(_) => {}
+                None => {
+                    tokio::time::sleep(LAGGING).await;
+                    continue;
                 }
             }
+            // What was evicted while we read may have been ours.
+            return Ok(self.stream_holds(reached).await? && self.write(frames));
         }
         Ok(false)
     }

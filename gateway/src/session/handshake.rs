@@ -49,15 +49,16 @@ pub async fn serve_v1(app: Arc<App>, stream: TcpStream, read: Vec<u8>, identity:
     let outlet = Arc::new(Outlet::held(app.outlet_limits()));
     outlet.attach(stream);
     let mut socket = upgrade::websocket(&app, &outlet, read).await;
-    match sign_in(&app, &outlet, &mut socket, identity).await {
+    // Signing in takes a far larger future than the session after it.
+    match Box::pin(sign_in(&app, &outlet, &mut socket, identity)).await {
         Ok((id, opened)) => {
             announce(&app, id, &opened);
-            let (session, more) = (Arc::clone(opened.guard.session()), opened.more);
+            let (session, more) = (Arc::clone(opened.session()), opened.more);
             if more.is_some() {
                 let resume = ResumeFrom { groups: opened.resume.groups.clone(), inbox: None };
                 app.tasks.spawn(further_groups(Arc::clone(&app), session, more, resume));
             }
-            run::run(app, opened, socket).await;
+            run::run(app, opened.into_live(), socket).await;
         }
         Err(failure) => {
             let first = failure.error.map(|error| wire::json(&ServerFrame::Error(error))).unwrap_or_default();
@@ -128,7 +129,7 @@ async fn first_frame(socket: &mut Socket) -> Result<Connect, Failure> {
 
 /// Writes `ready`, and after it everything that came meanwhile.
 fn announce(app: &App, id: Option<u32>, opened: &Opened) {
-    let session = opened.guard.session();
+    let session = opened.session();
     let limits = &app.config.limits;
     let ready = Ready {
         id,

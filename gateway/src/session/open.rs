@@ -11,6 +11,7 @@ use natter_shared::{
     position::Position,
     rpc::{self, Answer, Groups, GroupsPage, JoinOpen, Membership, OpenGroup, Profile, SignIn, SignedIn},
     subject::Topic,
+    timestamp::Timestamp,
 };
 use tokio::sync::mpsc;
 
@@ -62,19 +63,36 @@ pub(super) struct ResumeFrom {
     pub(super) inbox: Option<Position>,
 }
 
-/// A session that is live; dropped, it is unregistered.
+/// A session that is live: what its loop keeps, and what only its first frame tells. Dropped, it is
+/// unregistered.
 pub struct Opened {
-    pub(super) guard: Guard,
-    pub(super) notices: mpsc::Receiver<Box<Notice>>,
-    pub(super) expires_at: natter_shared::timestamp::Timestamp,
+    pub(super) live: Live,
     pub(super) profile: Profile,
     pub(super) groups: Vec<GroupState>,
     pub(super) more: Option<GroupId>,
     pub(super) inbox: InboxCounts,
     pub(super) inbox_joined: Joined,
+    pub(super) resume: ResumeFrom,
+}
+
+impl Opened {
+    pub(super) fn session(&self) -> &Arc<SessionHandle> {
+        self.live.guard.session()
+    }
+
+    /// Forgets what only the first frame tells: an idle session must not hold it.
+    pub(super) fn into_live(self) -> Live {
+        self.live
+    }
+}
+
+/// What the loop of a session starts from.
+pub(super) struct Live {
+    pub(super) guard: Guard,
+    pub(super) notices: mpsc::Receiver<Box<Notice>>,
+    pub(super) expires_at: Timestamp,
     /// The group that the chat-room protocol's path names.
     pub(super) room: Option<GroupId>,
-    pub(super) resume: ResumeFrom,
 }
 
 impl App {
@@ -97,7 +115,8 @@ impl App {
         let more = answer.reply.groups.last().filter(|_| answer.reply.more).map(|last| last.group);
         let groups = self.all_live(session, answer.reply.groups, &answer.applied, &resume).await?;
         let SignedIn { profile, inbox, .. } = SignedIn { groups: Vec::new(), ..answer.reply };
-        Ok(Opened { notices, expires_at: identity.expires_at, profile, groups, more, inbox, inbox_joined, room: None, resume, guard })
+        let live = Live { guard, notices, expires_at: identity.expires_at, room: None };
+        Ok(Opened { live, profile, groups, more, inbox, inbox_joined, resume })
     }
 
     /// A further page of groups, live.
@@ -176,7 +195,7 @@ impl App {
 /// Opens a session of the chat-room protocol; everything sent from now on reaches it.
 pub async fn open_chat_room(app: &Arc<App>, identity: Identity, room: RoomOrGroup, outlet: Arc<Outlet>) -> Result<Opened, OpenError> {
     let mut opened = app.open(identity, Protocol::ChatRoom, outlet, ResumeFrom::default()).await?;
-    let session = Arc::clone(opened.guard.session());
+    let session = Arc::clone(opened.session());
     while let Some(after) = opened.more {
         let (_, more) = app.more_groups(&session, after, &opened.resume).await?;
         opened.more = more;
@@ -189,7 +208,7 @@ pub async fn open_chat_room(app: &Arc<App>, identity: Identity, room: RoomOrGrou
         OpenGroup::Name(name) => natter_shared::id::open_group(name),
         OpenGroup::Id(id) => *id,
     };
-    opened.room = if session.group(id).is_some() {
+    opened.live.room = if session.group(id).is_some() {
         Some(id)
     } else {
         match app.join_open(&session, group).await {

@@ -19,7 +19,7 @@ use tokio_tungstenite::{
     tungstenite::{self, Message, error::CapacityError},
 };
 
-use super::{Notice, Opened, Protocol, SessionHandle};
+use super::{Notice, Opened, Protocol, SessionHandle, open::Live};
 use crate::{
     app::{App, Seat},
     delivery::Start,
@@ -122,13 +122,13 @@ impl Heartbeat {
 
 /// Serves a chat-room session that was opened before its 101 was sent.
 pub async fn serve_chat_room(app: Arc<App>, opened: Opened, socket: Socket) {
-    opened.guard.session().outlet.release(Bytes::new());
-    run(app, opened, socket).await;
+    opened.session().outlet.release(Bytes::new());
+    run(app, opened.into_live(), socket).await;
 }
 
 /// Runs an opened session to its end.
-pub(super) async fn run(app: Arc<App>, opened: Opened, mut socket: Socket) {
-    let Opened { guard, notices, expires_at, room, .. } = opened;
+pub(super) async fn run(app: Arc<App>, live: Live, mut socket: Socket) {
+    let Live { guard, notices, expires_at, room } = live;
     let session = Arc::clone(guard.session());
     let limits = &app.config.limits;
     let bucket = Bucket::new(limits.frames_per_second, limits.frames_burst, Instant::now());

@@ -38,6 +38,8 @@ pub async fn connect(options: &DatabaseOptions) -> Result<DatabaseConnection, Db
                 .busy_timeout(Duration::from_secs(5))
                 .pragma("journal_mode", "WAL")
                 .pragma("synchronous", "NORMAL")
+                // Each checkpoint syncs: fewer of them, of pages written several times in between.
+                .pragma("wal_autocheckpoint", "8000")
                 .pragma("temp_store", "MEMORY")
                 .pragma("cache_size", "-65536")
                 .pragma("mmap_size", "268435456")

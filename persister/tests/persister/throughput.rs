@@ -17,7 +17,7 @@ use crate::{
     on_both,
 };
 
-const MESSAGES: usize = 400_000;
+const MESSAGES: usize = 200_000;
 
 mod figures {
     use super::*;

@@ -1,5 +1,7 @@
 //! The chat-room protocol's socket and forms, byte for byte, over two gateways.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result};
 use natter_tests::{
     chatroom::ChatRoom,
@@ -134,7 +136,11 @@ async fn both_users_make_one_group_and_its_first_message_arrives() -> Result<()>
         assert_eq!(by_ben["display_name"], json!(format!("{}_with_{}", names[1], names[0])));
         let group = by_ann["id"].as_str().context("an id")?;
         rooms[0].chat(Some(group), "first").await?;
-        let frame = rooms[1].next(ANSWER).await.with_context(|| format!("the first, in round {round}"))?;
+        let arrived = rooms[1].next(ANSWER).await;
+        if arrived.is_err() {
+            eprintln!("the sender was told {:?}", rooms[0].next(Duration::from_millis(100)).await);
+        }
+        let frame = arrived.with_context(|| format!("the first, in round {round}"))?;
         assert_eq!((&frame["type"], &frame["message"], &frame["group_name"]), (&json!("chat"), &json!("first"), &json!(group)));
         rooms[1].chat(Some(group), "second").await?;
         let frame = rooms[0].next(ANSWER).await.with_context(|| format!("the second, in round {round}"))?;
