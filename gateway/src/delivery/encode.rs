@@ -1,9 +1,9 @@
 //! From an event to the bytes of its frames, once for each protocol.
 
 use natter_shared::{
-    event::{Audience, Ephemeral, Event, GroupJoined, GroupKind, GroupLeft},
+    event::{Audience, Ephemeral, Event, GroupJoined, GroupKind, GroupLeft, Message},
     frame::{GroupChange, GroupFrame, InboxFrame, MessageFrame, NotificationFrame, ReadFrame, ServerFrame, TypingFrame},
-    id::{GroupId, MessageId, NotificationId, SessionId, UserId},
+    id::{GroupId, NotificationId, SessionId, UserId},
     position::Position,
     timestamp::Timestamp,
 };
@@ -68,17 +68,7 @@ pub(super) fn encode_event(event: Event, position: Position, stored_at: Timestam
                 json(&ChatFrame::Chat { message: &message.body, group_name: message.group, display_name: &meta.display_name })
             });
             let origin = message.origin;
-            let v1 = json(&ServerFrame::Message(MessageFrame {
-                group: message.group,
-                id: message.id,
-                sender: message.sender,
-                nonce: message.nonce,
-                body: message.body,
-                position,
-                sent_at: stored_at,
-                reply_to: message.reply_to,
-                data: message.data,
-            }));
+            let v1 = json(&ServerFrame::Message(told(message, position, stored_at)));
             Encoded { v1, chat, origin, effect: Effect::None }
         }
         Event::Notification(notification) => {
@@ -149,11 +139,24 @@ pub(super) fn encode_ephemeral(payload: &[u8]) -> Option<Vec<u8>> {
 
 /// The message a stored or recovered event is, as history tells it.
 pub fn message_frame(event: Event, position: Position, stored_at: Timestamp) -> Option<MessageFrame> {
-    let Event::Message(message) = event else { return None };
-    let id: MessageId = message.id;
-    Some(MessageFrame {
+    match event {
+        Event::Message(message) => Some(told(message, position, stored_at)),
+        Event::Notification(_)
+        | Event::GroupCreated(_)
+        | Event::MemberAdded(_)
+        | Event::MemberRemoved(_)
+        | Event::GroupJoined(_)
+        | Event::GroupLeft(_)
+        | Event::Read(_)
+        | Event::Seen(_)
+        | Event::Canary => None,
+    }
+}
+
+fn told(message: Message, position: Position, stored_at: Timestamp) -> MessageFrame {
+    MessageFrame {
         group: message.group,
-        id,
+        id: message.id,
         sender: message.sender,
         nonce: message.nonce,
         body: message.body,
@@ -161,5 +164,5 @@ pub fn message_frame(event: Event, position: Position, stored_at: Timestamp) -> 
         sent_at: stored_at,
         reply_to: message.reply_to,
         data: message.data,
-    })
+    }
 }

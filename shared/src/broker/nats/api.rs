@@ -52,14 +52,15 @@ impl From<ApiError> for BrokerError {
     }
 }
 
+/// What JetStream says when it does not do a thing.
 #[derive(Deserialize)]
-struct Failure {
+pub(super) struct Failure {
     #[serde(default)]
-    code: u64,
+    pub(super) code: u64,
     #[serde(default)]
-    err_code: u64,
+    pub(super) err_code: u64,
     #[serde(default)]
-    description: String,
+    pub(super) description: String,
 }
 
 #[derive(Deserialize)]

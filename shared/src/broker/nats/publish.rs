@@ -9,6 +9,7 @@ use serde::Deserialize;
 
 use super::{
     super::{Ack, BrokerError, Outgoing, window::Window},
+    api::Failure,
     envelope,
     epochs::Epochs,
     exchange::{Exchange, ExchangeError},
@@ -42,16 +43,6 @@ struct PubAck<'a> {
     #[serde(default)]
     duplicate: bool,
     error: Option<Failure>,
-}
-
-#[derive(Deserialize)]
-struct Failure {
-    #[serde(default)]
-    code: u64,
-    #[serde(default)]
-    err_code: u64,
-    #[serde(default)]
-    description: String,
 }
 
 impl Publisher {
