@@ -16,6 +16,9 @@ use crate::{
     projector::{Applied, Projector},
 };
 
+/// From one commit to the next read, at least.
+const GATHER: Duration = Duration::from_millis(5);
+
 /// How long a quiet log is waited on before lease and connection are looked at again.
 const WAIT: Duration = Duration::from_millis(500);
 
@@ -64,6 +67,7 @@ impl ShardTask {
         let mut at = self.settle().await?;
         let mut reader = self.projector.broker.read(self.projector.shard, at.position).await;
         let mut checked = Instant::now();
+        let mut gathered = checked;
         status.mark_unchanged();
         let mut generation = status.borrow_and_update().generation;
         while *self.lease.borrow() {
@@ -85,10 +89,16 @@ impl ShardTask {
                     return Ok(());
                 }
             }
+            // Commits that follow each other at once are mostly their own cost: what comes meanwhile
+            // goes with the next one.
+            tokio::time::sleep_until(gathered).await;
             match open.next_batch(self.batch, WAIT).await {
                 Ok(batch) if batch.is_empty() => {}
                 Ok(batch) => match self.projector.apply(at, &batch).await {
-                    Applied::All(checkpoint) => at = checkpoint,
+                    Applied::All(checkpoint) => {
+                        at = checkpoint;
+                        gathered = Instant::now() + GATHER;
+                    }
                     Applied::Elsewhere | Applied::Stopped => return Ok(()),
                 },
                 // All of the epoch was returned, and so applied: settling goes on in the next one.

@@ -153,11 +153,8 @@ impl View {
         let facts = || self.delivered.iter().map(|fact| fact.position);
         let (before, after) = (facts().filter(|at| *at < position).max(), facts().filter(|at| *at > position).min());
         let text = |at: Option<Position>| at.map_or("nothing".to_owned(), |at| at.to_string());
-        let mut times = String::new();
-        for (from, until) in &self.times {
-            times += &format!(" ({from}, {}]", text(*until));
-        }
-        format!("{client} misses {position}: member{times}, delivered {} before and {} after", text(before), text(after))
+        let times: Vec<String> = self.times.iter().map(|(from, until)| format!("({from}, {}]", text(*until))).collect();
+        format!("{client} misses {position}: member {times:?}, delivered {} before and {} after", text(before), text(after))
     }
 
     fn is_excused(&self, position: Position) -> bool {

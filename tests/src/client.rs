@@ -56,6 +56,8 @@ impl RequestError {
 pub struct Client {
     /// Who.
     pub user: User,
+    /// For so long joins and leaves are repeated while the answer is to try again; zero at first.
+    pub insist_for: Duration,
     token: String,
     record: Arc<Mutex<Record>>,
     news: watch::Sender<u64>,
@@ -72,7 +74,15 @@ impl Client {
     /// One that signs in with this token.
     pub fn with_token(user: &User, token: String) -> Self {
         let news = watch::Sender::new(0);
-        Self { user: user.clone(), token, record: Arc::default(), news, socket: None, next_id: AtomicU32::new(1) }
+        Self {
+            user: user.clone(),
+            insist_for: Duration::ZERO,
+            token,
+            record: Arc::default(),
+            news,
+            socket: None,
+            next_id: AtomicU32::new(1),
+        }
     }
 
     /// Connects, signs in, and waits for `ready`.
@@ -171,15 +181,28 @@ impl Client {
         }
     }
 
+    async fn insist(&self, frame: Value) -> Result<Value, RequestError> {
+        let until = Instant::now() + self.insist_for;
+        loop {
+            match self.request(frame.clone()).await {
+                Err(RequestError::Refused(error)) if error["retryable"] == true && Instant::now() < until => {
+                    let pause = error["retry_after_ms"].as_u64().unwrap_or(100);
+                    tokio::time::sleep(Duration::from_millis(pause)).await;
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+
     /// Joins an open group by name or id; returns its id.
     pub async fn join(&self, group: &str) -> Result<GroupId, RequestError> {
-        let reply = self.request(json!({"type": "join", "group": group})).await?;
+        let reply = self.insist(json!({"type": "join", "group": group})).await?;
         Ok(reply["group"]["id"].as_str().and_then(|id| id.parse().ok()).expect("a join's reply has the group's id"))
     }
 
     /// Leaves a group.
     pub async fn leave(&self, group: GroupId) -> Result<(), RequestError> {
-        self.request(json!({"type": "leave", "group": group})).await.map(drop)
+        self.insist(json!({"type": "leave", "group": group})).await.map(drop)
     }
 
     /// Sends a message under a nonce.

@@ -40,7 +40,7 @@ impl NatsServer {
         // Free now, and nobody is handed it again soon.
         let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
         let sync = if config.sync_always { "sync_interval: always" } else { "" };
-        let store = directory.path().join("store");
+        let store = directory.path().join("store").display().to_string();
         let text = format!(
             "listen: \"127.0.0.1:{port}\"\nserver_name: \"natter-test-{port}\"\n\
              jetstream {{ store_dir: {store:?}, max_file_store: 20GB, max_memory_store: 1GB, {sync} }}\n{}\n",

@@ -86,7 +86,8 @@ impl Traffic {
             starting.spawn(async move {
                 let rng = StdRng::seed_from_u64(seed.wrapping_mul(1_000_003).wrapping_add(number as u64));
                 let user = User::named(&format!("{}-{number}", plan.label));
-                let client = Client::connect(gateways[number % gateways.len()], &user).await?;
+                let mut client = Client::connect(gateways[number % gateways.len()], &user).await?;
+                client.insist_for = ACCEPTED_WITHIN;
                 let groups = Vec::new();
                 let mut person = Person { client, gateways, rng, groups, attempted: Vec::new(), accepted: Vec::new() };
                 while person.groups.len() < plan.groups_per_user.min(plan.groups) {
@@ -232,7 +233,7 @@ impl Person {
 
     async fn leave_one(&mut self) -> Result<()> {
         let group = self.groups.swap_remove(self.rng.random_range(0..self.groups.len()));
-        self.client.leave(group).await?;
+        self.client.leave(group).await.with_context(|| format!("leaving {group}"))?;
         let gone = |record: &crate::record::Record| record.position(group).is_none().then_some(());
         self.client.wait_until("the end of a membership", crate::client::ANSWER, gone).await
     }

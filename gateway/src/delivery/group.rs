@@ -419,13 +419,13 @@ impl GroupTask {
     }
 
     /// Members ahead of delivery get only what is news to them.
-    fn tell_ahead(&mut self, v1: &Bytes, chat: &Bytes, spans: &[Span]) {
-        for ahead in &self.ahead {
-            for span in spans.iter().filter(|span| span.position > ahead.position) {
-                match ahead.session.protocol {
-                    Protocol::V1 if !span.v1.is_empty() => ahead.session.outlet.push(&v1.slice(span.v1.clone()), 1),
+    fn tell_ahead(&self, v1: &Bytes, chat: &Bytes, spans: &[Span]) {
+        for Ahead { position, session } in &self.ahead {
+            for span in spans.iter().filter(|span| span.position > *position) {
+                match session.protocol {
+                    Protocol::V1 if !span.v1.is_empty() => session.outlet.push(&v1.slice(span.v1.clone()), 1),
                     Protocol::V1 => {}
-                    Protocol::ChatRoom => push_chat(&ahead.session, &chat.slice(span.chat.clone()), 1, &[]),
+                    Protocol::ChatRoom => push_chat(session, &chat.slice(span.chat.clone()), 1, std::slice::from_ref(span)),
                 }
             }
         }
@@ -450,6 +450,9 @@ fn push_chat(session: &SessionHandle, chat: &Bytes, messages: u32, spans: &[Span
     }
     if spans.iter().all(|span| span.origin != Some(session.id)) {
         return session.outlet.push(chat, messages);
+    }
+    if spans.len() == 1 {
+        return;
     }
     for span in spans.iter().filter(|span| span.origin != Some(session.id) && !span.chat.is_empty()) {
         session.outlet.push(&chat.slice(span.chat.clone()), 1);

@@ -10,7 +10,7 @@ use natter_shared::{
     frame::{ResetFrame, ServerFrame},
     id::GroupId,
     position::Position,
-    rpc::{self, EventsAfter},
+    rpc::{self, EventsAfter, ShardPosition},
     subject::{Shard, Topic},
     timestamp::Timestamp,
 };
@@ -120,9 +120,12 @@ impl Recovery<'_> {
             Whose::Inbox => None,
         };
         let mut after = self.from.min(self.known);
+        // Of a group SQL must have come to where the membership was known: a hint is told before the
+        // rows it follows from are there, and who is no member then is none.
+        let known = group.map(|_| ShardPosition { shard: self.shard.0, position: self.known });
         loop {
             let call = EventsAfter { user: self.session.user.clone(), group, after, limit: PAGE };
-            let answer = rpc::call(&*self.hub.broker, call, None).await?;
+            let answer = rpc::call(&*self.hub.broker, call, known).await?;
             let applied = answer.applied(self.shard);
             let page = answer.reply;
             if !page.complete {
@@ -137,7 +140,7 @@ impl Recovery<'_> {
                 after = recovered.position;
                 self.add(recovered.event, recovered.position, recovered.stored_at, &mut frames);
             }
-            if self.written > self.hub.limits.recovery_events || !self.write(frames) {
+            if !self.write(frames) {
                 return Ok(None);
             }
             if !page.more {
@@ -220,9 +223,9 @@ impl Recovery<'_> {
         }
     }
 
-    /// False if the connection may not be sent so much at once.
+    /// False if it is more than a connection may be sent at once.
     fn write(&self, frames: BytesMut) -> bool {
-        let fits = self.session.outlet.has_room_for_missed(frames.len());
+        let fits = self.written <= self.hub.limits.recovery_events && self.session.outlet.has_room_for_missed(frames.len());
         if fits && !frames.is_empty() {
             self.session.outlet.push_missed(&frames.freeze());
         }

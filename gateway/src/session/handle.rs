@@ -17,7 +17,7 @@ use natter_shared::{
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
-use super::send::Outgoing;
+use super::{nonces::Nonces, send::Outgoing};
 use crate::{delivery::GroupMeta, socket::Outlet};
 
 /// Notices that wait for a session's loop at most; one that lags behind so far is closed.
@@ -64,6 +64,8 @@ pub(super) struct LiveGroup {
     pub(super) meta: GroupMeta,
     /// Where the membership was last known to hold.
     pub(super) known: Position,
+    /// The last message that this connection sent: its history shows it.
+    pub(super) sent: Position,
 }
 
 /// One connection of one user, as the rest of the gateway sees it.
@@ -82,6 +84,7 @@ pub struct SessionHandle {
     notices: mpsc::Sender<Box<Notice>>,
     closed: AtomicBool,
     in_flight: AtomicUsize,
+    pub(super) nonces: Mutex<Nonces>,
     pub(super) groups: Mutex<HashMap<GroupId, LiveGroup>>,
     /// Sends that wait for the one before them in the same group.
     pub(super) lanes: Mutex<HashMap<GroupId, VecDeque<Outgoing>>>,
@@ -99,6 +102,7 @@ impl SessionHandle {
             notices,
             closed: AtomicBool::new(false),
             in_flight: AtomicUsize::new(0),
+            nonces: Mutex::default(),
             groups: Mutex::new(HashMap::new()),
             lanes: Mutex::new(HashMap::new()),
         };

@@ -110,7 +110,7 @@ async fn first_frame(socket: &mut Socket) -> Result<Connect, Failure> {
         return match socket.next().await {
             Some(Ok(Message::Text(text))) => match ClientFrame::parse(text.as_str()) {
                 Ok(ClientFrame::Connect(connect)) => Ok(connect),
-                Ok(_) => Err(Failure::new(None, ErrorCode::OutOfOrder, "the first frame is connect", CloseCode::BadFrame)),
+                Ok(other) => Err(Failure::new(other.id(), ErrorCode::OutOfOrder, "the first frame is connect", CloseCode::BadFrame)),
                 Err(unreadable) => {
                     let error: FrameError = unreadable.error;
                     Err(Failure::new(unreadable.id, error.code(), error.to_string(), CloseCode::BadFrame))

@@ -53,7 +53,8 @@ impl App {
             if groups.len() >= limit && !groups.contains_key(&group) {
                 return Err(JoinError::TooMany(limit));
             }
-            groups.insert(group, LiveGroup { meta: meta.clone(), known });
+            let sent = groups.get(&group).map_or(Position::START, |live| live.sent);
+            groups.insert(group, LiveGroup { meta: meta.clone(), known, sent });
         }
         let joined = self.hub.join_group(session, group, &meta, start, known).await;
         if joined.is_err() || session.is_closed() {

@@ -5,6 +5,7 @@
 mod handle;
 mod handshake;
 mod membership;
+mod nonces;
 mod on_chat_frame;
 mod on_frame;
 mod open;

@@ -109,9 +109,16 @@ impl App {
         let guard = Guard::register(Arc::clone(self), session, seat);
         let session = guard.session();
         let inbox_start = resume.inbox.map_or(Start::Now, Start::After);
-        let inbox_joined = self.hub.join_inbox(session, inbox_start).await?;
+        let mut inbox_joined = self.hub.join_inbox(session, inbox_start).await?;
         let call = SignIn { user: identity.user.clone(), handle: identity.handle, display_name: identity.display_name, limit: GROUPS_PAGE };
         let answer: Answer<SignedIn> = rpc::call(&*self.broker, call, None).await?;
+        let own = Topic::User(session.key);
+        if let Some(from) = resume.inbox
+            && from > answer.applied(self.broker.shards().of(own))
+            && !self.is_stored(own, from).await?
+        {
+            inbox_joined = Joined { complete: false, ..self.hub.join_inbox(session, Start::Now).await? };
+        }
         let more = answer.reply.groups.last().filter(|_| answer.reply.more).map(|last| last.group);
         let groups = self.all_live(session, answer.reply.groups, &answer.applied, &resume).await?;
         let SignedIn { profile, inbox, .. } = SignedIn { groups: Vec::new(), ..answer.reply };
@@ -165,10 +172,12 @@ impl App {
         applied: Position,
         from: Option<Position>,
     ) -> Result<Option<GroupState>, OpenError> {
-        // Nothing from before the membership is the member's; a position of an epoch that nobody
-        // knows is of another installation.
+        // Nothing from before the membership is the member's; a position that was never given out
+        // is of another installation.
         let start = match from {
-            Some(from) if from.epoch <= applied.epoch => Start::After(from.max(membership.since)),
+            Some(from) if from <= applied || self.is_stored(Topic::Group(membership.group), from).await? => {
+                Start::After(from.max(membership.since))
+            }
             Some(_) | None => Start::Now,
         };
         let resumed = matches!(start, Start::After(_));
@@ -177,6 +186,12 @@ impl App {
             Err(JoinError::NotMember | JoinError::TooMany(_)) => Ok(None),
             Err(error @ JoinError::Unavailable(_)) => Err(error.into()),
         }
+    }
+
+    /// Whether the topic's log has come to `position`: SQL may lag behind it.
+    async fn is_stored(&self, topic: Topic, position: Position) -> Result<bool, OpenError> {
+        let log = self.broker.log_state(self.broker.shards().of(topic)).await.map_err(rpc::RpcError::from)?;
+        Ok(position <= Position::new(log.epoch, log.last))
     }
 
     /// Joins an open group for good, and its delivery.

@@ -8,7 +8,7 @@ use natter_shared::{
     frame::{ErrorCode, History, ReplyBody, SeenTo},
     id::{EventId, GroupId, GroupRef, Nonce, NotificationId},
     position::Position,
-    rpc::{self, FindMembership, FindUser, LeaveGroup, MessageHistory, OpenGroup},
+    rpc::{self, FindMembership, FindUser, LeaveGroup, MessageHistory, OpenGroup, ShardPosition},
     subject::Topic,
 };
 
@@ -70,8 +70,11 @@ impl App {
             return Err(Refusal::new(ErrorCode::BadRequest, format!("`limit` is 1 to {most}")));
         }
         let call = MessageHistory { user: session.user.clone(), group, before: asked.before, after: asked.after, limit };
-        let answer = rpc::call(&*self.broker, call, None).await?;
-        let position = answer.applied(self.broker.shards().of(Topic::Group(group)));
+        let shard = self.broker.shards().of(Topic::Group(group));
+        // One's own messages are in it.
+        let sent = session.group(group).map(|live| ShardPosition { shard: shard.0, position: live.sent });
+        let answer = rpc::call(&*self.broker, call, sent).await?;
+        let position = answer.applied(shard);
         let more = answer.reply.more;
         let messages = answer.reply.messages.into_iter().filter_map(|m| message_frame(m.event, m.position, m.stored_at)).collect();
         Ok(ReplyBody::History { messages, more, position })

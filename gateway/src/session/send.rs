@@ -89,7 +89,10 @@ impl App {
             data: message.data,
             origin: Some(session.id),
         });
-        let position = self.accept(Topic::Group(message.group), message_id.into(), message.nonce, event).await?;
+        let position = self.accept(session, Topic::Group(message.group), message_id.into(), message.nonce, event).await?;
+        if let Some(live) = session.groups.lock().get_mut(&message.group) {
+            live.sent = live.sent.max(position);
+        }
         self.metrics.accepted.inc();
         Ok(ReplyBody::Sent { message_id, position })
     }
@@ -113,7 +116,7 @@ impl App {
         };
         let sender = Some(session.user.clone());
         let event = Event::Notification(Notification { id: notification_id, to, sender, nonce, body, data });
-        let position = self.accept(topic, notification_id.into(), nonce, event).await?;
+        let position = self.accept(session, topic, notification_id.into(), nonce, event).await?;
         Ok(ReplyBody::Notified { notification_id, position })
     }
 
@@ -122,7 +125,11 @@ impl App {
     }
 
     /// Gets an event stored, once under its id whatever happens.
-    async fn accept(&self, topic: Topic, id: EventId, nonce: Nonce, event: Event) -> Result<Position, Refusal> {
+    async fn accept(&self, session: &SessionHandle, topic: Topic, id: EventId, nonce: Nonce, event: Event) -> Result<Position, Refusal> {
+        let payload = event.encode().map_err(|error| Refusal::new(ErrorCode::BadRequest, error.to_string()))?;
+        if !session.nonces.lock().admit(id, &payload) {
+            return Err(nonce_reused());
+        }
         let made_at = self.broker.now();
         let age = made_at.since(natter_shared::timestamp::Timestamp(nonce.millis()));
         if age > OLD_NONCE {
@@ -131,7 +138,6 @@ impl App {
                 return same(&event, &accepted.event).then_some(accepted.position).ok_or_else(nonce_reused);
             }
         }
-        let payload = event.encode().map_err(|error| Refusal::new(ErrorCode::BadRequest, error.to_string()))?;
         let outgoing = broker::Outgoing { topic, id, made_at, payload };
         let ack = publish(&*self.broker, &outgoing, self.config.limits.send_deadline)
             .await

@@ -149,7 +149,7 @@ impl Harness {
     /// Polls until there is an answer.
     pub(crate) async fn eventually<T>(&self, what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
         // Far more than any of it takes, even where all of a backlog is waited for.
-        let deadline = Instant::now() + Duration::from_secs(60);
+        let deadline = Instant::now() + Duration::from_mins(1);
         loop {
             if let Some(answer) = ask().await {
                 return answer;

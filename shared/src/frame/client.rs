@@ -268,6 +268,23 @@ impl FrameError {
 const TYPES: [&str; 12] = ["connect", "resume", "join", "leave", "send", "notify", "history", "read", "seen", "typing", "refresh", "pong"];
 
 impl ClientFrame {
+    /// The id to answer to.
+    pub fn id(&self) -> Option<u32> {
+        match self {
+            Self::Connect(connect) => connect.id,
+            Self::Resume(resume) => resume.id,
+            Self::Join(join) => join.id,
+            Self::Leave(leave) => leave.id,
+            Self::Send(send) => send.id,
+            Self::Notify(notify) => notify.id,
+            Self::History(history) => history.id,
+            Self::Read(read) => read.id,
+            Self::Seen(seen) => seen.id,
+            Self::Refresh(refresh) => refresh.id,
+            Self::Typing(_) | Self::Pong => None,
+        }
+    }
+
     /// Reads a frame.
     ///
     /// # Errors

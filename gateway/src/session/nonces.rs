@@ -1,0 +1,47 @@
+//! The nonces a connection used lately, and for what. The stream refuses a second event under one id,
+//! but only within one shard: that a nonce comes again with a group of another shard shows here.
+
+use std::collections::VecDeque;
+
+use natter_shared::id::EventId;
+use xxhash_rust::xxh3::xxh3_64;
+
+/// As many as are remembered; older ones are looked up in SQL by their age anyway.
+const REMEMBERED: usize = 128;
+
+/// What was sent under which id.
+#[derive(Debug, Default)]
+pub(super) struct Nonces(VecDeque<(EventId, u64)>);
+
+impl Nonces {
+    /// False if `id` stands for something else than `payload`, the encoded event.
+    pub(super) fn admit(&mut self, id: EventId, payload: &[u8]) -> bool {
+        let hash = xxh3_64(payload);
+        if let Some((_, first)) = self.0.iter().rev().find(|(other, _)| *other == id) {
+            return *first == hash;
+        }
+        if self.0.len() == REMEMBERED {
+            self.0.pop_front();
+        }
+        self.0.push_back((id, hash));
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_retry_is_admitted_and_another_payload_is_not() {
+        let mut nonces = Nonces::default();
+        let id = EventId::random();
+        assert!(nonces.admit(id, b"one"));
+        assert!(nonces.admit(id, b"one"));
+        assert!(!nonces.admit(id, b"other"));
+        for _ in 0..REMEMBERED {
+            assert!(nonces.admit(EventId::random(), b"x"));
+        }
+        assert!(nonces.admit(id, b"other"), "forgotten");
+    }
+}
