@@ -190,6 +190,11 @@ impl GroupTask {
         if answer.is_closed() {
             return;
         }
+        if self.has(&session) {
+            // Its delivery goes on as it is; writing anything again would double it.
+            let _ = answer.send(Answer::Live(self.cursor.0));
+            return;
+        }
         let floor = self.ring.floor();
         let chat = session.protocol == Protocol::ChatRoom;
         let start = match start {
@@ -212,7 +217,6 @@ impl GroupTask {
             let _ = answer.send(Answer::TooMuch);
             return;
         }
-        self.remove(|other| other.id == session.id);
         if chat {
             if self.chat_members == 0 {
                 self.chat_floor = self.cursor.0;
@@ -235,6 +239,11 @@ impl GroupTask {
         } else if chat {
             self.chat_members -= 1;
         }
+    }
+
+    fn has(&self, session: &SessionHandle) -> bool {
+        let is_it = |other: &Arc<SessionHandle>| other.id == session.id;
+        self.members.iter().any(is_it) || self.ahead.iter().any(|ahead| is_it(&ahead.session))
     }
 
     fn remove(&mut self, mut which: impl FnMut(&SessionHandle) -> bool) {
@@ -365,7 +374,7 @@ impl GroupTask {
             let gone: Vec<_> = everybody.filter(|session| session.user == user).cloned().collect();
             self.remove(|session| session.user == user);
             for session in gone {
-                session.notice(Notice::Removed { group: self.group });
+                session.notice(Notice::Removed { group: self.group, at: self.cursor.0 });
             }
         }
     }

@@ -123,13 +123,20 @@ impl Hub {
         ask: impl Fn(Box<Join>) -> Asked,
     ) -> Result<Joined, JoinError> {
         let mut complete = true;
+        let asked = start;
         for _ in 0..ATTEMPTS {
             let (answer, answered) = oneshot::channel();
             if !ask(Box::new(Join { session: Arc::clone(session), start, known, answer })).await {
                 continue;
             }
             match answered.await {
-                Ok(Answer::Live(position)) => return Ok(Joined { position, complete }),
+                Ok(Answer::Live(position)) => {
+                    let start = match asked {
+                        Start::After(asked) => asked,
+                        Start::Now => position,
+                    };
+                    return Ok(Joined { start, position, complete });
+                }
                 Ok(Answer::Behind(floor)) => {
                     let recovered = recover::recover(self, session, whose, start, known, floor).await?;
                     complete &= recovered.complete;

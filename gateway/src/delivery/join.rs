@@ -52,6 +52,8 @@ pub(super) enum Answer {
 /// Delivery is live.
 #[derive(Debug, Clone, Copy)]
 pub struct Joined {
+    /// What was asked: everything after this was written, if complete.
+    pub start: Position,
     /// Everything after this follows.
     pub position: Position,
     /// What was missed since the asked position was written, in full.

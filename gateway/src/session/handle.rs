@@ -15,10 +15,13 @@ use natter_shared::{
     position::Position,
 };
 use parking_lot::Mutex;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 
 use super::{nonces::Nonces, send::Outgoing};
-use crate::{delivery::GroupMeta, socket::Outlet};
+use crate::{
+    delivery::{GroupMeta, Joined},
+    socket::Outlet,
+};
 
 /// Notices that wait for a session's loop at most; one that lags behind so far is closed.
 pub(super) const NOTICES: usize = 1024;
@@ -43,6 +46,8 @@ pub enum Notice {
     Removed {
         /// The group.
         group: GroupId,
+        /// Where the removal stands.
+        at: Position,
     },
     /// Delivery of a group ended under the session: join it again.
     GroupLost {
@@ -58,10 +63,13 @@ pub enum Notice {
     },
 }
 
-/// A group the session is a live member of.
+/// A group the session is, or is becoming, a live member of.
 #[derive(Debug, Clone)]
 pub(super) struct LiveGroup {
     pub(super) meta: GroupMeta,
+    /// None while it is becoming one. A second join waits for the first: two at once would each
+    /// write what was missed.
+    pub(super) joined: Option<Joined>,
     /// Where the membership was last known to hold.
     pub(super) known: Position,
     /// The last message that this connection sent: its history shows it.
@@ -86,6 +94,8 @@ pub struct SessionHandle {
     in_flight: AtomicUsize,
     pub(super) nonces: Mutex<Nonces>,
     pub(super) groups: Mutex<HashMap<GroupId, LiveGroup>>,
+    /// A join of a group has ended, well or not.
+    pub(super) join_ended: Notify,
     /// Sends that wait for the one before them in the same group.
     pub(super) lanes: Mutex<HashMap<GroupId, VecDeque<Outgoing>>>,
 }
@@ -104,6 +114,7 @@ impl SessionHandle {
             in_flight: AtomicUsize::new(0),
             nonces: Mutex::default(),
             groups: Mutex::new(HashMap::new()),
+            join_ended: Notify::new(),
             lanes: Mutex::new(HashMap::new()),
         };
         (Arc::new(handle), inbox)
@@ -140,7 +151,8 @@ impl SessionHandle {
         self.in_flight.fetch_sub(1, Ordering::Relaxed);
     }
 
+    /// The group, if the session is a live member of it.
     pub(super) fn group(&self, group: GroupId) -> Option<LiveGroup> {
-        self.groups.lock().get(&group).cloned()
+        self.groups.lock().get(&group).filter(|live| live.joined.is_some()).cloned()
     }
 }

@@ -37,8 +37,19 @@ pub(super) fn group_state(membership: Membership, joined: Joined, applied: Posit
     }
 }
 
+/// How a join begins.
+enum Begun {
+    /// The session is a member already.
+    Live(Joined),
+    /// This join is the one.
+    Ours,
+    /// Another one is under way.
+    Another,
+}
+
 impl App {
-    /// Makes the session a live member of a group that its user is a member of as of `known`.
+    /// Makes the session a live member of a group that its user is a member of as of `known`. One
+    /// that is already goes on as it is: everything after its first position follows.
     pub(super) async fn go_live(
         &self,
         session: &Arc<SessionHandle>,
@@ -47,20 +58,45 @@ impl App {
         start: Start,
         known: Position,
     ) -> Result<Joined, JoinError> {
-        {
-            let mut groups = session.groups.lock();
-            let limit = self.config.limits.groups_per_connection;
-            if groups.len() >= limit && !groups.contains_key(&group) {
-                return Err(JoinError::TooMany(limit));
+        loop {
+            let ended = session.join_ended.notified();
+            tokio::pin!(ended);
+            ended.as_mut().enable();
+            match self.begin_join(session, group, &meta, known)? {
+                Begun::Live(joined) => return Ok(joined),
+                Begun::Ours => break,
+                Begun::Another => ended.await,
             }
-            let sent = groups.get(&group).map_or(Position::START, |live| live.sent);
-            groups.insert(group, LiveGroup { meta: meta.clone(), known, sent });
         }
         let joined = self.hub.join_group(session, group, &meta, start, known).await;
-        if joined.is_err() || session.is_closed() {
-            self.go_dark(session, group).await;
+        match &joined {
+            Ok(joined) if !session.is_closed() => {
+                if let Some(live) = session.groups.lock().get_mut(&group) {
+                    live.joined = Some(*joined);
+                }
+            }
+            Ok(_) | Err(_) => self.go_dark(session, group).await,
         }
+        session.join_ended.notify_waiters();
         joined
+    }
+
+    fn begin_join(&self, session: &SessionHandle, group: GroupId, meta: &GroupMeta, known: Position) -> Result<Begun, JoinError> {
+        let mut groups = session.groups.lock();
+        match groups.get_mut(&group) {
+            Some(live) => {
+                live.known = live.known.max(known);
+                Ok(live.joined.map_or(Begun::Another, Begun::Live))
+            }
+            None => {
+                let limit = self.config.limits.groups_per_connection;
+                if groups.len() >= limit {
+                    return Err(JoinError::TooMany(limit));
+                }
+                groups.insert(group, LiveGroup { meta: meta.clone(), joined: None, known, sent: Position::START });
+                Ok(Begun::Ours)
+            }
+        }
     }
 
     /// Ends the session's membership of a group's delivery.

@@ -180,9 +180,17 @@ impl App {
             }
             Some(_) | None => Start::Now,
         };
-        let resumed = matches!(start, Start::After(_));
+        // Live from a later position already, by a hint or an earlier request: what lies between is
+        // not told.
+        let resumed = |joined: &Joined| match start {
+            Start::After(position) => joined.start <= position,
+            Start::Now => false,
+        };
         match self.go_live(session, membership.group, meta_of(&membership), start, applied).await {
-            Ok(joined) => Ok(Some(group_state(membership, joined, applied, resumed))),
+            Ok(joined) => {
+                let resumed = resumed(&joined);
+                Ok(Some(group_state(membership, joined, applied, resumed)))
+            }
             Err(JoinError::NotMember | JoinError::TooMany(_)) => Ok(None),
             Err(error @ JoinError::Unavailable(_)) => Err(error.into()),
         }
@@ -200,7 +208,7 @@ impl App {
         let answer: Answer<Membership> = rpc::call(&*self.broker, call, None).await?;
         let id = answer.reply.group;
         let applied = answer.applied(self.broker.shards().of(Topic::Group(id)));
-        let start = if session.group(id).is_some() { Start::Now } else { Start::After(answer.reply.since) };
+        let start = Start::After(answer.reply.since);
         let known = applied.max(answer.reply.since);
         let joined = self.go_live(session, id, meta_of(&answer.reply), start, known).await?;
         Ok(group_state(answer.reply, joined, applied, false))

@@ -11,9 +11,10 @@ use futures::StreamExt;
 use natter_shared::{
     frame::{CloseCode, PING},
     id::GroupId,
+    position::Position,
     timestamp::Timestamp,
 };
-use tokio::{sync::mpsc, time};
+use tokio::{sync::mpsc, task::JoinHandle, time};
 use tokio_tungstenite::{
     WebSocketStream,
     tungstenite::{self, Message, error::CapacityError},
@@ -22,7 +23,7 @@ use tokio_tungstenite::{
 use super::{Notice, Opened, Protocol, SessionHandle, open::Live};
 use crate::{
     app::{App, Seat},
-    delivery::Start,
+    delivery::{GroupMeta, JoinError, Start},
     rate::Bucket,
     socket::{OutletState, SocketIo, wire},
 };
@@ -76,6 +77,8 @@ pub(super) struct Running {
     pub(super) room: Option<GroupId>,
     pub(super) expires_at: Timestamp,
     bucket: Bucket,
+    /// The last notice that is being followed up.
+    notices: Option<JoinHandle<()>>,
 }
 
 /// The heartbeat: a ping each interval; whoever says nothing for the timeout after one is gone.
@@ -132,7 +135,7 @@ pub(super) async fn run(app: Arc<App>, live: Live, mut socket: Socket) {
     let session = Arc::clone(guard.session());
     let limits = &app.config.limits;
     let bucket = Bucket::new(limits.frames_per_second, limits.frames_burst, Instant::now());
-    let running = Running { app: Arc::clone(&app), session: Arc::clone(&session), room, expires_at, bucket };
+    let running = Running { app: Arc::clone(&app), session: Arc::clone(&session), room, expires_at, bucket, notices: None };
     let code = running.turn(&mut socket, notices).await;
     if let Some(code) = code {
         session.outlet.close(code);
@@ -238,57 +241,62 @@ impl Running {
         }
     }
 
-    fn on_notice(&self, notice: Notice) {
+    /// Follows up a notice beside the loop, after the ones before it: a removal and a new membership
+    /// must not overtake each other.
+    fn on_notice(&mut self, notice: Notice) {
         let (app, session) = (Arc::clone(&self.app), Arc::clone(&self.session));
-        match notice {
-            Notice::Joined(joined) => {
-                self.app.tasks.spawn(async move {
-                    let meta = crate::delivery::GroupMeta { kind: joined.kind, display_name: joined.display_name.as_str().into() };
-                    if session.group(joined.group).is_none_or(|live| live.known < joined.since) {
-                        app.rejoin(&session, joined.group, meta, joined.since).await;
-                    }
-                });
+        let before = self.notices.take().filter(|before| !before.is_finished());
+        self.notices = Some(self.app.tasks.spawn(async move {
+            if let Some(before) = before {
+                // How it ended is its own affair.
+                let _ = before.await;
             }
-            Notice::Left(left) => {
-                if self.session.group(left.group).is_some_and(|live| live.known < left.until) {
-                    self.app.tasks.spawn(async move { app.go_dark(&session, left.group).await });
-                }
-            }
-            Notice::Removed { group } => {
-                self.session.groups.lock().remove(&group);
-            }
-            Notice::GroupLost { group, after } => {
-                if let Some(live) = self.session.group(group) {
-                    self.app.tasks.spawn(async move { app.rejoin(&session, group, live.meta, after).await });
-                }
-            }
-            Notice::InboxLost { after } => {
-                self.app.tasks.spawn(async move {
-                    let joined = app.hub.join_inbox(&session, Start::After(after)).await;
-                    if joined.is_err() {
-                        session.outlet.close(CloseCode::TryAgain);
-                    } else if session.is_closed() {
-                        app.hub.leave_inbox(&session).await;
-                    }
-                });
-            }
-        }
+            app.follow(&session, notice).await;
+        }));
     }
 }
 
 impl App {
+    async fn follow(&self, session: &Arc<SessionHandle>, notice: Notice) {
+        match notice {
+            Notice::Joined(joined) => {
+                let meta = GroupMeta { kind: joined.kind, display_name: joined.display_name.as_str().into() };
+                self.rejoin(session, joined.group, meta, joined.since).await;
+            }
+            Notice::Left(left) => {
+                if session.group(left.group).is_some_and(|live| live.known < left.until) {
+                    self.go_dark(session, left.group).await;
+                }
+            }
+            Notice::Removed { group, at } => {
+                let mut groups = session.groups.lock();
+                if groups.get(&group).is_some_and(|live| live.known < at) {
+                    groups.remove(&group);
+                }
+            }
+            Notice::GroupLost { group, after } => {
+                let lost = session.groups.lock().remove(&group);
+                if let Some(lost) = lost {
+                    self.rejoin(session, group, lost.meta, after).await;
+                }
+            }
+            Notice::InboxLost { after } => {
+                let joined = self.hub.join_inbox(session, Start::After(after)).await;
+                if joined.is_err() {
+                    session.outlet.close(CloseCode::TryAgain);
+                } else if session.is_closed() {
+                    self.hub.leave_inbox(session).await;
+                }
+            }
+        }
+    }
+
     /// Goes live in a group after a notice; what cannot be proved complete is not left half done:
     /// the session closes and comes back.
-    async fn rejoin(
-        &self,
-        session: &Arc<SessionHandle>,
-        group: GroupId,
-        meta: crate::delivery::GroupMeta,
-        after: natter_shared::position::Position,
-    ) {
+    async fn rejoin(&self, session: &Arc<SessionHandle>, group: GroupId, meta: GroupMeta, after: Position) {
         match self.go_live(session, group, meta, Start::After(after), after).await {
-            Ok(_) | Err(crate::delivery::JoinError::NotMember | crate::delivery::JoinError::TooMany(_)) => {}
-            Err(crate::delivery::JoinError::Unavailable(reason)) => {
+            Ok(_) | Err(JoinError::NotMember | JoinError::TooMany(_)) => {}
+            Err(JoinError::Unavailable(reason)) => {
                 tracing::info!(session = %session.id, %group, reason, "group_not_live");
                 session.outlet.close(CloseCode::TryAgain);
             }

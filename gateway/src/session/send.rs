@@ -37,8 +37,8 @@ pub(super) struct Outgoing {
 impl App {
     /// Queues a message behind the others to its group.
     pub(super) fn send(self: &Arc<Self>, session: &Arc<SessionHandle>, message: Outgoing) {
-        if message.body.len() > self.config.limits.body_bytes {
-            return session.answer(message.id, Err(self.body_too_large()));
+        if let Err(refusal) = self.check_body(&message.body) {
+            return session.answer(message.id, Err(refusal));
         }
         if !session.enter(self.config.limits.in_flight_sends) {
             return session.answer(message.id, Err(Refusal::new(ErrorCode::Busy, "too many requests in flight")));
@@ -106,9 +106,7 @@ impl App {
         body: String,
         data: Option<Data>,
     ) -> Result<ReplyBody, Refusal> {
-        if body.len() > self.config.limits.body_bytes {
-            return Err(self.body_too_large());
-        }
+        self.check_body(&body)?;
         let notification_id = NotificationId::derive(&session.user, nonce);
         let topic = match &to {
             Audience::User(user) => Topic::User(user.key()),
@@ -118,6 +116,18 @@ impl App {
         let event = Event::Notification(Notification { id: notification_id, to, sender, nonce, body, data });
         let position = self.accept(session, topic, notification_id.into(), nonce, event).await?;
         Ok(ReplyBody::Notified { notification_id, position })
+    }
+
+    /// Whether a body is text that can be kept: not too long, and without NUL, which PostgreSQL's
+    /// text cannot hold.
+    pub(super) fn check_body(&self, body: &str) -> Result<(), Refusal> {
+        if body.len() > self.config.limits.body_bytes {
+            return Err(self.body_too_large());
+        }
+        if body.contains('\0') {
+            return Err(Refusal::new(ErrorCode::BadRequest, "a body has no NUL character"));
+        }
+        Ok(())
     }
 
     fn body_too_large(&self) -> Refusal {
