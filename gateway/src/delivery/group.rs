@@ -218,9 +218,6 @@ impl GroupTask {
             return;
         }
         if chat {
-            if self.chat_members == 0 {
-                self.chat_floor = self.cursor.0;
-            }
             self.chat_members += 1;
         }
         if start > self.cursor.0 {
@@ -365,7 +362,11 @@ impl GroupTask {
                 return;
             }
         };
-        let encoded = encode_event(event, stored.position, stored.stored_at, Some(&self.meta), self.chat_members > 0);
+        let for_chat = self.chat_members > 0;
+        if !for_chat {
+            self.chat_floor = stored.position;
+        }
+        let encoded = encode_event(event, stored.position, stored.stored_at, Some(&self.meta), for_chat);
         let removed = self.append(stored.position, encoded);
         if let Some(user) = removed {
             // What stands before the removal is still the member's; nothing after it is.
