@@ -45,7 +45,7 @@ pub(super) enum Command {
     Join(Box<Join>),
     /// A session goes.
     Leave(SessionId),
-    /// By a fenced check, the topic's last event up to `upto` is the one at sequence `last`.
+    /// The topic's event at sequence `last` of `upto`'s epoch is known to be stored.
     Tail { upto: Position, last: u64 },
     /// Memory is tight: forget what the ring holds if nothing happened lately.
     Trim,
@@ -166,15 +166,15 @@ impl GroupTask {
         while mailbox.recv().await.is_some() {
             // A dropped `Join` tells its session to ask again.
         }
-        for session in self.members.drain(..).chain(self.ahead.drain(..).map(|ahead| ahead.session)) {
-            session.notice(Notice::GroupLost { group: self.group, after: self.cursor.0 });
-        }
+        self.release_all();
     }
 
     async fn on_command(&mut self, command: Command) {
         match command {
             Command::Join(join) => self.on_join(*join),
-            Command::Leave(id) => self.remove(|session| session.id == id),
+            Command::Leave(id) => {
+                self.remove(|session| session.id == id, |ahead| ahead.session.id == id);
+            }
             Command::Tail { upto, last } => self.on_tail(upto, last).await,
             Command::Trim => {
                 if self.active.elapsed() > Duration::from_secs(30) {
@@ -190,9 +190,8 @@ impl GroupTask {
         if answer.is_closed() {
             return;
         }
-        if self.has(&session) {
-            // Its delivery goes on as it is; writing anything again would double it.
-            let _ = answer.send(Answer::Live(self.cursor.0));
+        if let Some(answered) = self.is_member(&session, start) {
+            let _ = answer.send(Answer::Live(answered));
             return;
         }
         let floor = self.ring.floor();
@@ -238,23 +237,42 @@ impl GroupTask {
         }
     }
 
-    fn has(&self, session: &SessionHandle) -> bool {
-        let is_it = |other: &Arc<SessionHandle>| other.id == session.id;
-        self.members.iter().any(is_it) || self.ahead.iter().any(|ahead| is_it(&ahead.session))
+    /// Where a session that is a member already is live from: nothing is written to it again. A start
+    /// that lies ahead is of its user's next membership; the end of this one comes before it.
+    fn is_member(&mut self, session: &Arc<SessionHandle>, start: Start) -> Option<Position> {
+        if let Some(ahead) = self.ahead.iter().find(|ahead| ahead.session.id == session.id) {
+            return Some(ahead.position);
+        }
+        if !self.members.iter().any(|member| member.id == session.id) {
+            return None;
+        }
+        match start {
+            Start::After(position) if position > self.cursor.0 => {
+                self.chat_members += usize::from(session.protocol == Protocol::ChatRoom);
+                self.ahead.push(Ahead { position, session: Arc::clone(session) });
+                Some(position)
+            }
+            Start::After(_) | Start::Now => Some(self.cursor.0),
+        }
     }
 
-    fn remove(&mut self, mut which: impl FnMut(&SessionHandle) -> bool) {
-        let mut chat = 0;
-        let mut keep = |session: &Arc<SessionHandle>| {
-            let goes = which(session);
-            chat += usize::from(goes && session.protocol == Protocol::ChatRoom);
-            !goes
-        };
-        self.members.retain(|session| keep(session));
-        self.ahead.retain(|ahead| keep(&ahead.session));
+    /// Removes members, and those ahead, by what they are; returns who was one.
+    fn remove(&mut self, which: impl Fn(&SessionHandle) -> bool, ahead: impl Fn(&Ahead) -> bool) -> Vec<Arc<SessionHandle>> {
+        let mut gone: Vec<_> = self.members.extract_if(.., |session| which(session)).collect();
+        gone.extend(self.ahead.extract_if(.., |waiting| ahead(waiting)).map(|waiting| waiting.session));
+        let chat = gone.iter().filter(|session| session.protocol == Protocol::ChatRoom).count();
         self.chat_members = self.chat_members.saturating_sub(chat);
         if self.is_empty() {
             self.empty_since = Instant::now();
+        }
+        gone
+    }
+
+    /// Ends everybody's delivery here: whether they are still members, and from where they go on,
+    /// each finds out anew.
+    fn release_all(&mut self) {
+        for session in self.remove(|_| true, |_| true) {
+            session.notice(Notice::GroupLost { group: self.group, after: self.cursor.0 });
         }
     }
 
@@ -347,6 +365,8 @@ impl GroupTask {
         self.cursor = Cursor(floor);
         self.chat_floor = floor;
         self.ring.restart(floor);
+        // What is not known may have been a removal.
+        self.release_all();
     }
 
     /// The next event: into the batch, and past the cursor.
@@ -371,11 +391,10 @@ impl GroupTask {
         if let Some(user) = removed {
             // What stands before the removal is still the member's; nothing after it is.
             self.flush().await;
-            let everybody = self.members.iter().chain(self.ahead.iter().map(|ahead| &ahead.session));
-            let gone: Vec<_> = everybody.filter(|session| session.user == user).cloned().collect();
-            self.remove(|session| session.user == user);
+            let at = stored.position;
+            let gone = self.remove(|session| session.user == user, |ahead| ahead.session.user == user && ahead.position < at);
             for session in gone {
-                session.notice(Notice::Removed { group: self.group, at: self.cursor.0 });
+                session.notice(Notice::Removed { group: self.group, at });
             }
         }
     }

@@ -186,6 +186,15 @@ impl Hub {
         }
     }
 
+    /// The event of `group` at `position` is known to be stored: delivery comes to it now, if it has
+    /// not already.
+    pub async fn reach(&self, group: GroupId, position: Position) {
+        let mailbox = self.groups.get(&group).map(|mailbox| mailbox.clone());
+        if let Some(mailbox) = mailbox {
+            let _ = mailbox.send(Command::Tail { upto: position, last: position.seq }).await;
+        }
+    }
+
     /// Ends what `session` hears of its user.
     pub async fn leave_inbox(&self, session: &SessionHandle) {
         let shard = self.broker.shards().of(Topic::User(session.key));

@@ -18,10 +18,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc};
 
 use super::{nonces::Nonces, send::Outgoing};
-use crate::{
-    delivery::{GroupMeta, Joined},
-    socket::Outlet,
-};
+use crate::{delivery::Joined, socket::Outlet};
 
 /// Notices that wait for a session's loop at most; one that lags behind so far is closed.
 pub(super) const NOTICES: usize = 1024;
@@ -66,7 +63,6 @@ pub enum Notice {
 /// A group the session is, or is becoming, a live member of.
 #[derive(Debug, Clone)]
 pub(super) struct LiveGroup {
-    pub(super) meta: GroupMeta,
     /// None while it is becoming one. A second join waits for the first: two at once would each
     /// write what was missed.
     pub(super) joined: Option<Joined>,

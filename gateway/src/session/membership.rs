@@ -62,7 +62,7 @@ impl App {
             let ended = session.join_ended.notified();
             tokio::pin!(ended);
             ended.as_mut().enable();
-            match self.begin_join(session, group, &meta, known)? {
+            match self.begin_join(session, group, known)? {
                 Begun::Live(joined) => return Ok(joined),
                 Begun::Ours => break,
                 Begun::Another => ended.await,
@@ -81,7 +81,7 @@ impl App {
         joined
     }
 
-    fn begin_join(&self, session: &SessionHandle, group: GroupId, meta: &GroupMeta, known: Position) -> Result<Begun, JoinError> {
+    fn begin_join(&self, session: &SessionHandle, group: GroupId, known: Position) -> Result<Begun, JoinError> {
         let mut groups = session.groups.lock();
         match groups.get_mut(&group) {
             Some(live) => {
@@ -93,9 +93,26 @@ impl App {
                 if groups.len() >= limit {
                     return Err(JoinError::TooMany(limit));
                 }
-                groups.insert(group, LiveGroup { meta: meta.clone(), joined: None, known, sent: Position::START });
+                groups.insert(group, LiveGroup { joined: None, known, sent: Position::START });
                 Ok(Begun::Ours)
             }
+        }
+    }
+
+    /// The user's membership ended with the group's event at `until`: nothing may be done in the
+    /// group from now on. What stands before that event is still the user's, so it is the group's
+    /// own order that ends delivery, as soon as it comes to the event.
+    pub(super) async fn end_membership(&self, session: &SessionHandle, group: GroupId, until: Position) {
+        let ended = {
+            let mut groups = session.groups.lock();
+            let ended = groups.get(&group).is_some_and(|live| live.known < until);
+            if ended {
+                groups.remove(&group);
+            }
+            ended
+        };
+        if ended {
+            self.hub.reach(group, until).await;
         }
     }
 

@@ -40,8 +40,11 @@ impl App {
     }
 
     pub(super) async fn leave(&self, session: &SessionHandle, group: GroupId) -> Outcome {
-        rpc::call(&*self.broker, LeaveGroup { user: session.user.clone(), group }, None).await?;
-        self.go_dark(session, group).await;
+        let left = rpc::call(&*self.broker, LeaveGroup { user: session.user.clone(), group }, None).await?.reply;
+        match left.until {
+            Some(until) => self.end_membership(session, group, until).await,
+            None => self.go_dark(session, group).await,
+        }
         Ok(ReplyBody::Done {})
     }
 

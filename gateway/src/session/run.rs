@@ -12,6 +12,8 @@ use natter_shared::{
     frame::{CloseCode, PING},
     id::GroupId,
     position::Position,
+    rpc::{self, FindMembership},
+    subject::Topic,
     timestamp::Timestamp,
 };
 use tokio::{sync::mpsc, task::JoinHandle, time};
@@ -20,7 +22,7 @@ use tokio_tungstenite::{
     tungstenite::{self, Message, error::CapacityError},
 };
 
-use super::{Notice, Opened, Protocol, SessionHandle, open::Live};
+use super::{Notice, Opened, Protocol, SessionHandle, membership::meta_of, open::Live};
 use crate::{
     app::{App, Seat},
     delivery::{GroupMeta, JoinError, Start},
@@ -261,23 +263,17 @@ impl App {
         match notice {
             Notice::Joined(joined) => {
                 let meta = GroupMeta { kind: joined.kind, display_name: joined.display_name.as_str().into() };
-                self.rejoin(session, joined.group, meta, joined.since).await;
+                self.rejoin(session, joined.group, meta, Start::After(joined.since), joined.since).await;
             }
             Notice::Left(left) => {
-                if session.group(left.group).is_some_and(|live| live.known < left.until) {
-                    self.go_dark(session, left.group).await;
-                }
+                self.end_membership(session, left.group, left.until).await;
             }
             Notice::Removed { group, at } => {
-                let mut groups = session.groups.lock();
-                if groups.get(&group).is_some_and(|live| live.known < at) {
-                    groups.remove(&group);
-                }
+                self.end_membership(session, group, at).await;
             }
             Notice::GroupLost { group, after } => {
-                let lost = session.groups.lock().remove(&group);
-                if let Some(lost) = lost {
-                    self.rejoin(session, group, lost.meta, after).await;
+                if session.groups.lock().remove(&group).is_some() {
+                    self.find_again(session, group, after).await;
                 }
             }
             Notice::InboxLost { after } => {
@@ -291,10 +287,28 @@ impl App {
         }
     }
 
+    /// Goes on in a group whose delivery ended, if the user is still a member of it.
+    async fn find_again(&self, session: &Arc<SessionHandle>, group: GroupId, after: Position) {
+        let call = FindMembership { user: session.user.clone(), group };
+        match rpc::call(&*self.broker, call, None).await {
+            Ok(answer) => {
+                let known = answer.applied(self.broker.shards().of(Topic::Group(group)));
+                if let Some(membership) = answer.reply {
+                    let start = Start::After(after.max(membership.since));
+                    self.rejoin(session, group, meta_of(&membership), start, known).await;
+                }
+            }
+            Err(error) => {
+                tracing::info!(session = %session.id, %group, %error, "group_not_found_again");
+                session.outlet.close(CloseCode::TryAgain);
+            }
+        }
+    }
+
     /// Goes live in a group after a notice; what cannot be proved complete is not left half done:
     /// the session closes and comes back.
-    async fn rejoin(&self, session: &Arc<SessionHandle>, group: GroupId, meta: GroupMeta, after: Position) {
-        match self.go_live(session, group, meta, Start::After(after), after).await {
+    async fn rejoin(&self, session: &Arc<SessionHandle>, group: GroupId, meta: GroupMeta, start: Start, known: Position) {
+        match self.go_live(session, group, meta, start, known).await {
             Ok(_) | Err(JoinError::NotMember | JoinError::TooMany(_)) => {}
             Err(JoinError::Unavailable(reason)) => {
                 tracing::info!(session = %session.id, %group, reason, "group_not_live");
