@@ -306,9 +306,8 @@ mod tests {
     fn both_sides_of_a_single_group_derive_the_same_id() {
         let (a, b) = (UserId::new("a").unwrap(), UserId::new("b").unwrap());
         assert_eq!(single_group(&a, &b), single_group(&b, &a));
-        let (x, y) = (UserId::new("a:b").unwrap(), UserId::new("c").unwrap());
-        let (p, q) = (UserId::new("a").unwrap(), UserId::new("b:c").unwrap());
-        assert_ne!(single_group(&x, &y), single_group(&p, &q));
+        let pair = |one: &str, other: &str| single_group(&UserId::new(one).unwrap(), &UserId::new(other).unwrap());
+        assert_ne!(pair("a:b", "c"), pair("a", "b:c"));
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! What every broker promises, checked for each of them, and what is special to one.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "tests say what they expect by failing")]
+
 mod conformance;
 mod embedded_only;
 mod fixture;

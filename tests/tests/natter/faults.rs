@@ -129,7 +129,13 @@ async fn without_database(cluster: &mut Cluster) -> Result<()> {
     ben.wait_for_body("still without").await?;
     cluster.postgres.as_mut().context("PostgreSQL")?.start_again()?;
     late.reconnect_to_any(&cluster.addrs(), ANSWER).await?;
-    late.join("db-lobby").await?;
+    // The rows of half a minute come first; until then a join is refused, retryably.
+    let deadline = tokio::time::Instant::now() + 2 * ANSWER;
+    while let Err(refused) = late.join("db-lobby").await {
+        let retryable = matches!(&refused, RequestError::Refused(error) if error["retryable"] == true);
+        assert!(retryable && tokio::time::Instant::now() < deadline, "{refused}");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
     Ok(())
 }
 
