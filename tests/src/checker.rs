@@ -280,13 +280,17 @@ mod tests {
 
     #[test]
     fn a_dropped_delivery_is_found() {
-        let found = violations(|seen| drop(seen.clients[0].1.remove(3)));
+        let found = violations(|seen| {
+            seen.clients[0].1.remove(3);
+        });
         assert_eq!(found, [Violation::Missing("whole".into(), fact(3))]);
     }
 
     #[test]
     fn a_dropped_last_delivery_is_found() {
-        let found = violations(|seen| drop(seen.clients[0].1.pop()));
+        let found = violations(|seen| {
+            seen.clients[0].1.pop();
+        });
         assert_eq!(found, [Violation::Missing("whole".into(), fact(6))]);
     }
 
@@ -335,7 +339,7 @@ mod tests {
         let report = check(&seen);
         report.assert_clean();
         assert_eq!((report.resets, report.excused), (1, 1));
-        drop(seen.clients[0].1.remove(5));
+        seen.clients[0].1.remove(5);
         assert_eq!(check(&seen).violations, [Violation::Missing("whole".into(), fact(5))]);
     }
 

@@ -208,7 +208,7 @@ fn unprivileged_user() -> anyhow::Result<Option<(u32, u32)>> {
     bail!("as root, a user `postgres` or `nobody` is needed to run the server")
 }
 
-/// Starting and stopping a server blocks its test, as dropping it must.
+#[allow(clippy::disallowed_methods, reason = "starting and stopping a server blocks its test, as dropping it must")]
 fn pause(duration: Duration) {
     std::thread::sleep(duration);
 }

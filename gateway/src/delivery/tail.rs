@@ -49,6 +49,11 @@ pub(super) async fn run(hub: Arc<Hub>, stop: CancellationToken) {
                 }
             }
             () = tokio::time::sleep_until(due) => {
+                // While nobody can be asked there is nothing to say; the reconnect makes it due.
+                if !hub.broker.status().borrow().connected {
+                    due = tokio::time::Instant::now() + RETRY;
+                    continue;
+                }
                 let mut failed = false;
                 for shard in hub.broker.shards().iter() {
                     match check(&hub, shard, &mut checked).await {

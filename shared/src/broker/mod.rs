@@ -190,7 +190,7 @@ pub enum Control {
 }
 
 /// Why the broker did not do what was asked.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum BrokerError {
     /// Not now: not connected, no leader, timed out, the first copy in flight. The outcome of a
     /// publish is unknown; trying again with the same id is safe.

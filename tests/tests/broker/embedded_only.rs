@@ -1,5 +1,6 @@
 //! The log in one process: what it forgets, and what it does when closed.
 
+use sea_orm::ConnectionTrait as _;
 use std::{sync::Arc, time::Duration};
 
 use natter_shared::{
@@ -96,7 +97,6 @@ async fn a_failed_write_is_unavailable_and_the_log_goes_on_after_it() {
     // it fails the commit.
     let url = format!("sqlite://{}", embedded.directory.path().join("log.db").display());
     let other = sea_orm::Database::connect(&url).await.expect("the same file");
-    use sea_orm::ConnectionTrait as _;
     other.execute_unprepared("ALTER TABLE events_0_1 RENAME TO moved").await.expect("renamed");
     let refused = broker.publish(event(&*broker, topic, 2)).await;
     assert!(matches!(refused, Err(BrokerError::Unavailable(_))), "{refused:?}");

@@ -26,7 +26,7 @@ macro_rules! conformance {
                 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
                 async fn $name() {
                     let test = $test(<$fixture as fixture::Fixture>::start().await);
-                    tokio::time::timeout(std::time::Duration::from_secs(60), test).await.expect("a test that ends");
+                    tokio::time::timeout(std::time::Duration::from_mins(1), test).await.expect("a test that ends");
                 }
             )+
         }
