@@ -25,7 +25,7 @@ fn canary_histogram() -> Histogram {
 /// The gateway's metrics.
 pub struct Metrics {
     registry: Registry,
-    /// TCP connections open.
+    /// WebSocket connections open.
     pub connections: Gauge,
     /// Sessions signed in.
     pub sessions: Gauge,
@@ -66,7 +66,7 @@ impl Metrics {
             registry: registry.clone(),
         };
         registry.register(|r| {
-            r.register("natter_gateway_connections", "TCP connections open", metrics.connections.clone());
+            r.register("natter_gateway_connections", "WebSocket connections open", metrics.connections.clone());
             r.register("natter_gateway_sessions", "Sessions signed in", metrics.sessions.clone());
             r.register("natter_gateway_groups", "Groups followed", metrics.groups.clone());
             r.register("natter_gateway_deliveries", "Frames written by delivery", metrics.deliveries.clone());

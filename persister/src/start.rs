@@ -67,7 +67,6 @@ async fn persist(
         ..Options::default()
     };
     let Some(database) = natter_persister::connect_with_retry(&options.database, &stop).await else { return Ok(()) };
-    natter_persister::migrate(&database).await.context("the schema could not be brought up to date")?;
     let metrics = registry.register(natter_persister::Metrics::register);
     natter_persister::run(broker, database, options, instance, stop, ready, metrics).await?;
     Ok(())
@@ -75,7 +74,7 @@ async fn persist(
 
 fn missing(broker: Arc<dyn Broker>, is_ready: watch::Receiver<bool>) -> Missing {
     Arc::new(move || match (broker.status().borrow().connected, *is_ready.borrow()) {
-        (false, _) => vec!["nats"],
+        (false, _) => vec!["broker"],
         // Its own word: the database answers, and each shard has its log.
         (true, false) => vec!["persister"],
         (true, true) => Vec::new(),

@@ -22,7 +22,7 @@ pub(crate) fn holder(config: &Config, folder: &DataFolder) -> InstanceId {
     InstanceId(Uuid::new_v5(&Uuid::NAMESPACE_URL, path.as_os_str().as_encoded_bytes()))
 }
 
-/// Waits for the database, brings it up to date, and works until stopped.
+/// Waits for the database and works until stopped.
 pub(crate) async fn run(
     config: Config,
     broker: Arc<dyn Broker>,
@@ -40,7 +40,6 @@ pub(crate) async fn run(
         ..Options::default()
     };
     let Some(database) = natter_persister::connect_with_retry(&options.database, &stop).await else { return Ok(()) };
-    natter_persister::migrate(&database).await.context("the schema could not be brought up to date")?;
     let metrics = registry.register(natter_persister::Metrics::register);
     // Whether it is ready the gateway finds out by asking it, as everywhere.
     let (ready, _) = watch::channel(false);

@@ -1,4 +1,4 @@
-//! A client of the chat-room protocol (design section 7), on the socket of a page.
+//! A client of the chat-room protocol (PROTOCOL.md), on the socket of a page.
 
 use std::{net::SocketAddr, time::Duration};
 

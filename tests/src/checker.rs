@@ -1,4 +1,4 @@
-//! The checker of the promises (design section 10): once, in order, no silent gap, in SQL once.
+//! The checker of the promises: once, in order, no silent gap, in SQL once.
 //! A pure function over what clients recorded and what SQL holds, so that it is itself tested.
 
 use std::collections::{BTreeMap, HashMap, HashSet};

@@ -1,4 +1,4 @@
-//! Order within a topic: what a live event is, seen from the last one (design section 3, gap rule).
+//! Order within a topic: what a live event is, seen from the last one (ARCHITECTURE.md, guarantee 3).
 
 use natter_shared::position::Position;
 

@@ -28,7 +28,7 @@ pub(super) const NOTICES: usize = 1024;
 pub enum Protocol {
     /// `natter.v1.json`.
     V1,
-    /// The chat-room protocol of design section 7.
+    /// The chat-room protocol.
     ChatRoom,
 }
 

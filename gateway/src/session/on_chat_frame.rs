@@ -1,4 +1,4 @@
-//! Frames of the chat-room protocol (design section 7). Mistakes are answered and the socket stays
+//! Frames of the chat-room protocol (PROTOCOL.md). Mistakes are answered and the socket stays
 //! open.
 
 use std::sync::Arc;

@@ -39,7 +39,7 @@ use crate::{
     timestamp::Timestamp,
 };
 
-/// An event stored later than this after it was made does not count (design section 4).
+/// An event stored later than this after it was made does not count (ARCHITECTURE.md, guarantee 2).
 pub const VOID_AFTER: Duration = Duration::from_secs(90);
 
 /// How long a second event with the same id is refused.

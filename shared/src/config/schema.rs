@@ -32,7 +32,7 @@ section! {
         /// What users type to get here, where a proxy is in front. An `https` one makes cookies
         /// `Secure`.
         pub public_url: Option<String> = None,
-        /// Folder of files to serve instead of the built-in pages.
+        /// Folder of a team's own pages, served instead of the built-in ones. Not supported yet.
         pub pages_dir: Option<PathBuf> = None,
     }
 }
@@ -145,7 +145,7 @@ section! {
         pub frames_per_second: u32 = 100 => 1..=1_000_000,
         /// Frames that one connection may send at once.
         pub frames_burst: u32 = 200 => 1..=1_000_000,
-        /// Connections of the process.
+        /// WebSocket connections of the process.
         pub connections: usize = 100_000 => 1..=10_000_000,
         /// Connections from one address.
         pub connections_per_ip: usize = 4096 => 1..=10_000_000,
@@ -173,13 +173,13 @@ section! {
         pub handshake_timeout: Duration = secs(10) => TIMEOUT,
         /// From the 101 to the `connect` frame.
         pub connect_timeout: Duration = secs(5) => TIMEOUT,
-        /// Between a client's pings, or the server's where the protocol has it so.
+        /// Between the server's pings.
         pub heartbeat_interval: Duration = secs(25) => secs(1)..=secs(600),
         /// Beyond the interval, until a silent client is closed.
         pub heartbeat_timeout: Duration = secs(10) => TIMEOUT,
         /// For reading back what live delivery lost; then the group is `reset`.
         pub gap_fill_timeout: Duration = secs(2) => TIMEOUT,
-        /// For the broker's word on a send, retries included; then it is answered `timeout`.
+        /// For the broker's word on a send, retries included; then it is answered `pending`.
         pub send_deadline: Duration = secs(15) => TIMEOUT,
         /// From the Close of a slow client to the reset of its connection.
         pub slow_close_timeout: Duration = secs(2) => TIMEOUT,

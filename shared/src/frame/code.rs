@@ -26,7 +26,7 @@ pub enum ErrorCode {
     OutOfOrder,
     /// More groups than `limits` says.
     TooManyGroups,
-    /// Too many requests in flight, or the database lags behind: try again.
+    /// Too many requests in flight: try again.
     Busy,
     /// Frames come faster than `limits` says.
     RateLimited,

@@ -95,7 +95,7 @@ impl From<NotificationId> for EventId {
 }
 
 impl MessageId {
-    /// The id of what `sender` sent under `nonce` (design section 2).
+    /// The id of what `sender` sent under `nonce`.
     pub fn derive(sender: &UserId, nonce: Nonce) -> Self {
         Self(derive::from_nonce("message", sender, nonce))
     }

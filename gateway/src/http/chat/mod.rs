@@ -1,5 +1,5 @@
 //! `/chat/<room>/`: the chat room's page and its two forms, as pages written for the original
-//! chat room expect them (design section 7).
+//! chat room expect them (PROTOCOL.md).
 
 mod form;
 mod page;

@@ -84,7 +84,7 @@ impl NatsBroker {
     }
 }
 
-/// A shard's stream (design section 3).
+/// A shard's stream.
 fn config(shard: Shard, epoch: Epoch, options: &NatsOptions) -> Map<String, Value> {
     let nanos = |duration: std::time::Duration| u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
     let fields = [
