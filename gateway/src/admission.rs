@@ -99,10 +99,13 @@ fn client_address(peer: IpAddr, headers: &HeaderMap, http: &Http) -> IpAddr {
         return peer;
     }
     let lists = headers.get_all("x-forwarded-for").iter().filter_map(|value| value.to_str().ok());
-    let mut hops: Vec<IpAddr> = lists.flat_map(|list| list.split(',')).filter_map(|hop| hop.trim().parse().ok()).collect();
+    let mut hops: Vec<&str> = lists.flat_map(|list| list.split(',')).collect();
     while let Some(hop) = hops.pop() {
-        if !trusted(hop) {
-            return hop;
+        match hop.trim().parse() {
+            Ok(hop) if trusted(hop) => {}
+            Ok(hop) => return hop,
+            // What stands before it anybody may have written.
+            Err(_) => return peer,
         }
     }
     peer

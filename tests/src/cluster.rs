@@ -65,9 +65,20 @@ impl Builder {
 
     /// Starts everything and waits until all are ready.
     pub async fn start(self) -> Result<Cluster> {
+        let mut cluster = self.launch(false)?;
+        cluster.wait_ready().await?;
+        Ok(cluster)
+    }
+
+    /// Starts our processes while what they stand on, NATS and PostgreSQL, is still stopped.
+    pub fn start_too_early(self) -> Result<Cluster> {
+        self.launch(true)
+    }
+
+    fn launch(self, too_early: bool) -> Result<Cluster> {
         let folder = Folder::new()?;
-        let nats = NatsServer::start(&NatsConfig::default())?;
-        let (postgres, database_url) = match self.store {
+        let mut nats = NatsServer::start(&NatsConfig::default())?;
+        let (mut postgres, database_url) = match self.store {
             Store::Sqlite => (None, format!("sqlite://{}", folder.path().join("natter.db").display())),
             Store::Postgres => {
                 let postgres = Postgres::start()?;
@@ -78,6 +89,10 @@ impl Builder {
         let mut env = common_env();
         env.push(("NATTER_NATS__URL".into(), nats.client_url()));
         env.extend(self.env);
+        if too_early {
+            nats.stop()?;
+            postgres.as_mut().map_or(Ok(()), Postgres::stop)?;
+        }
         let mut cluster = Cluster { gateways: Vec::new(), persisters: Vec::new(), nats, postgres, database_url, env, folder };
         for _ in 0..self.persisters {
             cluster.add_persister()?;
@@ -85,7 +100,6 @@ impl Builder {
         for _ in 0..self.gateways {
             cluster.add_gateway()?;
         }
-        cluster.wait_ready().await?;
         Ok(cluster)
     }
 }
@@ -133,8 +147,13 @@ impl Node {
 
     /// What `/readyz` says now.
     pub async fn is_ready(&self) -> bool {
-        let url = format!("http://{}/readyz", self.addr);
-        matches!(reqwest::get(url).await, Ok(answer) if answer.status().is_success())
+        self.status("/readyz").await == Some(200)
+    }
+
+    /// The status of a GET, if it is answered.
+    pub async fn status(&self, path: &str) -> Option<u16> {
+        let answer = reqwest::get(format!("http://{}{path}", self.addr)).await.ok()?;
+        Some(answer.status().as_u16())
     }
 }
 

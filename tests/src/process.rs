@@ -31,6 +31,17 @@ pub fn binary(name: &str) -> PathBuf {
     path
 }
 
+/// A command with nothing of our own environment that begins with `NATTER_`.
+pub fn command(program: &Path) -> Command {
+    let mut command = Command::new(program);
+    for (key, _) in std::env::vars_os() {
+        if key.to_string_lossy().starts_with("NATTER_") {
+            command.env_remove(key);
+        }
+    }
+    command
+}
+
 /// A process that ends with this value.
 pub struct Process {
     name: String,
@@ -64,23 +75,12 @@ impl Process {
     pub fn start_again(&mut self) -> Result<()> {
         ensure!(self.child.is_none(), "{} still runs", self.name);
         let log = OpenOptions::new().create(true).append(true).open(&self.log)?;
-        let mut command = Command::new(&self.program);
-        for (key, _) in std::env::vars_os() {
-            if key.to_string_lossy().starts_with("NATTER_") {
-                command.env_remove(key);
-            }
-        }
+        let mut command = command(&self.program);
         command.args(&self.args).envs(self.env.iter().map(|(key, value)| (key, value)));
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         self.child = Some(command.spawn().with_context(|| format!("starting {}", self.program.display()))?);
         self.excused = false;
         Ok(())
-    }
-
-    /// Sets a variable for the next start.
-    pub fn set_env(&mut self, key: &str, value: &str) {
-        self.env.retain(|(have, _)| have != key);
-        self.env.push((key.to_owned(), value.to_owned()));
     }
 
     /// The process id, while it runs.
@@ -143,13 +143,6 @@ impl Process {
     /// All it has written.
     pub fn log(&self) -> String {
         fs::read(&self.log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
-    }
-
-    /// Its largest resident size so far in KiB, from /proc.
-    pub fn peak_rss_kib(&self) -> Option<u64> {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.pid()?)).ok()?;
-        let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
-        line.split_whitespace().nth(1)?.parse().ok()
     }
 
     fn print_log(&self) {

@@ -90,12 +90,6 @@ impl Record {
         self.groups.keys().copied().collect()
     }
 
-    /// Forgets all positions, as a client that was cleared.
-    pub fn forget_positions(&mut self) {
-        self.groups.clear();
-        self.inbox = None;
-    }
-
     /// Where the answer to request `id` will come.
     pub fn expect_answer(&mut self, id: u32, frame: &Value) -> oneshot::Receiver<Value> {
         let (sender, receiver) = oneshot::channel();

@@ -3,12 +3,11 @@
 
 use std::{sync::Arc, time::Duration};
 
-use bytes::{Bytes, BytesMut};
 use natter_shared::{
     broker::{BrokerError, Delivery, Interest, Stored, Subscription},
     event::Event,
     frame::{ResetFrame, ServerFrame},
-    id::{GroupId, SessionId, UserId},
+    id::{GroupId, SessionId},
     position::{Epoch, Position},
     subject::Topic,
 };
@@ -16,16 +15,14 @@ use tokio::{sync::mpsc, time::Instant};
 
 use super::{
     GroupMeta, Start,
+    batch::Batch,
     cursor::{Cursor, Verdict},
-    encode::{Effect, Encoded, encode_ephemeral, encode_event},
+    encode::{encode_ephemeral, encode_event},
     hub::Hub,
     join::{Answer, Join},
-    ring::{Entry, Ring},
+    ring::Ring,
 };
-use crate::{
-    session::{Notice, Protocol, SessionHandle},
-    socket::wire,
-};
+use crate::session::{Notice, Protocol, SessionHandle};
 
 /// How many deliveries are handled between two looks at the mailbox.
 const BATCH: usize = 64;
@@ -55,24 +52,6 @@ pub(super) enum Command {
 struct Ahead {
     position: Position,
     session: Arc<SessionHandle>,
-}
-
-/// Frames of one batch, laid end to end.
-#[derive(Default)]
-struct Batch {
-    v1: BytesMut,
-    chat: BytesMut,
-    messages: u32,
-    chat_messages: u32,
-    spans: Vec<Span>,
-}
-
-struct Span {
-    position: Position,
-    v1: std::ops::Range<usize>,
-    chat: std::ops::Range<usize>,
-    origin: Option<SessionId>,
-    removed: Option<UserId>,
 }
 
 pub(super) struct GroupTask {
@@ -136,6 +115,7 @@ impl GroupTask {
 
     async fn follow(mut self, mut subscription: Subscription, mailbox: &mut mpsc::Receiver<Command>) {
         let mut deliveries = Vec::with_capacity(4);
+        let stop = self.hub.stop.clone();
         loop {
             let (empty, linger_ends) = (self.is_empty(), self.empty_since + self.hub.linger);
             tokio::select! {
@@ -151,6 +131,7 @@ impl GroupTask {
                     self.on_deliveries(&mut deliveries).await;
                 }
                 () = tokio::time::sleep_until(linger_ends), if empty => return self.end(mailbox).await,
+                () = stop.cancelled() => return self.end(mailbox).await,
             }
         }
     }
@@ -220,8 +201,11 @@ impl GroupTask {
             self.chat_members += 1;
         }
         if start > self.cursor.0 {
-            let _ = answer.send(Answer::Live(start));
-            self.ahead.push(Ahead { position: start, session });
+            if answer.send(Answer::Live(start)).is_ok() {
+                self.ahead.push(Ahead { position: start, session });
+            } else if chat {
+                self.chat_members -= 1;
+            }
             return;
         }
         for entry in self.ring.after(start) {
@@ -271,9 +255,13 @@ impl GroupTask {
     /// Ends everybody's delivery here: whether they are still members, and from where they go on,
     /// each finds out anew.
     fn release_all(&mut self) {
-        for session in self.remove(|_| true, |_| true) {
+        for session in self.remove(|_| true, |_| false) {
             session.notice(Notice::GroupLost { group: self.group, after: self.cursor.0 });
         }
+        for Ahead { position, session } in std::mem::take(&mut self.ahead) {
+            session.notice(Notice::GroupLost { group: self.group, after: position });
+        }
+        (self.chat_members, self.empty_since) = (0, Instant::now());
     }
 
     async fn on_deliveries(&mut self, deliveries: &mut Vec<Delivery>) {
@@ -283,8 +271,7 @@ impl GroupTask {
                 Delivery::Stored(stored) => self.on_stored(stored).await,
                 Delivery::Ephemeral { payload, .. } => {
                     if let Some(frame) = encode_ephemeral(&payload) {
-                        wire::put_text(&mut self.batch.v1, &frame);
-                        self.batch.messages += 1;
+                        self.batch.add_frame(&frame);
                     }
                 }
             }
@@ -356,11 +343,8 @@ impl GroupTask {
 
     async fn reset(&mut self, floor: Position) {
         self.hub.metrics.resets.inc();
-        wire::put_text(
-            &mut self.batch.v1,
-            &serde_json::to_vec(&ServerFrame::Reset(ResetFrame { group: Some(self.group) })).unwrap_or_default(),
-        );
-        self.batch.messages += 1;
+        let frame = serde_json::to_vec(&ServerFrame::Reset(ResetFrame { group: Some(self.group) }));
+        self.batch.add_frame(&frame.unwrap_or_default());
         self.flush().await;
         self.cursor = Cursor(floor);
         self.chat_floor = floor;
@@ -387,7 +371,11 @@ impl GroupTask {
             self.chat_floor = stored.position;
         }
         let encoded = encode_event(event, stored.position, stored.stored_at, Some(&self.meta), for_chat);
-        let removed = self.append(stored.position, encoded);
+        let removed = self.batch.add(stored.position, encoded);
+        if self.batch.is_large() {
+            // One write must not be more than a member that reads well may let wait.
+            self.flush().await;
+        }
         if let Some(user) = removed {
             // What stands before the removal is still the member's; nothing after it is.
             self.flush().await;
@@ -399,65 +387,24 @@ impl GroupTask {
         }
     }
 
-    fn append(&mut self, position: Position, encoded: Encoded) -> Option<UserId> {
-        let Encoded { v1, chat, origin, effect } = encoded;
-        let batch = &mut self.batch;
-        let (v1_start, chat_start) = (batch.v1.len(), batch.chat.len());
-        if let Some(frame) = v1 {
-            wire::put_text(&mut batch.v1, &frame);
-            batch.messages += 1;
-        }
-        if let Some(frame) = chat {
-            wire::put_text(&mut batch.chat, &frame);
-            batch.chat_messages += 1;
-        }
-        let removed = match effect {
-            Effect::Removed(user) => Some(user),
-            Effect::None | Effect::Joined(_) | Effect::Left(_) => None,
-        };
-        let (v1, chat) = (v1_start..batch.v1.len(), chat_start..batch.chat.len());
-        if !v1.is_empty() || !chat.is_empty() || removed.is_some() {
-            batch.spans.push(Span { position, v1, chat, origin, removed: removed.clone() });
-        }
-        removed
-    }
-
     /// Writes the batch to every member, and keeps it in the ring.
     async fn flush(&mut self) {
-        let batch = std::mem::take(&mut self.batch);
-        if batch.spans.is_empty() && batch.messages == 0 {
-            return;
-        }
-        let (v1, chat) = (batch.v1.freeze(), batch.chat.freeze());
+        let Some(batch) = self.batch.seal() else { return };
         for (turn, session) in self.members.iter().enumerate() {
-            match session.protocol {
-                Protocol::V1 if !v1.is_empty() => session.outlet.push(&v1, batch.messages),
-                Protocol::V1 => {}
-                Protocol::ChatRoom => push_chat(session, &chat, batch.chat_messages, &batch.spans),
-            }
+            batch.write_to(session);
             if turn % WRITES_PER_TURN == WRITES_PER_TURN - 1 {
                 tokio::task::yield_now().await;
             }
         }
-        self.hub.metrics.deliveries.inc_by(self.members.len() as u64 * u64::from(batch.messages));
-        self.tell_ahead(&v1, &chat, &batch.spans);
-        for span in batch.spans {
-            let Span { position, v1: v1_range, chat: chat_range, origin, removed } = span;
-            self.ring.push(Entry { position, v1: v1.slice(v1_range), chat: chat.slice(chat_range), origin, removed });
-        }
-    }
-
-    /// Members ahead of delivery get only what is news to them.
-    fn tell_ahead(&self, v1: &Bytes, chat: &Bytes, spans: &[Span]) {
         for Ahead { position, session } in &self.ahead {
-            for span in spans.iter().filter(|span| span.position > *position) {
-                match session.protocol {
-                    Protocol::V1 if !span.v1.is_empty() => session.outlet.push(&v1.slice(span.v1.clone()), 1),
-                    Protocol::V1 => {}
-                    Protocol::ChatRoom => push_chat(session, &chat.slice(span.chat.clone()), 1, std::slice::from_ref(span)),
-                }
-            }
+            batch.write_after(session, *position);
         }
+        self.hub.metrics.deliveries.inc_by(self.members.len() as u64 * u64::from(batch.messages()));
+        for entry in batch.into_entries() {
+            self.ring.push(entry);
+        }
+        // So nobody who is still ahead has been told anything yet.
+        self.settle_ahead();
     }
 
     /// Once delivery has come to where they are, they are like the others.
@@ -469,21 +416,5 @@ impl GroupTask {
         let (caught_up, still): (Vec<_>, Vec<_>) = self.ahead.drain(..).partition(|ahead| ahead.position <= reached);
         self.ahead = still;
         self.members.extend(caught_up.into_iter().map(|ahead| ahead.session));
-    }
-}
-
-/// The chat-room protocol does not echo: who sent some of the batch gets it in pieces.
-fn push_chat(session: &SessionHandle, chat: &Bytes, messages: u32, spans: &[Span]) {
-    if chat.is_empty() {
-        return;
-    }
-    if spans.iter().all(|span| span.origin != Some(session.id)) {
-        return session.outlet.push(chat, messages);
-    }
-    if spans.len() == 1 {
-        return;
-    }
-    for span in spans.iter().filter(|span| span.origin != Some(session.id) && !span.chat.is_empty()) {
-        session.outlet.push(&chat.slice(span.chat.clone()), 1);
     }
 }

@@ -39,6 +39,8 @@ pub struct Hub {
     pub(super) recoveries: Semaphore,
     pub(super) groups: DashMap<GroupId, mpsc::Sender<Command>>,
     pub(super) users: Vec<mpsc::Sender<UserCommand>>,
+    /// Cancelled: nothing is followed any more.
+    pub(super) stop: CancellationToken,
     live: Mutex<Vec<bool>>,
     tasks: TaskTracker,
 }
@@ -64,6 +66,7 @@ impl Hub {
             metrics,
             groups: DashMap::new(),
             users: senders,
+            stop: stop.clone(),
             live: Mutex::new(vec![false; usize::from(shards.count())]),
             tasks: tasks.clone(),
         });
@@ -124,7 +127,7 @@ impl Hub {
     ) -> Result<Joined, JoinError> {
         let mut complete = true;
         let asked = start;
-        for _ in 0..ATTEMPTS {
+        for attempt in 1..=ATTEMPTS {
             let (answer, answered) = oneshot::channel();
             if !ask(Box::new(Join { session: Arc::clone(session), start, known, answer })).await {
                 continue;
@@ -136,6 +139,11 @@ impl Hub {
                         Start::Now => position,
                     };
                     return Ok(Joined { start, position, complete });
+                }
+                // An inbox has no ring: one that is written to without a pause cannot be caught up with.
+                Ok(Answer::Behind(_)) if matches!(whose, Whose::Inbox) && attempt > ATTEMPTS / 2 => {
+                    recover::say_reset(self, session, whose);
+                    (start, complete) = (Start::Now, false);
                 }
                 Ok(Answer::Behind(floor)) => {
                     let recovered = recover::recover(self, session, whose, start, known, floor).await?;
@@ -159,14 +167,22 @@ impl Hub {
     }
 
     fn group_mailbox(self: &Arc<Self>, group: GroupId, meta: &GroupMeta) -> mpsc::Sender<Command> {
+        let start = || {
+            let (sender, mailbox) = mpsc::channel(group::MAILBOX);
+            self.tasks.spawn(GroupTask::run(Arc::clone(self), group, meta.clone(), mailbox));
+            sender
+        };
         match self.groups.entry(group) {
-            Entry::Occupied(entry) => entry.get().clone(),
+            Entry::Occupied(mut entry) => {
+                // A mailbox that is closed while it stands here is of a task that did not end well.
+                if entry.get().is_closed() {
+                    entry.insert(start());
+                }
+                entry.get().clone()
+            }
             Entry::Vacant(entry) => {
-                let (sender, mailbox) = mpsc::channel(group::MAILBOX);
-                entry.insert(sender.clone());
                 self.metrics.groups.inc();
-                self.tasks.spawn(GroupTask::run(Arc::clone(self), group, meta.clone(), mailbox));
-                sender
+                entry.insert(start()).clone()
             }
         }
     }

@@ -4,6 +4,7 @@
 //! gets what was missed from the ring, or through [`recover`]; [`tail`] finds what was lost without
 //! a trace.
 
+mod batch;
 mod cursor;
 mod encode;
 mod group;

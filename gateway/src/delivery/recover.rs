@@ -10,7 +10,7 @@ use natter_shared::{
     frame::{ResetFrame, ServerFrame},
     id::GroupId,
     position::Position,
-    rpc::{self, EventsAfter, ShardPosition},
+    rpc::{self, EventsAfter, FindMembership, ShardPosition},
     subject::{Shard, Topic},
     timestamp::Timestamp,
 };
@@ -89,11 +89,19 @@ pub(super) async fn recover(
     hub.metrics.recoveries.inc();
     let mut recovery = Recovery { hub, session, whose, topic, shard, from, known, floor, written: 0, removed: false };
     let complete = recovery.run().await?;
-    if recovery.removed {
-        return Err(JoinError::NotMember);
-    }
     if !complete {
+        if let Whose::Group { group, .. } = whose {
+            // What could not be read may have been the user's removal.
+            let call = FindMembership { user: session.user.clone(), group };
+            let at = ShardPosition { shard: shard.0, position: floor };
+            let member = rpc::call(&*hub.broker, call, Some(at)).await?.reply;
+            if member.is_none_or(|member| member.since > floor) {
+                return Err(JoinError::NotMember);
+            }
+        }
         say_reset(hub, session, whose);
+    } else if recovery.removed {
+        return Err(JoinError::NotMember);
     }
     Ok(Recovered { complete })
 }

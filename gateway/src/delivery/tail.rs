@@ -103,7 +103,8 @@ async fn users_of(hub: &Hub, shard: Shard) -> Vec<UserKey> {
     let (answer, answered) = oneshot::channel();
     let Some(mailbox) = hub.users.get(usize::from(shard.0)) else { return Vec::new() };
     match mailbox.send(UserCommand::List(answer)).await {
-        Ok(()) => answered.await.unwrap_or_default(),
+        // A task that is subscribing anew does not listen; its users join anew afterwards.
+        Ok(()) => tokio::time::timeout(RETRY, answered).await.ok().and_then(Result::ok).unwrap_or_default(),
         Err(_) => Vec::new(),
     }
 }

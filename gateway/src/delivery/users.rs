@@ -1,7 +1,11 @@
 //! The delivery task of one shard's users: notifications, hints, counts. One subscription covers
 //! them all; a user who is not connected here costs one look into a table.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use natter_shared::{
     broker::{Delivery, Interest, Stored, Subscription},
@@ -54,12 +58,19 @@ struct Listener {
     after: Position,
 }
 
+/// Recent events that are kept of a shard's users, and for how long.
+const RECENT: usize = 4096;
+const RECENT_FOR: Duration = Duration::from_secs(10);
+
 pub(super) struct UsersTask {
     hub: Arc<Hub>,
     shard: Shard,
     users: HashMap<UserKey, User>,
     /// Everything of any user up to here has been looked at; what comes is later.
     fed: Position,
+    /// The last events of users, connected or not: a hint is told before its rows are committed, and
+    /// a session that signs in between finds it here.
+    recent: VecDeque<(Instant, Stored)>,
 }
 
 impl UsersTask {
@@ -74,7 +85,7 @@ impl UsersTask {
             };
             match subscribed.await {
                 Ok((subscription, fed)) => {
-                    let mut task = Self { hub: Arc::clone(&hub), shard, users: std::mem::take(&mut users), fed };
+                    let mut task = Self { hub: Arc::clone(&hub), shard, users: std::mem::take(&mut users), fed, recent: VecDeque::new() };
                     task.lose_all();
                     hub.users_are_live(shard, true);
                     task.follow(subscription, &mut mailbox, &stop).await;
@@ -154,6 +165,7 @@ impl UsersTask {
             Answer::Behind(_) | Answer::TooMuch | Answer::NotMember | Answer::Unavailable(_) => None,
         };
         if let (Ok(()), Some(after)) = (answer.send(said), live) {
+            tell_recent(&self.recent, &session);
             entry.listeners.retain(|other| other.session.id != session.id);
             entry.listeners.push(Listener { session, after });
         } else if entry.listeners.is_empty() {
@@ -167,6 +179,7 @@ impl UsersTask {
             Delivery::Stored(stored) => {
                 let Topic::User(user) = stored.topic else { return };
                 self.fed = self.fed.max(stored.position);
+                self.remember(&stored);
                 let Some(entry) = self.users.get_mut(&user) else { return };
                 match entry.cursor.judge(stored.position, stored.previous) {
                     Verdict::Next => {
@@ -192,6 +205,13 @@ impl UsersTask {
         }
     }
 
+    fn remember(&mut self, stored: &Stored) {
+        while self.recent.len() >= RECENT || self.recent.front().is_some_and(|(at, _)| at.elapsed() > RECENT_FOR) {
+            self.recent.pop_front();
+        }
+        self.recent.push_back((Instant::now(), stored.clone()));
+    }
+
     /// Something of `user` was missed: its sessions recover from where they were, then join again.
     fn lose(&mut self, user: UserKey, upto: Position) {
         if let Some(entry) = self.users.remove(&user) {
@@ -210,6 +230,15 @@ impl UsersTask {
         let users: Vec<_> = self.users.keys().copied().collect();
         for user in users {
             self.lose(user, self.fed);
+        }
+    }
+}
+
+/// Tells a new session of the groups that its user joined a moment ago.
+fn tell_recent(recent: &VecDeque<(Instant, Stored)>, session: &SessionHandle) {
+    for (_, stored) in recent.iter().filter(|(_, stored)| stored.topic == Topic::User(session.key)) {
+        if let Ok(Event::GroupJoined(joined)) = Event::decode(&stored.payload) {
+            session.notice(Notice::Joined(Box::new(joined)));
         }
     }
 }

@@ -3,8 +3,8 @@
 use std::{
     collections::{HashMap, VecDeque},
     sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        Arc, OnceLock,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
 };
 
@@ -13,12 +13,17 @@ use natter_shared::{
     frame::CloseCode,
     id::{GroupId, SessionId, UserId, UserKey},
     position::Position,
+    rpc::ShardPosition,
+    subject::Shard,
 };
 use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc};
 
 use super::{nonces::Nonces, send::Outgoing};
-use crate::{delivery::Joined, socket::Outlet};
+use crate::{
+    delivery::{Joined, Start},
+    socket::Outlet,
+};
 
 /// Notices that wait for a session's loop at most; one that lags behind so far is closed.
 pub(super) const NOTICES: usize = 1024;
@@ -63,6 +68,8 @@ pub enum Notice {
 /// A group the session is, or is becoming, a live member of.
 #[derive(Debug, Clone)]
 pub(super) struct LiveGroup {
+    /// Which join this is of: one that ends late must not touch what a newer one made.
+    pub(super) attempt: u64,
     /// None while it is becoming one. A second join waits for the first: two at once would each
     /// write what was missed.
     pub(super) joined: Option<Joined>,
@@ -90,6 +97,9 @@ pub struct SessionHandle {
     in_flight: AtomicUsize,
     pub(super) nonces: Mutex<Nonces>,
     pub(super) groups: Mutex<HashMap<GroupId, LiveGroup>>,
+    attempts: AtomicU64,
+    /// How far SQL had come when it listed the user's groups.
+    pub(super) signed_in: OnceLock<Box<[ShardPosition]>>,
     /// A join of a group has ended, well or not.
     pub(super) join_ended: Notify,
     /// Sends that wait for the one before them in the same group.
@@ -110,6 +120,8 @@ impl SessionHandle {
             in_flight: AtomicUsize::new(0),
             nonces: Mutex::default(),
             groups: Mutex::new(HashMap::new()),
+            attempts: AtomicU64::new(0),
+            signed_in: OnceLock::new(),
             join_ended: Notify::new(),
             lanes: Mutex::new(HashMap::new()),
         };
@@ -128,6 +140,33 @@ impl SessionHandle {
     /// registers it.
     pub(super) fn is_closed(&self) -> bool {
         self.closed.load(Ordering::Acquire)
+    }
+
+    /// A number for a join.
+    pub(super) fn next_attempt(&self) -> u64 {
+        self.attempts.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Forgets a group whose membership ended with the event at `until`; false if the session knows
+    /// of a later one.
+    pub(super) fn forget_group(&self, group: GroupId, until: Position) -> bool {
+        let mut groups = self.groups.lock();
+        let ended = groups.get(&group).is_some_and(|live| live.known < until);
+        if ended {
+            groups.remove(&group);
+            self.join_ended.notify_waiters();
+        }
+        ended
+    }
+
+    /// Where a session goes on in a group that it was not told of at sign-in: with all of a newer
+    /// membership, else with what comes next.
+    pub(super) fn start_of(&self, shard: Shard, since: Position) -> Start {
+        let signed_in = self.signed_in.get().and_then(|all| all.iter().find(|at| at.shard == shard.0));
+        match signed_in {
+            Some(at) if since <= at.position => Start::Now,
+            Some(_) | None => Start::After(since),
+        }
     }
 
     pub(super) fn mark_closed(&self) {

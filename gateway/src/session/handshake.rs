@@ -98,7 +98,10 @@ async fn sign_in(
     let resume = connect.resume.unwrap_or_default();
     let groups: HashMap<_, _> = resume.groups.iter().map(|(group, position)| (group.id(), *position)).collect();
     let resume = ResumeFrom { groups, inbox: resume.inbox };
-    let opened = app.open(identity, Protocol::V1, Arc::clone(outlet), resume).await;
+    let opening = app.open(identity, Protocol::V1, Arc::clone(outlet), resume);
+    let opened = time::timeout(app.config.limits.handshake_timeout, opening)
+        .await
+        .unwrap_or_else(|_| Err(OpenError { code: ErrorCode::Unavailable, message: "signing in took too long".to_owned() }));
     opened.map(|opened| (id, opened)).map_err(|OpenError { code, message }| {
         let close = if code == ErrorCode::RateLimited { CloseCode::RateLimited } else { CloseCode::TryAgain };
         Failure::new(id, code, message, close)

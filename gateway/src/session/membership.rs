@@ -6,11 +6,11 @@ use natter_shared::{
     frame::{ErrorCode, GroupState},
     id::GroupId,
     position::Position,
-    rpc::{self, FindMembership, Membership},
+    rpc::{self, FindMembership, Groups, Membership},
     subject::Topic,
 };
 
-use super::{SessionHandle, handle::LiveGroup, reply::Refusal};
+use super::{SessionHandle, handle::LiveGroup, open::GROUPS_PAGE, reply::Refusal};
 use crate::{
     app::App,
     delivery::{GroupMeta, JoinError, Joined, Start},
@@ -41,8 +41,8 @@ pub(super) fn group_state(membership: Membership, joined: Joined, applied: Posit
 enum Begun {
     /// The session is a member already.
     Live(Joined),
-    /// This join is the one.
-    Ours,
+    /// This join is the one, of this number.
+    Ours(u64),
     /// Another one is under way.
     Another,
 }
@@ -58,27 +58,17 @@ impl App {
         start: Start,
         known: Position,
     ) -> Result<Joined, JoinError> {
-        loop {
+        let attempt = loop {
             let ended = session.join_ended.notified();
             tokio::pin!(ended);
             ended.as_mut().enable();
             match self.begin_join(session, group, known)? {
                 Begun::Live(joined) => return Ok(joined),
-                Begun::Ours => break,
+                Begun::Ours(attempt) => break attempt,
                 Begun::Another => ended.await,
             }
-        }
-        let joined = self.hub.join_group(session, group, &meta, start, known).await;
-        match &joined {
-            Ok(joined) if !session.is_closed() => {
-                if let Some(live) = session.groups.lock().get_mut(&group) {
-                    live.joined = Some(*joined);
-                }
-            }
-            Ok(_) | Err(_) => self.go_dark(session, group).await,
-        }
-        session.join_ended.notify_waiters();
-        joined
+        };
+        self.finish_join(session, group, attempt, &meta, start, known).await
     }
 
     fn begin_join(&self, session: &SessionHandle, group: GroupId, known: Position) -> Result<Begun, JoinError> {
@@ -93,8 +83,93 @@ impl App {
                 if groups.len() >= limit {
                     return Err(JoinError::TooMany(limit));
                 }
-                groups.insert(group, LiveGroup { joined: None, known, sent: Position::START });
-                Ok(Begun::Ours)
+                let attempt = session.next_attempt();
+                groups.insert(group, LiveGroup { attempt, joined: None, known, sent: Position::START });
+                Ok(Begun::Ours(attempt))
+            }
+        }
+    }
+
+    async fn finish_join(
+        &self,
+        session: &Arc<SessionHandle>,
+        group: GroupId,
+        attempt: u64,
+        meta: &GroupMeta,
+        start: Start,
+        known: Position,
+    ) -> Result<Joined, JoinError> {
+        let joined = self.hub.join_group(session, group, meta, start, known).await;
+        let (leaves, joined) = {
+            let mut groups = session.groups.lock();
+            match (groups.get_mut(&group), joined) {
+                (Some(live), Ok(joined)) if live.attempt == attempt && !session.is_closed() => {
+                    live.joined = Some(joined);
+                    (false, Ok(joined))
+                }
+                (Some(live), joined) if live.attempt == attempt => {
+                    groups.remove(&group);
+                    (true, joined)
+                }
+                (Some(_), joined) => (false, joined),
+                // The membership ended meanwhile.
+                (None, _) => (true, Err(JoinError::NotMember)),
+            }
+        };
+        if leaves {
+            self.hub.leave_group(group, session.id).await;
+        }
+        session.join_ended.notify_waiters();
+        joined
+    }
+
+    /// Goes on in a group whose delivery ended, from where it was, if the user is still a member.
+    pub(super) async fn find_again(&self, session: &Arc<SessionHandle>, group: GroupId, after: Position) -> Result<(), Refusal> {
+        let attempt = {
+            let mut groups = session.groups.lock();
+            let Some(live) = groups.get_mut(&group).filter(|live| live.joined.is_some()) else { return Ok(()) };
+            // Requests wait for it as for any join.
+            (live.joined, live.attempt) = (None, session.next_attempt());
+            live.attempt
+        };
+        let found = rpc::call(&*self.broker, FindMembership { user: session.user.clone(), group }, None).await;
+        let found = found.map(|answer| (answer.applied(self.broker.shards().of(Topic::Group(group))), answer.reply));
+        if let Ok((known, Some(membership))) = found {
+            let start = Start::After(after.max(membership.since));
+            return match self.finish_join(session, group, attempt, &meta_of(&membership), start, known).await {
+                Ok(_) | Err(JoinError::NotMember) => Ok(()),
+                Err(error) => Err(error.into()),
+            };
+        }
+        session.groups.lock().retain(|id, live| *id != group || live.attempt != attempt);
+        session.join_ended.notify_waiters();
+        found.map(drop).map_err(Refusal::from)
+    }
+
+    /// Lists the user's groups anew, and goes live in those that the session has not: hints may have
+    /// been missed, and SQL keeps none.
+    pub(super) async fn relist(&self, session: &Arc<SessionHandle>) -> Result<(), Refusal> {
+        let mut after = None;
+        loop {
+            let call = Groups { user: session.user.clone(), after, limit: GROUPS_PAGE };
+            let answer = rpc::call(&*self.broker, call, None).await?;
+            let applied = answer.applied;
+            for membership in answer.reply.groups {
+                let group = membership.group;
+                after = Some(group);
+                if session.groups.lock().contains_key(&group) {
+                    continue;
+                }
+                let shard = self.broker.shards().of(Topic::Group(group));
+                let known = applied.iter().find(|at| at.shard == shard.0).map_or(Position::START, |at| at.position);
+                let start = session.start_of(shard, membership.since);
+                match self.go_live(session, group, meta_of(&membership), start, known).await {
+                    Ok(_) | Err(JoinError::NotMember | JoinError::TooMany(_)) => {}
+                    Err(error @ JoinError::Unavailable(_)) => return Err(error.into()),
+                }
+            }
+            if !answer.reply.more {
+                return Ok(());
             }
         }
     }
@@ -103,15 +178,7 @@ impl App {
     /// group from now on. What stands before that event is still the user's, so it is the group's
     /// own order that ends delivery, as soon as it comes to the event.
     pub(super) async fn end_membership(&self, session: &SessionHandle, group: GroupId, until: Position) {
-        let ended = {
-            let mut groups = session.groups.lock();
-            let ended = groups.get(&group).is_some_and(|live| live.known < until);
-            if ended {
-                groups.remove(&group);
-            }
-            ended
-        };
-        if ended {
+        if session.forget_group(group, until) {
             self.hub.reach(group, until).await;
         }
     }
@@ -130,10 +197,11 @@ impl App {
         }
         let call = FindMembership { user: session.user.clone(), group };
         let answer = rpc::call(&*self.broker, call, None).await?;
-        let known = answer.applied(self.broker.shards().of(Topic::Group(group)));
+        let shard = self.broker.shards().of(Topic::Group(group));
+        let known = answer.applied(shard);
         let Some(membership) = answer.reply else { return Err(Refusal::no_such_group()) };
-        let meta = meta_of(&membership);
-        self.go_live(session, group, meta, Start::After(membership.since), known).await?;
+        let start = session.start_of(shard, membership.since);
+        self.go_live(session, group, meta_of(&membership), start, known).await?;
         session.group(group).ok_or_else(|| Refusal::new(ErrorCode::Unavailable, "the session is closing"))
     }
 }

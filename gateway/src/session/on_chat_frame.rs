@@ -45,7 +45,14 @@ impl Running {
                     None | Some("") => self.room.ok_or_else(Refusal::no_such_group)?,
                     Some(text) => Uuid::parse_str(text).map(GroupId).map_err(|_| Refusal::no_such_group())?,
                 };
-                let message = Outgoing { id: None, group, nonce: Nonce::now(), body: body(frame.message)?, reply_to: None, data: None };
+                let message = Outgoing {
+                    id: None,
+                    group,
+                    nonce: Nonce::at(self.app.broker.now()),
+                    body: body(frame.message)?,
+                    reply_to: None,
+                    data: None,
+                };
                 self.app.send(&self.session, message);
                 Ok(())
             }
@@ -68,7 +75,7 @@ impl Running {
             let outcome = async {
                 let found = rpc::call(&*app.broker, FindUser::Handle(handle), None).await?.reply;
                 let recipient = found.ok_or_else(|| Refusal::new(ErrorCode::NotFound, "no such user"))?;
-                app.notify_one(&session, Audience::User(recipient.id), Nonce::now(), body, None).await
+                app.notify_one(&session, Audience::User(recipient.id), Nonce::at(app.broker.now()), body, None).await
             };
             let outcome = outcome.await;
             session.leave_flight();

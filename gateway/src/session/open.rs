@@ -112,6 +112,8 @@ impl App {
         let mut inbox_joined = self.hub.join_inbox(session, inbox_start).await?;
         let call = SignIn { user: identity.user.clone(), handle: identity.handle, display_name: identity.display_name, limit: GROUPS_PAGE };
         let answer: Answer<SignedIn> = rpc::call(&*self.broker, call, None).await?;
+        // Once: a session signs in once.
+        let _ = session.signed_in.set(answer.applied.clone().into_boxed_slice());
         let own = Topic::User(session.key);
         if let Some(from) = resume.inbox
             && from > answer.applied(self.broker.shards().of(own))
@@ -207,8 +209,9 @@ impl App {
         let call = JoinOpen { user: session.user.clone(), group };
         let answer: Answer<Membership> = rpc::call(&*self.broker, call, None).await?;
         let id = answer.reply.group;
-        let applied = answer.applied(self.broker.shards().of(Topic::Group(id)));
-        let start = Start::After(answer.reply.since);
+        let shard = self.broker.shards().of(Topic::Group(id));
+        let applied = answer.applied(shard);
+        let start = session.start_of(shard, answer.reply.since);
         let known = applied.max(answer.reply.since);
         let joined = self.go_live(session, id, meta_of(&answer.reply), start, known).await?;
         Ok(group_state(answer.reply, joined, applied, false))

@@ -12,8 +12,6 @@ use natter_shared::{
     frame::{CloseCode, PING},
     id::GroupId,
     position::Position,
-    rpc::{self, FindMembership},
-    subject::Topic,
     timestamp::Timestamp,
 };
 use tokio::{sync::mpsc, task::JoinHandle, time};
@@ -22,7 +20,7 @@ use tokio_tungstenite::{
     tungstenite::{self, Message, error::CapacityError},
 };
 
-use super::{Notice, Opened, Protocol, SessionHandle, membership::meta_of, open::Live};
+use super::{Notice, Opened, Protocol, SessionHandle, open::Live, reply::Refusal};
 use crate::{
     app::{App, Seat},
     delivery::{GroupMeta, JoinError, Start},
@@ -155,6 +153,7 @@ pub async fn finish(app: &App, outlet: &crate::socket::Outlet, socket: &mut Sock
         // After a Close, RFC 6455 section 7.1.1 has the client close; what it still sends is read
         // and dropped, for unread data would turn our end into a reset.
         while let Some(Ok(_)) = socket.next().await {}
+        outlet.read_out().await;
     };
     if time::timeout(app.config.limits.slow_close_timeout, end).await.is_err() {
         outlet.reset_on_drop();
@@ -243,78 +242,64 @@ impl Running {
         }
     }
 
-    /// Follows up a notice beside the loop, after the ones before it: a removal and a new membership
-    /// must not overtake each other.
+    /// What a notice ends, ends at once; the rest is followed up beside the loop, one notice after
+    /// another: memberships that follow each other must not overtake.
     fn on_notice(&mut self, notice: Notice) {
         let (app, session) = (Arc::clone(&self.app), Arc::clone(&self.session));
-        let before = self.notices.take().filter(|before| !before.is_finished());
-        self.notices = Some(self.app.tasks.spawn(async move {
-            if let Some(before) = before {
-                // How it ended is its own affair.
-                let _ = before.await;
+        match notice {
+            Notice::Removed { group, at } => {
+                session.forget_group(group, at);
             }
-            app.follow(&session, notice).await;
-        }));
+            Notice::Left(left) => {
+                if session.forget_group(left.group, left.until) {
+                    self.app.tasks.spawn(async move { app.hub.reach(left.group, left.until).await });
+                }
+            }
+            Notice::Joined(_) | Notice::GroupLost { .. } | Notice::InboxLost { .. } => {
+                let before = self.notices.take().filter(|before| !before.is_finished());
+                self.notices = Some(self.app.tasks.spawn(async move {
+                    if let Some(before) = before {
+                        // How it ended is its own affair.
+                        let _ = before.await;
+                    }
+                    if !session.is_closed() {
+                        app.follow(&session, notice).await;
+                    }
+                }));
+            }
+        }
     }
 }
 
 impl App {
     async fn follow(&self, session: &Arc<SessionHandle>, notice: Notice) {
-        match notice {
+        let followed = match notice {
             Notice::Joined(joined) => {
                 let meta = GroupMeta { kind: joined.kind, display_name: joined.display_name.as_str().into() };
-                self.rejoin(session, joined.group, meta, Start::After(joined.since), joined.since).await;
-            }
-            Notice::Left(left) => {
-                self.end_membership(session, left.group, left.until).await;
-            }
-            Notice::Removed { group, at } => {
-                self.end_membership(session, group, at).await;
-            }
-            Notice::GroupLost { group, after } => {
-                if session.groups.lock().remove(&group).is_some() {
-                    self.find_again(session, group, after).await;
+                match self.go_live(session, joined.group, meta, Start::After(joined.since), joined.since).await {
+                    Ok(_) | Err(JoinError::NotMember | JoinError::TooMany(_)) => Ok(()),
+                    Err(error @ JoinError::Unavailable(_)) => Err(Refusal::from(error)),
                 }
             }
-            Notice::InboxLost { after } => {
-                let joined = self.hub.join_inbox(session, Start::After(after)).await;
-                if joined.is_err() {
-                    session.outlet.close(CloseCode::TryAgain);
-                } else if session.is_closed() {
-                    self.hub.leave_inbox(session).await;
-                }
-            }
+            Notice::GroupLost { group, after } => self.find_again(session, group, after).await,
+            Notice::InboxLost { after } => self.hear_again(session, after).await,
+            // Done with when they came.
+            Notice::Removed { .. } | Notice::Left(_) => Ok(()),
+        };
+        if let Err(refusal) = followed {
+            // What cannot be proved complete is not left half done: the session comes back.
+            tracing::info!(session = %session.id, reason = refusal.message, "session_cannot_follow");
+            session.outlet.close(CloseCode::TryAgain);
         }
     }
 
-    /// Goes on in a group whose delivery ended, if the user is still a member of it.
-    async fn find_again(&self, session: &Arc<SessionHandle>, group: GroupId, after: Position) {
-        let call = FindMembership { user: session.user.clone(), group };
-        match rpc::call(&*self.broker, call, None).await {
-            Ok(answer) => {
-                let known = answer.applied(self.broker.shards().of(Topic::Group(group)));
-                if let Some(membership) = answer.reply {
-                    let start = Start::After(after.max(membership.since));
-                    self.rejoin(session, group, meta_of(&membership), start, known).await;
-                }
-            }
-            Err(error) => {
-                tracing::info!(session = %session.id, %group, %error, "group_not_found_again");
-                session.outlet.close(CloseCode::TryAgain);
-            }
+    async fn hear_again(&self, session: &Arc<SessionHandle>, after: Position) -> Result<(), Refusal> {
+        self.hub.join_inbox(session, Start::After(after)).await?;
+        if session.is_closed() {
+            self.hub.leave_inbox(session).await;
+            return Ok(());
         }
-    }
-
-    /// Goes live in a group after a notice; what cannot be proved complete is not left half done:
-    /// the session closes and comes back.
-    async fn rejoin(&self, session: &Arc<SessionHandle>, group: GroupId, meta: GroupMeta, start: Start, known: Position) {
-        match self.go_live(session, group, meta, start, known).await {
-            Ok(_) | Err(JoinError::NotMember | JoinError::TooMany(_)) => {}
-            Err(JoinError::Unavailable(reason)) => {
-                tracing::info!(session = %session.id, %group, reason, "group_not_live");
-                session.outlet.close(CloseCode::TryAgain);
-            }
-        }
+        self.relist(session).await
     }
 }
 

@@ -13,8 +13,9 @@ use natter_shared::{
     frame::{ErrorCode, ReplyBody},
     id::{EventId, GroupId, MessageId, Nonce, NotificationId},
     position::Position,
-    rpc::{self, FindAccepted},
+    rpc::{self, FindAccepted, ShardPosition},
     subject::Topic,
+    timestamp::Timestamp,
 };
 
 use super::{SessionHandle, reply::Refusal};
@@ -23,6 +24,9 @@ use crate::{app::App, publish::publish};
 /// A send whose nonce is older than this is looked up before it is published: the broker's
 /// memory of ids is two minutes long, and a retry must never make a second message.
 const OLD_NONCE: Duration = Duration::from_mins(1);
+
+/// A nonce from further ahead than this would count as new when it is old.
+const FUTURE_NONCE: Duration = Duration::from_secs(30);
 
 /// A message on its way.
 pub(super) struct Outgoing {
@@ -141,9 +145,16 @@ impl App {
             return Err(nonce_reused());
         }
         let made_at = self.broker.now();
-        let age = made_at.since(natter_shared::timestamp::Timestamp(nonce.millis()));
-        if age > OLD_NONCE {
-            let found = rpc::call(&*self.broker, FindAccepted { id }, None).await?.reply;
+        let sent = Timestamp(nonce.millis());
+        if sent.since(made_at) > FUTURE_NONCE {
+            return Err(Refusal::new(ErrorCode::BadRequest, "the nonce's time lies ahead; see `time` in ready"));
+        }
+        if made_at.since(sent) > OLD_NONCE {
+            // SQL must have come to where the first copy may stand.
+            let shard = self.broker.shards().of(topic);
+            let log = self.broker.log_state(shard).await.map_err(rpc::RpcError::from)?;
+            let behind = ShardPosition { shard: shard.0, position: Position::new(log.epoch, log.last) };
+            let found = rpc::call(&*self.broker, FindAccepted { id }, Some(behind)).await?.reply;
             if let Some(accepted) = found {
                 return same(&event, &accepted.event).then_some(accepted.position).ok_or_else(nonce_reused);
             }

@@ -5,7 +5,7 @@
 //! One lock covers the backlog and the phase, so frames never interleave. It is never held across
 //! an await.
 
-use std::{collections::VecDeque, io, sync::OnceLock, time::Duration};
+use std::{collections::VecDeque, io, net::Shutdown, sync::OnceLock, time::Duration};
 
 use bytes::{Buf, Bytes};
 use natter_shared::frame::CloseCode;
@@ -122,6 +122,25 @@ impl Outlet {
         }
     }
 
+    /// After a Close of ours: says that nothing follows, and drops what the peer still sends until it
+    /// ends. Unread data would turn the end of the socket into a reset, and the Close would be lost.
+    pub async fn read_out(&self) {
+        let Some(stream) = self.stream.get() else { return };
+        if !matches!(self.state(), OutletState::Sealed(_)) {
+            return;
+        }
+        let _ = SockRef::from(stream).shutdown(Shutdown::Write);
+        let mut sink = [0; 4096];
+        while stream.readable().await.is_ok() {
+            match stream.try_read(&mut sink) {
+                Ok(0) => return,
+                Ok(_) => tokio::task::consume_budget().await,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(_) => return,
+            }
+        }
+    }
+
     /// When the socket is dropped, what was not written is, too: the peer sees a reset.
     pub fn reset_on_drop(&self) {
         if let Some(stream) = self.stream.get() {
@@ -135,6 +154,11 @@ impl Outlet {
         let mut state = self.state.lock();
         match state.phase {
             Phase::Open => self.write_or_append(&mut state, frames, messages),
+            // That a session takes long to open is not its reader's slowness.
+            Phase::Held if state.missed + frames.len() <= self.limits.missed => {
+                state.missed += frames.len();
+                state.backlog.push_back(Piece { bytes: frames.clone(), messages: 0, missed: true });
+            }
             Phase::Held => self.append(&mut state, frames.clone(), messages),
             Phase::PeerClosing | Phase::Sealed(_) | Phase::Broken => {}
         }
@@ -259,6 +283,11 @@ impl Outlet {
     }
 
     fn seal(&self, state: &mut State, code: CloseCode) {
+        if state.phase == Phase::Held {
+            // Nothing of a session comes before its first frame.
+            state.backlog.clear();
+            state.missed = 0;
+        }
         state.backlog.push_back(Piece { bytes: wire::close(code), messages: 1, missed: false });
         let counted = || state.backlog.iter().filter(|piece| !piece.missed);
         let (bytes, messages) = (counted().map(|piece| piece.bytes.len()).sum(), counted().map(|piece| piece.messages as usize).sum());
@@ -348,7 +377,9 @@ mod tests {
     #[tokio::test]
     async fn limits_hold_at_their_edge() {
         for (frames, len, sealed) in [(4, 1, false), (5, 1, true), (2, 500, false), (2, 501, true)] {
+            // Without a socket everything waits.
             let outlet = Outlet::held(LIMITS);
+            outlet.release(Bytes::new());
             for _ in 0..frames {
                 outlet.push(&frame(b'x', len), 1);
             }

@@ -199,9 +199,16 @@ impl Nonce {
         if uuid.get_version_num() == 7 { Ok(Self(uuid)) } else { Err(IdError::Nonce) }
     }
 
-    /// A fresh one, for what a gateway sends on behalf of a protocol without nonces.
+    /// A fresh one by this machine's clock.
     pub fn now() -> Self {
         Self(Uuid::now_v7())
+    }
+
+    /// A fresh one of a point in time, for what a gateway sends on behalf of a protocol without
+    /// nonces.
+    pub fn at(time: crate::timestamp::Timestamp) -> Self {
+        let (seconds, nanos) = (time.0 / 1000, (time.0 % 1000) as u32 * 1_000_000);
+        Self(Uuid::new_v7(uuid::Timestamp::from_unix(uuid::NoContext, seconds, nanos)))
     }
 
     /// The UUID.

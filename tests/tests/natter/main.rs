@@ -4,13 +4,16 @@
 mod bad_input;
 mod chat;
 mod chatroom;
+mod command_line;
 mod delivery;
 mod faults;
 mod inbox;
 mod original_page;
 mod own_page;
+mod protocol;
 mod resume;
 mod standalone;
+mod start_order;
 
 /// Runs each test on a cluster over SQLite and over PostgreSQL.
 macro_rules! on_both_stores {
