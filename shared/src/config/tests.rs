@@ -153,7 +153,7 @@ fn each_mistake_of_meaning_is_named() {
         ("NATTER_HTTP__ALLOWED_ORIGINS", "*", "http.allowed_origins"),
         ("NATTER_HTTP__TRUSTED_PROXIES", "10.0.0.0/8,proxy", "has \"proxy\", which is not an address range"),
         ("NATTER_HTTP__PUBLIC_URL", "chat.example.com", "http.public_url"),
-        ("NATTER_HTTP__PAGES_DIR", "/no/such/folder", "is not a folder"),
+        ("NATTER_HTTP__PAGES_DIR", "/no/such/folder", "is not supported yet"),
         ("NATTER_NATS__URL", "nats://me:hidden@n1:4222", "set nats.user and nats.password"),
         ("NATTER_NATS__URL", "http://n1:4222", "nats.url"),
         ("NATTER_NATS__REPLICAS", "2", "is even"),
