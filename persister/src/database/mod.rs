@@ -11,13 +11,19 @@ use sea_orm::{
     SqliteTransactionMode, Statement, TransactionOptions, TransactionTrait, Value,
 };
 use sea_orm_migration::MigratorTrait;
-use tokio::sync::{Mutex, OwnedMutexGuard};
+use tokio::{
+    sync::{Mutex, OwnedMutexGuard},
+    time::Instant,
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{checkpoint, error::unavailable, migration::Migrator, options::DatabaseOptions};
 
 /// The key of the advisory lock under which migrations run: "natter" in ASCII.
 const MIGRATION_LOCK: i64 = 0x6e_61_74_74_65_72;
+
+/// How long another process may take to make the SQLite file.
+const MAKING: Duration = Duration::from_secs(5);
 
 /// Opens the database; creates the file of an SQLite one.
 pub async fn connect(options: &DatabaseOptions) -> Result<DatabaseConnection, DbErr> {
@@ -50,7 +56,16 @@ pub async fn connect(options: &DatabaseOptions) -> Result<DatabaseConnection, Db
                 .options([("default_transaction_isolation", "repeatable read"), ("idle_in_transaction_session_timeout", "30s")])
                 .application_name("natter-persister")
         });
-    Database::connect(connect).await
+    // Two that make the same SQLite file at once: its busy timeout does not cover the switch to WAL.
+    let deadline = Instant::now() + MAKING;
+    loop {
+        match Database::connect(connect.clone()).await {
+            Err(error) if Instant::now() < deadline && error.to_string().contains("database is locked") => {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            connected => return connected,
+        }
+    }
 }
 
 /// Connects, however long it takes; `None` when shut down before.
