@@ -58,7 +58,10 @@ struct Listener {
     after: Position,
 }
 
-/// Recent events that are kept of a shard's users, and for how long.
+/// How the payload of a hint begins; a test of the events' encoding keeps it true.
+const HINT: &[u8] = br#"{"type":"group_joined""#;
+
+/// Recent hints that are kept of a shard's users, and for how long.
 const RECENT: usize = 4096;
 const RECENT_FOR: Duration = Duration::from_secs(10);
 
@@ -68,9 +71,9 @@ pub(super) struct UsersTask {
     users: HashMap<UserKey, User>,
     /// Everything of any user up to here has been looked at; what comes is later.
     fed: Position,
-    /// The last events of users, connected or not: a hint is told before its rows are committed, and
-    /// a session that signs in between finds it here.
-    recent: VecDeque<(Instant, Stored)>,
+    /// The last hints of users, connected or not: a hint is told before its rows are committed, and a
+    /// session that signs in between finds it here. Copies: the originals hold a read buffer each.
+    recent: VecDeque<(Instant, UserKey, Box<[u8]>)>,
 }
 
 impl UsersTask {
@@ -179,7 +182,7 @@ impl UsersTask {
             Delivery::Stored(stored) => {
                 let Topic::User(user) = stored.topic else { return };
                 self.fed = self.fed.max(stored.position);
-                self.remember(&stored);
+                self.remember(user, &stored);
                 let Some(entry) = self.users.get_mut(&user) else { return };
                 match entry.cursor.judge(stored.position, stored.previous) {
                     Verdict::Next => {
@@ -205,11 +208,13 @@ impl UsersTask {
         }
     }
 
-    fn remember(&mut self, stored: &Stored) {
-        while self.recent.len() >= RECENT || self.recent.front().is_some_and(|(at, _)| at.elapsed() > RECENT_FOR) {
+    fn remember(&mut self, user: UserKey, stored: &Stored) {
+        while self.recent.len() >= RECENT || self.recent.front().is_some_and(|(at, ..)| at.elapsed() > RECENT_FOR) {
             self.recent.pop_front();
         }
-        self.recent.push_back((Instant::now(), stored.clone()));
+        if stored.payload.starts_with(HINT) {
+            self.recent.push_back((Instant::now(), user, (*stored.payload).into()));
+        }
     }
 
     /// Something of `user` was missed: its sessions recover from where they were, then join again.
@@ -235,9 +240,9 @@ impl UsersTask {
 }
 
 /// Tells a new session of the groups that its user joined a moment ago.
-fn tell_recent(recent: &VecDeque<(Instant, Stored)>, session: &SessionHandle) {
-    for (_, stored) in recent.iter().filter(|(_, stored)| stored.topic == Topic::User(session.key)) {
-        if let Ok(Event::GroupJoined(joined)) = Event::decode(&stored.payload) {
+fn tell_recent(recent: &VecDeque<(Instant, UserKey, Box<[u8]>)>, session: &SessionHandle) {
+    for (.., payload) in recent.iter().filter(|(_, user, _)| *user == session.key) {
+        if let Ok(Event::GroupJoined(joined)) = Event::decode(payload) {
             session.notice(Notice::Joined(Box::new(joined)));
         }
     }
@@ -273,5 +278,30 @@ fn tell(hub: &Hub, listeners: &[Listener], stored: &Stored) {
             Effect::Left(left) => session.notice(Notice::Left(left.clone())),
             Effect::None | Effect::Removed(_) => {}
         }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use natter_shared::{
+        event::{GroupJoined, GroupKind, Role},
+        id::{GroupId, UserId},
+    };
+
+    use super::*;
+
+    #[test]
+    fn a_hint_is_known_by_its_beginning() {
+        let hint = Event::GroupJoined(GroupJoined {
+            group: GroupId(uuid::Uuid::now_v7()),
+            user: UserId::new("ann").unwrap(),
+            kind: GroupKind::Open,
+            name: None,
+            display_name: "lobby".to_owned(),
+            role: Role::Member,
+            since: Position::START,
+        });
+        assert!(hint.encode().unwrap().starts_with(HINT));
     }
 }
