@@ -130,7 +130,8 @@ impl Outlet {
             return;
         }
         let _ = SockRef::from(stream).shutdown(Shutdown::Write);
-        let mut sink = [0; 4096];
+        // On the heap: an array would be part of every session's future.
+        let mut sink = vec![0; 4096];
         while stream.readable().await.is_ok() {
             match stream.try_read(&mut sink) {
                 Ok(0) => return,
