@@ -33,6 +33,8 @@ pub enum Event {
     MemberAdded(MemberAdded),
     /// On the group's topic: no member from here on.
     MemberRemoved(MemberRemoved),
+    /// On the group's topic: another name from here on.
+    GroupRenamed(GroupRenamed),
     /// On the user's topic, derived from the group's event: subscribe, from this position.
     GroupJoined(GroupJoined),
     /// On the user's topic, derived from the group's event: leave.
@@ -51,6 +53,7 @@ tagged!(Event {
     "group_created" => GroupCreated(GroupCreated),
     "member_added" => MemberAdded(MemberAdded),
     "member_removed" => MemberRemoved(MemberRemoved),
+    "group_renamed" => GroupRenamed(GroupRenamed),
     "group_joined" => GroupJoined(GroupJoined),
     "group_left" => GroupLeft(GroupLeft),
     "read" => Read(Read),
@@ -65,6 +68,23 @@ impl Event {
     /// None in practice: an event is plain data.
     pub fn encode(&self) -> Result<Bytes, serde_json::Error> {
         serde_json::to_vec(self).map(Bytes::from)
+    }
+
+    /// The message, of an event that is one.
+    pub fn into_message(self) -> Option<Message> {
+        match self {
+            Self::Message(message) => Some(message),
+            Self::Notification(_)
+            | Self::GroupCreated(_)
+            | Self::MemberAdded(_)
+            | Self::MemberRemoved(_)
+            | Self::GroupRenamed(_)
+            | Self::GroupJoined(_)
+            | Self::GroupLeft(_)
+            | Self::Read(_)
+            | Self::Seen(_)
+            | Self::Canary => None,
+        }
     }
 
     /// The event in a payload.
@@ -210,8 +230,9 @@ pub struct MemberAdded {
     pub user: UserId,
     /// What the member may do.
     pub role: Role,
-    /// Who did it; the user on joining an open group.
-    pub by: UserId,
+    /// Who did it; the user on joining an open group, none where the application's back end did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<UserId>,
 }
 
 /// A member no longer.
@@ -221,8 +242,21 @@ pub struct MemberRemoved {
     pub group: GroupId,
     /// Who was a member.
     pub user: UserId,
-    /// Who did it; the user on leaving.
-    pub by: UserId,
+    /// Who did it; the user on leaving, none where the application's back end did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<UserId>,
+}
+
+/// A group's new name.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct GroupRenamed {
+    /// The group; never a one-to-one, whose name follows from its two users.
+    pub group: GroupId,
+    /// What people see from here on.
+    pub display_name: String,
+    /// Who did it; none where the application's back end did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<UserId>,
 }
 
 /// A hint to the user's gateways, derived from a group's event.
@@ -277,6 +311,9 @@ pub struct Seen {
     /// Also read, as the chat-room protocol's Clean_Seen says.
     #[serde(default)]
     pub read: bool,
+    /// Also archived, which is read as well: out of the list, and never counted.
+    #[serde(default)]
+    pub archived: bool,
 }
 
 /// Which notifications.
@@ -302,6 +339,11 @@ pub enum Ephemeral {
     },
     /// On a user's topic: absolute counts of the inbox.
     Inbox(InboxCounts),
+    /// On a user's topic: the user's connections are closed.
+    Disconnect {
+        /// They may come back at once (1012); else not before a person has done something (4403).
+        reconnect: bool,
+    },
 }
 
 /// Absolute counts of a user's notifications, with the position up to which they are counted.

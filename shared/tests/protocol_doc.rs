@@ -100,7 +100,7 @@ fn reply(body: &ReplyBody) -> &'static str {
     }
 }
 
-const CHANGES: [&str; 4] = ["joined", "left", "member_added", "member_removed"];
+const CHANGES: [&str; 5] = ["joined", "left", "member_added", "member_removed", "renamed"];
 
 fn change(change: GroupChange) -> &'static str {
     match change {
@@ -108,6 +108,7 @@ fn change(change: GroupChange) -> &'static str {
         GroupChange::Left => "left",
         GroupChange::MemberAdded => "member_added",
         GroupChange::MemberRemoved => "member_removed",
+        GroupChange::Renamed => "renamed",
     }
 }
 

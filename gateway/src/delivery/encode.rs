@@ -56,7 +56,7 @@ fn json(value: &impl Serialize) -> Option<Vec<u8>> {
 }
 
 fn group_frame(group: GroupId, change: GroupChange, user: UserId, position: Position) -> GroupFrame {
-    GroupFrame { group, change, user, position, role: None, kind: None, name: None, display_name: None }
+    GroupFrame { group, change, user: Some(user), position, role: None, kind: None, name: None, display_name: None }
 }
 
 /// Encodes an event that stands at `position`. `meta` describes the group whose topic it is on;
@@ -103,6 +103,19 @@ pub(super) fn encode_event(event: Event, position: Position, stored_at: Timestam
                 .then(|| json(&ServerFrame::Group(group_frame(removed.group, GroupChange::MemberRemoved, removed.user.clone(), position))));
             Encoded { v1: frame.flatten(), ..Encoded::silent(Effect::Removed(removed.user)) }
         }
+        Event::GroupRenamed(renamed) => {
+            let frame = GroupFrame {
+                group: renamed.group,
+                change: GroupChange::Renamed,
+                user: renamed.by,
+                position,
+                role: None,
+                kind: None,
+                name: None,
+                display_name: Some(renamed.display_name),
+            };
+            Encoded { v1: json(&ServerFrame::Group(frame)), ..Encoded::silent(Effect::None) }
+        }
         Event::GroupJoined(joined) => {
             let frame = GroupFrame {
                 role: Some(joined.role),
@@ -127,30 +140,21 @@ pub(super) fn encode_event(event: Event, position: Position, stored_at: Timestam
 }
 
 /// Encodes what is passed on live only; the chat-room protocol has none of it.
-pub(super) fn encode_ephemeral(payload: &[u8]) -> Option<Vec<u8>> {
-    let frame = match serde_json::from_slice(payload).ok()? {
+pub(super) fn encode_ephemeral(ephemeral: Ephemeral) -> Option<Vec<u8>> {
+    let frame = match ephemeral {
         Ephemeral::Typing { group, user } => ServerFrame::Typing(TypingFrame { group, user }),
         Ephemeral::Inbox(counts) => {
             ServerFrame::Inbox(InboxFrame { unseen: counts.unseen, unread: counts.unread, version: counts.version })
         }
+        // Done, not told.
+        Ephemeral::Disconnect { .. } => return None,
     };
     json(&frame)
 }
 
 /// The message a stored or recovered event is, as history tells it.
 pub fn message_frame(event: Event, position: Position, stored_at: Timestamp) -> Option<MessageFrame> {
-    match event {
-        Event::Message(message) => Some(told(message, position, stored_at)),
-        Event::Notification(_)
-        | Event::GroupCreated(_)
-        | Event::MemberAdded(_)
-        | Event::MemberRemoved(_)
-        | Event::GroupJoined(_)
-        | Event::GroupLeft(_)
-        | Event::Read(_)
-        | Event::Seen(_)
-        | Event::Canary => None,
-    }
+    event.into_message().map(|message| told(message, position, stored_at))
 }
 
 fn told(message: Message, position: Position, stored_at: Timestamp) -> MessageFrame {

@@ -270,7 +270,7 @@ impl GroupTask {
             match delivery {
                 Delivery::Stored(stored) => self.on_stored(stored).await,
                 Delivery::Ephemeral { payload, .. } => {
-                    if let Some(frame) = encode_ephemeral(&payload) {
+                    if let Some(frame) = serde_json::from_slice(&payload).ok().and_then(encode_ephemeral) {
                         self.batch.add_frame(&frame);
                     }
                 }
@@ -366,6 +366,9 @@ impl GroupTask {
                 return;
             }
         };
+        if let Event::GroupRenamed(renamed) = &event {
+            self.meta.display_name = renamed.display_name.as_str().into();
+        }
         let for_chat = self.chat_members > 0;
         if !for_chat {
             self.chat_floor = stored.position;

@@ -9,7 +9,8 @@ use std::{
 
 use natter_shared::{
     broker::{Delivery, Interest, Stored, Subscription},
-    event::Event,
+    event::{Ephemeral, Event},
+    frame::CloseCode,
     id::{SessionId, UserKey},
     position::Position,
     subject::{Shard, Topic},
@@ -197,7 +198,13 @@ impl UsersTask {
             Delivery::Ephemeral { topic, payload } => {
                 let Topic::User(user) = topic else { return };
                 let Some(entry) = self.users.get(&user) else { return };
-                let Some(frame) = encode_ephemeral(&payload) else { return };
+                let Ok(ephemeral) = serde_json::from_slice(&payload) else { return };
+                if let Ephemeral::Disconnect { reconnect } = ephemeral {
+                    let code = if reconnect { CloseCode::Restart } else { CloseCode::NotAllowed };
+                    entry.listeners.iter().for_each(|listener| listener.session.outlet.close(code));
+                    return;
+                }
+                let Some(frame) = encode_ephemeral(ephemeral) else { return };
                 let frame = wire::text(&frame);
                 for Listener { session, .. } in &entry.listeners {
                     if session.protocol == Protocol::V1 {

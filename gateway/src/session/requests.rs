@@ -72,7 +72,7 @@ impl App {
         if limit == 0 || limit > most {
             return Err(Refusal::new(ErrorCode::BadRequest, format!("`limit` is 1 to {most}")));
         }
-        let call = MessageHistory { user: session.user.clone(), group, before: asked.before, after: asked.after, limit };
+        let call = MessageHistory { user: Some(session.user.clone()), group, before: asked.before, after: asked.after, limit };
         let shard = self.broker.shards().of(Topic::Group(group));
         // One's own messages are in it.
         let sent = session.group(group).map(|live| ShardPosition { shard: shard.0, position: live.sent });
@@ -119,7 +119,7 @@ impl App {
                 return Err(Refusal::new(ErrorCode::BadRequest, "`seen` takes `ids` or `upto`"));
             }
         };
-        self.mark(session, Event::Seen(Seen { user: session.user.clone(), what, read: false })).await
+        self.mark(session, Event::Seen(Seen { user: session.user.clone(), what, read: false, archived: false })).await
     }
 
     /// Stores a mark of the user's own on the user's topic.

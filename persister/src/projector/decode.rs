@@ -38,6 +38,7 @@ fn topic(event: &Event) -> Option<Topic> {
         Event::GroupCreated(created) => created.group,
         Event::MemberAdded(added) => added.group,
         Event::MemberRemoved(removed) => removed.group,
+        Event::GroupRenamed(renamed) => renamed.group,
         Event::Notification(notification) => match &notification.to {
             Audience::Group(group) => *group,
             Audience::User(user) => return Some(Topic::User(user.key())),

@@ -112,6 +112,10 @@ impl Known {
                     pairs.insert((removed.group, removed.user.clone()));
                     continue;
                 }
+                Event::GroupRenamed(renamed) => {
+                    groups.insert(renamed.group);
+                    continue;
+                }
                 Event::Notification(_) | Event::GroupJoined(_) | Event::GroupLeft(_) | Event::Read(_) | Event::Seen(_) | Event::Canary => {
                     continue;
                 }
@@ -242,6 +246,7 @@ pub(crate) fn content(event: &Event) -> Option<u64> {
         Event::GroupCreated(_)
         | Event::MemberAdded(_)
         | Event::MemberRemoved(_)
+        | Event::GroupRenamed(_)
         | Event::GroupJoined(_)
         | Event::GroupLeft(_)
         | Event::Read(_)

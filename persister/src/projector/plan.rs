@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 
 use natter_shared::{
     broker::{Outgoing, Stored},
-    event::{Audience, Event, GroupCreated, GroupJoined, GroupLeft, Message, Notification, Read, Role, Seen, SeenWhat},
+    event::{Audience, Event, GroupCreated, GroupJoined, GroupLeft, GroupRenamed, Message, Notification, Read, Role, Seen, SeenWhat},
     id::{GroupId, UserId, derived_event},
     position::Position,
     subject::{Shard, Shards, Topic},
@@ -53,6 +53,8 @@ pub(super) struct Plan<'a> {
     pub(super) seen: HashMap<(UserId, Uuid), bool>,
     /// By user and whether also read.
     pub(super) seen_upto: HashMap<(UserId, bool), Position>,
+    /// Groups with another name after this batch.
+    pub(super) names: HashMap<GroupId, String>,
     pub(super) dead: Vec<(&'a Stored, String)>,
     groups: HashMap<GroupId, GroupInfo>,
     members: HashMap<(GroupId, UserId), MemberState>,
@@ -84,6 +86,7 @@ pub(super) fn plan(entries: Vec<Entry<'_>>, known: Known, shards: Shards, now: T
         reads: HashMap::new(),
         seen: HashMap::new(),
         seen_upto: HashMap::new(),
+        names: HashMap::new(),
         dead: Vec::new(),
         groups: known.groups,
         members: known.members,
@@ -127,6 +130,7 @@ impl<'a> Plan<'a> {
                 self.remove(stored, removed.group, &removed.user);
                 Ok(())
             }
+            Event::GroupRenamed(renamed) => self.group_renamed(stored, renamed),
             Event::Read(read) => {
                 self.read(read);
                 Ok(())
@@ -243,6 +247,15 @@ impl<'a> Plan<'a> {
         for (user, role) in created.members {
             self.add(stored, created.group, user, role);
         }
+        Ok(())
+    }
+
+    fn group_renamed(&mut self, stored: &Stored, renamed: GroupRenamed) -> Result<(), Skip> {
+        self.check_text(&renamed.display_name)?;
+        let Some(info) = self.groups.get_mut(&renamed.group) else { return Err(Skip::Dead("unknown_group")) };
+        info.display_name.clone_from(&renamed.display_name);
+        self.group_event(stored, renamed.group, "group_renamed")?;
+        self.names.insert(renamed.group, renamed.display_name);
         Ok(())
     }
 

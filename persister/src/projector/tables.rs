@@ -32,6 +32,8 @@ pub(super) const INSERT_NOTIFICATIONS: &str = insert!("notifications", "recipien
 
 pub(super) const INSERT_GROUPS: &str = insert!("groups", "id, kind, name, display_name, epoch, seq, created_at");
 
+pub(super) const UPDATE_NAMES: &str = "UPDATE groups SET display_name = v.display_name FROM v WHERE groups.id = v.id";
+
 pub(super) const INSERT_DEAD_LETTERS: &str =
     insert!("dead_letters", "shard, epoch, seq, event_id, topic, reason, payload, made_at, stored_at");
 
@@ -145,6 +147,10 @@ impl Tables {
 
 pub(super) fn counters() -> Rows<2> {
     Rows::new([("group_id", Id), ("messages", Int)])
+}
+
+pub(super) fn names() -> Rows<2> {
+    Rows::new([("id", Id), ("display_name", Text)])
 }
 
 pub(super) fn members() -> Rows<9> {

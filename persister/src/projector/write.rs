@@ -82,6 +82,11 @@ async fn rows(database: &DatabaseTransaction, metrics: &Metrics, plan: &mut Plan
     }
     users.execute(database, tables::INSERT_PLACEHOLDERS).await?;
     fresh.groups.execute(database, tables::INSERT_GROUPS).await?;
+    let mut names = tables::names();
+    for (group, name) in std::mem::take(&mut plan.names) {
+        names.push([group.0.into(), name.into()]);
+    }
+    names.execute(database, tables::UPDATE_NAMES).await?;
     for segment in std::mem::take(&mut plan.segments) {
         write_segment(database, segment).await?;
     }

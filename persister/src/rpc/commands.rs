@@ -55,6 +55,16 @@ async fn standing(context: &Context, group: GroupId, user: &UserId) -> Result<St
     })
 }
 
+const SINGLE_IS_FIXED: &str = "a single group is as it is, for good";
+
+/// What kind of group this is.
+async fn kind(context: &Context, group: GroupId) -> Result<Option<GroupKind>, RpcError> {
+    let statement = context.store.statement("SELECT kind FROM groups WHERE id = ?", [group.0.into()]);
+    let row = context.store.database().query_one_raw(statement).await.map_err(|error| unavailable(&error))?;
+    let kind: Option<String> = row.as_ref().map(|row| column(row, "kind")).transpose()?;
+    Ok(kind.as_deref().and_then(GroupKind::parse))
+}
+
 /// Which of `users` SQL knows: handles in their order.
 async fn handles(context: &Context, users: &[UserId]) -> Result<Vec<Option<String>>, RpcError> {
     let mut rows = Rows::new([("id", Kind::Text)]);
@@ -105,7 +115,7 @@ pub(super) async fn join_open(context: &Context, call: JoinOpen) -> Result<Answe
         (None | Some(GroupKind::Single | GroupKind::Group), _) => return Err(not_found()),
     }
     let id = member_event("member_added", group, &call.user, standing.version);
-    let added = MemberAdded { group, user: call.user.clone(), role: Role::Member, by: call.user.clone() };
+    let added = MemberAdded { group, user: call.user.clone(), role: Role::Member, by: Some(call.user.clone()) };
     context.publish(Topic::Group(group), id, &Event::MemberAdded(added)).await?;
     answer(context, &call.user, group).await
 }
@@ -121,10 +131,16 @@ pub(super) async fn leave(context: &Context, call: LeaveGroup) -> Result<Answer<
     if standing.role.is_some() && standing.kind == Some(GroupKind::Single) {
         return Err(RpcError::new(ErrorCode::Forbidden, "a single group cannot be left"));
     }
-    remove(context, call.group, call.user.clone(), call.user, standing).await
+    remove(context, call.group, call.user.clone(), Some(call.user), standing).await
 }
 
-async fn remove(context: &Context, group: GroupId, user: UserId, by: UserId, standing: Standing) -> Result<Answer<LeftGroup>, RpcError> {
+async fn remove(
+    context: &Context,
+    group: GroupId,
+    user: UserId,
+    by: Option<UserId>,
+    standing: Standing,
+) -> Result<Answer<LeftGroup>, RpcError> {
     let mut until = standing.until;
     if standing.role.is_some() {
         let id = member_event("member_removed", group, &user, standing.version);
@@ -183,20 +199,28 @@ pub(super) async fn create_group(context: &Context, call: CreateGroup) -> Result
     }
 }
 
-/// The role of `by`, who wants to change the members of `group`.
-async fn authority(context: &Context, group: GroupId, by: &UserId) -> Result<Role, RpcError> {
+/// The role of `by`, who wants to change `group` or its members; without one, the application's
+/// back end, which may what an owner may.
+async fn authority(context: &Context, group: GroupId, by: Option<&UserId>) -> Result<Role, RpcError> {
+    let Some(by) = by else {
+        return match kind(context, group).await? {
+            None => Err(not_found()),
+            Some(GroupKind::Single) => Err(RpcError::new(ErrorCode::Forbidden, SINGLE_IS_FIXED)),
+            Some(GroupKind::Group | GroupKind::Open) => Ok(Role::Owner),
+        };
+    };
     let standing = standing(context, group, by).await?;
     let forbidden = |why: &str| Err(RpcError::new(ErrorCode::Forbidden, why));
     match (standing.role, standing.kind) {
         (None, _) | (_, None) => Err(not_found()),
-        (Some(_), Some(GroupKind::Single)) => forbidden("a single group's members are fixed"),
+        (Some(_), Some(GroupKind::Single)) => forbidden(SINGLE_IS_FIXED),
         (Some(Role::Member), Some(GroupKind::Group | GroupKind::Open)) => forbidden("only admins and owners may"),
         (Some(role @ (Role::Admin | Role::Owner)), Some(GroupKind::Group | GroupKind::Open)) => Ok(role),
     }
 }
 
 pub(super) async fn add_member(context: &Context, call: AddMember) -> Result<Answer<ShardPosition>, RpcError> {
-    if call.role > authority(context, call.group, &call.by).await? {
+    if call.role > authority(context, call.group, call.by.as_ref()).await? {
         return Err(RpcError::new(ErrorCode::Forbidden, "nobody gives a role above their own"));
     }
     if handles(context, std::slice::from_ref(&call.user)).await?.iter().any(Option::is_none) {
@@ -223,10 +247,10 @@ async fn check_room(context: &Context, group: GroupId) -> Result<(), RpcError> {
 }
 
 pub(super) async fn remove_member(context: &Context, call: RemoveMember) -> Result<Answer<LeftGroup>, RpcError> {
-    if call.by == call.user {
+    if call.by.as_ref() == Some(&call.user) {
         return leave(context, LeaveGroup { user: call.user, group: call.group }).await;
     }
-    let authority = authority(context, call.group, &call.by).await?;
+    let authority = authority(context, call.group, call.by.as_ref()).await?;
     let standing = standing(context, call.group, &call.user).await?;
     if authority != Role::Owner && standing.role.is_some_and(|role| role >= authority) {
         return Err(RpcError::new(ErrorCode::Forbidden, "nobody removes members of their own rank"));

@@ -33,7 +33,9 @@ const NOTIFICATIONS: &str = "SELECT recipient, id, epoch, seq, sender, nonce, bo
 
 pub(super) async fn messages(context: &Context, call: MessageHistory) -> Result<Answer<HistoryPage>, RpcError> {
     let snapshot = context.snapshot().await?;
-    if memberships::find(&snapshot, &call.user, call.group).await?.is_none() {
+    if let Some(user) = &call.user
+        && memberships::find(&snapshot, user, call.group).await?.is_none()
+    {
         return Err(not_found());
     }
     let limit = call.limit.min(MAX_EVENTS) as usize;
@@ -146,6 +148,7 @@ fn size(event: &Event) -> usize {
         Event::Message(message) => message.body.len() + data(&message.data),
         Event::Notification(notification) => notification.body.len() + data(&notification.data),
         Event::GroupCreated(created) => created.members.len() * 160,
+        Event::GroupRenamed(renamed) => renamed.display_name.len(),
         Event::MemberAdded(_)
         | Event::MemberRemoved(_)
         | Event::GroupJoined(_)

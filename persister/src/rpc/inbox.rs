@@ -4,7 +4,7 @@ use natter_shared::{
     event::{Event, InboxCounts},
     id::{GroupId, NotificationId, UserId},
     position::Position,
-    rpc::{Answer, ChatPage, ChatPageData, InboxEntry, Profile, RpcError},
+    rpc::{Answer, ChatPage, ChatPageData, GroupOverview, InboxEntry, Profile, RpcError},
     subject::{Shards, Topic},
     timestamp::Timestamp,
 };
@@ -37,6 +37,7 @@ pub(super) async fn chat_page(context: &Context, call: ChatPage) -> Result<Answe
     let own = snapshot.one("SELECT id, handle, display_name FROM users WHERE id = ?", [call.user.as_str().into()]).await?;
     let profile = users::profile(&own.ok_or_else(not_found)?)?;
     let (groups, _) = memberships::page(&snapshot, &call.user, None, call.groups).await?;
+    let groups = groups.into_iter().map(|membership| GroupOverview { membership, last_message: None, other: None }).collect();
     let sql = "SELECT id, handle, display_name FROM users WHERE id <> ? ORDER BY id LIMIT ?";
     let rows = snapshot.all(sql, [call.user.as_str().into(), i64::from(call.users.min(MAX_ROWS)).into()]).await?;
     let users = rows.iter().map(users::profile).collect::<Result<Vec<_>, _>>()?;
@@ -82,5 +83,7 @@ fn entry(row: &QueryResult) -> Result<InboxEntry, RpcError> {
         sent_at: Timestamp(column::<i64>(row, "sent_at")? as u64),
         seen: column(row, "seen")?,
         read: column(row, "is_read")?,
+        archived: false,
+        data: None,
     })
 }

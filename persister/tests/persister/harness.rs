@@ -122,7 +122,7 @@ impl Harness {
     }
 
     pub(crate) async fn seen(&self, user: &UserId, what: SeenWhat, read: bool) -> Ack {
-        let seen = Seen { user: user.clone(), what, read };
+        let seen = Seen { user: user.clone(), what, read, archived: false };
         self.publish(Topic::User(user.key()), EventId::random(), &Event::Seen(seen)).await
     }
 

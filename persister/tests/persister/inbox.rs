@@ -29,10 +29,10 @@ async fn a_group_notification_goes_to_the_members_of_its_moment(mut harness: Har
     let topic = Topic::Group(group);
     let to = || Audience::Group(group);
     let (first, _) = harness.notify(to(), Some(&alice), "first").await;
-    let added = MemberAdded { group, user: carol.clone(), role: Role::Member, by: alice.clone() };
+    let added = MemberAdded { group, user: carol.clone(), role: Role::Member, by: Some(alice.clone()) };
     harness.publish(topic, EventId::random(), &Event::MemberAdded(added)).await;
     let (second, _) = harness.notify(to(), Some(&alice), "second").await;
-    let removed = MemberRemoved { group, user: bob.clone(), by: alice.clone() };
+    let removed = MemberRemoved { group, user: bob.clone(), by: Some(alice.clone()) };
     harness.publish(topic, EventId::random(), &Event::MemberRemoved(removed)).await;
     let (third, last) = harness.notify(to(), None, "third").await;
     harness.start().await;

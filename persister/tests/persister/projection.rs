@@ -62,7 +62,7 @@ async fn a_replay_changes_nothing(mut harness: Harness) {
         last = harness.say(group, &alice, &n.to_string()).await;
     }
     harness.notify(natter_shared::event::Audience::Group(group), Some(&alice), "all").await;
-    let removed = MemberRemoved { group, user: bob.clone(), by: alice.clone() };
+    let removed = MemberRemoved { group, user: bob.clone(), by: Some(alice.clone()) };
     let left = harness.publish(Topic::Group(group), EventId::random(), &Event::MemberRemoved(removed)).await;
     harness.read(&bob, group, last.position).await;
     harness.applied(Topic::Group(group), left).await;
@@ -108,7 +108,7 @@ async fn aborted_persisters_lose_and_double_nothing(mut harness: Harness) {
     let mut last = harness.say(group, &users[0], "first").await;
     for round in 0..6 {
         for (n, user) in users.iter().enumerate() {
-            let added = MemberAdded { group, user: user.clone(), role: Role::Member, by: users[0].clone() };
+            let added = MemberAdded { group, user: user.clone(), role: Role::Member, by: Some(users[0].clone()) };
             harness.publish(Topic::Group(group), EventId::random(), &Event::MemberAdded(added)).await;
             last = harness.say(group, user, &format!("{round} {n}")).await;
         }
@@ -165,8 +165,8 @@ async fn memberships_begin_and_end_at_their_events(harness: Harness) {
     let (alice, bob) = (user("alice"), user("bob"));
     let (group, created) = harness.create(GroupKind::Group, &[&alice]).await;
     let topic = Topic::Group(group);
-    let add = || Event::MemberAdded(MemberAdded { group, user: bob.clone(), role: Role::Admin, by: alice.clone() });
-    let remove = || Event::MemberRemoved(MemberRemoved { group, user: bob.clone(), by: alice.clone() });
+    let add = || Event::MemberAdded(MemberAdded { group, user: bob.clone(), role: Role::Admin, by: Some(alice.clone()) });
+    let remove = || Event::MemberRemoved(MemberRemoved { group, user: bob.clone(), by: Some(alice.clone()) });
     let of = |user: &natter_shared::id::UserId| FindMembership { user: user.clone(), group };
     let added = harness.publish(topic, EventId::random(), &add()).await;
     let again = harness.publish(topic, EventId::random(), &add()).await;
@@ -196,7 +196,7 @@ async fn unread_counts_are_exact(harness: Harness) {
     for n in 0..10 {
         acks.push(harness.say(group, &alice, &n.to_string()).await);
     }
-    let added = MemberAdded { group, user: bob.clone(), role: Role::Member, by: alice.clone() };
+    let added = MemberAdded { group, user: bob.clone(), role: Role::Member, by: Some(alice.clone()) };
     harness.publish(topic, EventId::random(), &Event::MemberAdded(added)).await;
     for n in 10..15 {
         acks.push(harness.say(group, &alice, &n.to_string()).await);
@@ -212,7 +212,7 @@ async fn unread_counts_are_exact(harness: Harness) {
     let ack = harness.read(&alice, group, acks[3].position).await;
     harness.applied(Topic::User(alice.key()), ack).await;
     assert_eq!(unread(&alice).await, 5);
-    let page = MessageHistory { user: alice, group, before: None, after: None, limit: 50 };
+    let page = MessageHistory { user: Some(alice), group, before: None, after: None, limit: 50 };
     assert_eq!(harness.call(page).await.unwrap().reply.messages.len(), 15);
 }
 

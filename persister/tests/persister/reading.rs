@@ -29,7 +29,7 @@ async fn pages_of_messages_meet_at_their_edges(harness: Harness) {
     }
     harness.applied(Topic::Group(group), positions[24]).await;
     let page = async |before, after, limit| {
-        let call = MessageHistory { user: alice.clone(), group, before, after, limit };
+        let call = MessageHistory { user: Some(alice.clone()), group, before, after, limit };
         let page = harness.call(call).await.unwrap().reply;
         (page.messages.iter().map(|event| event.position).collect::<Vec<_>>(), page.more)
     };
@@ -50,7 +50,7 @@ async fn recovery_brings_messages_and_memberships_in_order(harness: Harness) {
     let (group, created) = harness.create(GroupKind::Group, &[&alice]).await;
     let topic = Topic::Group(group);
     harness.say(group, &alice, "1").await;
-    let added = natter_shared::event::MemberAdded { group, user: bob, role: natter_shared::event::Role::Member, by: alice.clone() };
+    let added = natter_shared::event::MemberAdded { group, user: bob, role: natter_shared::event::Role::Member, by: Some(alice.clone()) };
     harness.publish(topic, natter_shared::id::EventId::random(), &Event::MemberAdded(added)).await;
     let last = harness.say(group, &alice, "2").await;
     let ask = |after, limit| EventsAfter { user: alice.clone(), group: Some(group), after, limit };

@@ -322,6 +322,8 @@ pub enum GroupChange {
     MemberAdded,
     /// Somebody is no member any more.
     MemberRemoved,
+    /// It has another name.
+    Renamed,
 }
 
 /// Something about a group changed.
@@ -331,8 +333,9 @@ pub struct GroupFrame {
     pub group: GroupId,
     /// What.
     pub change: GroupChange,
-    /// Whom it is about.
-    pub user: UserId,
+    /// Whom it is about; with `renamed` who did it, none where the application's back end did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<UserId>,
     /// Where it stands.
     pub position: Position,
     /// What the user may do, with `joined` and `member_added`.
@@ -344,7 +347,7 @@ pub struct GroupFrame {
     /// With `joined`, of an open group.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<RoomName>,
-    /// With `joined`.
+    /// With `joined` and `renamed`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub display_name: Option<String>,
 }

@@ -24,9 +24,19 @@ fn uuid_of(domain: &str, parts: &[&[u8]]) -> Uuid {
     Builder::from_custom_bytes(digest(domain, parts)).into_uuid()
 }
 
-/// 48 bits of the nonce's time, then a hash: ids sort by time, and follow from (sender, nonce).
-pub(super) fn from_nonce(domain: &str, sender: &UserId, nonce: Nonce) -> Uuid {
-    let mut bytes = digest(domain, &[sender.as_str().as_bytes(), nonce.uuid().as_bytes()]);
+/// A version 7 UUID with the time 0 and a hash of `key`.
+pub(super) fn timeless_v7(key: &str) -> Uuid {
+    let hash = digest("idempotency key", &[key.as_bytes()]);
+    let mut random = [0; 10];
+    for (to, from) in random.iter_mut().zip(hash) {
+        *to = from;
+    }
+    Builder::from_unix_timestamp_millis(0, &random).into_uuid()
+}
+
+/// 48 bits of the nonce's time, then a hash: ids sort by time, and follow from (party, nonce).
+pub(super) fn from_nonce(domain: &str, party: &str, nonce: Nonce) -> Uuid {
+    let mut bytes = digest(domain, &[party.as_bytes(), nonce.uuid().as_bytes()]);
     for (to, from) in bytes.iter_mut().zip(nonce.uuid().as_bytes().iter().take(6)) {
         *to = *from;
     }

@@ -97,14 +97,20 @@ impl From<NotificationId> for EventId {
 impl MessageId {
     /// The id of what `sender` sent under `nonce`.
     pub fn derive(sender: &UserId, nonce: Nonce) -> Self {
-        Self(derive::from_nonce("message", sender, nonce))
+        Self(derive::from_nonce("message", sender.as_str(), nonce))
     }
 }
 
 impl NotificationId {
     /// The id of what `sender` notified under `nonce`.
     pub fn derive(sender: &UserId, nonce: Nonce) -> Self {
-        Self(derive::from_nonce("notification", sender, nonce))
+        Self(derive::from_nonce("notification", sender.as_str(), nonce))
+    }
+
+    /// The id of what the application's back end notified under `nonce`. One nonce may go to many;
+    /// `to` is the recipient's or group's id as text.
+    pub fn derive_for_server(to: &str, nonce: Nonce) -> Self {
+        Self(derive::from_nonce("server notification", to, nonce))
     }
 }
 
@@ -211,6 +217,12 @@ impl Nonce {
         Self(Uuid::new_v7(uuid::Timestamp::from_unix(uuid::NoContext, seconds, nanos)))
     }
 
+    /// That of an idempotency key: the key itself where it is a UUID of version 7, else derived from
+    /// it, with a time long past. So what is sent under it is looked up before it is sent.
+    pub fn of_key(key: &str) -> Self {
+        Uuid::parse_str(key).ok().and_then(|uuid| Self::new(uuid).ok()).unwrap_or_else(|| Self(derive::timeless_v7(key)))
+    }
+
     /// The UUID.
     pub fn uuid(self) -> Uuid {
         self.0
@@ -307,6 +319,17 @@ mod tests {
         assert_ne!(id.0, NotificationId::derive(&alice, nonce).0);
         assert_eq!((id.0.as_u128() >> 80) as u64, nonce.millis());
         assert_eq!(id.0.get_version_num(), 8);
+    }
+
+    #[test]
+    fn an_idempotency_key_is_a_nonce_or_gives_one() {
+        let nonce = Nonce::now();
+        assert_eq!(Nonce::of_key(&nonce.to_string()), nonce);
+        let order = Nonce::of_key("order-7");
+        assert_eq!((order, order.millis(), order.uuid().get_version_num()), (Nonce::of_key("order-7"), 0, 7));
+        assert_ne!(order, Nonce::of_key("order-8"));
+        // A UUID of another version is a key like any other.
+        assert_eq!(Nonce::of_key("67e55044-10b1-426f-9247-bb680e5fe0c8").millis(), 0);
     }
 
     #[test]

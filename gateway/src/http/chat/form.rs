@@ -60,7 +60,7 @@ async fn clean_seen(site: &dyn Site, identity: &Identity, fields: &FormFields) -
     let ids = fields.all("seen_id[]").chain(fields.all("seen_id")).map(str::parse::<NotificationId>);
     let ids: Vec<_> = ids.collect::<Result<_, _>>().map_err(|_| Problem::bad_request("`seen_id[]` is a notification's id"))?;
     if !ids.is_empty() {
-        let seen = Seen { user: identity.user.clone(), what: SeenWhat::Ids(ids), read: true };
+        let seen = Seen { user: identity.user.clone(), what: SeenWhat::Ids(ids), read: true, archived: false };
         publish_and_wait(site, &identity.user, &Event::Seen(seen)).await?;
     }
     Ok(text_html(String::new()))

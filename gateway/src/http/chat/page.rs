@@ -9,7 +9,7 @@ use axum::{
 };
 use natter_shared::{
     id::{GroupId, RoomName},
-    rpc::{self, ChatPage, InboxEntry, Membership, Profile, SignIn},
+    rpc::{self, ChatPage, GroupOverview, InboxEntry, Profile, SignIn},
 };
 
 use super::{Room, group_of, path_of};
@@ -33,7 +33,7 @@ struct ChatRoom<'a> {
     csrf: &'a str,
     dev_login: bool,
     profile: &'a Profile,
-    groups: &'a [Membership],
+    groups: &'a [GroupOverview],
     users: &'a [Profile],
     notifications: &'a [InboxEntry],
     unseen: u64,

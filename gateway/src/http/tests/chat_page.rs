@@ -6,7 +6,7 @@ use axum::http::StatusCode;
 use natter_shared::{
     event::InboxCounts,
     id::{GroupId, Nonce, NotificationId, RoomName, open_group},
-    rpc::{ChatPageData, InboxEntry},
+    rpc::{ChatPageData, GroupOverview, InboxEntry},
     timestamp::Timestamp,
 };
 
@@ -18,7 +18,21 @@ fn cookie(routes: &Routes, name: &str) -> String {
 
 fn entry(body: &str, seen: bool) -> InboxEntry {
     let id = NotificationId(Nonce::now().uuid());
-    InboxEntry { id, sender: None, group: None, body: body.to_owned(), sent_at: Timestamp(0), seen, read: seen }
+    InboxEntry {
+        id,
+        sender: None,
+        group: None,
+        body: body.to_owned(),
+        sent_at: Timestamp(0),
+        seen,
+        read: seen,
+        archived: false,
+        data: None,
+    }
+}
+
+fn overview(group: GroupId, display_name: &str) -> GroupOverview {
+    GroupOverview { membership: membership(group, display_name), last_message: None, other: None }
 }
 
 #[tokio::test]
@@ -28,7 +42,7 @@ async fn the_page_has_the_elements_that_scripts_look_for() {
     let (new, old) = (entry("new one", false), entry("old one", true));
     *routes.site.broker.page.lock() = Some(ChatPageData {
         profile: profile("alice"),
-        groups: vec![membership(group, "alice_with_bob")],
+        groups: vec![overview(group, "alice_with_bob")],
         users: vec![profile("bob")],
         notifications: vec![new.clone(), old.clone()],
         inbox: InboxCounts { unseen: 1, ..InboxCounts::default() },
@@ -72,7 +86,7 @@ async fn nothing_that_people_write_becomes_markup() {
     let routes = Routes::new();
     *routes.site.broker.page.lock() = Some(ChatPageData {
         profile: profile(MALLORY),
-        groups: vec![membership(GroupId(Nonce::now().uuid()), MALLORY)],
+        groups: vec![overview(GroupId(Nonce::now().uuid()), MALLORY)],
         users: vec![profile(MALLORY)],
         notifications: vec![entry(MALLORY, false)],
         inbox: InboxCounts::default(),

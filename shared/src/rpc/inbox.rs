@@ -1,0 +1,107 @@
+//! Inboxes: lists and counts of notifications, and the chat-room page.
+
+use serde::{Deserialize, Serialize};
+
+use super::{GroupOverview, Profile, rpc};
+use crate::{
+    event::{Data, InboxCounts},
+    id::{GroupId, NotificationId, UserId},
+    timestamp::Timestamp,
+};
+
+/// A notification in a user's inbox.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct InboxEntry {
+    /// The notification.
+    pub id: NotificationId,
+    /// From whom.
+    pub sender: Option<Profile>,
+    /// The group it went to.
+    pub group: Option<GroupId>,
+    /// The text.
+    pub body: String,
+    /// When it was stored.
+    pub sent_at: Timestamp,
+    /// The user has seen it.
+    pub seen: bool,
+    /// The user has read it.
+    pub read: bool,
+    /// The user has archived it.
+    pub archived: bool,
+    /// What the sender attached.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data: Option<Data>,
+}
+
+/// All that the chat-room page shows when it is loaded.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ChatPage {
+    /// Whose page.
+    pub user: UserId,
+    /// How many notifications, newest first.
+    pub notifications: u32,
+    /// How many other users.
+    pub users: u32,
+    /// How many groups at most.
+    pub groups: u32,
+}
+
+/// What the chat-room page shows.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ChatPageData {
+    /// The user.
+    pub profile: Profile,
+    /// The user's groups.
+    pub groups: Vec<GroupOverview>,
+    /// Other users.
+    pub users: Vec<Profile>,
+    /// Newest first, seen ones included, archived ones not.
+    pub notifications: Vec<InboxEntry>,
+    /// Counts of the inbox.
+    pub inbox: InboxCounts,
+}
+rpc!("chat_page", ChatPage => ChatPageData);
+
+/// Where a page of an inbox was cut. Newest first, so the next page is older.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InboxCursor {
+    /// The last entry's.
+    pub sent_at: Timestamp,
+    /// The last entry's.
+    pub id: NotificationId,
+}
+
+/// A page of a user's notifications, newest first.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ListNotifications {
+    /// Whose.
+    pub user: UserId,
+    /// Only those before this one.
+    pub before: Option<InboxCursor>,
+    /// The archived ones instead of the others.
+    pub archived: bool,
+    /// Only those not seen.
+    pub unseen: bool,
+    /// How many at most.
+    pub limit: u32,
+}
+
+/// A page of notifications.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct NotificationsPage {
+    /// Newest first.
+    pub notifications: Vec<InboxEntry>,
+    /// There are more: go on before the last one.
+    pub more: bool,
+    /// Counts of the inbox, in the same snapshot.
+    pub inbox: InboxCounts,
+}
+rpc!("list_notifications", ListNotifications => NotificationsPage);
+
+/// The counts of a user's inbox.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct CountInbox {
+    /// Whose.
+    pub user: UserId,
+}
+rpc!("count_inbox", CountInbox => InboxCounts);

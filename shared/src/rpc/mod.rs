@@ -1,0 +1,138 @@
+//! Calls from gateways to the persister: reads of SQL, and commands that become events.
+//!
+//! Each is a request on `rpc.<NAME>` whose answer carries, read in the same snapshot, how far SQL
+//! has come in every shard ([`Answer::applied`]). A call may ask for at least some position
+//! ([`Request::min_position`]) and then waits up to a second for it: read your own writes.
+
+mod groups;
+mod inbox;
+mod keys;
+mod messages;
+mod users;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+pub use self::{
+    groups::{
+        AddMember, CreateGroup, CreateSingle, EnsureGroup, FindGroup, FindMembership, GroupOverview, GroupRecord, Groups, GroupsPage,
+        JoinOpen, LastMessage, LeaveGroup, LeftGroup, ListGroups, ListedGroups, Members, MembersPage, Membership, NewGroup, OpenGroup,
+        RemoveMember, RenameGroup,
+    },
+    inbox::{ChatPage, ChatPageData, CountInbox, InboxCursor, InboxEntry, ListNotifications, NotificationsPage},
+    keys::{ApiKey, CheckApiKey},
+    messages::{Accepted, AwaitApplied, EventsAfter, EventsPage, FindAccepted, HistoryPage, MessageHistory, RecoveredEvent},
+    users::{FindUser, ListUsers, Profile, SignIn, SignedIn, UsersPage},
+};
+use crate::{
+    broker::{Broker, BrokerError},
+    frame::ErrorCode,
+    position::Position,
+    subject::Shard,
+};
+
+/// How long a caller waits for an answer.
+pub const TIMEOUT: std::time::Duration = std::time::Duration::from_secs(5);
+
+/// A call: its name and the type of its answer.
+pub trait Rpc: Serialize + DeserializeOwned + Send + Sync {
+    /// The last token of its subject.
+    const NAME: &'static str;
+    /// What comes back.
+    type Reply: Serialize + DeserializeOwned + Send;
+}
+
+/// A request's envelope.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Request<T> {
+    /// Answer only once SQL has come this far in this shard.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min_position: Option<ShardPosition>,
+    /// The call.
+    pub call: T,
+}
+
+/// A position together with its shard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShardPosition {
+    /// The shard's number.
+    pub shard: u16,
+    /// The position in it.
+    pub position: Position,
+}
+
+/// An answer's envelope.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Answer<T> {
+    /// How far SQL has come in each shard, in the snapshot the reply was read from.
+    pub applied: Vec<ShardPosition>,
+    /// The reply.
+    pub reply: T,
+}
+
+impl<T> Answer<T> {
+    /// How far SQL has come in `shard`.
+    pub fn applied(&self, shard: Shard) -> Position {
+        applied_in(&self.applied, shard)
+    }
+}
+
+/// How far SQL has come in `shard`, of all shards; at its start where it is not among them.
+pub fn applied_in(applied: &[ShardPosition], shard: Shard) -> Position {
+    applied.iter().find(|at| at.shard == shard.0).map_or(Position::START, |at| at.position)
+}
+
+/// Why a call was not answered as asked.
+#[derive(Debug, Clone, thiserror::Error, Serialize, Deserialize)]
+#[error("{message}")]
+pub struct RpcError {
+    /// For programs; what the client is told.
+    pub code: ErrorCode,
+    /// For people.
+    pub message: String,
+}
+
+impl RpcError {
+    /// An error of a code.
+    pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
+        Self { code, message: message.into() }
+    }
+}
+
+impl From<BrokerError> for RpcError {
+    fn from(error: BrokerError) -> Self {
+        let code = match &error {
+            BrokerError::Busy => ErrorCode::Busy,
+            BrokerError::Refused(_) => ErrorCode::TooLarge,
+            BrokerError::Unavailable(_)
+            | BrokerError::NoLog(_)
+            | BrokerError::Epoch { .. }
+            | BrokerError::Evicted { .. }
+            | BrokerError::NoResponder => ErrorCode::Unavailable,
+        };
+        Self::new(code, error.to_string())
+    }
+}
+
+/// Makes a call.
+///
+/// # Errors
+/// What the persister answered, or [`ErrorCode::Unavailable`] where none did.
+pub async fn call<T: Rpc>(broker: &dyn Broker, call: T, min_position: Option<ShardPosition>) -> Result<Answer<T::Reply>, RpcError> {
+    let unreadable = |error: serde_json::Error| RpcError::new(ErrorCode::Unavailable, format!("rpc.{}: {error}", T::NAME));
+    let request = serde_json::to_vec(&Request { min_position, call }).map_err(unreadable)?;
+    let answer = broker.request(T::NAME, Bytes::from(request), TIMEOUT).await?;
+    let answer: Result<Answer<T::Reply>, RpcError> = serde_json::from_slice(&answer).map_err(unreadable)?;
+    answer
+}
+
+/// Names a call and the type of its answer.
+macro_rules! rpc {
+    ($name:literal, $request:ty => $reply:ty) => {
+        impl crate::rpc::Rpc for $request {
+            const NAME: &'static str = $name;
+            type Reply = $reply;
+        }
+    };
+}
+use rpc;

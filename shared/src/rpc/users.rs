@@ -1,0 +1,78 @@
+//! Users: signing in, finding, listing.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Membership, rpc};
+use crate::{event::InboxCounts, id::UserId};
+
+/// A user as others know it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Profile {
+    /// The token's `sub`.
+    pub id: UserId,
+    /// First come, first served; else the id.
+    pub handle: String,
+    /// What people see.
+    pub display_name: String,
+}
+
+/// Signs a user in: claims the handle, and tells all that a session starts with.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct SignIn {
+    /// The token's `sub`.
+    pub user: UserId,
+    /// The token's `preferred_username`.
+    pub handle: Option<String>,
+    /// The token's `name`.
+    pub display_name: Option<String>,
+    /// How many groups to list at most.
+    pub limit: u32,
+}
+
+/// What a session starts with.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct SignedIn {
+    /// The user.
+    pub profile: Profile,
+    /// Ordered by group id.
+    pub groups: Vec<Membership>,
+    /// There are more: go on with [`Groups`].
+    pub more: bool,
+    /// The inbox.
+    pub inbox: InboxCounts,
+}
+rpc!("sign_in", SignIn => SignedIn);
+
+/// Finds users by id or handle.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FindUser {
+    /// By id.
+    Id(UserId),
+    /// By handle.
+    Handle(String),
+}
+rpc!("find_user", FindUser => Option<Profile>);
+
+/// Other users, all or those whose handle or display name begins with a text.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ListUsers {
+    /// Who asks, and is left out; none where the application's back end asks.
+    pub user: Option<UserId>,
+    /// How the handle or the display name begins, whatever the case. Empty: all.
+    pub prefix: String,
+    /// Those after this handle.
+    pub after: Option<String>,
+    /// How many at most.
+    pub limit: u32,
+}
+
+/// A page of users.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct UsersPage {
+    /// Ordered by handle, by its bytes.
+    pub users: Vec<Profile>,
+    /// There are more: go on after the last one's handle.
+    pub more: bool,
+}
+rpc!("list_users", ListUsers => UsersPage);
