@@ -14,6 +14,7 @@ pub struct Model {
     pub stored_at: i64,
     pub floor_epoch: i64,
     pub floor_seq: i64,
+    pub restored: bool,
 }
 
 /// None: rows name what may come later.

@@ -12,6 +12,7 @@ pub struct Model {
     pub notification: Uuid,
     pub seen: bool,
     pub is_read: bool,
+    pub archived: bool,
 }
 
 /// None: rows name what may come later.

@@ -3,9 +3,11 @@
 
 #![allow(missing_docs, reason = "fields are columns, explained in the entity's own docs and the migration")]
 
+pub mod api_keys;
 pub mod applied;
 pub mod dead_letters;
 pub mod epochs;
+pub mod erasures;
 pub mod group_counters;
 pub mod group_events;
 pub mod groups;

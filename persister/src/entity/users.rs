@@ -15,6 +15,9 @@ pub struct Model {
     pub claimed_name: Option<String>,
     pub placeholder: bool,
     pub created_at: i64,
+    pub inbox_floor_epoch: i64,
+    pub inbox_floor_seq: i64,
+    pub erased_at: Option<i64>,
 }
 
 /// None: rows name what may come later.

@@ -2,6 +2,7 @@
 //! run side by side.
 
 mod m20261122_000001_first;
+mod m20261124_000002_inboxes_keys_erasures;
 
 use sea_orm_migration::{MigrationTrait, MigratorTrait};
 
@@ -10,6 +11,6 @@ pub struct Migrator;
 
 impl MigratorTrait for Migrator {
     fn migrations() -> Vec<Box<dyn MigrationTrait>> {
-        vec![Box::new(m20261122_000001_first::Migration)]
+        vec![Box::new(m20261122_000001_first::Migration), Box::new(m20261124_000002_inboxes_keys_erasures::Migration)]
     }
 }

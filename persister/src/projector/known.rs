@@ -88,19 +88,24 @@ pub(crate) struct Known {
     pub(crate) counters: HashMap<GroupId, i64>,
     /// What is stored already under ids of this batch; looked up only after a clash.
     pub(crate) existing: HashMap<Uuid, Fingerprint>,
+    /// Handles of the members of new one-to-one groups.
+    pub(crate) handles: HashMap<UserId, String>,
 }
 
 impl Known {
     /// Reads what `entries` need; `counters` are those remembered from earlier batches.
     pub(crate) async fn load(store: &Store, entries: &[Entry<'_>], counters: &HashMap<GroupId, i64>) -> Result<Self, DbErr> {
         let mut known = Self::default();
-        let (mut pairs, mut groups, mut unknown) = (HashSet::new(), HashSet::new(), HashSet::new());
+        let (mut pairs, mut groups, mut unknown, mut named) = (HashSet::new(), HashSet::new(), HashSet::new(), HashSet::new());
         for event in entries.iter().filter_map(|entry| entry.event.as_ref().ok()) {
             let counted = match event {
                 Event::Message(message) => message.group,
                 Event::GroupCreated(created) => {
                     pairs.extend(created.members.iter().map(|(user, _)| (created.group, user.clone())));
                     groups.insert(created.group);
+                    if created.kind == GroupKind::Single {
+                        named.extend(created.members.iter().map(|(user, _)| user.clone()));
+                    }
                     created.group
                 }
                 Event::MemberAdded(added) => {
@@ -130,7 +135,22 @@ impl Known {
         known.load_counters(store, unknown).await?;
         known.load_groups(store, groups).await?;
         known.load_members(store, pairs).await?;
+        known.load_handles(store, named).await?;
         Ok(known)
+    }
+
+    async fn load_handles(&mut self, store: &Store, users: HashSet<UserId>) -> Result<(), DbErr> {
+        let mut rows = Rows::new([("i", Kind::Text)]);
+        for user in users {
+            rows.push([user.as_str().into()]);
+        }
+        for row in rows.query(store.database(), "SELECT u.id, u.handle FROM v JOIN users u ON u.id = v.i").await? {
+            let id: String = row.try_get("", "id")?;
+            if let Ok(user) = UserId::new(&id) {
+                self.handles.insert(user, row.try_get("", "handle")?);
+            }
+        }
+        Ok(())
     }
 
     async fn load_counters(&mut self, store: &Store, groups: HashSet<GroupId>) -> Result<(), DbErr> {

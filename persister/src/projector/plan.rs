@@ -5,7 +5,9 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 
 use natter_shared::{
     broker::{Outgoing, Stored},
-    event::{Audience, Event, GroupCreated, GroupJoined, GroupLeft, GroupRenamed, Message, Notification, Read, Role, Seen, SeenWhat},
+    event::{
+        Audience, Event, GroupCreated, GroupJoined, GroupKind, GroupLeft, GroupRenamed, Message, Notification, Read, Role, Seen, SeenWhat,
+    },
     id::{GroupId, UserId, derived_event},
     position::Position,
     subject::{Shard, Shards, Topic},
@@ -19,7 +21,7 @@ use super::{
     known::{Fingerprint, GroupInfo, Known, MemberState, content},
     tables::{self, Tables},
 };
-use crate::{checkpoint, inbox::Change};
+use crate::{checkpoint, inbox::Change, rpc::memberships::single_name};
 
 /// Membership changes and group notifications whose order among themselves does not matter: no
 /// group is both changed and notified, no member changed twice. A batch is mostly one of them.
@@ -38,6 +40,24 @@ pub(super) struct GroupNotification {
     pub(super) stored_at: Timestamp,
 }
 
+/// What became of a notification; each is all that stands before it, too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) enum Mark {
+    Seen,
+    Read,
+    Archived,
+}
+
+impl Mark {
+    fn of(seen: &Seen) -> Self {
+        match (seen.archived, seen.read) {
+            (true, _) => Self::Archived,
+            (false, true) => Self::Read,
+            (false, false) => Self::Seen,
+        }
+    }
+}
+
 /// What a batch does.
 pub(super) struct Plan<'a> {
     pub(super) tables: Tables,
@@ -50,15 +70,15 @@ pub(super) struct Plan<'a> {
     pub(super) counted: HashSet<GroupId>,
     pub(super) users: BTreeSet<UserId>,
     pub(super) reads: HashMap<(UserId, GroupId), Position>,
-    pub(super) seen: HashMap<(UserId, Uuid), bool>,
-    /// By user and whether also read.
-    pub(super) seen_upto: HashMap<(UserId, bool), Position>,
+    pub(super) seen: HashMap<(UserId, Uuid), Mark>,
+    pub(super) seen_upto: HashMap<(UserId, Mark), Position>,
     /// Groups with another name after this batch.
     pub(super) names: HashMap<GroupId, String>,
     pub(super) dead: Vec<(&'a Stored, String)>,
     groups: HashMap<GroupId, GroupInfo>,
     members: HashMap<(GroupId, UserId), MemberState>,
     ids: HashMap<Uuid, Fingerprint>,
+    handles: HashMap<UserId, String>,
     now: Timestamp,
     /// PostgreSQL's text cannot hold U+0000.
     refuses_nul: bool,
@@ -91,6 +111,7 @@ pub(super) fn plan(entries: Vec<Entry<'_>>, known: Known, shards: Shards, now: T
         groups: known.groups,
         members: known.members,
         ids: known.existing,
+        handles: known.handles,
         now,
         refuses_nul,
         shards,
@@ -122,7 +143,7 @@ impl<'a> Plan<'a> {
                     return Err(Skip::Dead("unknown_group"));
                 }
                 self.group_event(stored, added.group, "member_added")?;
-                self.add(stored, added.group, added.user, added.role);
+                self.add(stored, added.group, added.user, added.role, None);
                 Ok(())
             }
             Event::MemberRemoved(removed) => {
@@ -151,7 +172,8 @@ impl<'a> Plan<'a> {
             None => Ok(()),
             Some(before) => {
                 self.ids.insert(id, before);
-                if before.content == content {
+                // The same event again is no news even where its text was erased since.
+                if before.content == content || before.position == this.position {
                     if before.position != this.position {
                         tracing::debug!(%id, first = %before.position, second = %this.position, "duplicate_ignored");
                     }
@@ -244,10 +266,23 @@ impl<'a> Plan<'a> {
             (stored.stored_at.0 as i64).into(),
         ]);
         self.groups.insert(created.group, info);
-        for (user, role) in created.members {
-            self.add(stored, created.group, user, role);
+        let names = self.names_of_sides(created.kind, &created.members);
+        for ((user, role), name) in created.members.into_iter().zip(names) {
+            self.add(stored, created.group, user, role, name);
         }
         Ok(())
+    }
+
+    /// What each member of a new group is told it is called, where that is not the group's name.
+    fn names_of_sides(&self, kind: GroupKind, members: &[(UserId, Role)]) -> Vec<Option<String>> {
+        let handle = |user: &UserId| self.handles.get(user).map_or_else(|| user.to_string(), Clone::clone);
+        match (kind, members) {
+            (GroupKind::Single, [(one, _), (other, _)]) => {
+                let (one, other) = (handle(one), handle(other));
+                vec![Some(single_name(&one, &other)), Some(single_name(&other, &one))]
+            }
+            (GroupKind::Single | GroupKind::Group | GroupKind::Open, _) => vec![None; members.len()],
+        }
     }
 
     fn group_renamed(&mut self, stored: &Stored, renamed: GroupRenamed) -> Result<(), Skip> {
@@ -265,7 +300,7 @@ impl<'a> Plan<'a> {
         Ok(())
     }
 
-    fn add(&mut self, stored: &Stored, group: GroupId, user: UserId, role: Role) {
+    fn add(&mut self, stored: &Stored, group: GroupId, user: UserId, role: Role, called: Option<String>) {
         let key = (group, user);
         let before = self.members.get(&key);
         if before.is_some_and(|state| state.is_active() || state.changed_at() >= stored.position) {
@@ -280,7 +315,7 @@ impl<'a> Plan<'a> {
                 user: key.1.clone(),
                 kind: info.kind,
                 name: info.name.clone(),
-                display_name: info.display_name.clone(),
+                display_name: called.unwrap_or_else(|| info.display_name.clone()),
                 role,
                 since: stored.position,
             };
@@ -333,14 +368,16 @@ impl<'a> Plan<'a> {
 
     fn seen(&mut self, seen: Seen) {
         self.changes.push(Change::Of(seen.user.clone()));
+        let mark = Mark::of(&seen);
         match seen.what {
             SeenWhat::Ids(ids) => {
                 for id in ids {
-                    *self.seen.entry((seen.user.clone(), id.0)).or_default() |= seen.read;
+                    let known = self.seen.entry((seen.user.clone(), id.0)).or_insert(mark);
+                    *known = mark.max(*known);
                 }
             }
             SeenWhat::Upto(position) => {
-                let at = self.seen_upto.entry((seen.user, seen.read)).or_default();
+                let at = self.seen_upto.entry((seen.user, mark)).or_default();
                 *at = (*at).max(position);
             }
         }

@@ -11,7 +11,7 @@ use sea_orm::{DatabaseTransaction, DbErr};
 use uuid::Uuid;
 
 use super::{
-    plan::{Plan, Segment},
+    plan::{Mark, Plan, Segment},
     tables,
 };
 use crate::{
@@ -142,22 +142,23 @@ async fn write_segment(database: &DatabaseTransaction, segment: Segment) -> Resu
 
 async fn inboxes(
     database: &DatabaseTransaction,
-    seen: HashMap<(UserId, Uuid), bool>,
-    upto: HashMap<(UserId, bool), Position>,
+    seen: HashMap<(UserId, Uuid), Mark>,
+    upto: HashMap<(UserId, Mark), Position>,
 ) -> Result<(), DbErr> {
     let mut rows = tables::seen();
-    for ((user, id), read) in seen {
-        rows.push([user.as_str().into(), id.into(), read.into()]);
+    for ((user, id), mark) in seen {
+        rows.push([user.as_str().into(), id.into(), (mark >= Mark::Read).into(), (mark >= Mark::Archived).into()]);
     }
     rows.execute(database, tables::UPSERT_SEEN).await?;
     // Apart from each other: one statement must not touch a row twice.
-    let (mut only_seen, mut also_read) = (tables::seen_upto(), tables::seen_upto());
-    for ((user, read), position) in upto {
-        let (epoch, seq) = checkpoint::sql(position);
-        let rows = if read { &mut also_read } else { &mut only_seen };
-        rows.push([user.as_str().into(), epoch.into(), seq.into(), read.into()]);
+    for of in [Mark::Seen, Mark::Read, Mark::Archived] {
+        let mut rows = tables::seen_upto();
+        for ((user, _), position) in upto.iter().filter(|((_, mark), _)| *mark == of) {
+            let (epoch, seq) = checkpoint::sql(*position);
+            let (read, archived) = (of >= Mark::Read, of >= Mark::Archived);
+            rows.push([user.as_str().into(), epoch.into(), seq.into(), read.into(), archived.into()]);
+        }
+        rows.execute(database, tables::UPSERT_SEEN_UPTO).await?;
     }
-    only_seen.execute(database, tables::UPSERT_SEEN_UPTO).await?;
-    also_read.execute(database, tables::UPSERT_SEEN_UPTO).await?;
     Ok(())
 }

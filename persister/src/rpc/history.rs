@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use super::{
     context::{Context, Snapshot, column},
-    memberships,
+    groups, memberships,
 };
 use crate::{
     checkpoint,
@@ -25,7 +25,7 @@ use crate::{
 const MAX_EVENTS: u32 = 500;
 
 /// An answer is cut when its texts pass this many bytes.
-const MAX_BYTES: usize = 512 * 1024;
+pub(super) const MAX_BYTES: usize = 512 * 1024;
 
 const MESSAGES: &str = "SELECT id, group_id, epoch, seq, sender, nonce, body, reply_to, data, sent_at AS stored_at FROM messages";
 
@@ -33,11 +33,7 @@ const NOTIFICATIONS: &str = "SELECT recipient, id, epoch, seq, sender, nonce, bo
 
 pub(super) async fn messages(context: &Context, call: MessageHistory) -> Result<Answer<HistoryPage>, RpcError> {
     let snapshot = context.snapshot().await?;
-    if let Some(user) = &call.user
-        && memberships::find(&snapshot, user, call.group).await?.is_none()
-    {
-        return Err(not_found());
-    }
+    groups::check_access(&snapshot, call.user.as_ref(), call.group).await?;
     let limit = call.limit.min(MAX_EVENTS) as usize;
     let mut sql = format!("{MESSAGES} WHERE group_id = ?");
     let mut values: Vec<Value> = vec![call.group.0.into()];
@@ -210,7 +206,8 @@ fn nonce(row: &QueryResult) -> Result<Nonce, RpcError> {
     Nonce::new(column(row, "nonce")?).map_err(|error| unreadable(&error))
 }
 
-fn data(row: &QueryResult) -> Result<Option<Data>, RpcError> {
+/// The column `data` of a row.
+pub(super) fn data(row: &QueryResult) -> Result<Option<Data>, RpcError> {
     let text: Option<String> = column(row, "data")?;
     text.map(|text| RawValue::from_string(text).map(Data::from).map_err(|error| unreadable(&error))).transpose()
 }

@@ -1,17 +1,19 @@
-//! Inboxes: counts, and the chat-room page with its notifications.
+//! Inboxes: counts, pages of notifications, and the chat-room page.
 
 use natter_shared::{
     event::{Event, InboxCounts},
     id::{GroupId, NotificationId, UserId},
     position::Position,
-    rpc::{Answer, ChatPage, ChatPageData, GroupOverview, InboxEntry, Profile, RpcError},
+    rpc::{Answer, ChatPage, ChatPageData, CountInbox, InboxCursor, InboxEntry, ListNotifications, NotificationsPage, Profile, RpcError},
     subject::{Shards, Topic},
     timestamp::Timestamp,
 };
-use sea_orm::QueryResult;
+use sea_orm::{QueryResult, Value};
 
 use super::{
     context::{Context, Snapshot, column},
+    groups,
+    history::{self, MAX_BYTES},
     memberships, users,
 };
 use crate::error::not_found;
@@ -19,7 +21,7 @@ use crate::error::not_found;
 /// Rows of a page at most.
 const MAX_ROWS: u32 = 200;
 
-/// The counts of `user`'s inbox.
+/// The counts of `user`'s inbox. What is archived is seen and read, and so in neither.
 pub(super) async fn counts(snapshot: &Snapshot<'_>, shards: Shards, user: &UserId) -> Result<InboxCounts, RpcError> {
     let sql = "SELECT count(*) FILTER (WHERE s.seen IS NOT TRUE) AS unseen, count(*) FILTER (WHERE s.is_read IS NOT TRUE) AS unread \
                FROM notifications n LEFT JOIN inbox_state s ON s.recipient = n.recipient AND s.notification = n.id WHERE n.recipient = ?";
@@ -37,24 +39,72 @@ pub(super) async fn chat_page(context: &Context, call: ChatPage) -> Result<Answe
     let own = snapshot.one("SELECT id, handle, display_name FROM users WHERE id = ?", [call.user.as_str().into()]).await?;
     let profile = users::profile(&own.ok_or_else(not_found)?)?;
     let (groups, _) = memberships::page(&snapshot, &call.user, None, call.groups).await?;
-    let groups = groups.into_iter().map(|membership| GroupOverview { membership, last_message: None, other: None }).collect();
-    let sql = "SELECT id, handle, display_name FROM users WHERE id <> ? ORDER BY id LIMIT ?";
+    let groups = groups::overviews(&snapshot, &call.user, groups).await?;
+    let sql = "SELECT id, handle, display_name FROM users WHERE id <> ? AND erased_at IS NULL ORDER BY id LIMIT ?";
     let rows = snapshot.all(sql, [call.user.as_str().into(), i64::from(call.users.min(MAX_ROWS)).into()]).await?;
     let users = rows.iter().map(users::profile).collect::<Result<Vec<_>, _>>()?;
-    let notifications = newest(&snapshot, &call.user, call.notifications.min(MAX_ROWS)).await?;
+    let newest = Page { before: None, archived: false, unseen: false, limit: call.notifications };
+    let (notifications, _) = notifications(&snapshot, &call.user, newest).await?;
     let inbox = counts(&snapshot, context.broker.shards(), &call.user).await?;
     snapshot.answer(ChatPageData { profile, groups, users, notifications, inbox }).await
 }
 
-/// The newest notifications, seen ones included.
-async fn newest(snapshot: &Snapshot<'_>, user: &UserId, limit: u32) -> Result<Vec<InboxEntry>, RpcError> {
-    let sql = "SELECT n.id AS notification, n.group_id, n.body, n.sent_at, n.sender, e.payload, coalesce(s.seen, FALSE) AS seen, \
-               coalesce(s.is_read, FALSE) AS is_read, u.handle, u.display_name FROM notifications n \
-               LEFT JOIN group_events e ON e.group_id = n.group_id AND e.epoch = n.epoch AND e.seq = n.seq \
-               LEFT JOIN inbox_state s ON s.recipient = n.recipient AND s.notification = n.id LEFT JOIN users u ON u.id = n.sender \
-               WHERE n.recipient = ? ORDER BY n.sent_at DESC, n.id DESC LIMIT ?";
-    let rows = snapshot.all(sql, [user.as_str().into(), i64::from(limit).into()]).await?;
-    rows.iter().map(entry).collect()
+pub(super) async fn list(context: &Context, call: ListNotifications) -> Result<Answer<NotificationsPage>, RpcError> {
+    let snapshot = context.snapshot().await?;
+    let page = Page { before: call.before, archived: call.archived, unseen: call.unseen, limit: call.limit };
+    let (notifications, more) = notifications(&snapshot, &call.user, page).await?;
+    let inbox = counts(&snapshot, context.broker.shards(), &call.user).await?;
+    snapshot.answer(NotificationsPage { notifications, more, inbox }).await
+}
+
+pub(super) async fn count(context: &Context, call: CountInbox) -> Result<Answer<InboxCounts>, RpcError> {
+    let snapshot = context.snapshot().await?;
+    let inbox = counts(&snapshot, context.broker.shards(), &call.user).await?;
+    snapshot.answer(inbox).await
+}
+
+/// Which notifications of an inbox.
+struct Page {
+    before: Option<InboxCursor>,
+    archived: bool,
+    unseen: bool,
+    limit: u32,
+}
+
+/// A page of `user`'s notifications, newest first, and whether there are more.
+async fn notifications(snapshot: &Snapshot<'_>, user: &UserId, page: Page) -> Result<(Vec<InboxEntry>, bool), RpcError> {
+    let mut sql = "SELECT n.id AS notification, n.group_id, n.body, n.data, n.sent_at, n.sender, e.payload, \
+                   coalesce(s.seen, FALSE) AS seen, coalesce(s.is_read, FALSE) AS is_read, coalesce(s.archived, FALSE) AS archived, \
+                   u.handle, u.display_name FROM notifications n \
+                   LEFT JOIN group_events e ON e.group_id = n.group_id AND e.epoch = n.epoch AND e.seq = n.seq \
+                   LEFT JOIN inbox_state s ON s.recipient = n.recipient AND s.notification = n.id LEFT JOIN users u ON u.id = n.sender \
+                   WHERE n.recipient = ?"
+        .to_owned();
+    let mut values: Vec<Value> = vec![user.as_str().into()];
+    sql.push_str(if page.archived { " AND s.archived IS TRUE" } else { " AND s.archived IS NOT TRUE" });
+    if page.unseen {
+        sql.push_str(" AND s.seen IS NOT TRUE");
+    }
+    if let Some(before) = page.before {
+        sql.push_str(" AND (n.sent_at, n.id) < (?, ?)");
+        values.extend([(before.sent_at.0 as i64).into(), before.id.0.into()]);
+    }
+    sql.push_str(" ORDER BY n.sent_at DESC, n.id DESC LIMIT ?");
+    let limit = page.limit.min(MAX_ROWS) as usize;
+    values.push((limit as i64 + 1).into());
+    let rows = snapshot.all(&sql, values).await?;
+    let (mut entries, mut bytes) = (Vec::new(), 0);
+    for row in rows.iter().take(limit) {
+        let entry = entry(row)?;
+        bytes += 400 + entry.body.len() + entry.data.as_ref().map_or(0, |data| data.get().len());
+        // One always fits, or a reader would never get past it.
+        if bytes > MAX_BYTES && !entries.is_empty() {
+            break;
+        }
+        entries.push(entry);
+    }
+    let more = entries.len() < rows.len();
+    Ok((entries, more))
 }
 
 fn entry(row: &QueryResult) -> Result<InboxEntry, RpcError> {
@@ -68,12 +118,12 @@ fn entry(row: &QueryResult) -> Result<InboxEntry, RpcError> {
         }
         None => None,
     };
-    // What went to a group has its body with the group's event, once for all recipients.
+    // What went to a group has its text and data with the group's event, once for all recipients.
     let (body, payload): (Option<String>, Option<String>) = (column(row, "body")?, column(row, "payload")?);
-    let body = match (body, payload.map(|payload| Event::decode(payload.as_bytes()))) {
-        (Some(body), _) => body,
-        (None, Some(Ok(Event::Notification(notification)))) => notification.body,
-        (None, Some(_) | None) => String::new(),
+    let (body, data) = match (body, payload.map(|payload| Event::decode(payload.as_bytes()))) {
+        (Some(body), _) => (body, history::data(row)?),
+        (None, Some(Ok(Event::Notification(notification)))) => (notification.body, notification.data),
+        (None, Some(_) | None) => (String::new(), None),
     };
     Ok(InboxEntry {
         id: NotificationId(column(row, "notification")?),
@@ -83,7 +133,7 @@ fn entry(row: &QueryResult) -> Result<InboxEntry, RpcError> {
         sent_at: Timestamp(column::<i64>(row, "sent_at")? as u64),
         seen: column(row, "seen")?,
         read: column(row, "is_read")?,
-        archived: false,
-        data: None,
+        archived: column(row, "archived")?,
+        data,
     })
 }

@@ -15,9 +15,17 @@ use crate::checkpoint;
 pub(super) const MAX_GROUPS: u32 = 200;
 
 /// Unread is the ordinal of the last message less that of the last read one. Where a read position
-/// came before the messages it covers, its ordinal is looked up here.
+/// came before the messages it covers, its ordinal is looked up here. What retention has deleted is
+/// not unread, and where it deleted what was looked up, the last one deleted stands for it.
+///
+/// A one-to-one group has no name of its own: each of the two is told it by their own side.
 const SELECT: &str = "SELECT g.id, g.kind, g.name, g.display_name, m.role, m.since_epoch, m.since_seq, m.since_ordinal, \
     r.epoch AS read_epoch, r.seq AS read_seq, coalesce(c.messages, 0) AS messages, \
+    coalesce(c.floor_ordinal, 0) AS floor_ordinal, \
+    CASE WHEN g.kind = 'single' THEN (SELECT u.handle FROM users u WHERE u.id = m.user_id) END AS own_handle, \
+    CASE WHEN g.kind = 'single' THEN (SELECT CASE WHEN u.erased_at IS NULL THEN coalesce(u.handle, o.user_id) ELSE 'erased' END \
+    FROM members o LEFT JOIN users u ON u.id = o.user_id WHERE o.group_id = m.group_id AND o.user_id <> m.user_id LIMIT 1) END \
+    AS other_handle, \
     CASE WHEN r.epoch IS NULL THEN 0 ELSE coalesce(r.ordinal, (SELECT x.ordinal FROM messages x WHERE x.group_id = m.group_id \
     AND (x.epoch, x.seq) <= (r.epoch, r.seq) ORDER BY x.epoch DESC, x.seq DESC LIMIT 1), 0) END AS read_ordinal \
     FROM members m JOIN groups g ON g.id = m.group_id LEFT JOIN group_counters c ON c.group_id = m.group_id \
@@ -47,16 +55,26 @@ pub(super) async fn find(snapshot: &Snapshot<'_>, user: &UserId, group: GroupId)
     snapshot.one(&sql, [user.as_str().into(), group.0.into()]).await?.as_ref().map(membership).transpose()
 }
 
+/// What one side of a one-to-one group sees, by handles.
+pub(crate) fn single_name(own: &str, other: &str) -> String {
+    format!("{own}_with_{other}")
+}
+
 fn membership(row: &QueryResult) -> Result<Membership, RpcError> {
     let (kind, role): (String, String) = (column(row, "kind")?, column(row, "role")?);
     let name: Option<String> = column(row, "name")?;
     let read: (Option<i64>, Option<i64>) = (column(row, "read_epoch")?, column(row, "read_seq")?);
-    let ordinal = column::<i64>(row, "since_ordinal")?.max(column(row, "read_ordinal")?);
+    let ordinal = column::<i64>(row, "since_ordinal")?.max(column(row, "read_ordinal")?).max(column(row, "floor_ordinal")?);
+    let sides: (Option<String>, Option<String>) = (column(row, "own_handle")?, column(row, "other_handle")?);
+    let display_name = match sides {
+        (Some(own), Some(other)) => single_name(&own, &other),
+        (None, _) | (_, None) => column(row, "display_name")?,
+    };
     Ok(Membership {
         group: GroupId(column(row, "id")?),
         kind: GroupKind::parse(&kind).unwrap_or(GroupKind::Group),
         name: name.and_then(|name| RoomName::room(&name).ok()),
-        display_name: column(row, "display_name")?,
+        display_name,
         role: Role::parse(&role).unwrap_or(Role::Member),
         since: checkpoint::position(column(row, "since_epoch")?, column(row, "since_seq")?),
         last_read: read.0.zip(read.1).map(|(epoch, seq)| checkpoint::position(epoch, seq)),

@@ -2,10 +2,12 @@
 
 mod commands;
 mod context;
+mod creation;
 mod groups;
 mod history;
 mod inbox;
-mod memberships;
+mod keys;
+pub(crate) mod memberships;
 mod sessions;
 mod users;
 
@@ -20,8 +22,9 @@ use natter_shared::{
     broker::{Broker, Call},
     frame::ErrorCode,
     rpc::{
-        AddMember, Answer, AwaitApplied, ChatPage, CreateGroup, CreateSingle, EventsAfter, FindAccepted, FindMembership, FindUser, Groups,
-        JoinOpen, LeaveGroup, Members, MessageHistory, RemoveMember, Request, Rpc, RpcError, SignIn,
+        AddMember, Answer, AwaitApplied, ChatPage, CheckApiKey, CountInbox, CreateGroup, CreateSingle, EnsureGroup, EventsAfter,
+        FindAccepted, FindGroup, FindMembership, FindUser, Groups, JoinOpen, LeaveGroup, ListGroups, ListNotifications, ListUsers, Members,
+        MessageHistory, RemoveMember, RenameGroup, Request, Rpc, RpcError, SignIn,
     },
 };
 use tokio::{sync::Semaphore, time::sleep};
@@ -113,18 +116,26 @@ async fn answer(context: Arc<Context>, metrics: Metrics, call: Call) {
         Groups => groups::page,
         FindMembership => groups::membership,
         Members => groups::members,
+        ListGroups => groups::list,
+        FindGroup => groups::find,
         JoinOpen => commands::join_open,
         LeaveGroup => commands::leave,
-        CreateSingle => commands::create_single,
-        CreateGroup => commands::create_group,
+        CreateSingle => creation::create_single,
+        CreateGroup => creation::create_group,
+        EnsureGroup => creation::ensure,
+        RenameGroup => creation::rename,
         AddMember => commands::add_member,
         RemoveMember => commands::remove_member,
         MessageHistory => history::messages,
         EventsAfter => history::events_after,
         FindAccepted => history::find_accepted,
         FindUser => users::find,
+        ListUsers => users::list,
         AwaitApplied => context::await_applied,
         ChatPage => inbox::chat_page,
+        ListNotifications => inbox::list,
+        CountInbox => inbox::count,
+        CheckApiKey => keys::check,
     });
     // Nobody waits any more: no matter.
     let _ = call.respond.send(answer);

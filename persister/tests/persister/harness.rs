@@ -186,6 +186,15 @@ impl Harness {
         self.rows(&format!("SELECT count(*) AS n FROM {sql}")).await[0].try_get("", "n").unwrap()
     }
 
+    /// The tables of the database.
+    pub(crate) async fn tables(&self) -> Vec<String> {
+        let sql = match self.database.get_database_backend() {
+            sea_orm::DbBackend::Sqlite => "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%'",
+            _ => "SELECT tablename AS name FROM pg_tables WHERE schemaname = 'public'",
+        };
+        self.rows(sql).await.iter().map(|row| row.try_get("", "name").unwrap()).collect()
+    }
+
     /// All that is stored on `topic`.
     pub(crate) async fn log_of(&self, topic: Topic) -> Vec<Stored> {
         let shard = self.shard(topic);

@@ -9,11 +9,13 @@ mod postgres;
 mod commands;
 mod dead_letters;
 mod inbox;
+mod lists;
 mod outages;
 mod projection;
 mod reading;
 mod rewinds;
 mod throughput;
+mod upgrade;
 
 /// Runs each test on both databases.
 macro_rules! on_both {

@@ -262,7 +262,7 @@ pub struct EnsureGroup {
 }
 
 /// A group as the application's back end knows it.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GroupRecord {
     /// The group.
     pub group: GroupId,

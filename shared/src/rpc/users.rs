@@ -70,7 +70,7 @@ pub struct ListUsers {
 /// A page of users.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct UsersPage {
-    /// Ordered by handle, by its bytes.
+    /// Ordered by handle, a-z and A-Z alike.
     pub users: Vec<Profile>,
     /// There are more: go on after the last one's handle.
     pub more: bool,

@@ -1,0 +1,48 @@
+//! From one release's schema to the next, with rows in it.
+
+use natter_persister::Migrator;
+use sea_orm_migration::MigratorTrait;
+
+use natter_shared::{event::GroupKind, subject::Topic};
+
+use crate::{
+    harness::{Harness, user},
+    on_both,
+};
+
+on_both!(rows_of_the_first_schema_are_kept,);
+
+async fn rows_of_the_first_schema_are_kept(mut harness: Harness) {
+    harness.stop().await;
+    // A database as the first release made it.
+    for table in harness.tables().await {
+        harness.sql(&format!("DROP TABLE {table}")).await;
+    }
+    Migrator::up(&harness.database, Some(1)).await.unwrap();
+    let id = match harness.database.get_database_backend() {
+        sea_orm::DbBackend::Sqlite => "x'00000000000040008000000000000001'",
+        _ => "'00000000-0000-4000-8000-000000000001'",
+    };
+    let rows = [
+        format!("INSERT INTO users (id, key, handle, display_name, placeholder, created_at) VALUES ('old', {id}, 'old', 'Old', FALSE, 1)"),
+        format!("INSERT INTO groups (id, kind, display_name, epoch, seq, created_at) VALUES ({id}, 'group', 'g', 1, 1, 1)"),
+        format!("INSERT INTO group_counters (group_id, messages) VALUES ({id}, 5)"),
+        format!(
+            "INSERT INTO members (group_id, user_id, role, since_epoch, since_seq, since_ordinal, version) VALUES ({id}, 'old', 'owner', 1, 1, 0, 1)"
+        ),
+        format!("INSERT INTO notifications (recipient, id, epoch, seq, nonce, body, sent_at) VALUES ('old', {id}, 1, 2, {id}, 'n', 1)"),
+        format!("INSERT INTO inbox_state (recipient, notification, seen, is_read) VALUES ('old', {id}, TRUE, FALSE)"),
+    ];
+    for row in &rows {
+        harness.sql(row).await;
+    }
+    natter_persister::migrate(&harness.database).await.unwrap();
+    // The release before goes on beside this one: it names no new column.
+    harness.sql("DELETE FROM inbox_state").await;
+    harness.sql(&rows[5]).await;
+    harness.start().await;
+    let old = harness.sign_in(&user("old"), None).await;
+    assert_eq!((old.groups[0].unread, old.inbox.unseen, old.inbox.unread), (5, 0, 1));
+    let (group, ack) = harness.create(GroupKind::Group, &[&user("old")]).await;
+    harness.applied(Topic::Group(group), ack).await;
+}
