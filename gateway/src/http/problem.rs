@@ -17,7 +17,7 @@ use axum::{
 use natter_shared::{frame::ErrorCode, rpc::RpcError};
 use serde::Serialize;
 
-use crate::auth::UNAUTHORIZED;
+use crate::{auth::UNAUTHORIZED, publish::NotAccepted};
 
 /// What a client waits before it tries again, in seconds.
 const RETRY_AFTER: &str = "2";
@@ -98,6 +98,15 @@ impl From<RpcError> for Problem {
             return Self::of(error.code, "something behind the gateway is away; try again");
         }
         Self::of(error.code, error.message)
+    }
+}
+
+impl From<NotAccepted> for Problem {
+    fn from(error: NotAccepted) -> Self {
+        if error.code == ErrorCode::Pending {
+            return Self::of(error.code, "not known yet whether it was stored; try again with the same idempotency key");
+        }
+        RpcError::new(error.code, error.message).into()
     }
 }
 

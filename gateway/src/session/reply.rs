@@ -8,7 +8,7 @@ use natter_shared::{
 use serde::Serialize;
 
 use super::{Protocol, SessionHandle};
-use crate::{delivery::JoinError, socket::wire};
+use crate::{delivery::JoinError, publish::NotAccepted, socket::wire};
 
 /// Why a request is not done, as the client is told.
 #[derive(Debug, Clone)]
@@ -32,6 +32,12 @@ impl Refusal {
 
 impl From<RpcError> for Refusal {
     fn from(error: RpcError) -> Self {
+        Self::new(error.code, error.message)
+    }
+}
+
+impl From<NotAccepted> for Refusal {
+    fn from(error: NotAccepted) -> Self {
         Self::new(error.code, error.message)
     }
 }

@@ -3,17 +3,16 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use natter_shared::{
-    broker::Outgoing,
     event::{Audience, Data, Ephemeral, Event, Read, Seen, SeenWhat},
     frame::{ErrorCode, History, ReplyBody, SeenTo},
-    id::{EventId, GroupId, GroupRef, Nonce, NotificationId},
+    id::{GroupId, GroupRef, Nonce, NotificationId},
     position::Position,
     rpc::{self, FindMembership, FindUser, LeaveGroup, MessageHistory, OpenGroup, ShardPosition},
     subject::Topic,
 };
 
 use super::{SessionHandle, open::OpenError, reply::Refusal};
-use crate::{app::App, delivery::message_frame, publish::publish};
+use crate::{app::App, delivery::message_frame, publish::mark};
 
 /// Messages in a page of history where the client does not say.
 const HISTORY_DEFAULT: u32 = 50;
@@ -124,11 +123,7 @@ impl App {
 
     /// Stores a mark of the user's own on the user's topic.
     async fn mark(&self, session: &SessionHandle, event: Event) -> Outcome {
-        let payload = event.encode().map_err(|error| Refusal::new(ErrorCode::BadRequest, error.to_string()))?;
-        let outgoing = Outgoing { topic: Topic::User(session.key), id: EventId::random(), made_at: self.broker.now(), payload };
-        publish(&*self.broker, &outgoing, self.config.limits.send_deadline)
-            .await
-            .map_err(|error| Refusal::new(error.code(), error.to_string()))?;
+        mark(&*self.broker, session.key, &event, self.config.limits.send_deadline).await?;
         Ok(ReplyBody::Done {})
     }
 

@@ -8,15 +8,12 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use natter_shared::{
-    broker::Outgoing,
     event::{Event, Seen, SeenWhat},
     frame::ErrorCode,
-    id::{EventId, GroupId, NotificationId, UserId},
-    rpc::{self, AwaitApplied, CreateSingle, FindUser, RpcError, ShardPosition, SignIn},
-    subject::Topic,
+    id::{GroupId, NotificationId, UserId},
+    rpc::{self, CreateSingle, FindUser, SignIn},
 };
 use serde::Serialize;
-use tokio::time::Instant;
 
 use super::Room;
 use crate::{
@@ -25,6 +22,7 @@ use crate::{
         Problem, Site,
         extract::{Caller, FormFields},
     },
+    publish::{mark, wait_until_applied},
 };
 
 /// How long a form waits until the next page shows what it did.
@@ -61,30 +59,10 @@ async fn clean_seen(site: &dyn Site, identity: &Identity, fields: &FormFields) -
     let ids: Vec<_> = ids.collect::<Result<_, _>>().map_err(|_| Problem::bad_request("`seen_id[]` is a notification's id"))?;
     if !ids.is_empty() {
         let seen = Seen { user: identity.user.clone(), what: SeenWhat::Ids(ids), read: true, archived: false };
-        publish_and_wait(site, &identity.user, &Event::Seen(seen)).await?;
+        let at = mark(site.broker(), identity.user.key(), &Event::Seen(seen), VISIBLE_WITHIN).await?;
+        wait_until_applied(site.broker(), at, VISIBLE_WITHIN).await?;
     }
     Ok(text_html(String::new()))
-}
-
-/// Stores an event on the user's own topic, and waits until SQL shows it.
-async fn publish_and_wait(site: &dyn Site, user: &UserId, event: &Event) -> Result<(), Problem> {
-    let deadline = Instant::now() + VISIBLE_WITHIN;
-    let broker = site.broker();
-    let topic = Topic::User(user.key());
-    let payload = event.encode().map_err(|error| Problem::bad_request(error.to_string()))?;
-    let event = Outgoing { topic, id: EventId::random(), made_at: broker.now(), payload };
-    let ack = broker.publish(event).await.map_err(RpcError::from)?;
-    let at = ShardPosition { shard: broker.shards().of(topic).0, position: ack.position };
-    // One call waits a second at most, and the persister may be further behind than that.
-    loop {
-        match rpc::call(broker, AwaitApplied {}, Some(at)).await {
-            Ok(_) => return Ok(()),
-            Err(error) if error.code.is_retryable() && Instant::now() < deadline => {
-                tokio::time::sleep(Duration::from_millis(100)).await;
-            }
-            Err(error) => return Err(error.into()),
-        }
-    }
 }
 
 /// Finds or makes the one-to-one group with another user.

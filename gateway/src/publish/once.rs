@@ -1,0 +1,92 @@
+//! Getting a draft stored, once under its id whatever happens: a retry of any age finds what the
+//! first try stored.
+
+use std::time::Duration;
+
+use natter_shared::{
+    broker::{self, Broker},
+    event::{Data, Event},
+    frame::ErrorCode,
+    position::Position,
+    rpc::{self, FindAccepted, ShardPosition},
+    subject::Topic,
+    timestamp::Timestamp,
+};
+
+use super::{Draft, NotAccepted, publish};
+
+/// What is sent under a nonce older than this is looked up before it is published: the broker's
+/// memory of ids is two minutes long, and a retry must never make a second message.
+const OLD_NONCE: Duration = Duration::from_mins(1);
+
+/// A nonce from further ahead than this would count as new when it is old.
+const FUTURE_NONCE: Duration = Duration::from_secs(30);
+
+/// Gets a draft stored, and says where it stands: where it stood already if it is a retry.
+///
+/// # Errors
+/// `nonce_reused` where its id stands for something else; `pending` where it is not known after
+/// `patience` whether it is stored: the same draft may be given again, at any time.
+pub async fn accept(broker: &dyn Broker, draft: Draft, patience: Duration) -> Result<Position, NotAccepted> {
+    let Draft { topic, id, nonce, event, payload } = draft;
+    let made_at = broker.now();
+    let sent = Timestamp(nonce.millis());
+    if sent.since(made_at) > FUTURE_NONCE {
+        return Err(NotAccepted::new(ErrorCode::BadRequest, "the nonce's time lies ahead; see `time` in ready"));
+    }
+    if made_at.since(sent) > OLD_NONCE {
+        // SQL must have come to where the first copy may stand.
+        let shard = broker.shards().of(topic);
+        let log = broker.log_state(shard).await.map_err(rpc::RpcError::from)?;
+        let behind = ShardPosition { shard: shard.0, position: Position::new(log.epoch, log.last) };
+        let found = rpc::call(broker, FindAccepted { id }, Some(behind)).await?.reply;
+        if let Some(accepted) = found {
+            return same(&event, &accepted.event).then_some(accepted.position).ok_or_else(NotAccepted::nonce_reused);
+        }
+    }
+    let ack = publish(broker, &broker::Outgoing { topic, id, made_at, payload }, patience).await?;
+    if ack.duplicate { check_duplicate(broker, topic, ack.position, &event).await } else { Ok(ack.position) }
+}
+
+/// The id was stored before: as this very thing, or as another under the same nonce.
+async fn check_duplicate(broker: &dyn Broker, topic: Topic, position: Position, event: &Event) -> Result<Position, NotAccepted> {
+    let pending = |reason: String| NotAccepted::new(ErrorCode::Pending, reason);
+    let first = broker.get(broker.shards().of(topic), position).await.map_err(|error| pending(error.to_string()))?;
+    let Some(first) = first else { return Err(pending("the first copy is not readable yet".to_owned())) };
+    if first.is_void() {
+        return Err(pending("the first copy came too late to count; try again in two minutes".to_owned()));
+    }
+    match Event::decode(&first.payload) {
+        Ok(stored) if same(event, &stored) => Ok(position),
+        Ok(_) | Err(_) => Err(NotAccepted::nonce_reused()),
+    }
+}
+
+/// Whether two events under one id say the same, whoever's connection they came over.
+fn same(one: &Event, other: &Event) -> bool {
+    match one {
+        Event::Message(a) => matches!(other, Event::Message(b) if a.group == b.group
+            && a.sender == b.sender
+            && a.body == b.body
+            && a.reply_to == b.reply_to
+            && same_data(a.data.as_ref(), b.data.as_ref())),
+        Event::Notification(a) => matches!(other, Event::Notification(b) if a.to == b.to
+            && a.sender == b.sender
+            && a.body == b.body
+            && same_data(a.data.as_ref(), b.data.as_ref())),
+        // Nothing else is drafted under a nonce.
+        Event::GroupCreated(_)
+        | Event::MemberAdded(_)
+        | Event::MemberRemoved(_)
+        | Event::GroupRenamed(_)
+        | Event::GroupJoined(_)
+        | Event::GroupLeft(_)
+        | Event::Read(_)
+        | Event::Seen(_)
+        | Event::Canary => false,
+    }
+}
+
+fn same_data(one: Option<&Data>, other: Option<&Data>) -> bool {
+    one.map(|data| data.get()) == other.map(|data| data.get())
+}
