@@ -28,6 +28,11 @@ impl Leases {
         self.held.get(usize::from(shard.0)).map(watch::Sender::subscribe)
     }
 
+    /// Whether `shard` is this process's to work on now.
+    pub(crate) fn holds(&self, shard: Shard) -> bool {
+        self.held.get(usize::from(shard.0)).is_some_and(|held| *held.borrow())
+    }
+
     /// Takes and renews leases until `shutdown`, then gives them back.
     pub(crate) async fn keep(self: Arc<Self>, shutdown: CancellationToken) {
         let mut tick = tokio::time::interval(self.ttl / 3);

@@ -1,6 +1,7 @@
 //! Natter's persister, in the order data flows through it: a shard's log is settled and read, its
 //! events are projected into SQL, progress and inbox counts are announced, and calls are answered
-//! from SQL or become events that come round the same way.
+//! from SQL or become events that come round the same way. Beside them, users are erased; and
+//! [`admin`] is what an operator does to the database by commands.
 
 mod error;
 mod metrics;
@@ -19,6 +20,10 @@ mod inbox;
 mod progress;
 
 mod rpc;
+
+mod erasure;
+
+pub mod admin;
 
 mod database;
 pub mod entity;

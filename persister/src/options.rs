@@ -19,6 +19,8 @@ pub struct Options {
     pub check_interval: Duration,
     /// How long changes of inboxes are gathered before they are counted and announced.
     pub inbox_debounce: Duration,
+    /// How often requests to erase a user are looked for.
+    pub erasure_interval: Duration,
     /// The database.
     pub database: DatabaseOptions,
 }
@@ -33,6 +35,7 @@ impl Default for Options {
             max_group_members: 1000,
             check_interval: Duration::from_secs(30),
             inbox_debounce: Duration::from_millis(100),
+            erasure_interval: Duration::from_secs(1),
             database: DatabaseOptions::default(),
         }
     }

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     checkpoint,
     database::{Store, migrate},
+    erasure::Eraser,
     error::Error,
     inbox,
     lease::Leases,
@@ -77,6 +78,14 @@ pub async fn run(
         tasks.spawn(task.run());
         tasks.spawn(Arc::clone(&progress).announce(Arc::clone(&broker), shard, projecting.clone()));
     }
+    let eraser = Eraser {
+        store: store.clone(),
+        broker: Arc::clone(&broker),
+        progress: Arc::clone(&progress),
+        leases: Arc::clone(&leases),
+        every: options.erasure_interval,
+    };
+    tasks.spawn(eraser.run(projecting.clone()));
     tasks.spawn(leases.keep(projecting.clone()));
     tasks.spawn(Arc::clone(&progress).listen(Arc::clone(&broker), projecting.clone()));
     tasks.spawn(inbox::announce(store.clone(), Arc::clone(&broker), options.inbox_debounce, to_count, projecting.clone()));

@@ -3,7 +3,7 @@
 use std::{process::ExitCode, sync::Arc};
 
 use anyhow::Context;
-use natter_persister::{DatabaseOptions, Options};
+use natter_persister::{DatabaseOptions, Options, admin};
 use natter_shared::{
     broker::{
         Broker,
@@ -25,6 +25,12 @@ pub(crate) async fn migrate(config: &Config) -> anyhow::Result<ExitCode> {
     let database = natter_persister::connect(&database_options(config)?).await.context("database.url cannot be connected to")?;
     natter_persister::migrate(&database).await.context("the schema could not be brought up to date")?;
     println!("The database's schema is up to date.");
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Does what an operator's command says.
+pub(crate) async fn administer(config: &Config, command: admin::Command) -> anyhow::Result<ExitCode> {
+    admin::run(command, &database_options(config)?).await?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -1,5 +1,6 @@
 //! `natter`: gateway and persister in one process, with nothing to install.
 
+mod admin;
 mod folder;
 mod key;
 mod persister;
@@ -8,7 +9,8 @@ mod welcome;
 
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{Parser, Subcommand};
+use natter_persister::admin as persister_admin;
 use natter_shared::{
     cli::{self, CONFIG_HELP, ConfigArgs},
     config::Role,
@@ -23,21 +25,31 @@ use natter_shared::{
 ///   natter
 ///   NATTER_HTTP__LISTEN=127.0.0.1:9000 NATTER_DATA_DIR=/srv/natter natter
 ///   natter --config natter.toml --check-config
+///   natter apikey create --name shop
 #[derive(Debug, Parser)]
 #[command(name = "natter", version, verbatim_doc_comment, after_help = CONFIG_HELP)]
 struct Cli {
     #[command(flatten)]
     config: ConfigArgs,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Clone, Subcommand)]
+enum Command {
+    /// Work until stopped (the default)
+    Run,
+    #[command(flatten)]
+    Admin(persister_admin::Command),
 }
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let config = match Cli::parse().config.prepare(Role::Standalone) {
-        Ok(config) => config,
-        Err(status) => return status,
+    let cli = Cli::parse();
+    let ended = match (cli.config.prepare(Role::Standalone), cli.command) {
+        (Ok(config), None | Some(Command::Run)) => start::run(config).await,
+        (Ok(config), Some(Command::Admin(command))) => admin::administer(&config, command).await,
+        (Err(status), _) => return status,
     };
-    match start::run(config).await {
-        Ok(status) => status,
-        Err(error) => cli::fail(error.as_ref()),
-    }
+    ended.unwrap_or_else(|error| cli::fail(error.as_ref()))
 }

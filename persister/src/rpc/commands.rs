@@ -77,7 +77,8 @@ pub(super) async fn handles(context: &Context, users: &[UserId]) -> Result<Vec<O
     Ok(users.iter().map(|user| handles.get(user.as_str()).cloned()).collect())
 }
 
-pub(super) fn member_event(what: &str, group: GroupId, user: &UserId, version: i64) -> EventId {
+/// The id of the event that changes a membership which has changed `version` times.
+pub(crate) fn member_event(what: &str, group: GroupId, user: &UserId, version: i64) -> EventId {
     derived_event(what, &[group.0.as_bytes(), user.as_str().as_bytes(), &version.to_be_bytes()])
 }
 

@@ -30,6 +30,7 @@ use natter_shared::{
 use tokio::{sync::Semaphore, time::sleep};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+pub(crate) use self::commands::member_event;
 use self::context::Context;
 use crate::{database::Store, metrics::Metrics, options::Options, progress::Progress};
 

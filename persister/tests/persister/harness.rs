@@ -52,7 +52,12 @@ impl Harness {
         let _ = tracing_subscriber::fmt().with_env_filter(tracing_subscriber::EnvFilter::from_default_env()).with_test_writer().try_init();
         let broker = open_broker(&directory.path().join("log.db")).await;
         let database = DatabaseOptions { url, ..DatabaseOptions::default() };
-        let options = Options { database, check_interval: Duration::from_millis(300), ..Options::default() };
+        let options = Options {
+            database,
+            check_interval: Duration::from_millis(300),
+            erasure_interval: Duration::from_millis(100),
+            ..Options::default()
+        };
         let database = natter_persister::connect(&options.database).await.unwrap();
         let mut harness = Self { broker, database, options, server, running: Vec::new(), directory };
         harness.start().await;

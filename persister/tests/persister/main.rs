@@ -8,6 +8,7 @@ mod postgres;
 
 mod commands;
 mod dead_letters;
+mod erasing;
 mod inbox;
 mod lists;
 mod outages;

@@ -1,0 +1,196 @@
+//! All that is stored of a user, as JSON lines: profile, memberships, messages sent, notifications
+//! received and sent, read marks. Page by page: nothing is held in memory, and no snapshot is kept
+//! open beside a busy persister.
+
+use std::io::Write;
+
+use natter_shared::{event::Event, id::UserId, position::Position, timestamp::Timestamp};
+use sea_orm::{ConnectionTrait, DbErr, QueryResult, Value as Bind};
+use serde_json::{Value, json, value::RawValue};
+use uuid::Uuid;
+
+use super::AdminError;
+use crate::{checkpoint, database::Store};
+
+/// Rows read at once.
+const PAGE: i64 = 5000;
+
+/// Writes everything of `user` to `out`.
+pub(super) async fn export(store: &Store, user: &UserId, out: &mut impl Write) -> Result<(), AdminError> {
+    let id = || Bind::from(user.as_str());
+    let profile = all(store, "SELECT * FROM users WHERE id = ?", [id()]).await?;
+    let profile = profile.first().ok_or_else(|| AdminError::NoUser(user.to_string()))?;
+    let text = |row: &QueryResult, column: &str| row.try_get::<Option<String>>("", column);
+    line(
+        out,
+        &json!({
+            "type": "profile", "id": user, "handle": text(profile, "handle")?, "display_name": text(profile, "display_name")?,
+            "claimed_handle": text(profile, "claimed_handle")?, "claimed_name": text(profile, "claimed_name")?,
+            "created_at": time(profile, "created_at")?,
+        }),
+    )?;
+    let sql = "SELECT m.*, g.kind, g.name, g.display_name FROM members m LEFT JOIN groups g ON g.id = m.group_id WHERE m.user_id = ?";
+    for row in all(store, sql, [id()]).await? {
+        line(
+            out,
+            &json!({
+                "type": "membership", "group": uuid(&row, "group_id")?, "kind": text(&row, "kind")?, "name": text(&row, "name")?,
+                "display_name": text(&row, "display_name")?, "role": text(&row, "role")?,
+                "since": position(&row, "since_epoch", "since_seq")?, "until": position(&row, "until_epoch", "until_seq")?,
+            }),
+        )?;
+    }
+    for row in all(store, "SELECT * FROM read_positions WHERE user_id = ?", [id()]).await? {
+        let read = position(&row, "epoch", "seq")?;
+        line(out, &json!({ "type": "read_mark", "group": uuid(&row, "group_id")?, "position": read }))?;
+    }
+    messages(store, user, out).await?;
+    received(store, user, out).await?;
+    sent(store, user, out).await?;
+    out.flush()?;
+    Ok(())
+}
+
+/// Senders have no index, which every message would pay for: all messages are walked through.
+async fn messages(store: &Store, user: &UserId, out: &mut impl Write) -> Result<(), AdminError> {
+    let mut after = Uuid::nil();
+    loop {
+        let end = all(store, "SELECT id FROM messages WHERE id > ? ORDER BY id LIMIT 1 OFFSET ?", [after.into(), PAGE.into()]).await?;
+        let end = end.first().map(|row| row.try_get::<Uuid>("", "id")).transpose()?;
+        let upto = end.unwrap_or(Uuid::max());
+        let sql = "SELECT * FROM messages WHERE id > ? AND id <= ? AND sender = ? ORDER BY id";
+        for row in all(store, sql, [after.into(), upto.into(), user.as_str().into()]).await? {
+            line(
+                out,
+                &json!({
+                    "type": "message", "id": uuid(&row, "id")?, "group": uuid(&row, "group_id")?, "position": position(&row, "epoch", "seq")?,
+                    "body": row.try_get::<String>("", "body")?, "data": data(&row)?, "sent_at": time(&row, "sent_at")?,
+                    "reply_to": row.try_get::<Option<Uuid>>("", "reply_to")?,
+                }),
+            )?;
+        }
+        match end {
+            Some(end) => after = end,
+            None => return Ok(()),
+        }
+    }
+}
+
+const NOTIFICATIONS: &str = "SELECT n.*, e.payload, coalesce(s.seen, FALSE) AS seen, coalesce(s.is_read, FALSE) AS is_read, \
+    coalesce(s.archived, FALSE) AS archived FROM notifications n \
+    LEFT JOIN group_events e ON e.group_id = n.group_id AND e.epoch = n.epoch AND e.seq = n.seq \
+    LEFT JOIN inbox_state s ON s.recipient = n.recipient AND s.notification = n.id";
+
+async fn received(store: &Store, user: &UserId, out: &mut impl Write) -> Result<(), AdminError> {
+    let mut after = Uuid::nil();
+    loop {
+        let sql = format!("{NOTIFICATIONS} WHERE n.recipient = ? AND n.id > ? ORDER BY n.id LIMIT ?");
+        let rows = all(store, &sql, [user.as_str().into(), after.into(), PAGE.into()]).await?;
+        let Some(last) = rows.last() else { return Ok(()) };
+        after = last.try_get("", "id")?;
+        for row in &rows {
+            let mut entry = notification(row, "notification_received")?;
+            add(&mut entry, "seen", row.try_get::<bool>("", "seen")?);
+            add(&mut entry, "read", row.try_get::<bool>("", "is_read")?);
+            add(&mut entry, "archived", row.try_get::<bool>("", "archived")?);
+            line(out, &entry)?;
+        }
+    }
+}
+
+/// One line for each notification sent: of one to a group, not each of its rows.
+async fn sent(store: &Store, user: &UserId, out: &mut impl Write) -> Result<(), AdminError> {
+    let mut after = (String::new(), Uuid::nil());
+    let mut told = std::collections::HashSet::new();
+    loop {
+        let sql = "SELECT recipient, id FROM notifications WHERE (recipient, id) > (?, ?) ORDER BY recipient, id LIMIT 1 OFFSET ?";
+        let end = all(store, sql, [after.0.clone().into(), after.1.into(), PAGE.into()]).await?;
+        let end: Option<(String, Uuid)> = match end.first() {
+            Some(row) => Some((row.try_get("", "recipient")?, row.try_get("", "id")?)),
+            None => None,
+        };
+        let mut sql = format!("{NOTIFICATIONS} WHERE (n.recipient, n.id) > (?, ?) AND n.sender = ?");
+        let mut values: Vec<Bind> = vec![after.0.clone().into(), after.1.into(), user.as_str().into()];
+        if let Some(end) = &end {
+            sql.push_str(" AND (n.recipient, n.id) <= (?, ?)");
+            values.extend([end.0.clone().into(), end.1.into()]);
+        }
+        for row in all(store, &sql, values).await? {
+            if told.insert(row.try_get::<Uuid>("", "id")?) {
+                let mut entry = notification(&row, "notification_sent")?;
+                if row.try_get::<Option<Uuid>>("", "group_id")?.is_none() {
+                    add(&mut entry, "recipient", row.try_get::<String>("", "recipient")?);
+                }
+                line(out, &entry)?;
+            }
+        }
+        match end {
+            Some(end) => after = end,
+            None => return Ok(()),
+        }
+    }
+}
+
+fn notification(row: &QueryResult, kind: &str) -> Result<Value, AdminError> {
+    let (body, payload): (Option<String>, Option<String>) = (row.try_get("", "body")?, row.try_get("", "payload")?);
+    let (body, data) = match (body, payload.map(|payload| Event::decode(payload.as_bytes()))) {
+        (Some(body), _) => (body, data(row)?),
+        (None, Some(Ok(Event::Notification(notification)))) => (notification.body, serde_json::to_value(&notification.data)?),
+        (None, Some(_) | None) => (String::new(), Value::Null),
+    };
+    Ok(json!({
+        "type": kind, "id": uuid(row, "id")?, "sender": row.try_get::<Option<String>>("", "sender")?,
+        "group": row.try_get::<Option<Uuid>>("", "group_id")?, "position": position(row, "epoch", "seq")?, "body": body, "data": data,
+        "sent_at": time(row, "sent_at")?,
+    }))
+}
+
+async fn all(store: &Store, sql: &str, values: impl IntoIterator<Item = Bind>) -> Result<Vec<QueryResult>, DbErr> {
+    store.database().query_all_raw(store.statement(sql, values)).await
+}
+
+fn add(entry: &mut Value, field: &str, value: impl Into<Value>) {
+    if let Some(entry) = entry.as_object_mut() {
+        entry.insert(field.to_owned(), value.into());
+    }
+}
+
+fn line(out: &mut impl Write, entry: &Value) -> Result<(), AdminError> {
+    serde_json::to_writer(&mut *out, entry)?;
+    out.write_all(b"\n")?;
+    Ok(())
+}
+
+fn uuid(row: &QueryResult, column: &str) -> Result<Uuid, DbErr> {
+    row.try_get("", column)
+}
+
+fn time(row: &QueryResult, column: &str) -> Result<Timestamp, DbErr> {
+    Ok(Timestamp(row.try_get::<i64>("", column)? as u64))
+}
+
+fn position(row: &QueryResult, epoch: &str, seq: &str) -> Result<Option<Position>, DbErr> {
+    let at: (Option<i64>, Option<i64>) = (row.try_get("", epoch)?, row.try_get("", seq)?);
+    Ok(at.0.zip(at.1).map(|(epoch, seq)| checkpoint::position(epoch, seq)))
+}
+
+fn data(row: &QueryResult) -> Result<Value, AdminError> {
+    let text: Option<String> = row.try_get("", "data")?;
+    Ok(text.map(RawValue::from_string).transpose()?.map(serde_json::to_value).transpose()?.unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::{connect, migrate, options::DatabaseOptions};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn an_unknown_user_is_said_so() {
+        let database = connect(&DatabaseOptions { url: "sqlite::memory:".into(), max_connections: 1, ..Default::default() }).await.unwrap();
+        migrate(&database).await.unwrap();
+        let nobody = UserId::new("nobody").unwrap();
+        let error = export(&Store::new(database), &nobody, &mut Vec::new()).await.unwrap_err();
+        assert!(matches!(error, AdminError::NoUser(_)), "{error}");
+    }
+}

@@ -1,0 +1,414 @@
+//! Erases users who asked for it: memberships end by events, connections close, then what is theirs
+//! in SQL is emptied.
+//!
+//! A request is a row that a command wrote ([`crate::admin`]); the persister that holds the lease of
+//! the user's shard carries it out. Each step is harmless to repeat, and the row says how far it is:
+//! after a crash it goes on. Positions, ids and who wrote stay, or the order of things and the
+//! counts of others would change; the user is a row without a name then.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use natter_shared::{
+    broker::{Broker, BrokerError, Outgoing},
+    event::{Ephemeral, Event, GroupKind, MemberRemoved},
+    id::{GroupId, UserId},
+    position::Position,
+    rpc::ShardPosition,
+    subject::Topic,
+};
+use sea_orm::{ConnectionTrait, DatabaseTransaction, DbBackend, DbErr, QueryResult, Value};
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::{
+    database::{Store, Write},
+    error::Error,
+    lease::Leases,
+    progress::Progress,
+    rpc::member_event,
+};
+
+/// Rows looked through in one transaction.
+const CHUNK: i64 = 5000;
+
+/// How long events that end memberships, or were under way, may take to be applied before the
+/// request is looked at again.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// What a gateway may still have had in hand when it closed the user's connections.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// How far a request is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// The profile is emptied, memberships end, connections close.
+    Memberships,
+    /// Messages are emptied.
+    Messages,
+    /// Notifications received are deleted, those sent emptied.
+    Notifications,
+    /// The same of what groups were told.
+    GroupEvents,
+}
+
+impl Stage {
+    const ALL: [Self; 4] = [Self::Memberships, Self::Messages, Self::Notifications, Self::GroupEvents];
+
+    /// As written in SQL and told to who waits.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Memberships => "memberships",
+            Self::Messages => "messages",
+            Self::Notifications => "notifications",
+            Self::GroupEvents => "group_events",
+        }
+    }
+}
+
+/// Carries out requests.
+pub(crate) struct Eraser {
+    pub(crate) store: Store,
+    pub(crate) broker: Arc<dyn Broker>,
+    pub(crate) progress: Arc<Progress>,
+    pub(crate) leases: Arc<Leases>,
+    /// How often requests are looked for.
+    pub(crate) every: Duration,
+}
+
+/// What the walk through a table did to a chunk of it.
+struct Done {
+    /// Where it ended; none at the end of the table.
+    end: Option<Vec<Value>>,
+    messages: u64,
+    notifications: u64,
+}
+
+impl Eraser {
+    /// Looks for requests and carries them out, until `shutdown`.
+    pub(crate) async fn run(self, shutdown: CancellationToken) {
+        loop {
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                () = sleep(self.every) => {}
+            }
+            let worked = tokio::select! {
+                () = shutdown.cancelled() => return,
+                worked = self.carry_out_all() => worked,
+            };
+            if let Err(error) = worked {
+                tracing::warn!(%error, "erasure_retried");
+            }
+        }
+    }
+
+    async fn carry_out_all(&self) -> Result<(), Error> {
+        let sql = "SELECT user_id, stage FROM erasures WHERE finished_at IS NULL ORDER BY requested_at LIMIT 100";
+        for row in self.all(sql, []).await? {
+            let (user, stage): (String, String) = (row.try_get("", "user_id")?, row.try_get("", "stage")?);
+            let Ok(user) = UserId::new(&user) else { continue };
+            let shard = self.broker.shards().of(Topic::User(user.key()));
+            if self.leases.holds(shard) {
+                let stage = Stage::ALL.into_iter().find(|known| known.as_str() == stage).unwrap_or(Stage::Memberships);
+                self.carry_out(&user, stage).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// One request, from `stage` on.
+    async fn carry_out(&self, user: &UserId, stage: Stage) -> Result<(), Error> {
+        let from = Stage::ALL.iter().position(|known| *known == stage).unwrap_or_default();
+        for stage in Stage::ALL.into_iter().skip(from) {
+            match stage {
+                Stage::Memberships => {
+                    self.empty_profile(user).await?;
+                    self.end_memberships(user).await?;
+                    self.disconnect(user).await?;
+                    self.settle().await?;
+                }
+                Stage::Messages | Stage::Notifications | Stage::GroupEvents => {
+                    if stage == Stage::Notifications {
+                        self.delete_received(user).await?;
+                    }
+                    self.walk(user, stage).await?;
+                }
+            }
+            self.stage_done(user, stage).await?;
+        }
+        tracing::info!("user_erased");
+        Ok(())
+    }
+
+    /// From here on nobody finds the user; the handle is free.
+    async fn empty_profile(&self, user: &UserId) -> Result<(), Error> {
+        // A tilde no claim may have: nobody else can be called so.
+        let handle = format!("erased~{}", Uuid::from_u128(user.key().0).simple());
+        let sql = format!(
+            "UPDATE users SET handle = ?, display_name = 'erased', claimed_handle = NULL, claimed_name = NULL, placeholder = TRUE, \
+             erased_at = coalesce(erased_at, {}) WHERE id = ?",
+            self.store.clock()
+        );
+        self.store.execute(&sql, [handle.into(), user.as_str().into()]).await?;
+        Ok(())
+    }
+
+    async fn end_memberships(&self, user: &UserId) -> Result<(), Error> {
+        loop {
+            let sql = "SELECT group_id, version FROM members WHERE user_id = ? AND until_epoch IS NULL LIMIT 200";
+            let rows = self.all(sql, [user.as_str().into()]).await?;
+            if rows.is_empty() {
+                return Ok(());
+            }
+            let mut stored = Vec::new();
+            for row in rows {
+                let group = GroupId(row.try_get("", "group_id")?);
+                let id = member_event("member_removed", group, user, row.try_get("", "version")?);
+                let removed = Event::MemberRemoved(MemberRemoved { group, user: user.clone(), by: None });
+                let payload = removed.encode().map_err(|error| BrokerError::Refused(error.to_string()))?;
+                let (topic, made_at) = (Topic::Group(group), self.broker.now());
+                let ack = self.broker.publish(Outgoing { topic, id, made_at, payload }).await?;
+                stored.push(ShardPosition { shard: self.broker.shards().of(topic).0, position: ack.position });
+            }
+            for at in stored {
+                self.applied(at).await?;
+            }
+        }
+    }
+
+    async fn disconnect(&self, user: &UserId) -> Result<(), Error> {
+        let order = serde_json::to_vec(&Ephemeral::Disconnect { reconnect: false });
+        let order = order.map_err(|error| BrokerError::Refused(error.to_string()))?;
+        Ok(self.broker.publish_ephemeral(Topic::User(user.key()), Bytes::from(order)).await?)
+    }
+
+    /// Waits until what the user said last is in SQL, wherever it was said.
+    async fn settle(&self) -> Result<(), Error> {
+        sleep(LAST_WORDS).await;
+        for shard in self.broker.shards().iter() {
+            let state = self.broker.log_state(shard).await?;
+            self.applied(ShardPosition { shard: shard.0, position: Position::new(state.epoch, state.last) }).await?;
+        }
+        Ok(())
+    }
+
+    async fn applied(&self, at: ShardPosition) -> Result<(), Error> {
+        if self.progress.reached(at, tokio::time::Instant::now() + PATIENCE).await {
+            return Ok(());
+        }
+        Err(BrokerError::Unavailable(format!("shard {} is not applied up to {}", at.shard, at.position)).into())
+    }
+
+    async fn delete_received(&self, user: &UserId) -> Result<(), Error> {
+        for (table, column) in [("notifications", "id"), ("inbox_state", "notification")] {
+            let sql = format!(
+                "DELETE FROM {table} WHERE recipient = ? AND {column} IN (SELECT {column} FROM {table} WHERE recipient = ? LIMIT {CHUNK})"
+            );
+            loop {
+                let write = self.store.write().await?;
+                let deleted = self.execute(&write, &sql, [user.as_str().into(), user.as_str().into()]).await?;
+                let counted = if table == "notifications" { deleted as i64 } else { 0 };
+                let sql = "UPDATE erasures SET notifications = notifications + ? WHERE user_id = ?";
+                self.execute(&write, sql, [counted.into(), user.as_str().into()]).await?;
+                write.commit().await?;
+                if deleted == 0 {
+                    break;
+                }
+            }
+        }
+        self.store.execute("DELETE FROM read_positions WHERE user_id = ?", [user.as_str().into()]).await?;
+        Ok(())
+    }
+
+    /// Walks through the whole table of `stage`, from where it was left: senders have no index,
+    /// which every message would pay for.
+    async fn walk(&self, user: &UserId, stage: Stage) -> Result<(), Error> {
+        loop {
+            let started = Instant::now();
+            let sql = "SELECT after_id FROM erasures WHERE user_id = ? AND stage = ?";
+            let row = self.all(sql, [user.as_str().into(), stage.as_str().into()]).await?;
+            let Some(row) = row.first() else { return Ok(()) };
+            let after: Option<String> = row.try_get("", "after_id")?;
+            let after = after.and_then(|after| serde_json::from_str::<Vec<String>>(&after).ok()).unwrap_or_default();
+            let write = self.store.write().await?;
+            let done = match stage {
+                Stage::Memberships => return Ok(()),
+                Stage::Messages => self.messages(&write.transaction, user, &after).await?,
+                Stage::Notifications => self.notifications(&write.transaction, user, &after).await?,
+                Stage::GroupEvents => self.group_events(&write.transaction, user, &after).await?,
+            };
+            let sql = "UPDATE erasures SET after_id = ?, messages = messages + ?, notifications = notifications + ? WHERE user_id = ?";
+            let end = done.end.as_ref().map(|end| end.iter().map(text).collect::<Vec<_>>());
+            let end = end.map(|end| serde_json::Value::from(end).to_string());
+            let values = [end.into(), (done.messages as i64).into(), (done.notifications as i64).into(), user.as_str().into()];
+            self.execute(&write, sql, values).await?;
+            write.commit().await?;
+            if done.end.is_none() {
+                return Ok(());
+            }
+            // Half of the time is everybody else's.
+            sleep(started.elapsed()).await;
+        }
+    }
+
+    async fn messages(&self, database: &DatabaseTransaction, user: &UserId, after: &[String]) -> Result<Done, Error> {
+        let after = after.first().and_then(|id| id.parse::<Uuid>().ok()).unwrap_or_default();
+        let sql = format!("SELECT id FROM messages WHERE id > ? ORDER BY id LIMIT 1 OFFSET {CHUNK}");
+        let end = self.rows(database, &sql, [after.into()]).await?.first().map(|row| row.try_get::<Uuid>("", "id")).transpose()?;
+        let sql = "UPDATE messages SET body = '', data = NULL WHERE id > ? AND id <= ? AND sender = ? AND (body <> '' OR data IS NOT NULL)";
+        let values = [after.into(), end.unwrap_or(Uuid::max()).into(), user.as_str().into()];
+        let emptied = database.execute_raw(self.store.statement(sql, values)).await?.rows_affected();
+        Ok(Done { end: end.map(|end| vec![end.into()]), messages: emptied, notifications: 0 })
+    }
+
+    async fn notifications(&self, database: &DatabaseTransaction, user: &UserId, after: &[String]) -> Result<Done, Error> {
+        let recipient = after.first().cloned().unwrap_or_default();
+        let id = after.get(1).and_then(|id| id.parse::<Uuid>().ok()).unwrap_or_default();
+        let sql =
+            format!("SELECT recipient, id FROM notifications WHERE (recipient, id) > (?, ?) ORDER BY recipient, id LIMIT 1 OFFSET {CHUNK}");
+        let end = match self.rows(database, &sql, [recipient.clone().into(), id.into()]).await?.first() {
+            Some(row) => Some((row.try_get::<String>("", "recipient")?, row.try_get::<Uuid>("", "id")?)),
+            None => None,
+        };
+        let mut sql = "UPDATE notifications SET body = '', data = NULL WHERE (recipient, id) > (?, ?) AND sender = ? \
+                       AND group_id IS NULL AND (body <> '' OR data IS NOT NULL)"
+            .to_owned();
+        let mut values: Vec<Value> = vec![recipient.into(), id.into(), user.as_str().into()];
+        if let Some((recipient, id)) = &end {
+            sql.push_str(" AND (recipient, id) <= (?, ?)");
+            values.extend([recipient.clone().into(), (*id).into()]);
+        }
+        let emptied = database.execute_raw(self.store.statement(&sql, values)).await?.rows_affected();
+        Ok(Done { end: end.map(|(recipient, id)| vec![recipient.into(), id.into()]), messages: 0, notifications: emptied })
+    }
+
+    /// Notifications to groups have their text with the group's event; the name of a one-to-one
+    /// group is made of handles.
+    async fn group_events(&self, database: &DatabaseTransaction, user: &UserId, after: &[String]) -> Result<Done, Error> {
+        let group = after.first().and_then(|id| id.parse::<Uuid>().ok()).unwrap_or_default();
+        let number = |index: usize| after.get(index).and_then(|n| n.parse::<i64>().ok()).unwrap_or_default();
+        let from: [Value; 3] = [group.into(), number(1).into(), number(2).into()];
+        let sql = format!(
+            "SELECT group_id, epoch, seq FROM group_events WHERE (group_id, epoch, seq) > (?, ?, ?) \
+             ORDER BY group_id, epoch, seq LIMIT 1 OFFSET {CHUNK}"
+        );
+        let end: Option<[Value; 3]> = match self.rows(database, &sql, from.clone()).await?.first() {
+            Some(row) => Some(key(row)?),
+            None => None,
+        };
+        // A cheap look before the careful one: the id as JSON has it.
+        let find = match self.store.backend() {
+            DbBackend::Sqlite => "instr(payload, ?) > 0",
+            _ => "strpos(payload, ?) > 0",
+        };
+        let mut sql = format!("SELECT group_id, epoch, seq, payload FROM group_events WHERE (group_id, epoch, seq) > (?, ?, ?) AND {find}");
+        let quoted = serde_json::Value::from(user.as_str()).to_string();
+        let mut values: Vec<Value> = from.into_iter().chain([quoted.into()]).collect();
+        if let Some(end) = end.clone() {
+            sql.push_str(" AND (group_id, epoch, seq) <= (?, ?, ?)");
+            values.extend(end);
+        }
+        let mut emptied = 0;
+        for row in self.rows(database, &sql, values).await? {
+            let [group, epoch, seq] = key(&row)?;
+            let payload: String = row.try_get("", "payload")?;
+            let event = match Event::decode(payload.as_bytes()) {
+                Ok(Event::Notification(mut notification)) if notification.sender.as_ref() == Some(user) => {
+                    notification.body = String::new();
+                    notification.data = None;
+                    emptied += 1;
+                    Event::Notification(notification)
+                }
+                Ok(Event::GroupCreated(mut created)) if created.kind == GroupKind::Single => {
+                    "erased".clone_into(&mut created.display_name);
+                    let rename = self.store.statement("UPDATE groups SET display_name = 'erased' WHERE id = ?", [group.clone()]);
+                    database.execute_raw(rename).await?;
+                    Event::GroupCreated(created)
+                }
+                Ok(_) | Err(_) => continue,
+            };
+            let Ok(payload) = event.encode() else { continue };
+            let payload = String::from_utf8_lossy(&payload).into_owned();
+            let sql = "UPDATE group_events SET payload = ? WHERE group_id = ? AND epoch = ? AND seq = ?";
+            database.execute_raw(self.store.statement(sql, [payload.into(), group, epoch, seq])).await?;
+        }
+        Ok(Done { end: end.map(Vec::from), messages: 0, notifications: emptied })
+    }
+
+    /// The stage after `stage`, or the end.
+    async fn stage_done(&self, user: &UserId, stage: Stage) -> Result<(), Error> {
+        let next = Stage::ALL.iter().skip_while(|known| **known != stage).nth(1);
+        let write = self.store.write().await?;
+        if let Some(next) = next {
+            let sql = "UPDATE erasures SET stage = ?, after_id = NULL WHERE user_id = ?";
+            self.execute(&write, sql, [next.as_str().into(), user.as_str().into()]).await?;
+        } else {
+            self.dead_letters(&write.transaction, user).await?;
+            let sql = format!("UPDATE erasures SET finished_at = {} WHERE user_id = ?", self.store.clock());
+            self.execute(&write, &sql, [user.as_str().into()]).await?;
+        }
+        write.commit().await?;
+        Ok(())
+    }
+
+    /// Dead letters that name the user lose their payload; there are few of them.
+    async fn dead_letters(&self, database: &DatabaseTransaction, user: &UserId) -> Result<(), Error> {
+        let quoted = serde_json::Value::from(user.as_str()).to_string();
+        let mut after: [Value; 3] = [(-1_i64).into(), 0_i64.into(), 0_i64.into()];
+        loop {
+            let sql = "SELECT shard, epoch, seq, payload FROM dead_letters WHERE (shard, epoch, seq) > (?, ?, ?) \
+                       ORDER BY shard, epoch, seq LIMIT 200";
+            let rows = self.rows(database, sql, after.clone()).await?;
+            let Some(last) = rows.last() else { return Ok(()) };
+            let key = |row: &QueryResult| -> Result<[Value; 3], DbErr> {
+                let number = |column| row.try_get::<i64>("", column).map(Value::from);
+                Ok([number("shard")?, number("epoch")?, number("seq")?])
+            };
+            after = key(last)?;
+            for row in &rows {
+                let payload: Vec<u8> = row.try_get("", "payload")?;
+                if payload.windows(quoted.len()).any(|part| part == quoted.as_bytes()) {
+                    let sql = "UPDATE dead_letters SET payload = ?, reason = 'erased' WHERE shard = ? AND epoch = ? AND seq = ?";
+                    let values = std::iter::once(Vec::<u8>::new().into()).chain(key(row)?);
+                    database.execute_raw(self.store.statement(sql, values)).await?;
+                }
+            }
+        }
+    }
+
+    async fn all(&self, sql: &str, values: impl IntoIterator<Item = Value>) -> Result<Vec<QueryResult>, DbErr> {
+        self.store.database().query_all_raw(self.store.statement(sql, values)).await
+    }
+
+    async fn rows(
+        &self,
+        database: &DatabaseTransaction,
+        sql: &str,
+        values: impl IntoIterator<Item = Value>,
+    ) -> Result<Vec<QueryResult>, DbErr> {
+        database.query_all_raw(self.store.statement(sql, values)).await
+    }
+
+    async fn execute(&self, write: &Write, sql: &str, values: impl IntoIterator<Item = Value>) -> Result<u64, DbErr> {
+        Ok(write.transaction.execute_raw(self.store.statement(sql, values)).await?.rows_affected())
+    }
+}
+
+/// The key of a row of `group_events`.
+fn key(row: &QueryResult) -> Result<[Value; 3], DbErr> {
+    Ok([row.try_get::<Uuid>("", "group_id")?.into(), row.try_get::<i64>("", "epoch")?.into(), row.try_get::<i64>("", "seq")?.into()])
+}
+
+/// A part of a table's key, as the request's row keeps it.
+fn text(value: &Value) -> String {
+    match value {
+        Value::Uuid(Some(id)) => id.to_string(),
+        Value::String(Some(text)) => text.clone(),
+        Value::BigInt(Some(number)) => number.to_string(),
+        other => format!("{other:?}"),
+    }
+}

@@ -1,0 +1,211 @@
+//! A user's copy of everything, and a user's end.
+
+use std::time::Duration;
+
+use natter_persister::admin::{self, Command, UserCommand};
+use natter_shared::{
+    broker::{Broker, Delivery, Interest},
+    event::{Audience, Ephemeral, Event, GroupKind},
+    frame::ErrorCode,
+    id::{EventId, GroupId, UserId},
+    rpc::{CreateSingle, FindMembership, FindUser, Groups, ListNotifications, ListUsers, MessageHistory, SignIn},
+    subject::Topic,
+};
+
+use crate::{
+    harness::{Harness, user},
+    on_both,
+};
+
+on_both!(
+    an_export_has_all_that_is_stored_of_a_user,
+    an_erased_user_is_gone_and_others_keep_what_is_theirs,
+    an_erasure_goes_on_after_a_crash,
+    nobody_unknown_is_erased,
+);
+
+async fn erase(harness: &Harness, who: &UserId) -> Result<(), admin::AdminError> {
+    let command = Command::User(UserCommand::Erase { id: who.clone(), no_wait: false, timeout: 40 });
+    admin::run(command, &harness.options.database).await
+}
+
+async fn export(harness: &Harness, who: &UserId) -> Vec<serde_json::Value> {
+    let mut out = Vec::new();
+    admin::export(who, &harness.options.database, &mut out).await.unwrap();
+    String::from_utf8(out).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// Alice and Bob, a group and a room for two, with something of each in everything.
+async fn lives(harness: &Harness) -> (UserId, UserId, GroupId, GroupId) {
+    let (alice, bob) = (user("alice-id"), user("bob-id"));
+    for (user, handle) in [(&alice, "al\"ice"), (&bob, "bob")] {
+        let call = SignIn { user: user.clone(), handle: Some(handle.into()), display_name: Some(format!("{handle} secret")), limit: 1 };
+        harness.call(call).await.unwrap();
+    }
+    let (group, ack) = harness.create(GroupKind::Group, &[&alice, &bob]).await;
+    harness.applied(Topic::Group(group), ack).await;
+    let single = harness.call(CreateSingle { user: alice.clone(), other: bob.clone() }).await.unwrap().reply.group;
+    for at in [group, single] {
+        harness.say(at, &alice, "alice secret").await;
+        let last = harness.say(at, &bob, "bob says").await;
+        harness.applied(Topic::Group(at), last).await;
+        let read = harness.read(&alice, at, last.position).await;
+        harness.applied(Topic::User(alice.key()), read).await;
+    }
+    let said = [
+        (Audience::User(alice.clone()), &bob, "to alice secret"),
+        (Audience::User(bob.clone()), &alice, "from alice secret"),
+        (Audience::Group(group), &alice, "from alice to all secret"),
+        (Audience::Group(group), &bob, "from bob to all"),
+    ];
+    for (to, sender, body) in said {
+        let topic = match &to {
+            Audience::User(user) => Topic::User(user.key()),
+            Audience::Group(group) => Topic::Group(*group),
+        };
+        let (_, ack) = harness.notify(to, Some(sender), body).await;
+        harness.applied(topic, ack).await;
+    }
+    // One that could not be applied: kept with all it says.
+    let ack = harness
+        .publish(
+            Topic::Group(single),
+            EventId::random(),
+            &Event::Message(crate::harness::message(group, &alice, natter_shared::id::Nonce::now(), "misplaced secret")),
+        )
+        .await;
+    harness.applied(Topic::Group(single), ack).await;
+    assert_eq!(harness.count("dead_letters").await, 1);
+    (alice, bob, group, single)
+}
+
+async fn an_export_has_all_that_is_stored_of_a_user(harness: Harness) {
+    let (alice, ..) = lives(&harness).await;
+    let lines = export(&harness, &alice).await;
+    let of = |kind: &str| lines.iter().filter(|line| line["type"] == kind).collect::<Vec<_>>();
+    assert_eq!((of("profile").len(), of("membership").len(), of("read_mark").len(), of("message").len()), (1, 2, 2, 2));
+    assert_eq!(of("profile")[0]["handle"], "al\"ice");
+    assert!(of("message").iter().all(|message| message["body"] == "alice secret"));
+    let bodies = |kind| of(kind).iter().map(|line| line["body"].as_str().unwrap().to_owned()).collect::<std::collections::BTreeSet<_>>();
+    assert_eq!(bodies("notification_received"), ["from bob to all", "to alice secret"].map(str::to_owned).into());
+    assert_eq!(bodies("notification_sent"), ["from alice secret", "from alice to all secret"].map(str::to_owned).into());
+    assert_eq!(of("notification_sent").iter().filter(|line| line["recipient"] == "bob-id").count(), 1);
+}
+
+/// Every text of every table, as the database has it.
+async fn everything(harness: &Harness) -> String {
+    let mut out = String::new();
+    let json = match harness.database.get_database_backend() {
+        sea_orm::DbBackend::Sqlite => None,
+        _ => Some(()),
+    };
+    for table in harness.tables().await {
+        if json.is_some() {
+            let sql = format!("SELECT CAST(row_to_json(t) AS text) AS line FROM (SELECT * FROM {table}) t");
+            for row in harness.rows(&sql).await {
+                out.push_str(&row.try_get::<String>("", "line").unwrap());
+            }
+            continue;
+        }
+        for column in harness.rows(&format!("SELECT name FROM pragma_table_info('{table}')")).await {
+            let column: String = column.try_get("", "name").unwrap();
+            for row in harness.rows(&format!("SELECT CAST({column} AS text) AS text FROM {table}")).await {
+                out.push_str(&row.try_get::<Option<String>>("", "text").unwrap_or_default().unwrap_or_default());
+                out.push('\n');
+            }
+        }
+    }
+    // PostgreSQL shows bytes in hex.
+    out.replace(&data_encoding_of("secret"), "secret")
+}
+
+fn data_encoding_of(text: &str) -> String {
+    text.bytes().map(|byte| format!("{byte:02x}")).collect()
+}
+
+async fn an_erased_user_is_gone_and_others_keep_what_is_theirs(harness: Harness) {
+    let (alice, bob, group, single) = lives(&harness).await;
+    assert!(everything(&harness).await.contains("alice secret"));
+    let mut live = harness.broker.subscribe(Interest::Topic(Topic::User(alice.key()))).await.unwrap();
+    erase(&harness, &alice).await.unwrap();
+    let kept = everything(&harness).await;
+    for gone in ["alice secret", "to all secret", "misplaced secret", "al\"ice", "al\\\"ice"] {
+        assert!(!kept.contains(gone), "{gone} is still there");
+    }
+    assert!(kept.contains("bob says") && kept.contains("from bob to all"));
+    // Connections are told to close.
+    let mut batch = Vec::new();
+    let told = tokio::time::timeout(Duration::from_secs(10), async {
+        while live.next_batch(&mut batch, 100).await {
+            for delivery in batch.drain(..) {
+                if let Delivery::Ephemeral { payload, .. } = delivery
+                    && let Ok(Ephemeral::Disconnect { reconnect: false }) = serde_json::from_slice(&payload)
+                {
+                    return true;
+                }
+            }
+        }
+        false
+    });
+    assert!(told.await.expect("told"));
+    // Memberships ended by events that everybody saw.
+    for at in [group, single] {
+        assert!(harness.call(FindMembership { user: alice.clone(), group: at }).await.unwrap().reply.is_none());
+        let log = harness.log_of(Topic::Group(at)).await;
+        assert!(
+            log.iter().any(|stored| matches!(Event::decode(&stored.payload), Ok(Event::MemberRemoved(removed)) if removed.user == alice))
+        );
+    }
+    // Nobody finds her, and nobody can bring her into a group; her handle is free.
+    assert!(harness.call(FindUser::Id(alice.clone())).await.unwrap().reply.is_none());
+    assert!(harness.call(FindUser::Handle("al\"ice".into())).await.unwrap().reply.is_none());
+    let all = ListUsers { user: None, prefix: String::new(), after: None, limit: 10 };
+    assert_eq!(harness.call(all).await.unwrap().reply.users.len(), 1);
+    let again = CreateSingle { user: bob.clone(), other: alice.clone() };
+    assert_eq!(harness.call(again.clone()).await.unwrap_err().code, ErrorCode::NotFound);
+    // Bob's counts and history are as long as they were.
+    let groups = harness.call(Groups { user: bob.clone(), after: None, limit: 10 }).await.unwrap().reply.groups;
+    assert!(groups.iter().all(|group| group.unread == 2), "{groups:?}");
+    assert_eq!(groups.iter().find(|membership| membership.group == single).unwrap().display_name, "bob_with_erased");
+    let history = MessageHistory { user: Some(bob.clone()), group, before: None, after: None, limit: 10 };
+    let page = harness.call(history).await.unwrap().reply;
+    let bodies: Vec<_> = page.messages.into_iter().filter_map(|event| event.event.into_message()).map(|message| message.body).collect();
+    assert_eq!(bodies, ["", "bob says"]);
+    let inbox = ListNotifications { user: bob.clone(), before: None, archived: false, unseen: false, limit: 10 };
+    let inbox = harness.call(inbox).await.unwrap().reply;
+    assert_eq!(inbox.notifications.len(), 2);
+    assert!(inbox.notifications.iter().all(|entry| entry.body.is_empty()));
+    // Again is harmless; and a token still brings somebody in, as somebody new.
+    erase(&harness, &alice).await.unwrap();
+    let call = SignIn { user: alice.clone(), handle: Some("alice2".into()), display_name: None, limit: 10 };
+    let back = harness.call(call).await.unwrap().reply;
+    assert_eq!((back.profile.handle.as_str(), back.profile.display_name.as_str(), back.groups.len()), ("alice2", "alice2", 0));
+    assert_eq!(harness.call(again).await.unwrap().reply.display_name, "bob_with_alice2");
+    assert!(harness.call(FindMembership { user: alice, group: single }).await.unwrap().reply.is_some());
+}
+
+async fn an_erasure_goes_on_after_a_crash(mut harness: Harness) {
+    let (alice, bob, group, _) = lives(&harness).await;
+    let mut last = None;
+    for n in 0..30 {
+        last = Some(harness.say(group, if n % 2 == 0 { &alice } else { &bob }, "more secret").await);
+    }
+    harness.applied(Topic::Group(group), last.unwrap()).await;
+    harness.abort().await;
+    let command = Command::User(UserCommand::Erase { id: alice.clone(), no_wait: true, timeout: 1 });
+    admin::run(command, &harness.options.database).await.unwrap();
+    // As if it had died after half of the messages.
+    let half = harness.rows("SELECT id FROM messages ORDER BY id LIMIT 1 OFFSET 17").await[0].try_get::<uuid::Uuid>("", "id").unwrap();
+    harness.sql(&format!("UPDATE erasures SET stage = 'messages', after_id = '[\"{half}\"]'")).await;
+    harness.start().await;
+    harness.eventually("erased", async || (harness.count("erasures WHERE finished_at IS NOT NULL").await == 1).then_some(())).await;
+    let emptied = harness.count("messages WHERE sender = 'alice-id' AND body = ''").await;
+    assert!(emptied > 5 && emptied < 17, "what came before was done, and is not done again: {emptied}");
+    assert_eq!(harness.count("messages WHERE sender = 'bob-id' AND body = ''").await, 0);
+}
+
+async fn nobody_unknown_is_erased(harness: Harness) {
+    let error = erase(&harness, &user("nobody")).await.unwrap_err();
+    assert!(error.to_string().contains("no user"), "{error}");
+    assert_eq!(harness.count("erasures").await, 0);
+}
