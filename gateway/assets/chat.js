@@ -134,8 +134,8 @@ function csrfToken() {
   return cookie ? cookie.slice("csrftoken=".length) : "";
 }
 
-async function post(path, body) {
-  const response = await fetch(path, { method: "POST", headers: { "X-CSRFToken": csrfToken() }, body });
+async function post(path, body, method = "POST") {
+  const response = await fetch(path, { method, headers: { "X-CSRFToken": csrfToken() }, body });
   if (response.status === 401) location.assign("/");
   if (!response.ok) {
     const problem = await response.json().catch(() => ({}));
@@ -237,7 +237,7 @@ byId("chat-message-input").addEventListener("keydown", (event) => {
 });
 byId("sign-out")?.addEventListener("click", async () => {
   try {
-    await post("/api/v1/dev/logout");
+    await post("/api/v1/session", undefined, "DELETE");
     location.assign("/");
   } catch (error) {
     showStatus(error.message);

@@ -61,6 +61,7 @@ pub async fn run(gateway: Gateway) -> Result<(), AuthenticatorError> {
     // Delivery goes on until the last session has left.
     let stop = CancellationToken::new();
     let tasks = lifecycle.tasks.clone();
+    auth.keep_keys(&tasks, &stop);
     let linger = config.gateway.interest_linger;
     let hub = Hub::start(Arc::clone(&broker), &config.limits, linger, Arc::clone(&metrics), &tasks, &stop);
     let app = Arc::new(App {

@@ -16,13 +16,15 @@ pub struct HttpSession {
     csrf: Mutex<Option<String>>,
     /// The token that signing in returned.
     pub token: Option<String>,
+    /// The session cookie that signing in set, as a `Cookie` header says it.
+    pub cookie: Option<String>,
 }
 
 impl HttpSession {
     /// One that is not signed in.
     pub fn anonymous(gateway: SocketAddr) -> Result<Self> {
         let http = Http::builder().cookie_store(true).redirect(Policy::none()).build()?;
-        Ok(Self { http, base: format!("http://{gateway}"), csrf: Mutex::default(), token: None })
+        Ok(Self { http, base: format!("http://{gateway}"), csrf: Mutex::default(), token: None, cookie: None })
     }
 
     /// Signs in by name (`auth.dev_login`).
@@ -31,6 +33,7 @@ impl HttpSession {
         let url = format!("{}/api/v1/dev/login", session.base);
         let answer = session.http.post(url).json(&json!({"name": name})).send().await?;
         session.keep_csrf(&answer);
+        session.cookie = cookie_of(&answer, "natter_session").map(|value| format!("natter_session={value}"));
         let status = answer.status();
         let body = answer.text().await?;
         ensure!(status.is_success(), "signing in: {status}: {body}");

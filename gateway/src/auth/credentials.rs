@@ -1,4 +1,5 @@
-//! Where a request carries its token: the `Authorization` header, else the session cookie.
+//! Where a request says who it is from: a token in the `Authorization` header, else the session
+//! cookie.
 
 use axum::http::{HeaderMap, header};
 use axum_extra::extract::CookieJar;
@@ -6,7 +7,7 @@ use natter_shared::timestamp::Timestamp;
 
 use super::{AuthError, Authenticator, Identity};
 
-/// The cookie that holds the token; not for scripts.
+/// The cookie of who has signed in; not for scripts.
 pub const SESSION_COOKIE: &str = "natter_session";
 
 /// The cookie that scripts echo in forms.
@@ -32,18 +33,17 @@ pub struct SignedIn {
 }
 
 impl Authenticator {
-    /// Who a request is from; nobody without a token. A bearer token wins over a cookie.
+    /// Who a request is from; nobody without a token or cookie. A bearer token wins over a cookie.
     ///
     /// # Errors
-    /// A token is there, and does not hold.
-    pub fn identify(&self, headers: &HeaderMap) -> Result<Option<SignedIn>, AuthError> {
-        let now = Timestamp::now();
+    /// One is there, and does not hold.
+    pub async fn identify(&self, headers: &HeaderMap) -> Result<Option<SignedIn>, AuthError> {
         if let Some(token) = bearer(headers)? {
-            let identity = self.verify(token, now)?;
+            let identity = self.authenticate(token).await?;
             return Ok(Some(SignedIn { identity, by: By::Bearer }));
         }
-        match cookie(headers, SESSION_COOKIE).filter(|token| !token.is_empty()) {
-            Some(token) => Ok(Some(SignedIn { identity: self.verify(&token, now)?, by: By::Cookie })),
+        match cookie(headers, SESSION_COOKIE).filter(|value| !value.is_empty()) {
+            Some(value) => Ok(Some(SignedIn { identity: self.sessions().verify(&value, Timestamp::now())?, by: By::Cookie })),
             None => Ok(None),
         }
     }

@@ -5,10 +5,12 @@
 //! The signature also covers the user, so a cookie planted by a neighbouring host does not do.
 
 use data_encoding::BASE64URL_NOPAD;
-use hmac::{Hmac, KeyInit, Mac};
+use hmac::{Hmac, Mac};
 use natter_shared::id::UserId;
-use sha2::{Digest, Sha256};
+use sha2::Sha256;
 use subtle::ConstantTimeEq;
+
+use super::derive;
 
 const RANDOM_BYTES: usize = 16;
 
@@ -20,9 +22,7 @@ pub struct Csrf {
 impl Csrf {
     /// With a key of its own, derived from `secret`.
     pub(super) fn new(secret: &[u8]) -> Self {
-        let key = Sha256::new().chain_update(b"natter csrf key\0").chain_update(secret).finalize();
-        // Of the block's size at most, which a SHA-256 is.
-        Self { key: <Hmac<Sha256> as KeyInit>::new(&block(&key)) }
+        Self { key: derive::key("natter csrf key", secret) }
     }
 
     /// A fresh token for `user`, or for somebody not signed in. 64 characters of base64url.
@@ -49,15 +49,6 @@ impl Csrf {
     fn mac(&self, random: &[u8], user: Option<&UserId>) -> Hmac<Sha256> {
         self.key.clone().chain_update(random).chain_update(user.map_or("", UserId::as_str).as_bytes())
     }
-}
-
-/// A key padded to the hash's block, as RFC 2104 does.
-fn block(key: &[u8]) -> hmac::digest::Key<Hmac<Sha256>> {
-    let mut block = hmac::digest::Key::<Hmac<Sha256>>::default();
-    for (to, from) in block.iter_mut().zip(key) {
-        *to = *from;
-    }
-    block
 }
 
 #[cfg(test)]

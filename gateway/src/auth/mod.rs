@@ -1,15 +1,25 @@
-//! Who a request is from: tokens (`token`), where they come in a request (`credentials`), from
-//! which pages they may come (`origin`), and proof that a form is from such a page (`csrf`).
+//! Who a request is from. Where it says so (`credentials`): by a bearer token (`token`, with its
+//! `claims`, checked with a `key` of the config or of those that the issuer publishes, `jwks`), or by
+//! our own cookie (`session`). From which pages that may come (`origin`), and proof that a form is
+//! from such a page (`csrf`).
 
+mod claims;
 mod credentials;
 mod csrf;
+mod derive;
 mod identity;
+mod jwks;
+mod key;
 pub mod origin;
+mod session;
 mod token;
 
 pub use credentials::{By, CSRF_COOKIE, SESSION_COOKIE, SignedIn, cookie};
 pub use csrf::Csrf;
 pub use identity::{Identity, MAX_NAME_CHARS};
+pub use jwks::FetchError;
+pub use key::KeyError;
+pub use session::Sessions;
 pub use token::{AuthError, Authenticator, AuthenticatorError};
 
 /// All that a client is told of a token that does not hold; the log knows why.

@@ -1,25 +1,30 @@
-//! Tokens: JWTs (RFC 7519) signed with HS256, by one of the configured issuers.
+//! Bearer tokens: JWTs (RFC 7519) of the configured issuers.
 //!
-//! The algorithm is ours to say, never the token's: `alg` must be exactly `HS256` and is used for
-//! nothing else, so neither `none` nor a public key taken for a secret gets through. `iss` picks
-//! the key before the signature is checked; nothing else of the claims is looked at until then.
+//! The algorithm is the config's to say for each issuer, never the token's: `alg` must be exactly
+//! that and is used for nothing else, so neither `none` nor a public key taken for a secret gets
+//! through. `iss` picks the keys before the signature is checked; nothing else of the claims is
+//! looked at until then.
 
-use std::{fmt, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
-use data_encoding::BASE64URL_NOPAD;
-use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header};
-use natter_shared::{config::Auth, id::UserId, timestamp::Timestamp};
-use serde::{Deserialize, Serialize, de::IgnoredAny};
+use jsonwebtoken::{EncodingKey, Header};
+use natter_shared::{
+    config::{Algorithm, Auth, Issuer},
+    id::UserId,
+    timestamp::Timestamp,
+};
+use serde::Serialize;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{Csrf, Identity, identity};
+use super::{
+    Csrf, Identity, Sessions,
+    claims::{Claims, JoseHeader, LAST_SECOND, decode_part},
+    jwks::{FetchError, Jwks},
+    key::{KeyError, VerifyingKey},
+};
 
 /// The longest token looked at, in bytes; headers are limited to little more anyway.
 const MAX_TOKEN_BYTES: usize = 8 * 1024;
-
-/// The last second a timestamp can show (9999-12-31T23:59:59Z); a later `exp` means that.
-const LAST_SECOND: u64 = 253_402_300_799;
-
-const DEFAULT_NAME: &str = "natter";
 
 /// Why a token does not hold. For the log: clients get [`super::UNAUTHORIZED`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -27,7 +32,7 @@ pub enum AuthError {
     /// Not three parts of base64url, JSON in the first two; or too long.
     #[error("not a token")]
     Malformed,
-    /// `alg` is not HS256, or the header asks for extensions.
+    /// `alg` is not what its issuer is pinned to, or the header asks for extensions.
     #[error("algorithm or extension not allowed")]
     Algorithm,
     /// A claim is missing or of the wrong type.
@@ -36,6 +41,12 @@ pub enum AuthError {
     /// `iss` is none of ours.
     #[error("unknown issuer")]
     Issuer,
+    /// `kid` is none of the issuer's published keys, as far as is known.
+    #[error("signed with a key that the issuer has not published")]
+    UnknownKey,
+    /// Without `kid`, while the issuer publishes several keys.
+    #[error("does not say which of the issuer's keys it is signed with")]
+    NoKeyId,
     /// Signed with another key, or changed since.
     #[error("wrong signature")]
     Signature,
@@ -57,19 +68,28 @@ pub enum AuthError {
 }
 
 /// Why no authenticator can be made of a config.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, thiserror::Error)]
 pub enum AuthenticatorError {
+    /// Nothing to sign cookies with.
+    #[error("auth.secret is needed")]
+    NoSecret,
     /// Nobody could ever sign in.
-    #[error("auth.secret or one of auth.issuers is needed")]
+    #[error("no issuer has a key: set auth.secret, auth.public_key, auth.jwks_url or auth.issuers")]
     NoIssuer,
     /// An issuer whose tokens cannot be checked.
-    #[error("auth.issuers: `{0}` has no secret")]
-    NoSecret(String),
+    #[error("the issuer `{0}` has no key that {algorithm} can use", algorithm = .1.as_str())]
+    NoKey(String, Algorithm),
+    /// A public key that is none.
+    #[error("the public key of the issuer `{0}` {1}")]
+    Key(String, #[source] KeyError),
+    /// A URL that no keys can come from.
+    #[error("the keys of the issuer `{0}`: {1}")]
+    Jwks(String, #[source] FetchError),
     /// Two keys for one `iss`.
-    #[error("auth.issuers: `{0}` is there twice")]
+    #[error("the issuer `{0}` is there twice")]
     Twice(String),
     /// Dev sign-in signs with `auth.secret`.
-    #[error("auth.dev_login needs auth.secret")]
+    #[error("auth.dev_login needs auth.algorithm HS256")]
     DevLogin,
 }
 
@@ -78,46 +98,28 @@ pub struct Authenticator {
     issuers: Vec<TrustedIssuer>,
     signer: Option<Signer>,
     leeway: Duration,
+    sessions: Sessions,
     csrf: Csrf,
 }
 
 struct TrustedIssuer {
     name: String,
     audience: String,
-    key: DecodingKey,
+    algorithm: Algorithm,
+    keys: Keys,
+}
+
+enum Keys {
+    /// Of the config.
+    Fixed(VerifyingKey),
+    /// Fetched.
+    Published(Arc<Jwks>),
 }
 
 struct Signer {
     issuer: String,
     audience: String,
     key: EncodingKey,
-}
-
-#[derive(Deserialize)]
-struct JoseHeader<'a> {
-    #[serde(borrow)]
-    alg: std::borrow::Cow<'a, str>,
-    /// Extensions that must be understood (RFC 7515 section 4.1.11); we understand none.
-    crit: Option<IgnoredAny>,
-}
-
-#[derive(Deserialize)]
-struct Claims {
-    iss: String,
-    aud: Audience,
-    sub: String,
-    exp: serde_json::Number,
-    nbf: Option<serde_json::Number>,
-    preferred_username: Option<String>,
-    name: Option<String>,
-}
-
-/// RFC 7519 section 4.1.3: one, or a list.
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Audience {
-    One(String),
-    Many(Vec<String>),
 }
 
 #[derive(Serialize)]
@@ -132,35 +134,41 @@ struct IssuedClaims<'a> {
 }
 
 impl Authenticator {
-    /// Prepares the keys of all issuers.
+    /// Prepares the keys of all issuers. Published ones are not there before
+    /// [`Authenticator::keep_keys`].
     pub fn from_config(config: &Auth) -> Result<Self, AuthenticatorError> {
+        let secret = config.secret.as_ref().ok_or(AuthenticatorError::NoSecret)?.expose().as_bytes();
         let mut issuers: Vec<TrustedIssuer> = Vec::new();
-        let mut secrets = Vec::new();
         let mut signer = None;
-        if let Some(secret) = &config.secret {
-            let issuer = config.issuer.clone().unwrap_or_else(|| DEFAULT_NAME.to_owned());
-            let audience = config.audience.clone().unwrap_or_else(|| DEFAULT_NAME.to_owned());
-            let bytes = secret.expose().as_bytes();
-            secrets.push(bytes);
-            signer = Some(Signer { issuer: issuer.clone(), audience: audience.clone(), key: EncodingKey::from_secret(bytes) });
-            issuers.push(TrustedIssuer { name: issuer, audience, key: DecodingKey::from_secret(bytes) });
-        } else if config.dev_login {
+        for (index, issuer) in config.all_issuers().into_iter().enumerate() {
+            if index == 0 && config.signs_with_secret() {
+                let (issuer, audience) = (issuer.issuer.clone(), issuer.audience.clone());
+                signer = Some(Signer { issuer, audience, key: EncodingKey::from_secret(secret) });
+            }
+            let trusted = TrustedIssuer::new(issuer, config)?;
+            if issuers.iter().any(|known| known.name == trusted.name) {
+                return Err(AuthenticatorError::Twice(trusted.name));
+            }
+            issuers.push(trusted);
+        }
+        if issuers.is_empty() {
+            return Err(AuthenticatorError::NoIssuer);
+        }
+        if config.dev_login && signer.is_none() {
             return Err(AuthenticatorError::DevLogin);
         }
-        for issuer in &config.issuers {
-            let name = issuer.issuer.clone();
-            let Some(secret) = &issuer.secret else { return Err(AuthenticatorError::NoSecret(name)) };
-            if issuers.iter().any(|known| known.name == name) {
-                return Err(AuthenticatorError::Twice(name));
+        let (sessions, csrf) = (Sessions::new(secret), Csrf::new(secret));
+        Ok(Self { issuers, signer, leeway: config.leeway, sessions, csrf })
+    }
+
+    /// Starts the tasks that fetch published keys; they end with `stop`.
+    pub fn keep_keys(&self, tasks: &TaskTracker, stop: &CancellationToken) {
+        for issuer in &self.issuers {
+            if let Keys::Published(jwks) = &issuer.keys {
+                let jwks = Arc::clone(jwks);
+                tasks.spawn(stop.clone().run_until_cancelled_owned(async move { jwks.keep().await }));
             }
-            let bytes = secret.expose().as_bytes();
-            secrets.push(bytes);
-            issuers.push(TrustedIssuer { name, audience: issuer.audience.clone(), key: DecodingKey::from_secret(bytes) });
         }
-        // Every gateway must come to the same key; with `auth.secret` it stays the same when
-        // further issuers come and go.
-        let csrf = Csrf::new(secrets.first().ok_or(AuthenticatorError::NoIssuer)?);
-        Ok(Self { issuers, signer, leeway: config.leeway, csrf })
     }
 
     /// Signs and checks CSRF tokens.
@@ -168,50 +176,61 @@ impl Authenticator {
         &self.csrf
     }
 
-    /// Who holds `token`, if it holds at `now`.
-    pub fn verify(&self, token: &str, now: Timestamp) -> Result<Identity, AuthError> {
-        if token.len() > MAX_TOKEN_BYTES {
-            return Err(AuthError::Malformed);
-        }
-        let (message, signature) = token.rsplit_once('.').ok_or(AuthError::Malformed)?;
-        let (header, claims) = message.split_once('.').ok_or(AuthError::Malformed)?;
+    /// Signs and checks session cookies.
+    pub fn sessions(&self) -> &Sessions {
+        &self.sessions
+    }
 
-        let header = decode_part(header)?;
-        let header: JoseHeader<'_> = serde_json::from_slice(&header).map_err(|_| AuthError::Malformed)?;
-        if header.alg != "HS256" || header.crit.is_some() {
-            return Err(AuthError::Algorithm);
-        }
-
-        let claims: Claims = serde_json::from_slice(&decode_part(claims)?).map_err(|_| AuthError::Claims)?;
-        let issuer = self.issuers.iter().find(|issuer| issuer.name == claims.iss).ok_or(AuthError::Issuer)?;
-        match jsonwebtoken::crypto::verify(signature, message.as_bytes(), &issuer.key, Algorithm::HS256) {
-            Ok(true) => self.accept(claims, issuer, now),
-            Ok(false) => Err(AuthError::Signature),
-            Err(_) => Err(AuthError::Malformed),
+    /// Who holds a bearer token, if it holds now. One that is signed with a key that is not known yet
+    /// waits a while for the issuer's keys to be fetched anew; all others take no time.
+    pub async fn authenticate(&self, token: &str) -> Result<Identity, AuthError> {
+        match self.checked(token, Timestamp::now()) {
+            Ok(identity) => Ok(identity),
+            Err((AuthError::UnknownKey, Some(jwks))) => {
+                jwks.refreshed().await;
+                self.verify(token, Timestamp::now())
+            }
+            Err((reason, _)) => Err(reason),
         }
     }
 
-    /// Checks what a token of a known signer says.
-    fn accept(&self, claims: Claims, issuer: &TrustedIssuer, now: Timestamp) -> Result<Identity, AuthError> {
-        if !claims.aud.names(&issuer.audience) {
-            return Err(AuthError::Audience);
+    /// Who holds a bearer token, if it holds at `now` by the keys that are known.
+    ///
+    /// # Errors
+    /// [`AuthError::UnknownKey`] is not the last word: see [`Authenticator::authenticate`].
+    pub fn verify(&self, token: &str, now: Timestamp) -> Result<Identity, AuthError> {
+        self.checked(token, now).map_err(|(reason, _)| reason)
+    }
+
+    /// With the error, the published keys that it was checked against.
+    fn checked(&self, token: &str, now: Timestamp) -> Result<Identity, (AuthError, Option<Arc<Jwks>>)> {
+        let own = |reason| (reason, None);
+        if token.len() > MAX_TOKEN_BYTES {
+            return Err(own(AuthError::Malformed));
         }
-        let leeway = self.leeway.as_millis() as u64;
-        let expires_at = instant(&claims.exp)?;
-        if now.0 >= expires_at.0.saturating_add(leeway) {
-            return Err(AuthError::Expired);
+        let (message, signature) = token.rsplit_once('.').ok_or(own(AuthError::Malformed))?;
+        let (header, claims) = message.split_once('.').ok_or(own(AuthError::Malformed))?;
+
+        let header = decode_part(header).map_err(own)?;
+        let header: JoseHeader<'_> = serde_json::from_slice(&header).map_err(|_| own(AuthError::Malformed))?;
+        if header.crit.is_some() {
+            return Err(own(AuthError::Algorithm));
         }
-        if let Some(nbf) = &claims.nbf
-            && now.0.saturating_add(leeway) < instant(nbf)?.0
-        {
-            return Err(AuthError::NotYet);
+        let claims = decode_part(claims).map_err(own)?;
+        let claims: Claims = serde_json::from_slice(&claims).map_err(|_| own(AuthError::Claims))?;
+        let issuer = self.issuers.iter().find(|issuer| issuer.name == claims.iss).ok_or(own(AuthError::Issuer))?;
+        if header.alg != issuer.algorithm.as_str() {
+            return Err(own(AuthError::Algorithm));
         }
-        Ok(Identity {
-            user: UserId::new(&claims.sub).map_err(|_| AuthError::Subject)?,
-            handle: identity::handle(claims.preferred_username),
-            display_name: identity::display_name(claims.name),
-            expires_at,
-        })
+        match &issuer.keys {
+            // Its only key: a name for it says nothing more.
+            Keys::Fixed(key) => key.verify(message, signature).map_err(own)?,
+            Keys::Published(jwks) => {
+                let verify = |key: &VerifyingKey| key.verify(message, signature);
+                jwks.check(header.kid.as_deref(), verify).map_err(|reason| (reason, Some(Arc::clone(jwks))))?;
+            }
+        }
+        claims.accept(&issuer.audience, self.leeway, now).map_err(own)
     }
 
     /// Signs a token for `user`, whose handle and display name are `name`, good from `now` on for
@@ -222,8 +241,31 @@ impl Authenticator {
         let exp = iat.saturating_add(lifetime.as_secs()).min(LAST_SECOND);
         let claims =
             IssuedClaims { iss: &signer.issuer, aud: &signer.audience, sub: user.as_str(), iat, exp, preferred_username: name, name };
-        let token = jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &signer.key).map_err(|_| AuthError::CannotSign)?;
+        let header = Header::new(jsonwebtoken::Algorithm::HS256);
+        let token = jsonwebtoken::encode(&header, &claims, &signer.key).map_err(|_| AuthError::CannotSign)?;
         Ok((token, Timestamp(exp * 1000)))
+    }
+}
+
+impl TrustedIssuer {
+    fn new(issuer: Issuer, config: &Auth) -> Result<Self, AuthenticatorError> {
+        let Issuer { issuer: name, audience, algorithm, secret, public_key, jwks_url } = issuer;
+        let keys = match (algorithm, secret, public_key, jwks_url) {
+            (Algorithm::HS256, Some(secret), None, None) => Keys::Fixed(VerifyingKey::from_secret(secret.expose().as_bytes())),
+            (Algorithm::RS256 | Algorithm::ES256 | Algorithm::EdDSA, None, Some(pem), None) => {
+                let key = VerifyingKey::from_pem(algorithm, pem.as_pem());
+                Keys::Fixed(key.map_err(|reason| AuthenticatorError::Key(name.clone(), reason))?)
+            }
+            (Algorithm::RS256 | Algorithm::ES256 | Algorithm::EdDSA, None, None, Some(url)) => {
+                let jwks = Jwks::new(&name, algorithm, &url, config);
+                Keys::Published(Arc::new(jwks.map_err(|reason| AuthenticatorError::Jwks(name.clone(), reason))?))
+            }
+            // None at all, or two that could contradict each other.
+            (Algorithm::HS256 | Algorithm::RS256 | Algorithm::ES256 | Algorithm::EdDSA, ..) => {
+                return Err(AuthenticatorError::NoKey(name, algorithm));
+            }
+        };
+        Ok(Self { name, audience, algorithm, keys })
     }
 }
 
@@ -232,28 +274,4 @@ impl fmt::Debug for Authenticator {
         let names: Vec<_> = self.issuers.iter().map(|issuer| &issuer.name).collect();
         f.debug_struct("Authenticator").field("issuers", &names).finish_non_exhaustive()
     }
-}
-
-impl Audience {
-    fn names(&self, audience: &str) -> bool {
-        match self {
-            Self::One(one) => one == audience,
-            Self::Many(many) => many.iter().any(|one| one == audience),
-        }
-    }
-}
-
-fn decode_part(part: &str) -> Result<Vec<u8>, AuthError> {
-    BASE64URL_NOPAD.decode(part.as_bytes()).map_err(|_| AuthError::Malformed)
-}
-
-/// A NumericDate (RFC 7519 section 2): seconds since the epoch, a fraction allowed.
-fn instant(number: &serde_json::Number) -> Result<Timestamp, AuthError> {
-    let seconds = match (number.as_u64(), number.as_f64()) {
-        (Some(seconds), _) => seconds,
-        // The cast saturates.
-        (None, Some(seconds)) if seconds >= 0.0 => seconds as u64,
-        (None, _) => return Err(AuthError::Claims),
-    };
-    Ok(Timestamp(seconds.min(LAST_SECOND) * 1000))
 }

@@ -7,8 +7,8 @@ use axum::http::HeaderValue;
 use crate::auth::{CSRF_COOKIE, SESSION_COOKIE};
 
 /// Sets the session: not for scripts, and not sent along by other sites' forms.
-pub(super) fn session(token: &str, lifetime: Duration, https: bool) -> Option<HeaderValue> {
-    set(SESSION_COOKIE, token, lifetime, "; HttpOnly", https)
+pub(super) fn session(value: &str, lifetime: Duration, https: bool) -> Option<HeaderValue> {
+    set(SESSION_COOKIE, value, lifetime, "; HttpOnly", https)
 }
 
 /// Sets the CSRF token: for scripts to read and echo.
@@ -16,9 +16,9 @@ pub(super) fn csrf(token: &str, lifetime: Duration, https: bool) -> Option<Heade
     set(CSRF_COOKIE, token, lifetime, "", https)
 }
 
-/// Clears the session.
-pub(super) fn no_session(https: bool) -> Option<HeaderValue> {
-    set(SESSION_COOKIE, "", Duration::ZERO, "; HttpOnly", https)
+/// Clears both.
+pub(super) fn cleared(https: bool) -> Vec<HeaderValue> {
+    [session("", Duration::ZERO, https), csrf("", Duration::ZERO, https)].into_iter().flatten().collect()
 }
 
 /// None only for a value that no header can hold; ours are base64url.

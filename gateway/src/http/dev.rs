@@ -5,21 +5,18 @@ use std::sync::Arc;
 use axum::{
     Json,
     extract::State,
-    http::{HeaderMap, StatusCode, header},
+    http::StatusCode,
     response::{IntoResponse, Response},
 };
-use natter_shared::{
-    id::UserId,
-    rpc::{self, SignIn},
-    timestamp::Timestamp,
-};
+use natter_shared::{id::UserId, rpc, timestamp::Timestamp};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Problem, Site, cookies,
+    Problem, Site,
     extract::{Caller, JsonBody},
+    session,
 };
-use crate::auth::MAX_NAME_CHARS;
+use crate::auth::{Identity, MAX_NAME_CHARS};
 
 /// `{"name":"alice"}`.
 #[derive(Deserialize)]
@@ -45,32 +42,15 @@ pub(super) async fn login(
     caller.require_origin()?;
     let JsonBody(Login { name }) = body?;
     let user = checked(&name)?;
-    let config = &site.config().auth;
-
-    // So that the user is there at once, for others to write to.
-    let call = SignIn { user: user.clone(), handle: Some(name.clone()), display_name: Some(name.clone()), limit: 1 };
-    let profile = rpc::call(site.broker(), call, None).await?.reply.profile;
-
-    let (token, expires_at) = site.auth().issue(&user, &name, Timestamp::now(), config.session_lifetime).map_err(|reason| {
+    let lifetime = site.config().auth.session_lifetime;
+    let (token, expires_at) = site.auth().issue(&user, &name, Timestamp::now(), lifetime).map_err(|reason| {
         tracing::error!(%reason, "token_not_issued");
         Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "no token could be issued")
     })?;
-    let mut headers = HeaderMap::new();
-    let csrf = site.auth().csrf().issue(Some(&user));
-    headers.extend(cookies::session(&token, config.session_lifetime, caller.https).map(|cookie| (header::SET_COOKIE, cookie)));
-    headers.append(header::SET_COOKIE, cookies::csrf(&csrf, config.session_lifetime, caller.https).ok_or_else(Problem::timeout)?);
-    Ok((headers, Json(LoggedIn { token, user: profile, expires_at })).into_response())
-}
-
-/// Forgets the cookie. Who is signed in by it has to prove that the page is ours.
-pub(super) async fn logout(State(site): State<Arc<dyn Site>>, caller: Caller) -> Result<Response, Problem> {
-    require_enabled(&*site)?;
-    caller.require_origin()?;
-    if caller.identity().is_some() {
-        caller.require_form(&*site, None)?;
-    }
-    let headers: HeaderMap = cookies::no_session(caller.https).map(|cookie| (header::SET_COOKIE, cookie)).into_iter().collect();
-    Ok((StatusCode::NO_CONTENT, headers).into_response())
+    let identity = Identity { user, handle: Some(name.clone()), display_name: Some(name), expires_at };
+    let user = session::make_known(&*site, &identity).await?;
+    let (headers, expires_at) = session::cookies_for(&*site, &identity, caller.https)?;
+    Ok((headers, Json(LoggedIn { token, user, expires_at })).into_response())
 }
 
 fn require_enabled(site: &dyn Site) -> Result<(), Problem> {

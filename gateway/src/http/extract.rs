@@ -35,7 +35,7 @@ impl FromRequestParts<Arc<dyn Site>> for Caller {
     async fn from_request_parts(parts: &mut Parts, site: &Arc<dyn Site>) -> Result<Self, Infallible> {
         let peer = parts.extensions.get::<ConnectInfo<SocketAddr>>().map(|ConnectInfo(peer)| peer.ip());
         let http = &site.config().http;
-        let who = site.auth().identify(&parts.headers);
+        let who = site.auth().identify(&parts.headers).await;
         if let Err(reason) = who {
             tracing::debug!(%reason, "token_refused");
         }

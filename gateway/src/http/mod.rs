@@ -11,6 +11,7 @@ mod health;
 mod layers;
 mod pages;
 mod problem;
+mod session;
 mod site;
 pub(crate) mod upgrade;
 
@@ -44,7 +45,7 @@ fn routes(site: Arc<dyn Site>) -> Router {
         .route("/chat/{room}", axum::routing::any(chat::add_slash))
         .route("/chat/{room}/", get(chat::page).post(chat::form))
         .route("/api/v1/dev/login", post(dev::login))
-        .route("/api/v1/dev/logout", post(dev::logout))
+        .route("/api/v1/session", get(session::current).post(session::sign_in).delete(session::sign_out))
         .route("/assets/{name}", get(assets::asset))
         .route("/healthz", get(health::healthz))
         .route("/readyz", get(health::readyz))

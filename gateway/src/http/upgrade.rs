@@ -66,7 +66,7 @@ struct Handshake {
 }
 
 impl Handshake {
-    fn check(app: &App, request: &mut Request) -> Result<Self, Problem> {
+    async fn check(app: &App, request: &mut Request) -> Result<Self, Problem> {
         let headers = request.headers();
         let has = |name: header::HeaderName, token: &str| {
             let mut values = headers.get_all(name).iter().filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(','));
@@ -84,7 +84,7 @@ impl Handshake {
         let accept = derive_accept_key(key.as_bytes());
         let offers_v1 = has(header::SEC_WEBSOCKET_PROTOCOL, SUBPROTOCOL);
         let peer = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|ConnectInfo(peer)| peer.ip());
-        let identity = identify(app, headers, peer)?;
+        let identity = identify(app, headers, peer).await?;
         if app.health.is_draining() {
             return Err(Problem::of(ErrorCode::Draining, "this gateway is shutting down"));
         }
@@ -113,10 +113,10 @@ impl Handshake {
 
 /// Who asks. A foreign page is refused; a token that does not hold is told in the socket, because
 /// a browser cannot read a 401. A cookie counts only on a page's own request.
-fn identify(app: &App, headers: &HeaderMap, peer: Option<std::net::IpAddr>) -> Result<Result<Option<Identity>, ()>, Problem> {
+async fn identify(app: &App, headers: &HeaderMap, peer: Option<std::net::IpAddr>) -> Result<Result<Option<Identity>, ()>, Problem> {
     let verdict = origin::of_request(headers, peer, &app.config.http)
         .map_err(|forbidden| Problem::new(StatusCode::FORBIDDEN, "origin", forbidden.to_string()))?;
-    Ok(match app.auth.identify(headers) {
+    Ok(match app.auth.identify(headers).await {
         Ok(Some(signed_in)) => match (signed_in.by, verdict) {
             (By::Bearer, _) | (By::Cookie, origin::OriginVerdict::Own | origin::OriginVerdict::Listed) => Ok(Some(signed_in.identity)),
             (By::Cookie, origin::OriginVerdict::Absent) => Ok(None),
@@ -137,7 +137,7 @@ async fn take_over(on_upgrade: OnUpgrade) -> Option<(TcpStream, Vec<u8>)> {
 }
 
 async fn v1(State(app): State<Arc<App>>, mut request: Request) -> Response {
-    let handshake = match Handshake::check(&app, &mut request) {
+    let handshake = match Handshake::check(&app, &mut request).await {
         Ok(handshake) => handshake,
         Err(problem) => return problem.into_response(),
     };
@@ -155,7 +155,7 @@ async fn v1(State(app): State<Arc<App>>, mut request: Request) -> Response {
 }
 
 async fn chat_room(State(app): State<Arc<App>>, Path(room): Path<String>, mut request: Request) -> Response {
-    let handshake = match Handshake::check(&app, &mut request) {
+    let handshake = match Handshake::check(&app, &mut request).await {
         Ok(handshake) => handshake,
         Err(problem) => return problem.into_response(),
     };

@@ -88,7 +88,7 @@ async fn sign_in(
     let id = connect.id;
     let refused = || Failure::new(id, ErrorCode::Unauthorized, UNAUTHORIZED, CloseCode::Token);
     let identity = match (&connect.token, identity) {
-        (Some(token), _) => app.auth.verify(token, Timestamp::now()).map_err(|reason| {
+        (Some(token), _) => app.auth.authenticate(token).await.map_err(|reason| {
             tracing::debug!(%reason, "token_refused");
             refused()
         })?,

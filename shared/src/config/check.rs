@@ -1,20 +1,19 @@
 //! What values mean together, and for a role.
 
+mod auth;
+
 use std::path::Path;
 
 use tracing_subscriber::EnvFilter;
 
-use super::{Auth, Config, Limits, Nats, Role, Secret, source::Values};
-
-/// HS256 keys shorter than the hash are weak (RFC 7518, section 3.2).
-const MIN_SECRET: usize = 32;
+use super::{Config, Limits, Nats, Role, source::Values};
 
 /// Notes every mistake that a single value does not show.
 pub(super) fn check(config: &Config, role: Role, values: &mut Values) {
     check_http(config, values);
     check_nats(&config.nats, values);
     check_database(config, role, values);
-    check_auth(&config.auth, role, values);
+    auth::check(&config.auth, role, values);
     check_limits(&config.limits, values);
     if let Err(error) = EnvFilter::try_new(&config.telemetry.filter) {
         values.problem("telemetry.filter", &format!("{:?} is not a log filter: {error}", config.telemetry.filter));
@@ -89,41 +88,6 @@ fn check_database(config: &Config, role: Role, values: &mut Values) {
     };
     if !["postgres://", "postgresql://", "sqlite:"].iter().any(|scheme| url.expose().starts_with(scheme)) {
         values.problem("database.url", "the value does not begin with postgres:// or sqlite://");
-    }
-}
-
-fn check_auth(auth: &Auth, role: Role, values: &mut Values) {
-    if let Some(secret) = &auth.secret {
-        check_secret("auth.secret", "the value", secret, values);
-    }
-    if auth.jwks_url.is_some() {
-        values.problem("auth.jwks_url", "is not supported yet; use auth.secret");
-    }
-    for issuer in &auth.issuers {
-        let name = &issuer.issuer;
-        if issuer.jwks_url.is_some() {
-            values.problem("auth.issuers", &format!("jwks_url of {name:?} is not supported yet; use its secret"));
-        } else if let Some(secret) = &issuer.secret {
-            check_secret("auth.issuers", &format!("the secret of {name:?}"), secret, values);
-        } else {
-            values.problem("auth.issuers", &format!("{name:?} has no secret"));
-        }
-        let same = auth.issuers.iter().filter(|other| other.issuer == issuer.issuer).count();
-        if same > 1 || auth.issuer.as_ref() == Some(name) {
-            values.problem("auth.issuers", &format!("{name:?} is there twice (auth.issuer counts)"));
-        }
-    }
-    if role == Role::Gateway && auth.secret.is_none() {
-        let message = "is not set; a gateway needs it for tokens and cookies, the same one in all gateways: \
-            openssl rand -base64 48 makes one";
-        values.problem("auth.secret", message);
-    }
-}
-
-fn check_secret(key: &str, subject: &str, secret: &Secret, values: &mut Values) {
-    let bytes = secret.expose().len();
-    if bytes < MIN_SECRET {
-        values.problem(key, &format!("{subject} has {bytes} bytes; HS256 needs {MIN_SECRET}: openssl rand -base64 48 makes one"));
     }
 }
 

@@ -27,7 +27,10 @@ use std::{
 pub use self::{
     error::{ConfigErrors, Problem},
     network::Network,
-    schema::{Auth, DEFAULT_NATS_URL, Database, Gateway, Groups, Http, Issuer, Limits, LogFormat, Nats, Persister, Telemetry},
+    schema::{
+        Algorithm, Auth, DEFAULT_NATS_URL, Database, Gateway, Groups, Http, Issuer, Limits, LogFormat, Nats, Persister, PublicKey,
+        Telemetry,
+    },
     secret::Secret,
 };
 use self::{
@@ -130,7 +133,7 @@ impl Config {
         match role {
             Role::Standalone => {
                 if !values.is_set("auth.dev_login") {
-                    self.auth.dev_login = self.http.listen.ip().is_loopback();
+                    self.auth.dev_login = self.http.listen.ip().is_loopback() && self.auth.signs_with_secret();
                 }
                 if self.database.url.is_none() {
                     self.database.url = Some(self.own_database());

@@ -3,6 +3,7 @@
 use std::{net::SocketAddr, ops::RangeInclusive, path::PathBuf, time::Duration};
 
 use super::{
+    DEFAULT_ISSUER,
     network::Network,
     secret::Secret,
     section::section,
@@ -86,14 +87,19 @@ section! {
 section! {
     /// Who may sign in.
     pub struct Auth in "auth" {
-        /// Secret of HS256 tokens, at least 32 bytes. Also signs session cookies and, where
-        /// enabled, dev sign-ins. Unset in the standalone binary: `auth.key` in the data folder.
+        /// Session cookies and CSRF tokens are signed with keys derived from it, at least 32 bytes.
+        /// Also the secret of the first issuer's HS256 tokens, where that has no public key. Unset
+        /// in the standalone binary: `auth.key` in the data folder.
         pub secret: Option<Secret> = None,
-        /// `iss` of the tokens signed with `secret`. Unset: `natter`.
+        /// `iss` of the first issuer's tokens. Unset: `natter`.
         pub issuer: Option<String> = None,
-        /// `aud` of the tokens signed with `secret`. Unset: `natter`.
+        /// `aud` of the first issuer's tokens. Unset: `natter`.
         pub audience: Option<String> = None,
-        /// Where the issuer's public keys are. Not supported yet.
+        /// What the first issuer signs with; no other algorithm is accepted of it.
+        pub algorithm: Algorithm = Algorithm::HS256,
+        /// The first issuer's public key, for every algorithm but HS256.
+        pub public_key: Option<PublicKey> = None,
+        /// Where the first issuer publishes its keys, instead of `public_key`.
         pub jwks_url: Option<String> = None,
         /// Further issuers; in the file only.
         pub issuers: Vec<Issuer> = Vec::new(),
@@ -104,6 +110,19 @@ section! {
         pub session_lifetime: Duration = secs(7 * 86_400) => secs(60)..=secs(365 * 86_400),
         /// Difference of clocks that is tolerated in tokens.
         pub leeway: Duration = secs(30) => Duration::ZERO..=secs(600),
+        /// Between two fetches of an issuer's keys (`jwks_url`) where nothing else asks for one.
+        pub jwks_refresh: Duration = secs(600) => secs(1)..=secs(86_400),
+        /// Between two fetches of an issuer's keys at least: after a token with an unknown key, or a
+        /// fetch that failed.
+        pub jwks_cooldown: Duration = secs(30) => secs(1)..=secs(3600),
+        /// How long fetched keys hold while no fetch succeeds.
+        pub jwks_max_stale: Duration = secs(86_400) => secs(1)..=secs(30 * 86_400),
+        /// For one fetch.
+        pub jwks_timeout: Duration = secs(5) => TIMEOUT,
+        /// How long a token with an unknown key waits for a fetch before it is refused.
+        pub jwks_wait: Duration = secs(2) => Duration::ZERO..=secs(30),
+        /// Bytes of an issuer's key set.
+        pub jwks_max_bytes: usize as Bytes = 256 * KIB => KIB..=16 * MIB as usize,
     }
 }
 
@@ -114,10 +133,89 @@ pub struct Issuer {
     pub issuer: String,
     /// `aud` of its tokens.
     pub audience: String,
-    /// Secret of its HS256 tokens.
+    /// What it signs with; no other algorithm is accepted of it.
+    pub algorithm: Algorithm,
+    /// Its secret, for HS256.
     pub secret: Option<Secret>,
-    /// Where its public keys are. Not supported yet.
+    /// Its public key, for every other algorithm.
+    pub public_key: Option<PublicKey>,
+    /// Where it publishes its keys, instead of `public_key`.
     pub jwks_url: Option<String>,
+}
+
+impl Auth {
+    /// Every issuer, the first one (`auth.issuer`) among them; that is left out where it has no key
+    /// of any kind.
+    pub fn all_issuers(&self) -> Vec<Issuer> {
+        let or_default = |name: &Option<String>| name.clone().unwrap_or_else(|| DEFAULT_ISSUER.to_owned());
+        let first = Issuer {
+            issuer: or_default(&self.issuer),
+            audience: or_default(&self.audience),
+            algorithm: self.algorithm,
+            secret: self.secret.clone().filter(|_| self.signs_with_secret()),
+            public_key: self.public_key.clone(),
+            jwks_url: self.jwks_url.clone(),
+        };
+        let has_key = first.secret.is_some() || first.public_key.is_some() || first.jwks_url.is_some();
+        has_key.then_some(first).into_iter().chain(self.issuers.iter().cloned()).collect()
+    }
+
+    /// Whether `secret` is that of the first issuer's tokens, and not of cookies only.
+    pub fn signs_with_secret(&self) -> bool {
+        self.algorithm == Algorithm::HS256 && self.public_key.is_none() && self.jwks_url.is_none()
+    }
+}
+
+/// What tokens are signed with (RFC 7518 section 3.1, RFC 8037).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Algorithm {
+    /// HMAC with SHA-256: who can check a token can make one.
+    HS256,
+    /// RSA (PKCS #1 v1.5) with SHA-256.
+    RS256,
+    /// ECDSA on P-256 with SHA-256.
+    ES256,
+    /// Ed25519.
+    EdDSA,
+}
+
+impl Algorithm {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::HS256, Self::RS256, Self::ES256, Self::EdDSA];
+
+    /// As a token's `alg` says it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::HS256 => "HS256",
+            Self::RS256 => "RS256",
+            Self::ES256 => "ES256",
+            Self::EdDSA => "EdDSA",
+        }
+    }
+}
+
+/// A public key as PEM (`-----BEGIN PUBLIC KEY-----`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PublicKey(String);
+
+impl PublicKey {
+    /// Of a text that has a public key in it, or what is wrong with it, to be put after its name.
+    pub fn from_pem(text: &str) -> Result<Self, &'static str> {
+        if text.contains("PRIVATE KEY-----") {
+            Err("is a private key: give the public one, and keep that where it is")
+        } else if text.contains("-----BEGIN CERTIFICATE-----") {
+            Err("is a certificate: give its public key (openssl x509 -pubkey -noout)")
+        } else if ["-----BEGIN PUBLIC KEY-----", "-----BEGIN RSA PUBLIC KEY-----"].iter().any(|begin| text.contains(begin)) {
+            Ok(Self(text.trim().to_owned()))
+        } else {
+            Err("is not a public key in PEM (-----BEGIN PUBLIC KEY-----)")
+        }
+    }
+
+    /// The PEM text.
+    pub fn as_pem(&self) -> &str {
+        &self.0
+    }
 }
 
 section! {

@@ -162,7 +162,15 @@ fn each_mistake_of_meaning_is_named() {
         ("NATTER_DATABASE__URL", "mysql://hidden", "does not begin with postgres:// or sqlite://"),
         ("NATTER_AUTH__SECRET", "hidden", "has 6 bytes; HS256 needs 32"),
         ("NATTER_AUTH__SECRET_FILE", "/no/such/file", "auth.secret_file: \"/no/such/file\" cannot be read"),
-        ("NATTER_AUTH__JWKS_URL", "https://id.example/keys", "auth.jwks_url: is not supported yet"),
+        ("NATTER_AUTH__JWKS_URL", "https://id.example/keys", "auth.jwks_url: is of no use to HS256"),
+        ("NATTER_AUTH__ALGORITHM", "RS256", "auth.algorithm: RS256 needs auth.public_key"),
+        ("NATTER_AUTH__ALGORITHM", "none", "is not one of HS256, RS256, ES256, EdDSA"),
+        ("NATTER_AUTH__ALGORITHM", "RS384", "is not one of HS256, RS256, ES256, EdDSA"),
+        ("NATTER_AUTH__PUBLIC_KEY", "-----BEGIN PRIVATE KEY-----hidden", "auth.public_key: the value is a private key"),
+        ("NATTER_AUTH__PUBLIC_KEY", "-----BEGIN CERTIFICATE-----hidden", "auth.public_key: the value is a certificate"),
+        ("NATTER_AUTH__PUBLIC_KEY", "hidden", "is not a public key in PEM"),
+        ("NATTER_AUTH__PUBLIC_KEY_FILE", "/no/such/file", "auth.public_key_file: \"/no/such/file\" cannot be read"),
+        ("NATTER_AUTH__JWKS_MAX_STALE", "5m", "is shorter than auth.jwks_refresh"),
         ("NATTER_AUTH__ISSUERS", "a", "auth.issuers: \"a\" is not a list of tables"),
         ("NATTER_AUTH__LEEWAY", "1d", "is not from \"0s\" to \"10m\""),
         ("NATTER_LIMITS__BODY_BYTES", "64KiB", "limits.frame_bytes"),
@@ -240,13 +248,73 @@ fn issuers_of_the_file() {
         ("audience = \"chat\"", "has an entry without issuer"),
         ("issuer = \"a\"\nsecret = \"x\"", "has the issuer \"a\" without audience"),
         ("issuer = \"a\"\naudience = \"b\"", "\"a\" has no secret"),
-        ("issuer = \"a\"\naudience = \"b\"\njwks_url = \"https://a/\"", "is not supported yet"),
-        ("issuer = \"a\"\naudience = \"b\"\nsecret = \"short\"", "the secret of \"a\" has 5 bytes"),
+        ("issuer = \"a\"\naudience = \"b\"\njwks_url = \"https://a/\"", "set its algorithm to RS256, ES256 or EdDSA"),
+        ("issuer = \"a\"\naudience = \"b\"\nalgorithm = \"RS256\"", "\"a\" has neither public_key nor jwks_url, and RS256 needs one"),
+        ("issuer = \"a\"\naudience = \"b\"\nalgorithm = \"rs256\"", "whose algorithm is not one of"),
+        ("issuer = \"a\"\naudience = \"b\"\nalgorithm = \"ES256\"\nsecret = \"x\"", "has a secret, which is of no use to ES256"),
+        ("issuer = \"a\"\naudience = \"b\"\nalgorithm = \"EdDSA\"\njwks_url = \"http://id.example/\"", "is not an https URL"),
+        ("issuer = \"a\"\naudience = \"b\"\nalgorithm = \"EdDSA\"\npublic_key_file = \"/no/such\"", "cannot be read"),
+        (
+            "issuer = \"a\"\naudience = \"b\"\nalgorithm = \"EdDSA\"\njwks_url = \"https://a/\"\npublic_key = \"-----BEGIN PUBLIC KEY-----\"",
+            "has both public_key and jwks_url",
+        ),
+        ("issuer = \"a\"\naudience = \"b\"\nsecret = \"short\"", "\"a\" has a secret that has 5 bytes"),
         ("issuer = \"a\"\naudience = \"b\"\nkey = \"c\"", "unknown key \"key\""),
         ("issuer = \"natter\"\naudience = \"b\"\nsecret = \"0123456789abcdef0123456789abcdef\"", "is there twice"),
     ] {
         let (_folder, path) = file(&format!("[[auth.issuers]]\n{entry}\n"));
         assert_one(&mistakes(Some(&path), &[], Role::Standalone), &["auth.issuers: ", part]);
+    }
+}
+
+#[test]
+fn a_first_issuer_with_a_public_key() {
+    let key = ("NATTER_AUTH__PUBLIC_KEY", "-----BEGIN PUBLIC KEY-----\nMCow\n-----END PUBLIC KEY-----");
+    let (secret, issuer) = (("NATTER_AUTH__SECRET", SECRET), ("NATTER_AUTH__ISSUER", "https://id.example"));
+    let config = Config::load_from(None, &env(&[secret, issuer, key, ("NATTER_AUTH__ALGORITHM", "EdDSA")]), Role::Gateway).unwrap();
+    let [first] = config.auth.all_issuers().try_into().unwrap();
+    assert_eq!((first.algorithm, first.secret, first.public_key.unwrap().as_pem()), (Algorithm::EdDSA, None, key.1));
+    assert_eq!((first.issuer.as_str(), first.audience.as_str()), ("https://id.example", "natter"));
+    // Nobody could sign a bearer token of that issuer.
+    assert!(!standalone(&[issuer, key, ("NATTER_AUTH__ALGORITHM", "EdDSA")]).auth.dev_login);
+
+    let eddsa = ("NATTER_AUTH__ALGORITHM", "EdDSA");
+    let url = ("NATTER_AUTH__JWKS_URL", "https://id.example/keys");
+    assert_one(&mistakes(None, &[issuer, key, eddsa, url], Role::Standalone), &["auth.public_key: is set, and auth.jwks_url too"]);
+    assert_one(&mistakes(None, &[key, eddsa], Role::Standalone), &["auth.issuer: is not set"]);
+    let login = ("NATTER_AUTH__DEV_LOGIN", "true");
+    assert_one(&mistakes(None, &[issuer, key, eddsa, login], Role::Standalone), &["auth.dev_login: needs auth.algorithm HS256"]);
+    let hs256 = standalone(&[issuer]);
+    assert!(hs256.auth.all_issuers().is_empty(), "the key is made later");
+}
+
+#[test]
+fn keys_come_from_https_or_from_this_machine() {
+    let load = |url: &str| {
+        let all = [("NATTER_AUTH__ISSUER", "i"), ("NATTER_AUTH__ALGORITHM", "ES256"), ("NATTER_AUTH__JWKS_URL", url)];
+        Config::load_from(None, &env(&all), Role::Standalone)
+    };
+    for fine in ["https://id.example/keys?a=b", "https://id.example:8443", "http://127.0.0.1:9/k", "http://[::1]:9/k", "http://127.0.0.2"] {
+        assert!(load(fine).is_ok(), "{fine}");
+    }
+    for bad in [
+        "http://id.example/keys",
+        "http://127.0.0.1.evil.test/",
+        "http://localhost.evil.test/",
+        "http://127.0.0.1@evil.test/",
+        "http://evil.test#@127.0.0.1/",
+        "http://evil.test\\@127.0.0.1/",
+        "https://",
+        "https:///keys",
+        "https://id.example/a b",
+        "ftp://id.example/",
+        "file:///etc/passwd",
+        "id.example",
+    ] {
+        assert_one(
+            &load(bad).unwrap_err().0.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            &["auth.jwks_url: ", "is not an https URL"],
+        );
     }
 }
 

@@ -6,7 +6,7 @@ use config::{Value, ValueKind};
 
 use super::{
     network::Network,
-    schema::{Issuer, LogFormat},
+    schema::{Algorithm, Issuer, LogFormat, PublicKey},
     secret::{MASK, Secret},
 };
 
@@ -19,7 +19,7 @@ pub(super) const GIB: u64 = 1024 * MIB;
 
 /// Reads and shows a `T`.
 pub(super) trait Codec<T> {
-    /// A secret may also be named by the file that holds it, and is masked in messages.
+    /// May also be named by the file that holds it, and is masked in messages.
     const SECRET: bool = false;
 
     /// The value, or what is wrong with it, to be put after the value.
@@ -99,6 +99,7 @@ plain! {
     PathBuf: |text| (!text.is_empty()).then(|| text.into()), "a path", |path| quoted(path.display());
     String: |text| (!text.is_empty()).then(|| text.to_owned()), "text that says something", |value| quoted(value);
     Duration: parse_duration, "a duration, such as 500ms, 25s, 10m, 72h or 7d", |value| quoted(show_duration(*value));
+    Algorithm: parse_algorithm, "one of HS256, RS256, ES256, EdDSA", |value| quoted(value.as_str());
     LogFormat: parse_format, "one of auto, human, json", |value| quoted(show_format(*value));
     Network: |text| text.parse().ok(), "an address range, such as 10.0.0.0/8 or 192.0.2.7", |value| quoted(value);
 }
@@ -116,6 +117,22 @@ impl Codec<Secret> for Plain {
 
     fn show(_: &Secret) -> Option<String> {
         Some(quoted(MASK))
+    }
+}
+
+impl Codec<PublicKey> for Plain {
+    // Its text is long, and may be a private key by mistake.
+    const SECRET: bool = true;
+
+    fn parse(value: &Value) -> Result<PublicKey, String> {
+        match &value.kind {
+            ValueKind::String(text) => PublicKey::from_pem(text).map_err(str::to_owned),
+            _other => Err("is not text".to_owned()),
+        }
+    }
+
+    fn show(value: &PublicKey) -> Option<String> {
+        Some(quoted(value.as_pem()))
     }
 }
 
@@ -176,7 +193,9 @@ impl Codec<Vec<Issuer>> for Plain {
             let fields = [
                 ("issuer", Plain::show(&issuer.issuer)),
                 ("audience", Plain::show(&issuer.audience)),
+                ("algorithm", Plain::show(&issuer.algorithm)),
                 ("secret", Plain::show(&issuer.secret)),
+                ("public_key", Plain::show(&issuer.public_key)),
                 ("jwks_url", Plain::show(&issuer.jwks_url)),
             ];
             let fields: Vec<String> = fields.into_iter().filter_map(|(key, value)| Some(format!("{key} = {}", value?))).collect();
@@ -261,6 +280,10 @@ fn show_bytes(value: u64) -> String {
         Some((each, unit)) => quoted(format_args!("{}{unit}", value / each)),
         None => value.to_string(),
     }
+}
+
+fn parse_algorithm(text: &str) -> Option<Algorithm> {
+    Algorithm::ALL.into_iter().find(|algorithm| algorithm.as_str() == text)
 }
 
 fn parse_format(text: &str) -> Option<LogFormat> {

@@ -227,7 +227,7 @@ async fn pages_of_foreign_origins_are_refused_before_the_upgrade() -> Result<()>
     let gateway = cluster.gateway(0);
     let own = format!("http://{gateway}");
     let session = HttpSession::signed_in(gateway, "ann").await?;
-    let cookie = format!("natter_session={}", session.token.as_deref().unwrap_or_default());
+    let cookie = session.cookie.clone().unwrap_or_default();
     for path in ["/ws", "/ws/chat/lobby/"] {
         let open = async |origin: Option<&str>| {
             let mut headers = vec![("Cookie", cookie.as_str())];

@@ -23,7 +23,7 @@ impl Page {
     fn of(name: &str) -> Self {
         let routes = Routes::new();
         let csrf = routes.site.csrf(name);
-        let cookie = format!("natter_session={}; csrftoken={csrf}", routes.site.token(name));
+        let cookie = format!("{}; csrftoken={csrf}", routes.site.session(name));
         Self { routes, cookie, csrf }
     }
 
@@ -102,7 +102,7 @@ async fn mistakes_in_forms_are_told() {
 #[tokio::test]
 async fn anonymous_forms_are_refused() {
     let page = Page::of("alice");
-    let expired = format!("natter_session={}", page.routes.site.expired_token("alice"));
+    let expired = page.routes.site.expired_session("alice");
     for headers in [
         &[][..],
         &[("cookie", expired.as_str())],

@@ -13,7 +13,7 @@ use natter_shared::{
 use super::fake::{MALLORY, Routes, membership, profile};
 
 fn cookie(routes: &Routes, name: &str) -> String {
-    format!("natter_session={}", routes.site.token(name))
+    routes.site.session(name)
 }
 
 fn entry(body: &str, seen: bool) -> InboxEntry {
@@ -105,7 +105,7 @@ async fn anonymous_users_sign_in_first_and_come_back() {
     assert_eq!(answer.header("location"), "/sign-in?next=/chat/%25E5%25A4%25A7%2520x/");
     let back = routes.get(answer.header("location"), &[]).await;
     assert!(back.body.contains(r#"data-next="/chat/%E5%A4%A7%20x/""#), "{}", back.body);
-    let expired = format!("natter_session={}", routes.site.expired_token("alice"));
+    let expired = routes.site.expired_session("alice");
     assert_eq!(routes.get("/chat/lobby/", &[("cookie", &expired)]).await.status, StatusCode::SEE_OTHER);
 }
 

@@ -38,7 +38,10 @@ use serde_json::Value;
 use tokio::sync::watch;
 use tower::ServiceExt;
 
-use crate::{auth::Authenticator, http::Site};
+use crate::{
+    auth::{Authenticator, Identity},
+    http::Site,
+};
 
 const SECRET: &str = "0123456789abcdef0123456789abcdef";
 
@@ -100,12 +103,23 @@ impl FakeSite {
         self.auth.issue(&user, name, Timestamp::now(), Duration::from_mins(1)).unwrap().0
     }
 
-    pub(super) fn csrf(&self, name: &str) -> String {
-        self.auth.csrf().issue(Some(&UserId::new(name).unwrap()))
+    /// The session cookie of a user.
+    pub(super) fn session(&self, name: &str) -> String {
+        self.session_since(name, Timestamp::now())
     }
 
-    pub(super) fn expired_token(&self, name: &str) -> String {
-        self.auth.issue(&UserId::new(name).unwrap(), name, Timestamp(1_000_000), Duration::from_mins(1)).unwrap().0
+    pub(super) fn expired_session(&self, name: &str) -> String {
+        self.session_since(name, Timestamp(1_000_000))
+    }
+
+    fn session_since(&self, name: &str, since: Timestamp) -> String {
+        let (user, handle) = (UserId::new(name).unwrap(), Some(name.to_owned()));
+        let identity = Identity { user, display_name: handle.clone(), handle, expires_at: since };
+        format!("natter_session={}", self.auth.sessions().issue(&identity, since, Duration::from_mins(1)).0)
+    }
+
+    pub(super) fn csrf(&self, name: &str) -> String {
+        self.auth.csrf().issue(Some(&UserId::new(name).unwrap()))
     }
 }
 

@@ -5,4 +5,5 @@
 mod chat_form;
 mod chat_page;
 mod fake;
+mod session;
 mod sign_in;

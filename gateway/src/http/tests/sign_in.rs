@@ -22,7 +22,7 @@ async fn dev_login_gives_a_token_and_both_cookies() {
     assert!(
         session.contains("; HttpOnly") && session.contains("; SameSite=Lax") && session.contains("; Path=/") && !session.contains("Secure")
     );
-    assert!(session.starts_with(&format!("natter_session={};", body["token"].as_str().unwrap())));
+    assert!(!session.contains(body["token"].as_str().unwrap()), "the cookie is no bearer token");
     let csrf = answer.set_cookie("csrftoken").unwrap();
     assert!(!csrf.contains("HttpOnly") && csrf.contains("; SameSite=Lax"));
     assert_eq!(answer.header("cache-control"), "no-store");
@@ -70,21 +70,8 @@ async fn dev_login_refuses_what_it_must() {
 async fn dev_login_is_not_there_when_switched_off() {
     let routes = Routes::over(FakeSite::new(|_, auth| auth.dev_login = false));
     assert_eq!(routes.send("POST", LOGIN, &[JSON], r#"{"name":"alice"}"#).await.problem(), (404, "not_found".to_owned()));
-    assert_eq!(routes.send("POST", "/api/v1/dev/logout", &[], "").await.problem(), (404, "not_found".to_owned()));
     let page = routes.get("/sign-in", &[]).await;
     assert!(!page.body.contains("sign-in-form") && page.body.contains("Bearer"));
-}
-
-#[tokio::test]
-async fn signing_out_clears_the_cookie_and_takes_a_csrf_token() {
-    let routes = Routes::new();
-    let (token, csrf) = (routes.site.token("alice"), routes.site.csrf("alice"));
-    let cookie = format!("natter_session={token}; csrftoken={csrf}");
-    let refused = routes.send("POST", "/api/v1/dev/logout", &[("cookie", &cookie)], "").await;
-    assert_eq!(refused.problem(), (403, "csrf".to_owned()));
-    let done = routes.send("POST", "/api/v1/dev/logout", &[("cookie", &cookie), ("x-csrftoken", &csrf)], "").await;
-    assert_eq!(done.status, StatusCode::NO_CONTENT);
-    assert!(done.set_cookie("natter_session").unwrap().starts_with("natter_session=; Path=/; Max-Age=0;"));
 }
 
 #[tokio::test]
