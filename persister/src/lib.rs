@@ -1,6 +1,7 @@
 //! Natter's persister, in the order data flows through it: a shard's log is settled and read, its
 //! events are projected into SQL, progress and inbox counts are announced, and calls are answered
-//! from SQL or become events that come round the same way. Beside them, users are erased; and
+//! from SQL or become events that come round the same way. Beside them, what is too old
+//! is deleted and users are erased; and
 //! [`admin`] is what an operator does to the database by commands.
 
 mod error;
@@ -22,6 +23,7 @@ mod progress;
 mod rpc;
 
 mod erasure;
+mod retention;
 
 pub mod admin;
 

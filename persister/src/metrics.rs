@@ -40,6 +40,7 @@ struct Inner {
     batch: Histogram,
     commit: Histogram,
     rows: Family<KindLabel, Counter>,
+    retired: Family<KindLabel, Counter>,
     dead_letters: Counter,
     rewinds: Counter,
     retries: Counter,
@@ -59,6 +60,7 @@ impl Metrics {
             batch: Histogram::new(exponential_buckets(1.0, 4.0, 7)),
             commit: Histogram::new(exponential_buckets(0.0005, 2.0, 14)),
             rows: Family::default(),
+            retired: Family::default(),
             dead_letters: Counter::default(),
             rewinds: Counter::default(),
             retries: Counter::default(),
@@ -72,6 +74,7 @@ impl Metrics {
         registry.register("batch_events", "Events in a batch", inner.batch.clone());
         registry.register("commit_seconds", "Time to plan and commit a batch", inner.commit.clone());
         registry.register("rows", "Rows written, by kind", inner.rows.clone());
+        registry.register("retired_rows", "Rows deleted by retention, by kind", inner.retired.clone());
         registry.register("dead_letters", "Events that could not be applied", inner.dead_letters.clone());
         registry.register("rewinds", "Logs found rewound", inner.rewinds.clone());
         registry.register("retries", "Batches tried again because the database or broker was away", inner.retries.clone());
@@ -97,6 +100,10 @@ impl Metrics {
         if rows > 0 {
             self.0.rows.get_or_create(&KindLabel { kind }).inc_by(rows as u64);
         }
+    }
+
+    pub(crate) fn retired(&self, kind: &'static str, rows: u64) {
+        self.0.retired.get_or_create(&KindLabel { kind }).inc_by(rows);
     }
 
     pub(crate) fn dead_letters(&self, letters: usize) {

@@ -19,6 +19,12 @@ pub struct Options {
     pub check_interval: Duration,
     /// How long changes of inboxes are gathered before they are counted and announced.
     pub inbox_debounce: Duration,
+    /// How long messages are kept in SQL; unset, for good.
+    pub keep_messages: Option<Duration>,
+    /// How long notifications are kept in SQL; unset, for good.
+    pub keep_notifications: Option<Duration>,
+    /// How often what is too old is looked for.
+    pub retention_interval: Duration,
     /// How often requests to erase a user are looked for.
     pub erasure_interval: Duration,
     /// The database.
@@ -35,6 +41,9 @@ impl Default for Options {
             max_group_members: 1000,
             check_interval: Duration::from_secs(30),
             inbox_debounce: Duration::from_millis(100),
+            keep_messages: None,
+            keep_notifications: None,
+            retention_interval: Duration::from_mins(10),
             erasure_interval: Duration::from_secs(1),
             database: DatabaseOptions::default(),
         }

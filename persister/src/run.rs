@@ -22,6 +22,7 @@ use crate::{
     options::Options,
     progress::Progress,
     projector::Projector,
+    retention::Retention,
     rpc::Server,
     shard::ShardTask,
 };
@@ -86,6 +87,19 @@ pub async fn run(
         every: options.erasure_interval,
     };
     tasks.spawn(eraser.run(projecting.clone()));
+    if options.keep_messages.is_some() || options.keep_notifications.is_some() {
+        let retention = Retention {
+            store: store.clone(),
+            broker: Arc::clone(&broker),
+            leases: Arc::clone(&leases),
+            metrics: metrics.clone(),
+            changes: changes.clone(),
+            messages: options.keep_messages,
+            notifications: options.keep_notifications,
+            every: options.retention_interval,
+        };
+        tasks.spawn(retention.run(projecting.clone()));
+    }
     tasks.spawn(leases.keep(projecting.clone()));
     tasks.spawn(Arc::clone(&progress).listen(Arc::clone(&broker), projecting.clone()));
     tasks.spawn(inbox::announce(store.clone(), Arc::clone(&broker), options.inbox_debounce, to_count, projecting.clone()));

@@ -69,6 +69,8 @@ async fn persist(
         batch: config.persister.batch,
         lease_ttl: config.persister.lease_ttl,
         rpc_concurrency: config.persister.rpc_concurrency,
+        keep_messages: config.retention.messages,
+        keep_notifications: config.retention.notifications,
         database: database_options(&config)?,
         ..Options::default()
     };

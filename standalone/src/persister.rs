@@ -36,6 +36,8 @@ pub(crate) async fn run(
         batch: config.persister.batch,
         lease_ttl: config.persister.lease_ttl,
         rpc_concurrency: config.persister.rpc_concurrency,
+        keep_messages: config.retention.messages,
+        keep_notifications: config.retention.notifications,
         database: DatabaseOptions { url, max_connections: config.database.max_connections, ..DatabaseOptions::default() },
         ..Options::default()
     };

@@ -82,7 +82,7 @@ pub(super) async fn events_after(context: &Context, call: EventsAfter) -> Result
         let found = snapshot.all(&sql, values).await?.iter().map(notification).collect::<Result<Vec<_>, _>>()?;
         (Topic::User(call.user.key()), found)
     };
-    let complete = is_complete(context, &snapshot, topic, call.after).await?;
+    let complete = is_complete(context, &snapshot, topic, call.after).await? && call.after >= floor(&snapshot, &call).await?;
     let (events, more) = cut(found, limit);
     snapshot.answer(EventsPage { events, more, complete }).await
 }
@@ -99,6 +99,21 @@ async fn is_complete(context: &Context, snapshot: &Snapshot<'_>, topic: Topic, a
     // Beyond the end of an epoch: events that a client has seen and that were lost since.
     let within = last.is_none_or(|last| checkpoint::sql(after).1 <= last);
     Ok(after >= floor && (known.is_some() || after == Position::START) && within)
+}
+
+/// Up to where retention has deleted some of the events that are asked for.
+async fn floor(snapshot: &Snapshot<'_>, call: &EventsAfter) -> Result<Position, RpcError> {
+    let row = match call.group {
+        Some(group) => {
+            let sql = "SELECT floor_epoch AS epoch, floor_seq AS seq FROM group_counters WHERE group_id = ?";
+            snapshot.one(sql, [group.0.into()]).await?
+        }
+        None => {
+            let sql = "SELECT inbox_floor_epoch AS epoch, inbox_floor_seq AS seq FROM users WHERE id = ?";
+            snapshot.one(sql, [call.user.as_str().into()]).await?
+        }
+    };
+    row.map_or(Ok(Position::START), |row| Ok(checkpoint::position(column(&row, "epoch")?, column(&row, "seq")?)))
 }
 
 pub(super) async fn find_accepted(context: &Context, call: FindAccepted) -> Result<Answer<Option<Accepted>>, RpcError> {

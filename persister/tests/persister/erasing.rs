@@ -116,11 +116,7 @@ async fn everything(harness: &Harness) -> String {
         }
     }
     // PostgreSQL shows bytes in hex.
-    out.replace(&data_encoding_of("secret"), "secret")
-}
-
-fn data_encoding_of(text: &str) -> String {
-    text.bytes().map(|byte| format!("{byte:02x}")).collect()
+    out.replace(&data_encoding::HEXLOWER.encode(b"secret"), "secret")
 }
 
 async fn an_erased_user_is_gone_and_others_keep_what_is_theirs(harness: Harness) {

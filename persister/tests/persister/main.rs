@@ -14,6 +14,7 @@ mod lists;
 mod outages;
 mod projection;
 mod reading;
+mod retention;
 mod rewinds;
 mod throughput;
 mod upgrade;

@@ -2,11 +2,11 @@
 
 mod auth;
 
-use std::path::Path;
+use std::{path::Path, time::Duration};
 
 use tracing_subscriber::EnvFilter;
 
-use super::{Config, Limits, Nats, Role, source::Values};
+use super::{Config, Limits, Nats, Retention, Role, source::Values};
 
 /// Notes every mistake that a single value does not show.
 pub(super) fn check(config: &Config, role: Role, values: &mut Values) {
@@ -15,6 +15,7 @@ pub(super) fn check(config: &Config, role: Role, values: &mut Values) {
     check_database(config, role, values);
     auth::check(&config.auth, role, values);
     check_limits(&config.limits, values);
+    check_retention(&config.retention, values);
     if let Err(error) = EnvFilter::try_new(&config.telemetry.filter) {
         values.problem("telemetry.filter", &format!("{:?} is not a log filter: {error}", config.telemetry.filter));
     }
@@ -88,6 +89,17 @@ fn check_database(config: &Config, role: Role, values: &mut Values) {
     };
     if !["postgres://", "postgresql://", "sqlite:"].iter().any(|scheme| url.expose().starts_with(scheme)) {
         values.problem("database.url", "the value does not begin with postgres:// or sqlite://");
+    }
+}
+
+/// Shorter ones are mistakes in the unit, and delete what nobody meant.
+const MIN_RETENTION: Duration = Duration::from_hours(1);
+
+fn check_retention(retention: &Retention, values: &mut Values) {
+    for (key, keep) in [("retention.messages", retention.messages), ("retention.notifications", retention.notifications)] {
+        if keep.is_some_and(|keep| keep < MIN_RETENTION) {
+            values.problem(key, "is shorter than an hour; unset, they are kept for good");
+        }
     }
 }
 

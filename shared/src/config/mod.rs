@@ -29,7 +29,7 @@ pub use self::{
     network::Network,
     schema::{
         Algorithm, Auth, DEFAULT_NATS_URL, Database, Gateway, Groups, Http, Issuer, Limits, LogFormat, Nats, Persister, PublicKey,
-        Telemetry,
+        Retention, Telemetry,
     },
     secret::Secret,
 };
@@ -77,6 +77,8 @@ pub struct Config {
     pub gateway: Gateway,
     /// The persister's own.
     pub persister: Persister,
+    /// What the database keeps.
+    pub retention: Retention,
     /// Logs.
     pub telemetry: Telemetry,
 }
@@ -93,6 +95,7 @@ impl Default for Config {
             limits: Limits::default(),
             gateway: Gateway::default(),
             persister: Persister::default(),
+            retention: Retention::default(),
             telemetry: Telemetry::default(),
         }
     }
@@ -120,6 +123,7 @@ impl Config {
             limits: Limits::read(&mut values),
             gateway: Gateway::read(&mut values),
             persister: Persister::read(&mut values),
+            retention: Retention::read(&mut values),
             telemetry: Telemetry::read(&mut values),
         };
         config.fill_in(role, &values);
@@ -180,6 +184,7 @@ impl Config {
         show(&mut out, &self.limits);
         show(&mut out, &self.gateway);
         show(&mut out, &self.persister);
+        show(&mut out, &self.retention);
         show(&mut out, &self.telemetry);
         out
     }
@@ -216,6 +221,7 @@ fn known_keys() -> BTreeSet<String> {
     keys.extend(Limits::keys());
     keys.extend(Gateway::keys());
     keys.extend(Persister::keys());
+    keys.extend(Retention::keys());
     keys.extend(Telemetry::keys());
     keys
 }

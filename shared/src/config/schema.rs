@@ -312,6 +312,16 @@ section! {
 }
 
 section! {
+    /// How long the database keeps what was said.
+    pub struct Retention in "retention" {
+        /// How long messages are kept, an hour at least. Unset: for good.
+        pub messages: Option<Duration> = None,
+        /// How long notifications are kept, an hour at least. Unset: for good.
+        pub notifications: Option<Duration> = None,
+    }
+}
+
+section! {
     /// Logs.
     pub struct Telemetry in "telemetry" {
         /// `human` or `json`; `auto` is `human` on a terminal and `json` elsewhere.
