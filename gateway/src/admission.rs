@@ -93,7 +93,7 @@ impl Drop for Ticket {
 }
 
 /// The address that counts: the last forwarded one that no trusted proxy has.
-fn client_address(peer: IpAddr, headers: &HeaderMap, http: &Http) -> IpAddr {
+pub(crate) fn client_address(peer: IpAddr, headers: &HeaderMap, http: &Http) -> IpAddr {
     let trusted = |address: IpAddr| http.trusted_proxies.iter().any(|range| range.contains(address));
     if !trusted(peer) {
         return peer;

@@ -1,6 +1,10 @@
 //! What handlers take from a request: who asks and from which page, and the body.
 
-use std::{convert::Infallible, net::SocketAddr, sync::Arc};
+use std::{
+    convert::Infallible,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 
 use axum::{
     Form, Json,
@@ -33,22 +37,47 @@ impl FromRequestParts<Arc<dyn Site>> for Caller {
     type Rejection = Infallible;
 
     async fn from_request_parts(parts: &mut Parts, site: &Arc<dyn Site>) -> Result<Self, Infallible> {
-        let peer = parts.extensions.get::<ConnectInfo<SocketAddr>>().map(|ConnectInfo(peer)| peer.ip());
+        Ok(Self::of(parts, &**site).await)
+    }
+}
+
+/// The other end of a request's TCP connection.
+pub(super) fn peer(parts: &Parts) -> Option<IpAddr> {
+    parts.extensions.get::<ConnectInfo<SocketAddr>>().map(|ConnectInfo(peer)| peer.ip())
+}
+
+impl Caller {
+    /// The caller of a request.
+    pub(super) async fn of(parts: &Parts, site: &dyn Site) -> Self {
+        let peer = peer(parts);
         let http = &site.config().http;
         let who = site.auth().identify(&parts.headers).await;
-        if let Err(reason) = who {
+        if let Err(reason) = &who {
             tracing::debug!(%reason, "token_refused");
         }
-        Ok(Self {
+        Self {
             who,
             origin: origin::of_request(&parts.headers, peer, http),
             https: origin::is_https(&parts.headers, peer, http),
             headers: parts.headers.clone(),
-        })
+        }
     }
-}
 
-impl Caller {
+    /// The user of a call that changes nothing.
+    pub(super) fn require_user(&self) -> Result<&Identity, Problem> {
+        self.identity().ok_or_else(Problem::unauthorized)
+    }
+
+    /// The user of a call that changes something: as of a form, and a cookie counts only on a page
+    /// that says where it is from.
+    pub(super) fn require_own_page(&self, site: &dyn Site) -> Result<&Identity, Problem> {
+        let by_cookie = matches!(&self.who, Ok(Some(SignedIn { by: By::Cookie, .. })));
+        if by_cookie && self.origin == Ok(origin::OriginVerdict::Absent) {
+            return Err(Problem::new(StatusCode::FORBIDDEN, "origin", "with a cookie, a call that changes something says its Origin"));
+        }
+        self.require_form(site, None)
+    }
+
     /// The user of a page; one whose token does not hold has to sign in again.
     pub(super) fn identity(&self) -> Option<&Identity> {
         self.who.as_ref().ok()?.as_ref().map(|signed_in| &signed_in.identity)

@@ -2,6 +2,7 @@
 //! `layers` (deadline, headers), then its handler takes what it needs by `extract` (who asks, from
 //! which page, the body); mistakes leave as a `problem`.
 
+mod api;
 mod assets;
 mod chat;
 mod cookies;
@@ -29,7 +30,8 @@ pub use site::Site;
 
 use crate::app::App;
 
-/// The largest body of a request: forms and small JSON objects.
+/// The largest body of a request: forms and small JSON objects. Larger where `limits.body_bytes` is:
+/// a message's text fits even where JSON doubles it.
 const BODY_BYTES: usize = 64 * 1024;
 
 /// All routes.
@@ -39,20 +41,26 @@ pub fn router(app: Arc<App>) -> Router {
 
 /// The routes over whatever stands behind them.
 fn routes(site: Arc<dyn Site>) -> Router {
+    let body_bytes = BODY_BYTES.max(2 * site.config().limits.body_bytes);
+    // What pages of listed origins may call and load.
+    let shared = api::routes(Arc::clone(&site))
+        .route("/api/v1/session", get(session::current).post(session::sign_in).delete(session::sign_out))
+        .route("/assets/{name}", get(assets::asset))
+        .method_not_allowed_fallback(problem::method_not_allowed)
+        .layer(api::cors(&site.config().http));
     Router::new()
         .route("/", get(pages::root))
         .route("/sign-in", get(pages::sign_in))
         .route("/chat/{room}", axum::routing::any(chat::add_slash))
         .route("/chat/{room}/", get(chat::page).post(chat::form))
         .route("/api/v1/dev/login", post(dev::login))
-        .route("/api/v1/session", get(session::current).post(session::sign_in).delete(session::sign_out))
-        .route("/assets/{name}", get(assets::asset))
+        .merge(shared)
         .route("/healthz", get(health::healthz))
         .route("/readyz", get(health::readyz))
         .route("/metrics", get(health::metrics))
         .fallback(problem::not_found)
         .method_not_allowed_fallback(problem::method_not_allowed)
-        .layer(DefaultBodyLimit::max(BODY_BYTES))
+        .layer(DefaultBodyLimit::max(body_bytes))
         .layer(middleware::from_fn(layers::deadline))
         .layer(middleware::from_fn(layers::safe_headers))
         .with_state(site)

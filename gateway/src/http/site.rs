@@ -16,6 +16,8 @@ pub trait Site: Send + Sync + 'static {
     fn missing(&self) -> Vec<&'static str>;
     /// Metrics in the OpenMetrics text format.
     fn metrics(&self) -> String;
+    /// Counts a message that was accepted.
+    fn accepted(&self);
 }
 
 impl Site for App {
@@ -37,5 +39,9 @@ impl Site for App {
 
     fn metrics(&self) -> String {
         self.metrics.encode()
+    }
+
+    fn accepted(&self) {
+        self.metrics.accepted.inc();
     }
 }

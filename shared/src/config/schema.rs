@@ -243,6 +243,14 @@ section! {
         pub frames_per_second: u32 = 100 => 1..=1_000_000,
         /// Frames that one connection may send at once.
         pub frames_burst: u32 = 200 => 1..=1_000_000,
+        /// HTTP calls per second of one user to one gateway in the long run.
+        pub http_requests_per_second: u32 = 50 => 1..=1_000_000,
+        /// HTTP calls that one user may make at once.
+        pub http_requests_burst: u32 = 200 => 1..=1_000_000,
+        /// Calls of the server API per second of one key to one gateway in the long run.
+        pub server_requests_per_second: u32 = 1000 => 1..=1_000_000,
+        /// Calls of the server API that one key may make at once.
+        pub server_requests_burst: u32 = 2000 => 1..=1_000_000,
         /// WebSocket connections of the process.
         pub connections: usize = 100_000 => 1..=10_000_000,
         /// Connections from one address.

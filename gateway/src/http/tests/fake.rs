@@ -4,7 +4,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
     time::Duration,
 };
@@ -21,14 +21,14 @@ use natter_shared::{
         Ack, Broker, BrokerError, BrokerStatus, Calls, Control, Controls, Interest, LogReader, LogState, Outgoing, Stored, Subscription,
         Tails,
     },
-    config::{Auth, Config, Http, Secret},
+    config::{Auth, Config, Http, Limits, Secret},
     event::{Event, GroupKind, InboxCounts, Role},
     frame::ErrorCode,
-    id::{GroupId, UserId, single_group},
+    id::{GroupId, RoomName, UserId, open_group, single_group},
     position::{Epoch, Position},
     rpc::{
-        Answer, AwaitApplied, ChatPage, ChatPageData, CreateSingle, FindUser, InboxEntry, Membership, Profile, Request as RpcRequest, Rpc,
-        RpcError, SignIn, SignedIn,
+        Answer, ApiKey, AwaitApplied, ChatPage, ChatPageData, CheckApiKey, CreateSingle, FindMembership, FindUser, InboxEntry, Membership,
+        Profile, Request as RpcRequest, Rpc, RpcError, SignIn, SignedIn,
     },
     subject::{Shard, Shards, Topic},
     timestamp::Timestamp,
@@ -44,6 +44,10 @@ use crate::{
 };
 
 const SECRET: &str = "0123456789abcdef0123456789abcdef";
+
+/// The only key of the server API.
+pub(super) const API_KEY: &str = "ntr_good";
+const API_KEY_SHA256: &str = "0ad927332f39d6be174988bba90abf1404c990c576e2f4ef246357e3c4a2ec71";
 
 /// A user whose every text is hostile.
 pub(super) const MALLORY: &str = r#"m"><script>x</script>"#;
@@ -63,6 +67,7 @@ pub(super) struct FakeBroker {
     pub(super) published: Mutex<Vec<(Topic, Event)>>,
     pub(super) awaited: Mutex<Vec<Position>>,
     pub(super) page: Mutex<Option<ChatPageData>>,
+    pub(super) key_checks: AtomicU32,
 }
 
 impl Site for FakeSite {
@@ -85,11 +90,18 @@ impl Site for FakeSite {
     fn metrics(&self) -> String {
         "# EOF\n".to_owned()
     }
+
+    fn accepted(&self) {}
 }
 
 impl FakeSite {
     pub(super) fn new(change: impl FnOnce(&mut Http, &mut Auth)) -> Self {
+        Self::limited(change, |_| ())
+    }
+
+    pub(super) fn limited(change: impl FnOnce(&mut Http, &mut Auth), limit: impl FnOnce(&mut Limits)) -> Self {
         let mut config = Config::default();
+        limit(&mut config.limits);
         config.auth.secret = Some(Secret::new(SECRET));
         config.auth.dev_login = true;
         config.http.allowed_origins = vec!["https://listed.test".to_owned()];
@@ -265,6 +277,17 @@ impl Broker for FakeBroker {
                 self.awaited.lock().extend(at);
                 Ok(())
             }),
+            FindMembership::NAME => Self::answer(&payload, |call: FindMembership, _| {
+                let lobby = open_group(&RoomName::slug("lobby").unwrap());
+                Ok((call.group == lobby).then(|| membership(lobby, "lobby")))
+            }),
+            CheckApiKey::NAME => {
+                self.key_checks.fetch_add(1, Ordering::Relaxed);
+                Self::answer(&payload, |call: CheckApiKey, _| {
+                    let good = call.sha256 == API_KEY_SHA256;
+                    Ok(good.then(|| ApiKey { id: uuid::Uuid::nil(), name: "test".to_owned() }))
+                })
+            }
             other => panic!("an unexpected call: {other}"),
         })
     }

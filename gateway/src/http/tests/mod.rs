@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
+mod api;
 mod chat_form;
 mod chat_page;
 mod fake;

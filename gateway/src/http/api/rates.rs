@@ -1,0 +1,64 @@
+//! How often somebody may call: a token bucket for each user and each API key, in tables that are
+//! bounded and forget who is quiet.
+
+use std::{hash::Hash, sync::Arc, time::Duration, time::Instant};
+
+use moka::sync::Cache;
+use natter_shared::{config::Limits, frame::ErrorCode, id::UserKey};
+use parking_lot::Mutex;
+use uuid::Uuid;
+
+use super::REMEMBERED;
+use crate::{http::Problem, rate::Bucket};
+
+/// By then a bucket is full again.
+const QUIET: Duration = Duration::from_mins(10);
+
+/// The rates of all callers.
+pub(super) struct Rates {
+    users: Table<UserKey>,
+    keys: Table<Uuid>,
+}
+
+struct Table<K> {
+    buckets: Cache<K, Arc<Mutex<Bucket>>>,
+    per_second: u32,
+    burst: u32,
+}
+
+impl Rates {
+    pub(super) fn new(limits: &Limits) -> Self {
+        Self {
+            users: Table::new(limits.http_requests_per_second, limits.http_requests_burst),
+            keys: Table::new(limits.server_requests_per_second, limits.server_requests_burst),
+        }
+    }
+
+    /// A call of a user.
+    ///
+    /// # Errors
+    /// 429 with `Retry-After`.
+    pub(super) fn take_user(&self, user: UserKey) -> Result<(), Problem> {
+        self.users.take(user)
+    }
+
+    /// A call under an API key.
+    ///
+    /// # Errors
+    /// 429 with `Retry-After`.
+    pub(super) fn take_key(&self, key: Uuid) -> Result<(), Problem> {
+        self.keys.take(key)
+    }
+}
+
+impl<K: Hash + Eq + Send + Sync + 'static> Table<K> {
+    fn new(per_second: u32, burst: u32) -> Self {
+        Self { buckets: Cache::builder().max_capacity(REMEMBERED).time_to_idle(QUIET).build(), per_second, burst }
+    }
+
+    fn take(&self, who: K) -> Result<(), Problem> {
+        let now = Instant::now();
+        let bucket = self.buckets.get_with(who, || Arc::new(Mutex::new(Bucket::new(self.per_second, self.burst, now))));
+        if bucket.lock().take(now) { Ok(()) } else { Err(Problem::of(ErrorCode::RateLimited, "calls come faster than allowed")) }
+    }
+}

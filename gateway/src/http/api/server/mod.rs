@@ -1,0 +1,28 @@
+//! The API for the application's back end, by an API key. It may what an owner may, in every group.
+
+mod groups;
+mod members;
+mod messages;
+mod notifications;
+mod users;
+
+use std::sync::Arc;
+
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+use super::Api;
+
+/// All calls, with their own description.
+pub(super) fn described() -> OpenApiRouter<Arc<Api>> {
+    OpenApiRouter::new()
+        .routes(routes!(users::server_get_user, users::server_put_user))
+        .routes(routes!(users::server_disconnect_user))
+        .routes(routes!(notifications::server_post_notifications))
+        .routes(routes!(groups::server_create_group))
+        .routes(routes!(groups::server_create_open))
+        .routes(routes!(groups::server_create_single))
+        .routes(routes!(groups::server_get_group, groups::server_rename_group))
+        .routes(routes!(members::server_list_members))
+        .routes(routes!(members::server_put_member, members::server_delete_member))
+        .routes(routes!(messages::server_list_messages, messages::server_post_message))
+}

@@ -1,0 +1,219 @@
+//! The HTTP API: who may call, from where and how often, what does not fit, and its description.
+
+use std::{collections::BTreeSet, sync::atomic::Ordering};
+
+use axum::http::StatusCode;
+use natter_shared::event::Event;
+use serde_json::{Value, json};
+
+use super::fake::{API_KEY, FakeSite, Routes};
+
+const JSON: (&str, &str) = ("content-type", "application/json");
+const MESSAGES: &str = "/api/v1/groups/lobby/messages";
+
+fn bearer(routes: &Routes) -> String {
+    format!("Bearer {}", routes.site.token("alice"))
+}
+
+async fn document() -> Value {
+    let answer = Routes::new().get("/api/openapi.json", &[]).await;
+    assert_eq!(answer.status, StatusCode::OK);
+    answer.json()
+}
+
+/// Each call of the document: method, path, what it says.
+fn calls(document: &Value) -> Vec<(String, String, Value)> {
+    let paths = document["paths"].as_object().unwrap();
+    let of_path = |(path, item): (&String, &Value)| {
+        let path = path.clone();
+        let operations = item.as_object().unwrap().clone().into_iter();
+        operations.map(move |(method, operation)| (method.to_uppercase(), path.clone(), operation)).collect::<Vec<_>>()
+    };
+    paths.iter().flat_map(of_path).collect()
+}
+
+#[tokio::test]
+async fn every_call_is_documented_with_its_problems_and_how_to_sign_in() {
+    let document = document().await;
+    let calls = calls(&document);
+    assert!(calls.len() > 35, "{}", calls.len());
+    let mut ids = BTreeSet::new();
+    for (method, path, operation) in &calls {
+        assert!(ids.insert(operation["operationId"].as_str().unwrap().to_owned()), "{operation}");
+        assert!(operation["security"].is_array(), "{method} {path}");
+        for status in ["400", "401", "404", "429", "503"] {
+            let content = &operation["responses"][status]["content"]["application/problem+json"]["schema"]["$ref"];
+            assert_eq!(content, "#/components/schemas/Problem", "{method} {path} {status}");
+        }
+        assert!(operation["summary"].is_string() || operation["description"].is_string(), "{method} {path}");
+    }
+    for scheme in ["token", "session", "api_key"] {
+        assert!(document["components"]["securitySchemes"][scheme].is_object(), "{scheme}");
+    }
+    // What is routed by hand, beside what describes itself.
+    let documented: BTreeSet<_> = calls.into_iter().map(|(_, path, _)| path).collect();
+    let own = include_str!("../mod.rs");
+    for route in own.split(".route(\"").skip(1).filter_map(|rest| rest.split('"').next()).filter(|path| path.starts_with("/api/")) {
+        assert!(documented.contains(route), "{route} is not in the document");
+    }
+}
+
+#[tokio::test]
+async fn every_documented_call_is_there_and_takes_nobody() {
+    let document = document().await;
+    let routes = Routes::new();
+    for (method, path, operation) in calls(&document) {
+        if operation["tags"][0] == "session" || operation["tags"][0] == "openapi" {
+            continue;
+        }
+        let answer = routes.send(&method, &path.replace("{group}", "lobby").replace("{user}", "bob"), &[JSON], "{}").await;
+        assert_eq!(answer.problem(), (401, "unauthorized".to_owned()), "{method} {path}");
+        let other = if path.starts_with("/api/v1/server/") { bearer(&routes) } else { format!("Bearer {API_KEY}") };
+        let headers = [JSON, ("authorization", other.as_str())];
+        let answer = routes.send(&method, &path.replace("{group}", "lobby").replace("{user}", "bob"), &headers, "{}").await;
+        assert_eq!(answer.problem(), (401, "unauthorized".to_owned()), "{method} {path}");
+    }
+}
+
+#[tokio::test]
+async fn a_cookie_takes_an_origin_and_a_csrf_token() {
+    let routes = Routes::new();
+    let (session, csrf) = (routes.site.session("alice"), routes.site.csrf("alice"));
+    let cookie = format!("{session}; csrftoken={csrf}");
+    let (cookie, echo) = (("cookie", cookie.as_str()), ("x-csrftoken", csrf.as_str()));
+    let (own, listed, foreign) = (("origin", "http://natter.test"), ("origin", "https://listed.test"), ("origin", "https://evil.test"));
+    let body = r#"{"body":"hello"}"#;
+    let refused = async |headers: &[(&str, &str)]| routes.send("POST", MESSAGES, headers, body).await.problem();
+    assert_eq!(refused(&[JSON, cookie, own]).await, (403, "csrf".to_owned()));
+    assert_eq!(refused(&[JSON, cookie, echo]).await, (403, "origin".to_owned()));
+    assert_eq!(refused(&[JSON, cookie, echo, foreign]).await, (403, "origin".to_owned()));
+    assert!(routes.site.broker.published.lock().is_empty());
+    for origin in [own, listed] {
+        let answer = routes.send("POST", MESSAGES, &[JSON, cookie, echo, origin], body).await;
+        assert_eq!(answer.status, StatusCode::CREATED, "{}", answer.body);
+    }
+    // Reading takes neither.
+    assert_eq!(routes.get("/api/v1/me", &[cookie]).await.status, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn a_message_is_stored_for_members_only() {
+    let routes = Routes::new();
+    let token = bearer(&routes);
+    let headers = [JSON, ("authorization", token.as_str())];
+    let body = json!({"body": "hello", "data": {"x": [1]}, "unknown": true}).to_string();
+    let answer = routes.send("POST", MESSAGES, &headers, &body).await;
+    assert_eq!(answer.status, StatusCode::CREATED, "{}", answer.body);
+    assert_eq!(answer.json()["position"], "1.1");
+    let published = routes.site.broker.published.lock().clone();
+    let Some((_, Event::Message(message))) = published.first() else { panic!("{published:?}") };
+    assert_eq!((message.sender.as_str(), message.body.as_str(), message.origin), ("alice", "hello", None));
+    assert_eq!(message.data.as_ref().unwrap().get(), r#"{"x":[1]}"#);
+    let other = routes.send("POST", "/api/v1/groups/other/messages", &headers, &body).await;
+    assert_eq!(other.problem(), (404, "not_found".to_owned()));
+    routes.site.broker.away.store(true, Ordering::Relaxed);
+    let away = routes.send("POST", MESSAGES, &headers, &body).await;
+    assert_eq!(away.problem(), (503, "unavailable".to_owned()));
+    assert!(away.json()["retryable"] == true && !away.header("retry-after").is_empty());
+}
+
+#[tokio::test]
+async fn what_does_not_fit_is_a_problem() {
+    let routes = Routes::new();
+    let token = bearer(&routes);
+    let signed = ("authorization", token.as_str());
+    let bad_request = (400, "bad_request".to_owned());
+    for path in [
+        "/api/v1/groups/Not%20a%20name",
+        "/api/v1/groups/%FF/members",
+        "/api/v1/groups?limit=0",
+        "/api/v1/groups?limit=201",
+        "/api/v1/groups?limit=x",
+        "/api/v1/groups?cursor=x",
+        "/api/v1/users?prefix=a&handle=b",
+        "/api/v1/users?prefix=%00",
+        "/api/v1/users/%00",
+        "/api/v1/notifications?unseen=perhaps",
+        "/api/v1/groups/lobby/messages?before=1",
+        "/api/v1/groups/lobby/messages?before=1.1&after=1.1",
+    ] {
+        assert_eq!(routes.get(path, &[signed]).await.problem(), bad_request, "{path}");
+    }
+    for body in ["", "{", "[]", "{}", r#"{"body":7}"#, r#"{"body":"\u0000"}"#, r#"{"body":"x","reply_to":"x"}"#] {
+        assert_eq!(routes.send("POST", MESSAGES, &[JSON, signed], body).await.problem(), bad_request, "{body}");
+    }
+    for body in [json!({}), json!({"ids": [], "upto": "1.1"}), json!({"ids": ["x"]}), json!({"upto": "x"})] {
+        let answer = routes.send("POST", "/api/v1/notifications/seen", &[JSON, signed], &body.to_string()).await;
+        assert_eq!(answer.problem(), bad_request, "{body}");
+    }
+    for key in ["", "a b", &"x".repeat(256), "\u{e4}"] {
+        let headers = [JSON, signed, ("idempotency-key", key)];
+        assert_eq!(routes.send("POST", MESSAGES, &headers, r#"{"body":"x"}"#).await.problem(), bad_request, "{key}");
+    }
+    let text = routes.send("POST", MESSAGES, &[("content-type", "text/plain"), signed], "x").await;
+    assert_eq!(text.problem(), (415, "unsupported_media_type".to_owned()));
+    let mut body = json!({"body": "\"".repeat(32 * 1024 - 16)}).to_string();
+    assert_eq!(routes.send("POST", MESSAGES, &[JSON, signed], &body).await.status, StatusCode::CREATED, "every character escaped");
+    body = json!({"body": "x".repeat(32 * 1024 + 1)}).to_string();
+    assert_eq!(routes.send("POST", MESSAGES, &[JSON, signed], &body).await.problem(), (413, "too_large".to_owned()));
+    let ids = vec!["019ab6b2-5b20-8c4d-a1b2-c3d4e5f6a7b8"; 1001];
+    let many = routes.send("POST", "/api/v1/notifications/seen", &[JSON, signed], &json!({"ids": ids}).to_string()).await;
+    assert_eq!(many.problem(), (413, "too_large".to_owned()));
+    assert_eq!(routes.get("/api/v1/nothing", &[signed]).await.problem(), (404, "not_found".to_owned()));
+    assert_eq!(routes.send("DELETE", "/api/v1/me", &[signed], "").await.problem(), (405, "method_not_allowed".to_owned()));
+}
+
+#[tokio::test]
+async fn listed_origins_may_read_and_others_not() {
+    let routes = Routes::new();
+    let preflight = async |path: &str, origin: &str| {
+        let headers = [("origin", origin), ("access-control-request-method", "PUT"), ("access-control-request-headers", "x-csrftoken")];
+        routes.send("OPTIONS", path, &headers, "").await
+    };
+    for path in [MESSAGES, "/api/v1/me", "/assets/icon.svg"] {
+        let answer = preflight(path, "https://listed.test").await;
+        assert_eq!(answer.status, StatusCode::OK);
+        assert_eq!(answer.header("access-control-allow-origin"), "https://listed.test");
+        assert_eq!(answer.header("access-control-allow-credentials"), "true");
+        assert!(answer.header("access-control-allow-headers").contains("idempotency-key"));
+        for foreign in ["https://evil.test", "https://listed.test.evil.test", "http://listed.test", "null"] {
+            assert_eq!(preflight(path, foreign).await.header("access-control-allow-origin"), "", "{foreign}");
+        }
+    }
+    let token = bearer(&routes);
+    let answer = routes.get("/api/v1/me", &[("authorization", &token), ("origin", "https://listed.test")]).await;
+    assert_eq!(answer.header("access-control-allow-origin"), "https://listed.test");
+    assert!(answer.header("access-control-expose-headers").contains("retry-after"));
+    assert!(answer.head.headers().get_all("vary").iter().any(|vary| vary.to_str().unwrap().contains("origin")));
+}
+
+#[tokio::test]
+async fn callers_are_held_to_their_rate() {
+    let limit = |limits: &mut natter_shared::config::Limits| (limits.http_requests_per_second, limits.http_requests_burst) = (1, 3);
+    let routes = Routes::over(FakeSite::limited(|_, _| (), limit));
+    let alice = bearer(&routes);
+    for _ in 0..3 {
+        assert_eq!(routes.get("/api/v1/me", &[("authorization", &alice)]).await.status, StatusCode::OK);
+    }
+    let answer = routes.get("/api/v1/me", &[("authorization", &alice)]).await;
+    assert_eq!(answer.problem(), (429, "rate_limited".to_owned()));
+    assert!(answer.json()["retryable"] == true && !answer.header("retry-after").is_empty());
+    let bob = format!("Bearer {}", routes.site.token("bob"));
+    assert_eq!(routes.get("/api/v1/me", &[("authorization", &bob)]).await.status, StatusCode::OK, "others are not held up");
+}
+
+#[tokio::test]
+async fn an_api_key_is_asked_for_once_and_wrong_ones_are() {
+    let routes = Routes::new();
+    let key = format!("Bearer {API_KEY}");
+    for _ in 0..5 {
+        let answer = routes.get("/api/v1/server/users/bob", &[("authorization", &key)]).await;
+        assert_eq!((answer.status, &answer.json()["id"]), (StatusCode::OK, &json!("bob")));
+    }
+    assert_eq!(routes.site.broker.key_checks.load(Ordering::Relaxed), 1);
+    for wrong in ["Bearer ntr_bad", "Bearer good", "ntr_good", "Basic ntr_good", "Bearer "] {
+        let answer = routes.get("/api/v1/server/users/bob", &[("authorization", wrong)]).await;
+        assert_eq!(answer.problem(), (401, "unauthorized".to_owned()), "{wrong}");
+    }
+    assert_eq!(routes.site.broker.key_checks.load(Ordering::Relaxed), 2, "what is no key is not asked for");
+}
