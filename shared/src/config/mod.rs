@@ -32,6 +32,7 @@ pub use self::{
         Retention, Telemetry,
     },
     secret::Secret,
+    section::{Key, KeySection},
 };
 use self::{
     section::Section,
@@ -170,6 +171,38 @@ impl Config {
             ));
         }
         warnings
+    }
+
+    /// Every key there is, by section, for documents.
+    pub fn describe() -> Vec<KeySection> {
+        let data_dir = Key {
+            section: "",
+            name: "data_dir",
+            about: "Folder of the standalone binary's files: its log, its database, its sign-in key, its lock.\n\
+                Made if absent, for its user only. It may hold other files."
+                .to_owned(),
+            shape: <Plain as Codec<PathBuf>>::SHAPE,
+            default: Plain::show(&Self::default().data_dir),
+            range: None,
+            secret: false,
+        };
+        vec![
+            KeySection { name: "", about: String::new(), keys: vec![data_dir] },
+            Http::describe(),
+            Nats::describe(),
+            Database::describe(),
+            Auth::describe(),
+            Groups::describe(),
+            Limits::describe(),
+            Gateway::describe(),
+            Persister::describe(),
+            Telemetry::describe(),
+        ]
+    }
+
+    /// The variable of a key: of `http` and `listen` it is `NATTER_HTTP__LISTEN`.
+    pub fn variable_of(section: &str, name: &str) -> String {
+        source::variable(&if section.is_empty() { name.to_owned() } else { format!("{section}.{name}") })
     }
 
     /// The config in TOML, every key of it, with secrets masked.

@@ -13,6 +13,36 @@ pub(super) struct Entry {
     pub(super) value: Option<String>,
 }
 
+/// What there is to know of a key before anybody has set it, for documents.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Key {
+    /// Its section; empty for what stands above all of them.
+    pub section: &'static str,
+    /// Its name within the section.
+    pub name: &'static str,
+    /// Its meaning: the lines of its doc comment.
+    pub about: String,
+    /// What its values are, as `a duration, such as 25s`.
+    pub shape: &'static str,
+    /// Its default in TOML; none if it is unset.
+    pub default: Option<String>,
+    /// The least and the greatest value in TOML, where it has bounds.
+    pub range: Option<(String, String)>,
+    /// Whether it is a secret: masked, and to be had from the file that `<name>_file` names.
+    pub secret: bool,
+}
+
+/// A section with all its keys, for documents.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeySection {
+    /// Its name; empty for what stands above all sections.
+    pub name: &'static str,
+    /// What it is about.
+    pub about: String,
+    /// Its keys, in the order of declaration.
+    pub keys: Vec<Key>,
+}
+
 /// A section of the config.
 pub(super) trait Section: Default {
     /// Its name in files and in the environment.
@@ -26,6 +56,9 @@ pub(super) trait Section: Default {
 
     /// Its keys, and those that name a file with the value.
     fn keys() -> Vec<String>;
+
+    /// What there is to know of it.
+    fn describe() -> KeySection;
 }
 
 /// The keys of a field: itself, and its `_file` where it is a secret.
@@ -34,18 +67,25 @@ pub(super) fn field_keys<T, C: Codec<T>>(section: &str, key: &str) -> Vec<String
     if C::SECRET { vec![path.clone(), format!("{path}_file")] } else { vec![path] }
 }
 
+/// The lines of a doc comment.
+pub(super) fn about(lines: &[&str]) -> String {
+    lines.iter().map(|line| line.strip_prefix(' ').unwrap_or(line)).collect::<Vec<_>>().join("\n")
+}
+
 /// Declares a section: `pub field: Type [as Codec] = default [=> range],` for each key.
+///
+/// The doc comments go into docs/configuration.md as they are, so they are written for operators.
 macro_rules! section {
     (
-        $(#[$meta:meta])*
+        $(#[doc = $about:literal])*
         pub struct $name:ident in $section:literal {
-            $($(#[$field_meta:meta])* pub $field:ident: $type:ty $(as $codec:ident)? = $default:expr $(=> $range:expr)?,)*
+            $($(#[doc = $doc:literal])* pub $field:ident: $type:ty $(as $codec:ident)? = $default:expr $(=> $range:expr)?,)*
         }
     ) => {
-        $(#[$meta])*
+        $(#[doc = $about])*
         #[derive(Debug, Clone, PartialEq)]
         pub struct $name {
-            $($(#[$field_meta])* pub $field: $type,)*
+            $($(#[doc = $doc])* pub $field: $type,)*
         }
 
         impl Default for $name {
@@ -79,6 +119,24 @@ macro_rules! section {
                     $section, stringify!($field),
                 ),)*].concat()
             }
+
+            fn describe() -> $crate::config::section::KeySection {
+                use $crate::config::value::Codec;
+                let default = Self::default();
+                $crate::config::section::KeySection {
+                    name: $section,
+                    about: $crate::config::section::about(&[$($about),*]),
+                    keys: vec![$($crate::config::section::Key {
+                        section: $section,
+                        name: stringify!($field),
+                        about: $crate::config::section::about(&[$($doc),*]),
+                        shape: <$crate::config::section::codec!($($codec)?) as Codec<$type>>::SHAPE,
+                        default: <$crate::config::section::codec!($($codec)?) as Codec<$type>>::show(&default.$field),
+                        range: $crate::config::section::bounds!([$type] [$($codec)?] $($range)?),
+                        secret: <$crate::config::section::codec!($($codec)?) as Codec<$type>>::SECRET,
+                    },)*],
+                }
+            }
         }
     };
 }
@@ -101,10 +159,24 @@ macro_rules! range {
     };
 }
 
-/// What is wrong with a value that is out of its range.
-pub(super) fn beyond<T: PartialOrd, C: Codec<T>>(value: &T, range: &RangeInclusive<T>) -> Option<String> {
-    let show = |bound| C::show(bound).unwrap_or_default();
-    (!range.contains(value)).then(|| format!("is not from {} to {}", show(range.start()), show(range.end())))
+/// The bounds of a field as they are written, if it has any.
+macro_rules! bounds {
+    ([$type:ty] [$($codec:ident)?]) => { None };
+    ([$type:ty] [$($codec:ident)?] $range:expr) => {
+        Some($crate::config::section::ends::<$type, $crate::config::section::codec!($($codec)?)>(&$range))
+    };
 }
 
-pub(super) use {codec, range, section};
+/// What is wrong with a value that is out of its range.
+pub(super) fn beyond<T: PartialOrd, C: Codec<T>>(value: &T, range: &RangeInclusive<T>) -> Option<String> {
+    let (least, greatest) = ends::<T, C>(range);
+    (!range.contains(value)).then(|| format!("is not from {least} to {greatest}"))
+}
+
+/// Both ends of a range as they are written.
+pub(super) fn ends<T, C: Codec<T>>(range: &RangeInclusive<T>) -> (String, String) {
+    let show = |bound| C::show(bound).unwrap_or_default();
+    (show(range.start()), show(range.end()))
+}
+
+pub(super) use {bounds, codec, range, section};

@@ -22,6 +22,9 @@ pub(super) trait Codec<T> {
     /// May also be named by the file that holds it, and is masked in messages.
     const SECRET: bool = false;
 
+    /// What its values are, as `a duration, such as 25s`: for documents, and after "is not".
+    const SHAPE: &'static str;
+
     /// The value, or what is wrong with it, to be put after the value.
     fn parse(value: &Value) -> Result<T, String>;
 
@@ -75,6 +78,8 @@ fn quoted(value: impl Display) -> String {
 macro_rules! plain {
     ($($type:ty: $parse:expr, $shape:literal, $show:expr;)*) => {$(
         impl Codec<$type> for Plain {
+            const SHAPE: &'static str = $shape;
+
             fn parse(value: &Value) -> Result<$type, String> {
                 let parse: fn(&str) -> Option<$type> = $parse;
                 text(value).and_then(|text| parse(&text)).ok_or_else(|| concat!("is not ", $shape).to_owned())
@@ -106,6 +111,7 @@ plain! {
 
 impl Codec<Secret> for Plain {
     const SECRET: bool = true;
+    const SHAPE: &'static str = "a secret";
 
     fn parse(value: &Value) -> Result<Secret, String> {
         match &value.kind {
@@ -123,6 +129,7 @@ impl Codec<Secret> for Plain {
 impl Codec<PublicKey> for Plain {
     // Its text is long, and may be a private key by mistake.
     const SECRET: bool = true;
+    const SHAPE: &'static str = "a secret";
 
     fn parse(value: &Value) -> Result<PublicKey, String> {
         match &value.kind {
@@ -142,6 +149,7 @@ where
     Plain: Codec<T>,
 {
     const SECRET: bool = <Plain as Codec<T>>::SECRET;
+    const SHAPE: &'static str = <Plain as Codec<T>>::SHAPE;
 
     fn parse(value: &Value) -> Result<Option<T>, String> {
         if matches!(&value.kind, ValueKind::String(text) if text.is_empty()) {
@@ -157,8 +165,10 @@ where
 
 /// A codec for lists: an array in a file, or one string with commas.
 macro_rules! list {
-    ($($type:ty),*) => {$(
+    ($($type:ty: $shape:literal),*) => {$(
         impl Codec<Vec<$type>> for Plain {
+            const SHAPE: &'static str = $shape;
+
             fn parse(value: &Value) -> Result<Vec<$type>, String> {
                 let items = match &value.kind {
                     ValueKind::Array(items) => items.clone(),
@@ -178,9 +188,11 @@ macro_rules! list {
         }
     )*};
 }
-list!(String, Network);
+list!(String: "a list", Network: "a list of address ranges");
 
 impl Codec<Vec<Issuer>> for Plain {
+    const SHAPE: &'static str = "tables";
+
     fn parse(value: &Value) -> Result<Vec<Issuer>, String> {
         let ValueKind::Array(items) = &value.kind else {
             return Err("is not a list of tables; it can be set in the file only, as [[auth.issuers]]".to_owned());
@@ -210,11 +222,13 @@ impl Codec<Vec<Issuer>> for Plain {
 macro_rules! bytes {
     ($($type:ty),*) => {$(
         impl Codec<$type> for Bytes {
+            const SHAPE: &'static str = "a number of bytes, such as 65536, 64KiB, 1MiB or 1GiB";
+
             fn parse(value: &Value) -> Result<$type, String> {
                 text(value)
                     .and_then(|text| parse_bytes(&text))
                     .and_then(|bytes| bytes.try_into().ok())
-                    .ok_or_else(|| "is not a number of bytes, such as 65536, 64KiB, 1MiB or 1GiB".to_owned())
+                    .ok_or_else(|| format!("is not {}", <Self as Codec<$type>>::SHAPE))
             }
 
             fn show(value: &$type) -> Option<String> {
