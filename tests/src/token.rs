@@ -55,6 +55,14 @@ pub fn sign(claims: &Value, secret: &str) -> String {
     encode(&Header::new(Algorithm::HS256), claims, &EncodingKey::from_secret(secret.as_bytes())).expect("claims are JSON")
 }
 
+/// Signs `claims` with RS256 and a private key in PEM (PKCS #1), naming the key.
+pub fn sign_rs256(claims: &Value, pem: &str, kid: &str) -> String {
+    let base64: String = pem.lines().filter(|line| !line.starts_with("-----")).collect();
+    let der = data_encoding::BASE64.decode(base64.as_bytes()).expect("a key in PEM");
+    let header = Header { kid: Some(kid.to_owned()), ..Header::new(Algorithm::RS256) };
+    encode(&header, claims, &EncodingKey::from_rsa_der(&der)).expect("claims are JSON")
+}
+
 /// Tokens that must be refused, each with what is wrong with it.
 pub fn hostile(user: &User) -> Vec<(&'static str, String)> {
     let with = |key: &str, value: Value| {

@@ -14,7 +14,7 @@ use axum::{
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use natter_shared::{
-    frame::{CloseCode, ErrorCode, SUBPROTOCOL},
+    frame::{ErrorCode, SUBPROTOCOL},
     id::{GroupId, RoomName},
 };
 use tokio::net::TcpStream;
@@ -198,11 +198,7 @@ async fn open_in_time(app: &Arc<App>, identity: Identity, room: RoomOrGroup, out
 }
 
 async fn refuse(app: &App, outlet: &Outlet, error: &OpenError, mut socket: WebSocketStream<SocketIo>) {
-    let code = match error.code {
-        ErrorCode::Unauthorized => CloseCode::Token,
-        ErrorCode::RateLimited => CloseCode::RateLimited,
-        _ => CloseCode::TryAgain,
-    };
+    let code = error.close_code();
     outlet.release(wire::json(&serde_json::json!({"type": "error", "code": error.code, "message": error.message})));
     outlet.close(code);
     app.metrics.closed(code);

@@ -13,8 +13,9 @@ use natter_shared::{
     frame::CloseCode,
     id::{GroupId, SessionId, UserId, UserKey},
     position::Position,
-    rpc::ShardPosition,
+    rpc::{ShardPosition, applied_in},
     subject::Shard,
+    timestamp::Timestamp,
 };
 use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc};
@@ -94,6 +95,8 @@ pub struct SessionHandle {
     /// Boxed: a channel keeps room for 32 of whatever it carries.
     notices: mpsc::Sender<Box<Notice>>,
     closed: AtomicBool,
+    /// When the token ends, in milliseconds since the epoch.
+    expires_at: AtomicU64,
     in_flight: AtomicUsize,
     pub(super) nonces: Mutex<Nonces>,
     pub(super) groups: Mutex<HashMap<GroupId, LiveGroup>>,
@@ -107,7 +110,12 @@ pub struct SessionHandle {
 }
 
 impl SessionHandle {
-    pub(super) fn new(user: UserId, protocol: Protocol, outlet: Arc<Outlet>) -> (Arc<Self>, mpsc::Receiver<Box<Notice>>) {
+    pub(super) fn new(
+        user: UserId,
+        protocol: Protocol,
+        outlet: Arc<Outlet>,
+        expires_at: Timestamp,
+    ) -> (Arc<Self>, mpsc::Receiver<Box<Notice>>) {
         let (notices, inbox) = mpsc::channel(NOTICES);
         let handle = Self {
             id: SessionId::random(),
@@ -117,6 +125,7 @@ impl SessionHandle {
             outlet,
             notices,
             closed: AtomicBool::new(false),
+            expires_at: AtomicU64::new(expires_at.0),
             in_flight: AtomicUsize::new(0),
             nonces: Mutex::default(),
             groups: Mutex::new(HashMap::new()),
@@ -162,11 +171,20 @@ impl SessionHandle {
     /// Where a session goes on in a group that it was not told of at sign-in: with all of a newer
     /// membership, else with what comes next.
     pub(super) fn start_of(&self, shard: Shard, since: Position) -> Start {
-        let signed_in = self.signed_in.get().and_then(|all| all.iter().find(|at| at.shard == shard.0));
-        match signed_in {
-            Some(at) if since <= at.position => Start::Now,
+        match self.signed_in.get() {
+            Some(all) if since <= applied_in(all, shard) => Start::Now,
             Some(_) | None => Start::After(since),
         }
+    }
+
+    /// When the session ends, unless a fresh token extends it.
+    pub(super) fn expires_at(&self) -> Timestamp {
+        Timestamp(self.expires_at.load(Ordering::Acquire))
+    }
+
+    /// A fresh token is good until then. One that ends before the session does takes nothing away.
+    pub(super) fn extend(&self, expires_at: Timestamp) {
+        self.expires_at.fetch_max(expires_at.0, Ordering::AcqRel);
     }
 
     pub(super) fn mark_closed(&self) {

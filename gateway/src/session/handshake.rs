@@ -102,9 +102,9 @@ async fn sign_in(
     let opened = time::timeout(app.config.limits.handshake_timeout, opening)
         .await
         .unwrap_or_else(|_| Err(OpenError { code: ErrorCode::Unavailable, message: "signing in took too long".to_owned() }));
-    opened.map(|opened| (id, opened)).map_err(|OpenError { code, message }| {
-        let close = if code == ErrorCode::RateLimited { CloseCode::RateLimited } else { CloseCode::TryAgain };
-        Failure::new(id, code, message, close)
+    opened.map(|opened| (id, opened)).map_err(|error| {
+        let close = error.close_code();
+        Failure::new(id, error.code, error.message, close)
     })
 }
 

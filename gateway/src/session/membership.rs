@@ -161,7 +161,7 @@ impl App {
                     continue;
                 }
                 let shard = self.broker.shards().of(Topic::Group(group));
-                let known = applied.iter().find(|at| at.shard == shard.0).map_or(Position::START, |at| at.position);
+                let known = rpc::applied_in(&applied, shard);
                 let start = session.start_of(shard, membership.since);
                 match self.go_live(session, group, meta_of(&membership), start, known).await {
                     Ok(_) | Err(JoinError::NotMember | JoinError::TooMany(_)) => {}

@@ -2,6 +2,7 @@
 //! ([`open`]), then its loop ([`run`]), which reads frames ([`on_frame`], [`on_chat_frame`]) and
 //! notices, and has one exit.
 
+mod follow;
 mod handle;
 mod handshake;
 mod membership;

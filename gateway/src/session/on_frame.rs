@@ -5,7 +5,6 @@ use std::sync::Arc;
 use natter_shared::{
     event::Audience,
     frame::{ClientFrame, CloseCode, ErrorCode, Recipient, Refresh, ReplyBody},
-    timestamp::Timestamp,
 };
 
 use super::{
@@ -63,7 +62,7 @@ impl Running {
             }
             ClientFrame::Seen(seen) => self.request(seen.id, |app, session| async move { app.seen(&session, seen).await }),
             ClientFrame::Typing(typing) => self.request(None, |app, session| async move { app.typing(&session, typing.group.id()).await }),
-            ClientFrame::Refresh(refresh) => self.on_refresh(&refresh),
+            ClientFrame::Refresh(refresh) => self.on_refresh(refresh),
         }
         Step::Continue
     }
@@ -86,18 +85,21 @@ impl Running {
     }
 
     /// A fresh token of the same user extends the session.
-    fn on_refresh(&mut self, refresh: &Refresh) {
-        let outcome = match self.app.auth.verify(&refresh.token, Timestamp::now()) {
-            Ok(identity) if identity.user == self.session.user => {
-                self.expires_at = identity.expires_at;
-                Ok(ReplyBody::Done {})
+    fn on_refresh(&self, refresh: Refresh) {
+        let Refresh { id, token } = refresh;
+        // Beside the loop: its issuer's keys may have to be fetched first.
+        self.request(id, |app, session| async move {
+            match app.auth.authenticate(&token).await {
+                Ok(identity) if identity.user == session.user => {
+                    session.extend(identity.expires_at);
+                    Ok(ReplyBody::Done {})
+                }
+                Ok(_) => Err(Refusal::new(ErrorCode::Unauthorized, "the token is another user's")),
+                Err(reason) => {
+                    tracing::debug!(%reason, "token_refused");
+                    Err(Refusal::new(ErrorCode::Unauthorized, UNAUTHORIZED))
+                }
             }
-            Ok(_) => Err(Refusal::new(ErrorCode::Unauthorized, "the token is another user's")),
-            Err(reason) => {
-                tracing::debug!(%reason, "token_refused");
-                Err(Refusal::new(ErrorCode::Unauthorized, UNAUTHORIZED))
-            }
-        };
-        self.session.answer(refresh.id, outcome);
+        });
     }
 }

@@ -6,12 +6,11 @@ use std::{collections::HashMap, sync::Arc};
 use futures::{StreamExt, stream};
 use natter_shared::{
     event::InboxCounts,
-    frame::{ErrorCode, GroupState},
+    frame::{CloseCode, ErrorCode, GroupState},
     id::{GroupId, RoomName},
     position::Position,
     rpc::{self, Answer, Groups, GroupsPage, JoinOpen, Membership, OpenGroup, Profile, SignIn, SignedIn},
     subject::Topic,
-    timestamp::Timestamp,
 };
 use tokio::sync::mpsc;
 
@@ -41,6 +40,25 @@ pub struct OpenError {
     pub code: ErrorCode,
     /// For people.
     pub message: String,
+}
+
+impl OpenError {
+    /// What the connection is closed with.
+    pub fn close_code(&self) -> CloseCode {
+        match self.code {
+            ErrorCode::Unauthorized => CloseCode::Token,
+            ErrorCode::RateLimited => CloseCode::RateLimited,
+            ErrorCode::Forbidden | ErrorCode::NotFound => CloseCode::NotAllowed,
+            ErrorCode::BadFrame
+            | ErrorCode::UnknownType
+            | ErrorCode::BadRequest
+            | ErrorCode::NonceReused
+            | ErrorCode::TooLarge
+            | ErrorCode::OutOfOrder
+            | ErrorCode::TooManyGroups => CloseCode::BadFrame,
+            ErrorCode::Busy | ErrorCode::Unavailable | ErrorCode::Pending | ErrorCode::Draining => CloseCode::TryAgain,
+        }
+    }
 }
 
 impl<E: Into<rpc::RpcError>> From<E> for OpenError {
@@ -90,7 +108,6 @@ impl Opened {
 pub(super) struct Live {
     pub(super) guard: Guard,
     pub(super) notices: mpsc::Receiver<Box<Notice>>,
-    pub(super) expires_at: Timestamp,
     /// The group that the chat-room protocol's path names.
     pub(super) room: Option<GroupId>,
 }
@@ -105,7 +122,7 @@ impl App {
     ) -> Result<Opened, OpenError> {
         let too_many = || OpenError { code: ErrorCode::RateLimited, message: "this user has too many connections".to_owned() };
         let seat = self.connections.sit(&identity.user.key(), self.config.limits.connections_per_user).ok_or_else(too_many)?;
-        let (session, notices) = SessionHandle::new(identity.user.clone(), protocol, outlet);
+        let (session, notices) = SessionHandle::new(identity.user.clone(), protocol, outlet, identity.expires_at);
         let guard = Guard::register(Arc::clone(self), session, seat);
         let session = guard.session();
         let inbox_start = resume.inbox.map_or(Start::Now, Start::After);
@@ -124,7 +141,7 @@ impl App {
         let more = answer.reply.groups.last().filter(|_| answer.reply.more).map(|last| last.group);
         let groups = self.all_live(session, answer.reply.groups, &answer.applied, &resume).await?;
         let SignedIn { profile, inbox, .. } = SignedIn { groups: Vec::new(), ..answer.reply };
-        let live = Live { guard, notices, expires_at: identity.expires_at, room: None };
+        let live = Live { guard, notices, room: None };
         Ok(Opened { live, profile, groups, more, inbox, inbox_joined, resume })
     }
 
@@ -152,7 +169,7 @@ impl App {
         let shards = self.broker.shards();
         let joins = memberships.into_iter().map(|membership| {
             let shard = shards.of(Topic::Group(membership.group));
-            let applied = applied.iter().find(|at| at.shard == shard.0).map_or(Position::START, |at| at.position);
+            let applied = rpc::applied_in(applied, shard);
             let from = resume.groups.get(&membership.group).copied();
             async move { self.one_live(session, membership, applied, from).await }
         });

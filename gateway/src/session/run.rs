@@ -11,19 +11,17 @@ use futures::StreamExt;
 use natter_shared::{
     frame::{CloseCode, PING},
     id::GroupId,
-    position::Position,
     timestamp::Timestamp,
 };
-use tokio::{sync::mpsc, task::JoinHandle, time};
+use tokio::{sync::mpsc, time};
 use tokio_tungstenite::{
     WebSocketStream,
     tungstenite::{self, Message, error::CapacityError},
 };
 
-use super::{Notice, Opened, Protocol, SessionHandle, open::Live, reply::Refusal};
+use super::{Notice, Opened, Protocol, SessionHandle, follow::FollowUps, open::Live};
 use crate::{
     app::{App, Seat},
-    delivery::{GroupMeta, JoinError, Start},
     rate::Bucket,
     socket::{OutletState, SocketIo, wire},
 };
@@ -75,10 +73,8 @@ pub(super) struct Running {
     pub(super) session: Arc<SessionHandle>,
     /// The group that the chat-room protocol's path names.
     pub(super) room: Option<GroupId>,
-    pub(super) expires_at: Timestamp,
     bucket: Bucket,
-    /// The last notice that is being followed up.
-    notices: Option<JoinHandle<()>>,
+    follow_ups: FollowUps,
 }
 
 /// The heartbeat: a ping each interval; whoever says nothing for the timeout after one is gone.
@@ -131,11 +127,11 @@ pub async fn serve_chat_room(app: Arc<App>, opened: Opened, socket: Socket) {
 
 /// Runs an opened session to its end.
 pub(super) async fn run(app: Arc<App>, live: Live, mut socket: Socket) {
-    let Live { guard, notices, expires_at, room } = live;
+    let Live { guard, notices, room } = live;
     let session = Arc::clone(guard.session());
     let limits = &app.config.limits;
     let bucket = Bucket::new(limits.frames_per_second, limits.frames_burst, Instant::now());
-    let running = Running { app: Arc::clone(&app), session: Arc::clone(&session), room, expires_at, bucket, notices: None };
+    let running = Running { app: Arc::clone(&app), session: Arc::clone(&session), room, bucket, follow_ups: FollowUps::new() };
     let code = running.turn(&mut socket, notices).await;
     if let Some(code) = code {
         session.outlet.close(code);
@@ -180,8 +176,7 @@ impl Running {
                     }
                 }
                 notice = notices.recv() => {
-                    self.on_notice(*notice?);
-                    None
+                    self.on_notice(*notice?)
                 }
                 () = session.outlet.help() => match session.outlet.state() {
                     OutletState::Sealed(code) => Some(code),
@@ -191,7 +186,7 @@ impl Running {
                 () = &mut sleep => {
                     let now = Instant::now();
                     let mut code = None;
-                    if Timestamp::now() >= self.expires_at {
+                    if Timestamp::now() >= session.expires_at() {
                         code = Some(CloseCode::Token);
                     } else {
                         match heartbeat.beat(now) {
@@ -213,7 +208,7 @@ impl Running {
 
     /// Until the token's end, or as long as one sleeps at most: a token may be good for ages.
     fn until_expiry(&self) -> Duration {
-        self.expires_at.since(Timestamp::now()).min(LONGEST_SLEEP)
+        self.session.expires_at().since(Timestamp::now()).min(LONGEST_SLEEP)
     }
 
     fn on_socket(&mut self, frame: Option<Result<Message, tungstenite::Error>>) -> Step {
@@ -244,7 +239,7 @@ impl Running {
 
     /// What a notice ends, ends at once; the rest is followed up beside the loop, one notice after
     /// another: memberships that follow each other must not overtake.
-    fn on_notice(&mut self, notice: Notice) {
+    fn on_notice(&mut self, notice: Notice) -> Option<CloseCode> {
         let (app, session) = (Arc::clone(&self.app), Arc::clone(&self.session));
         match notice {
             Notice::Removed { group, at } => {
@@ -256,50 +251,18 @@ impl Running {
                 }
             }
             Notice::Joined(_) | Notice::GroupLost { .. } | Notice::InboxLost { .. } => {
-                let before = self.notices.take().filter(|before| !before.is_finished());
-                self.notices = Some(self.app.tasks.spawn(async move {
-                    if let Some(before) = before {
-                        // How it ended is its own affair.
-                        let _ = before.await;
-                    }
+                let work = async move {
                     if !session.is_closed() {
                         app.follow(&session, notice).await;
                     }
-                }));
-            }
-        }
-    }
-}
-
-impl App {
-    async fn follow(&self, session: &Arc<SessionHandle>, notice: Notice) {
-        let followed = match notice {
-            Notice::Joined(joined) => {
-                let meta = GroupMeta { kind: joined.kind, display_name: joined.display_name.as_str().into() };
-                match self.go_live(session, joined.group, meta, Start::After(joined.since), joined.since).await {
-                    Ok(_) | Err(JoinError::NotMember | JoinError::TooMany(_)) => Ok(()),
-                    Err(error @ JoinError::Unavailable(_)) => Err(Refusal::from(error)),
+                };
+                if self.follow_ups.push(&self.app.tasks, work).is_err() {
+                    tracing::info!(session = %self.session.id, "session_behind_its_notices");
+                    return Some(CloseCode::TryAgain);
                 }
             }
-            Notice::GroupLost { group, after } => self.find_again(session, group, after).await,
-            Notice::InboxLost { after } => self.hear_again(session, after).await,
-            // Done with when they came.
-            Notice::Removed { .. } | Notice::Left(_) => Ok(()),
-        };
-        if let Err(refusal) = followed {
-            // What cannot be proved complete is not left half done: the session comes back.
-            tracing::info!(session = %session.id, reason = refusal.message, "session_cannot_follow");
-            session.outlet.close(CloseCode::TryAgain);
         }
-    }
-
-    async fn hear_again(&self, session: &Arc<SessionHandle>, after: Position) -> Result<(), Refusal> {
-        self.hub.join_inbox(session, Start::After(after)).await?;
-        if session.is_closed() {
-            self.hub.leave_inbox(session).await;
-            return Ok(());
-        }
-        self.relist(session).await
+        None
     }
 }
 

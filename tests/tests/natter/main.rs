@@ -12,6 +12,7 @@ mod original_page;
 mod own_page;
 mod protocol;
 mod resume;
+mod sign_in;
 mod standalone;
 mod start_order;
 

@@ -54,6 +54,7 @@ pub struct Probe {
 pub(super) struct Fence {
     waiters: mpsc::Sender<Waiter>,
     last: Arc<Mutex<Option<Probe>>>,
+    clock: Arc<Clock>,
 }
 
 /// What a canary goes through, and what learns from it.
@@ -84,6 +85,7 @@ impl Fence {
         let last = Arc::new(Mutex::new(None));
         // More callers than this wait for a place in the queue: a fence takes milliseconds.
         let (waiters, queue) = mpsc::channel(4096);
+        let clock = Arc::clone(&prober.clock);
         let canaries = Canaries { prober, shard, live, payload, last: Arc::clone(&last) };
         tokio::spawn(async move {
             tokio::select! {
@@ -91,7 +93,7 @@ impl Fence {
                 () = stop.cancelled() => {}
             }
         });
-        Ok(Self { waiters, last })
+        Ok(Self { waiters, last, clock })
     }
 
     pub(super) async fn wait(&self) -> Result<Position, BrokerError> {
@@ -99,6 +101,13 @@ impl Fence {
         let (sender, answer) = oneshot::channel();
         self.waiters.send(sender).await.map_err(|_| gone())?;
         answer.await.map_err(|_| gone())?
+    }
+
+    /// Waits for a canary, unless one came back within `interval`: a gateway's own health check sends
+    /// them too.
+    async fn probe(&self, interval: Duration) -> Result<(), BrokerError> {
+        let recent = self.last_probe().is_some_and(|probe| self.clock.now().since(probe.at) < interval);
+        if recent { Ok(()) } else { self.wait().await.map(drop) }
     }
 
     pub(super) fn last_probe(&self) -> Option<Probe> {
@@ -171,11 +180,12 @@ impl Canaries {
     }
 }
 
-/// Probes all shards for ever: often until the clock is known, then every `interval`.
+/// Probes all shards for ever: often until the clock is known, then those that nobody else has probed
+/// for an `interval`.
 pub(super) async fn probe_all(fences: Arc<Vec<Fence>>, health: Arc<Health>, interval: Duration, stop: CancellationToken) {
     let eager = Duration::from_millis(200).min(interval);
     loop {
-        let all = futures::future::join_all(fences.iter().map(Fence::wait));
+        let all = futures::future::join_all(fences.iter().map(|fence| fence.probe(interval)));
         let results = tokio::select! {
             results = all => results,
             () = stop.cancelled() => return,

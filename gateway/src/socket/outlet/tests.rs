@@ -1,0 +1,95 @@
+//! The outlet over real sockets on loopback.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{
+    io::AsyncReadExt,
+    net::{TcpListener, TcpStream},
+};
+
+use super::*;
+
+const LIMITS: OutletLimits = OutletLimits { messages: 4, bytes: 1000, missed: 2000 };
+
+async fn pair(outlet: &Outlet) -> TcpStream {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    outlet.attach(listener.accept().await.unwrap().0);
+    client
+}
+
+fn frame(byte: u8, len: usize) -> Bytes {
+    Bytes::from(vec![byte; len])
+}
+
+async fn read(client: &mut TcpStream, len: usize) -> Vec<u8> {
+    let mut out = vec![0; len];
+    tokio::time::timeout(Duration::from_secs(5), client.read_exact(&mut out)).await.unwrap().unwrap();
+    out
+}
+
+#[tokio::test]
+async fn what_was_held_comes_after_the_first_frame_and_in_order() {
+    let outlet = Outlet::held(LIMITS);
+    let mut client = pair(&outlet).await;
+    outlet.push(&frame(b'b', 2), 1);
+    outlet.push_missed(&frame(b'c', 3));
+    outlet.release(frame(b'a', 1));
+    outlet.push(&frame(b'd', 1), 1);
+    assert_eq!(read(&mut client, 7).await, b"abbcccd");
+}
+
+#[tokio::test]
+async fn limits_hold_at_their_edge() {
+    for (frames, len, sealed) in [(4, 1, false), (5, 1, true), (2, 500, false), (2, 501, true)] {
+        // Without a socket everything waits.
+        let outlet = Outlet::held(LIMITS);
+        outlet.release(Bytes::new());
+        for _ in 0..frames {
+            outlet.push(&frame(b'x', len), 1);
+        }
+        let expected = if sealed { OutletState::Sealed(CloseCode::SlowConsumer) } else { OutletState::Open };
+        assert_eq!(outlet.state(), expected, "{frames} frames of {len}");
+    }
+}
+
+#[tokio::test]
+async fn what_was_missed_has_a_limit_of_its_own() {
+    let outlet = Outlet::held(LIMITS);
+    for _ in 0..20 {
+        assert!(outlet.has_room_for_missed(100));
+        outlet.push_missed(&frame(b'x', 100));
+    }
+    assert!(!outlet.has_room_for_missed(1));
+    assert_eq!(outlet.state(), OutletState::Open);
+}
+
+#[tokio::test]
+async fn a_slow_reader_gets_whole_frames_then_the_close() {
+    let outlet = Arc::new(Outlet::held(OutletLimits { messages: 10, bytes: 1 << 20, missed: 0 }));
+    let mut client = pair(&outlet).await;
+    outlet.release(Bytes::new());
+    let text = wire::text(&vec![b'x'; 60_000]);
+    while outlet.state() == OutletState::Open {
+        outlet.push(&text, 1);
+    }
+    outlet.push(&text, 1);
+    let flushed = tokio::spawn({
+        let outlet = Arc::clone(&outlet);
+        async move { outlet.flush().await }
+    });
+    let mut got = Vec::new();
+    let close = wire::close(CloseCode::SlowConsumer);
+    while !got.ends_with(&close) {
+        let mut chunk = vec![0; 65_536];
+        let read = tokio::time::timeout(Duration::from_secs(5), client.read(&mut chunk)).await.unwrap().unwrap();
+        assert!(read > 0, "closed without a Close");
+        got.extend_from_slice(&chunk[..read]);
+    }
+    flushed.await.unwrap();
+    let frames = &got[..got.len() - close.len()];
+    assert_eq!(frames.len() % text.len(), 0, "a frame was cut");
+    assert!(frames.chunks(text.len()).all(|frame| frame == text));
+}
