@@ -25,17 +25,19 @@ pub(crate) struct Checkpoint {
     pub(crate) stored_at: Timestamp,
     /// Everything after this is in SQL (up to `position`); before it something may be missing.
     pub(crate) floor: Position,
+    /// It comes from a backup: events after it were seen by clients and may not be in the log.
+    pub(crate) restored: bool,
 }
 
 impl Checkpoint {
     /// Before the first event of `epoch`.
     pub(crate) fn before(epoch: Epoch, floor: Position) -> Self {
-        Self { position: Position::new(epoch, 0), event: None, stored_at: Timestamp::default(), floor }
+        Self { position: Position::new(epoch, 0), event: None, stored_at: Timestamp::default(), floor, restored: false }
     }
 
     /// At `stored`, which comes after this.
     pub(crate) fn at(self, stored: &Stored) -> Self {
-        Self { position: stored.position, event: Some(stored.id), stored_at: stored.stored_at, floor: self.floor }
+        Self { position: stored.position, event: Some(stored.id), stored_at: stored.stored_at, floor: self.floor, restored: self.restored }
     }
 }
 
@@ -63,6 +65,7 @@ pub(crate) async fn load(database: &impl ConnectionTrait, shard: Shard) -> Resul
         event: row.event_id.map(EventId),
         stored_at: Timestamp(row.stored_at as u64),
         floor: position(row.floor_epoch, row.floor_seq),
+        restored: row.restored,
     }))
 }
 
@@ -81,7 +84,7 @@ pub(crate) async fn advance(
     let shard = i64::from(shard.0);
     let statement = if let Some(from) = from {
         let from = sql(from);
-        let text = "UPDATE applied SET epoch = ?, seq = ?, event_id = ?, stored_at = ?, floor_epoch = ?, floor_seq = ? \
+        let text = "UPDATE applied SET epoch = ?, seq = ?, event_id = ?, stored_at = ?, floor_epoch = ?, floor_seq = ?, restored = FALSE \
                     WHERE shard = ? AND epoch = ? AND seq = ?";
         store.statement(text, values.into_iter().chain([shard.into(), from.0.into(), from.1.into()]))
     } else {

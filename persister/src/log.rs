@@ -2,7 +2,7 @@
 //! into a newer epoch, and finds out when it was rewound.
 //!
 //! A log was rewound when the event at the checkpoint is not there with the id remembered: its
-//! store was lost, or restored from a backup. Then the shard goes on in a new epoch. Nothing in SQL
+//! store was lost, or restored from a backup (one of ours says so itself). Then the shard goes on in a new epoch. Nothing in SQL
 //! moves; what was stored in the rewound log after the rewind, and is not in SQL, is published
 //! again in the new epoch, since its old positions may be taken.
 
@@ -92,6 +92,10 @@ async fn install(projector: &Projector, state: LogState) -> Result<(), Error> {
 /// Whether the log still has the event at the checkpoint.
 async fn is_intact(projector: &Projector, checkpoint: &Checkpoint, state: LogState) -> Result<bool, Error> {
     let position = checkpoint.position;
+    // The copy of a log may end before what clients have seen of it: positions must not come again.
+    if checkpoint.restored {
+        return Ok(false);
+    }
     if position.seq > state.last {
         // An eviction skipped over leaves a checkpoint just before the first event.
         return Ok(position.seq + 1 == state.first);
@@ -211,7 +215,7 @@ pub(crate) async fn skip_evicted(projector: &mut Projector, from: &Checkpoint, f
     tracing::error!(shard = projector.shard.0, from = %from.position, to = %before, "events_evicted_unapplied");
     projector.forget();
     let write = projector.store.write().await?;
-    let to = Checkpoint { position: before, event: None, stored_at: from.stored_at, floor: before };
+    let to = Checkpoint { position: before, event: None, stored_at: from.stored_at, floor: before, restored: false };
     checkpoint::advance(&projector.store, &write.transaction, projector.shard, Some(from.position), &to).await?;
     write.commit().await?;
     Ok(())

@@ -14,7 +14,8 @@ use thiserror::Error;
 
 use crate::folder::DataFolder;
 
-const NAME: &str = "auth.key";
+/// The file's name in the data folder.
+pub(crate) const NAME: &str = "auth.key";
 const BYTES: usize = 32;
 
 /// Why there is no key.

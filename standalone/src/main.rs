@@ -1,13 +1,14 @@
 //! `natter`: gateway and persister in one process, with nothing to install.
 
 mod admin;
+mod backup;
 mod folder;
 mod key;
 mod persister;
 mod start;
 mod welcome;
 
-use std::process::ExitCode;
+use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 use natter_persister::admin as persister_admin;
@@ -41,6 +42,11 @@ enum Command {
     Run,
     #[command(flatten)]
     Admin(persister_admin::Command),
+    /// Copy database, log and sign-in key into a new folder, while natter runs
+    Backup {
+        /// Where to; a new folder, or an empty one
+        folder: PathBuf,
+    },
 }
 
 #[tokio::main]
@@ -49,6 +55,7 @@ async fn main() -> ExitCode {
     let ended = match (cli.config.prepare(Role::Standalone), cli.command) {
         (Ok(config), None | Some(Command::Run)) => start::run(config).await,
         (Ok(config), Some(Command::Admin(command))) => admin::administer(&config, command).await,
+        (Ok(config), Some(Command::Backup { folder })) => backup::backup(&config, &folder).await,
         (Err(status), _) => return status,
     };
     ended.unwrap_or_else(|error| cli::fail(error.as_ref()))

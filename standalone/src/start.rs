@@ -22,6 +22,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{folder::DataFolder, key, persister, welcome};
 
+/// The log of the built-in broker in the data folder.
+pub(crate) const LOG_FILE: &str = "events.db";
+
 /// Runs until stopped.
 pub(crate) async fn run(mut config: Config) -> anyhow::Result<ExitCode> {
     let listener = listen::bind(config.http.listen, "NATTER_HTTP__LISTEN").await?;
@@ -69,7 +72,7 @@ impl Brokers {
             let persister = NatsBroker::connect(config.nats_options(), Role::Persister, InstanceId::random()).await?;
             return Ok(Self { gateway, persister });
         }
-        let path = folder.private_file("events.db")?;
+        let path = folder.private_file(LOG_FILE)?;
         let opened = EmbeddedBroker::open(&path, config.embedded_options()).await;
         let broker = opened.with_context(|| format!("the log {}", path.display()))?;
         Ok(Self { gateway: broker.clone(), persister: broker })

@@ -3,6 +3,7 @@
 //!
 //! Results go to stdout, what is said about them to stderr.
 
+mod backup;
 mod export;
 mod keys;
 mod users;
@@ -18,6 +19,8 @@ use crate::{
     database::{Store, connect, migrate},
     options::DatabaseOptions,
 };
+
+pub use self::backup::backup;
 
 /// The commands, for a binary's command line.
 #[derive(Debug, Clone, Subcommand)]

@@ -126,3 +126,68 @@ fn migrating_what_is_not_there_fails_and_says_why() -> Result<()> {
     assert!(said.status == Some(1) && said.all.contains("database.url"), "{}", said.all);
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_are_made_listed_and_revoked_while_natter_runs() -> Result<()> {
+    let natter = natter_tests::cluster::Standalone::start(&[]).await?;
+    let data = natter.data.display().to_string();
+    let url = format!("sqlite://{}", natter.data.join("natter.db").display());
+    let folder = Folder::new()?;
+    // Either binary, on the same database.
+    let ways = [("natter", ("NATTER_DATA_DIR", data.as_str())), ("natter-persister", ("NATTER_DATABASE__URL", url.as_str()))];
+    for (name, env) in ways {
+        let made = run(name, &["apikey", "create", "--name", "shop", "--json"], &[env], folder.path())?;
+        assert_eq!(made.status, Some(0), "{}", made.all);
+        let made: serde_json::Value = serde_json::from_str(&made.out)?;
+        let (id, key) = (made["id"].as_str().unwrap_or_default(), made["key"].as_str().unwrap_or_default());
+        assert!(key.starts_with("ntr_") && key.len() == 4 + 43, "{made}");
+        let sql = Sql::connect(&url).await?;
+        let hash = sql.rows("SELECT sha256 FROM api_keys ORDER BY created_at DESC LIMIT 1").await?[0].try_get::<String>("", "sha256")?;
+        assert!(hash.len() == 64 && !hash.contains(key), "only the hash is kept");
+        let listed = run(name, &["apikey", "list"], &[env], folder.path())?;
+        assert!(listed.out.contains(id) && listed.out.contains("shop") && !listed.all.contains(key), "{}", listed.all);
+        let revoked = run(name, &["apikey", "revoke", id], &[env], folder.path())?;
+        assert_eq!(revoked.status, Some(0), "{}", revoked.all);
+        let listed = run(name, &["apikey", "list", "--json"], &[env], folder.path())?;
+        let listed: Vec<serde_json::Value> = serde_json::from_str(&listed.out)?;
+        let listed = listed.iter().find(|listed| listed["id"] == id).expect("the key is listed");
+        assert!(listed["revoked_at"].is_string(), "{listed}");
+    }
+    let unknown = run("natter", &["apikey", "revoke", "00000000-0000-4000-8000-000000000000"], &[ways[0].1], folder.path())?;
+    assert!(unknown.status == Some(1) && unknown.all.contains("no key"), "{}", unknown.all);
+    let nameless = run("natter", &["apikey", "create", "--name", " "], &[ways[0].1], folder.path())?;
+    assert!(nameless.status == Some(1) && nameless.all.contains("name"), "{}", nameless.all);
+    let nowhere = run("natter", &["apikey", "list"], &[], folder.path())?;
+    assert!(nowhere.status == Some(1) && nowhere.all.contains("NATTER_DATA_DIR"), "{}", nowhere.all);
+    assert_eq!(std::fs::read_dir(folder.path())?.count(), 0, "a mistyped folder makes no database");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_user_is_exported_and_erased_while_natter_runs() -> Result<()> {
+    let natter = natter_tests::cluster::Standalone::start(&[]).await?;
+    let data = natter.data.display().to_string();
+    let env = [("NATTER_DATA_DIR", data.as_str())];
+    let folder = Folder::new()?;
+    let session = natter_tests::http::HttpSession::signed_in(natter.node.addr, "ann").await?;
+    let user = session.user()?;
+    let mut ann = natter_tests::client::Client::with_token(&user, session.token.clone().unwrap_or_default());
+    ann.reconnect(natter.node.addr).await?;
+    let group = ann.join("lobby").await?;
+    ann.send(group, "my secret").await?;
+    let sql = natter.sql().await?;
+    super::chat::wait_until("the row", async || sql.message_count().await.unwrap_or_default() == 1).await;
+    let id = user.id.to_string();
+    let exported = run("natter", &["user", "export", &id], &env, folder.path())?;
+    assert_eq!(exported.status, Some(0), "{}", exported.all);
+    assert!(exported.out.lines().all(|line| serde_json::from_str::<serde_json::Value>(line).is_ok()), "{}", exported.all);
+    assert!(exported.out.contains("my secret") && exported.out.contains("\"profile\""), "{}", exported.all);
+    let erased = run("natter", &["user", "erase", &id], &env, folder.path())?;
+    assert_eq!(erased.status, Some(0), "{}", erased.all);
+    assert!(erased.all.contains("Erased: 1 messages"), "{}", erased.all);
+    assert_eq!(sql.count("SELECT COUNT(*) FROM messages WHERE body <> ''").await?, 0);
+    assert_eq!(sql.count("SELECT COUNT(*) FROM members WHERE until_epoch IS NULL").await?, 0);
+    let unknown = run("natter", &["user", "erase", "nobody"], &env, folder.path())?;
+    assert!(unknown.status == Some(1) && unknown.all.contains("no user"), "{}", unknown.all);
+    Ok(())
+}

@@ -1,6 +1,7 @@
 //! Natter as its users meet it: real processes over real NATS and real databases, real browsers.
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "tests fail by panicking")]
 
+mod backup;
 mod bad_input;
 mod chat;
 mod chatroom;

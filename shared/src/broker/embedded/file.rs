@@ -86,7 +86,7 @@ fn parse_row(row: &QueryResult, epoch: Epoch) -> Result<Stored, DbErr> {
     })
 }
 
-async fn connect(path: &Path, sync: bool, connections: u32) -> Result<DatabaseConnection, DbErr> {
+pub(super) async fn connect(path: &Path, sync: bool, connections: u32) -> Result<DatabaseConnection, DbErr> {
     let mut options = ConnectOptions::new("sqlite::memory:");
     let path = path.to_owned();
     options
@@ -134,6 +134,11 @@ impl File {
         }
         let reading = connect(path, options.sync, 4).await?;
         Ok((Self(reading), Writing(writing)))
+    }
+
+    /// The file behind a connection.
+    pub(super) fn of(connection: DatabaseConnection) -> Self {
+        Self(connection)
     }
 
     pub(super) async fn close(&self) {

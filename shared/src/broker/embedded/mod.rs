@@ -4,6 +4,7 @@
 //! writer task commits what has queued up as one transaction, so that a lone publish costs one
 //! sync and many at once share it. Only one process may have the file open.
 
+mod backup;
 mod calls;
 mod file;
 mod live;
@@ -19,6 +20,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot, watch};
 
+pub use self::backup::backup;
 use self::{
     calls::Servers,
     file::File,

@@ -1,0 +1,122 @@
+//! `natter backup`: a consistent copy of the data folder while natter runs.
+//!
+//! First the database, then the log: what the copy of the log has beyond the copy of the database is
+//! applied when natter starts with them. The other way round, accepted messages could be in neither.
+
+use std::{
+    fs::{self, DirBuilder, File, OpenOptions},
+    io::Write,
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use anyhow::{Context, bail};
+use natter_persister::{DatabaseOptions, admin};
+use natter_shared::{
+    broker::embedded,
+    config::{Config, DATABASE_FILE},
+};
+
+use crate::{key, start};
+
+/// The log may forget applied events between the two copies; then both are made again.
+const ATTEMPTS: usize = 3;
+
+/// Copies database, log and key to `folder`.
+pub(crate) async fn backup(config: &Config, folder: &Path) -> anyhow::Result<ExitCode> {
+    let url = config.database.url.as_ref().context("database.url is not set")?.expose().to_owned();
+    let Some(source) = sqlite_file(&url) else {
+        bail!(
+            "the database is PostgreSQL, which has its own tools: pg_dump --format=custom --file=natter.dump \"$NATTER_DATABASE__URL\" \
+             (docs/operations.md)"
+        );
+    };
+    if !source.exists() {
+        bail!("there is no {}: start natter once, or say where its data is with NATTER_DATA_DIR", source.display());
+    }
+    make_empty(folder)?;
+    let database = DatabaseOptions { url, ..DatabaseOptions::default() };
+    let log = config.data_dir.join(start::LOG_FILE);
+    let mut files = vec![folder.join(DATABASE_FILE)];
+    for attempt in 1.. {
+        let copy = private(folder, DATABASE_FILE)?;
+        let applied = admin::backup(&database, &copy).await.with_context(|| format!("{} cannot be copied", source.display()))?;
+        if config.nats.url.is_some() || !log.exists() {
+            break;
+        }
+        let copy = private(folder, start::LOG_FILE)?;
+        let begins = embedded::backup(&log, &copy).await.with_context(|| format!("{} cannot be copied", log.display()))?;
+        let follows = applied.iter().all(|at| {
+            let mut same = begins.iter().filter(|(shard, first)| shard.0 == at.shard && first.epoch == at.position.epoch);
+            same.all(|(_, first)| first.seq <= at.position.seq + 1)
+        });
+        if follows {
+            files.push(copy);
+            break;
+        }
+        if attempt == ATTEMPTS {
+            bail!("the log forgets faster than it can be copied: make nats.max_bytes_per_shard larger, or try when there is less traffic");
+        }
+    }
+    let key = config.data_dir.join(key::NAME);
+    if key.exists() {
+        let text = fs::read(&key).with_context(|| format!("{} cannot be read", key.display()))?;
+        let copy = private(folder, key::NAME)?;
+        OpenOptions::new().write(true).open(&copy)?.write_all(&text)?;
+        files.push(copy);
+    }
+    for file in &files {
+        File::open(file)?.sync_all().with_context(|| format!("{} cannot be synced", file.display()))?;
+        println!("{}", file.display());
+    }
+    File::open(folder)?.sync_all()?;
+    eprintln!("To restore: put these files into an empty folder, and start natter with NATTER_DATA_DIR naming it.");
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The file of an SQLite URL.
+fn sqlite_file(url: &str) -> Option<PathBuf> {
+    let path = url.strip_prefix("sqlite:")?;
+    let path = path.strip_prefix("//").unwrap_or(path);
+    Some(path.split('?').next().unwrap_or(path).into())
+}
+
+/// Makes the folder, for its user only; one that is there must be empty.
+fn make_empty(folder: &Path) -> anyhow::Result<()> {
+    let cannot = || format!("the folder {} cannot be made", folder.display());
+    DirBuilder::new().recursive(true).mode(0o700).create(folder).with_context(cannot)?;
+    if fs::read_dir(folder).with_context(cannot)?.next().is_some() {
+        bail!("the folder {} is not empty: a backup goes into a new one", folder.display());
+    }
+    Ok(())
+}
+
+/// An empty file that only its user reads.
+fn private(folder: &Path, name: &str) -> anyhow::Result<PathBuf> {
+    let path = folder.join(name);
+    let made = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&path);
+    made.with_context(|| format!("{} cannot be made", path.display()))?;
+    Ok(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_file_is_found_in_the_url() {
+        assert_eq!(sqlite_file("sqlite:///srv/natter.db?mode=rw"), Some("/srv/natter.db".into()));
+        assert_eq!(sqlite_file("sqlite://./data/natter.db"), Some("./data/natter.db".into()));
+        assert_eq!(sqlite_file("sqlite:natter.db"), Some("natter.db".into()));
+        assert_eq!(sqlite_file("postgres://natter@localhost/natter"), None);
+    }
+
+    #[test]
+    fn a_folder_with_something_in_it_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        make_empty(&folder.path().join("new/one")).unwrap();
+        let error = make_empty(folder.path()).unwrap_err().to_string();
+        assert!(error.contains("not empty"), "{error}");
+    }
+}

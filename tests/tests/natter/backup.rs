@@ -1,0 +1,97 @@
+//! A copy made while natter runs brings everything back that was accepted before.
+
+use std::{collections::HashSet, os::unix::fs::PermissionsExt, process::Command};
+
+use anyhow::{Context, Result};
+use natter_shared::id::{MessageId, Nonce};
+use natter_tests::{
+    client::Client,
+    cluster::{Node, Standalone},
+    http::HttpSession,
+    process::{Folder, PATIENCE, Process, binary, command, free_port},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::chat::wait_until;
+
+fn natter(data: &std::path::Path, args: &[&str]) -> Command {
+    let mut natter = command(&binary("natter"));
+    natter.args(args).env("NATTER_DATA_DIR", data);
+    natter
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_in_the_middle_of_traffic_has_all_that_was_accepted_before() -> Result<()> {
+    let natter_process = Standalone::start(&[]).await?;
+    let addrs = [natter_process.node.addr];
+    let session = HttpSession::signed_in(natter_process.node.addr, "ann").await?;
+    let token = session.token.clone().context("a token")?;
+    let user = session.user()?;
+    let mut ann = Client::with_token(&user, token.clone());
+    ann.reconnect(natter_process.node.addr).await?;
+    let group = ann.join("lobby").await?;
+    let (accepted, stop) = (std::sync::Arc::new(std::sync::Mutex::new(Vec::new())), CancellationToken::new());
+    let talking = tokio::spawn({
+        let (accepted, stop) = (accepted.clone(), stop.clone());
+        async move {
+            while !stop.is_cancelled() {
+                let fact = ann.send_until_accepted(Nonce::now(), group, "x", &addrs, PATIENCE).await?;
+                accepted.lock().unwrap().push(fact);
+            }
+            anyhow::Ok(())
+        }
+    });
+    wait_until("some traffic", async || accepted.lock().unwrap().len() > 100).await;
+    let folder = Folder::new()?;
+    let copy = folder.path().join("copy");
+    let before: Vec<_> = accepted.lock().unwrap().clone();
+    let mut backup = natter(&natter_process.data, &["backup", copy.to_str().context("a path")?]);
+    let said = tokio::task::spawn_blocking(move || backup.output()).await??;
+    assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
+    let more = accepted.lock().unwrap().len() + 20;
+    wait_until("traffic after it", async || accepted.lock().unwrap().len() > more).await;
+    // The machine is lost in the middle of it.
+    let mut natter_process = natter_process;
+    natter_process.node.process.kill()?;
+    stop.cancel();
+    talking.abort();
+    for file in ["natter.db", "events.db", "auth.key"] {
+        let mode = std::fs::metadata(copy.join(file)).with_context(|| file.to_owned())?.permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "{file}");
+    }
+    // A second one does not overwrite it.
+    let again = natter(&natter_process.data, &["backup", copy.to_str().context("a path")?]).output()?;
+    assert!(!again.status.success() && String::from_utf8_lossy(&again.stderr).contains("not empty"));
+    let addr = std::net::SocketAddr::from(([127, 0, 0, 1], free_port()));
+    let env = [("NATTER_HTTP__LISTEN".to_owned(), addr.to_string()), ("NATTER_DATA_DIR".to_owned(), copy.display().to_string())];
+    let process = Process::start("restored", &binary("natter"), &[], &env, folder.path())?;
+    let mut restored = Node { process, addr };
+    restored.wait_ready().await?;
+    let sql = natter_tests::sql::Sql::connect(&format!("sqlite://{}", copy.join("natter.db").display())).await?;
+    let wanted: HashSet<MessageId> = before.iter().map(|fact| fact.message).collect();
+    wait_until("all that was accepted", async || {
+        let rows = sql.messages().await.unwrap_or_default();
+        let found: HashSet<MessageId> = rows.iter().map(|fact| fact.message).collect();
+        assert_eq!(found.len(), rows.len(), "each once");
+        wanted.is_subset(&found)
+    })
+    .await;
+    // The token is still good; and no position comes again that a client may have seen.
+    let mut ann = Client::with_token(&user, token);
+    ann.reconnect(addr).await?;
+    ann.join("lobby").await?;
+    let next = ann.send(group, "again").await?;
+    let last = before.last().context("a message")?.position;
+    assert!(next.position.epoch > last.epoch, "{} after {last}", next.position);
+    Ok(())
+}
+
+#[test]
+fn postgresql_is_left_to_its_own_tools() -> Result<()> {
+    let folder = Folder::new()?;
+    let mut backup = natter(folder.path(), &["backup", "copy"]);
+    let said = backup.env("NATTER_DATABASE__URL", "postgres://natter@localhost/natter").current_dir(folder.path()).output()?;
+    assert!(!said.status.success() && String::from_utf8_lossy(&said.stderr).contains("pg_dump"));
+    assert!(!folder.path().join("copy").exists());
+    Ok(())
+}
