@@ -45,7 +45,7 @@ fn routes(site: Arc<dyn Site>) -> Router {
     // What pages of listed origins may call and load.
     let shared = api::routes(Arc::clone(&site))
         .route("/api/v1/session", get(session::current).post(session::sign_in).delete(session::sign_out))
-        .route("/assets/{name}", get(assets::asset))
+        .route("/assets/{*path}", get(assets::asset))
         .method_not_allowed_fallback(problem::method_not_allowed)
         .layer(api::cors(&site.config().http));
     Router::new()

@@ -101,7 +101,7 @@ async fn health_assets_and_unknown_paths() {
     assert_eq!(Routes::new().get("/readyz", &[]).await.status, StatusCode::OK);
     assert_eq!(routes.get("/metrics", &[]).await.body, "# EOF\n");
     for (name, kind) in
-        [("chat.js", "text/javascript"), ("sign-in.js", "text/javascript"), ("natter.css", "text/css"), ("icon.svg", "image/svg+xml")]
+        [("natter.js", "text/javascript"), ("page/main.js", "text/javascript"), ("natter.css", "text/css"), ("icon.svg", "image/svg+xml")]
     {
         let path = format!("/assets/{name}");
         let asset = routes.get(&path, &[]).await;

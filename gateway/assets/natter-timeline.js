@@ -1,0 +1,169 @@
+// @ts-check
+/**
+ * History and live delivery of one group as one list, without a seam: natter.js's {@link Timeline}.
+ *
+ * @typedef {import("./natter.js").Client} Client
+ * @typedef {import("./natter-wire.js").Message} Message
+ * @typedef {import("./natter-wire.js").Position} Position
+ */
+
+import { RequestError, Told, comparePositions } from "./natter-wire.js";
+
+/**
+ * A group's messages in order, each once: the newest page, older ones by {@link Timeline#older}, and
+ * what comes live. Where live delivery had a gap, the rest is loaded and put in its place. After each
+ * change the event `change` comes; its `detail` is `{added: Message[], restarted: boolean}`.
+ */
+export class Timeline extends EventTarget {
+  /** @type {Set<string>} */ #known = new Set();
+  /** Complete from the first message up to here. @type {Position|undefined} */ #upto = undefined;
+  /** What lies up to here came before delivery did, and has to be loaded. @type {Position|undefined} */ #until = undefined;
+  /** There may be a gap before the next live message, wherever that is. */ #unsure = false;
+  #filling = false;
+  #closed = false;
+  /** @type {Promise<void>|null} */ #loading = null;
+  /** @type {(() => void)[]} */ #stops = [];
+
+  /** @param {Client} client @param {string} group @param {{page?: number}} [options] */
+  constructor(client, group, { page = 50 } = {}) {
+    super();
+    this.client = client;
+    this.group = group;
+    this.page = page;
+    /** In the order of their positions. @type {Message[]} */
+    this.messages = [];
+    /** The first message of all is there. */
+    this.atStart = false;
+    // Position first, then load, then live: listening begins before anything is loaded.
+    this.#stops.push(
+      client.on("message", (message) => message.group === group && this.#onLive(message)),
+      client.on("gap", (gap) => gap.group === group && this.#onGap(gap.until)),
+    );
+  }
+
+  /** Whether messages in the middle are being fetched. */
+  get hasGap() {
+    return this.#unsure || (this.#until !== undefined && this.#upto !== undefined && comparePositions(this.#upto, this.#until) < 0);
+  }
+
+  /** Loads the newest page. Resolves when it is there, however often it takes. */
+  async open() {
+    const page = await this.#history({ limit: this.page });
+    if (!page) return;
+    this.#upto = page.position;
+    this.#until ??= this.client.liveFrom(this.group);
+    this.atStart = !page.more;
+    this.#add(page.messages, true);
+    void this.#fill();
+  }
+
+  /** Loads the page before the first message. One at a time; nothing once the start is reached. @returns {Promise<void>} */
+  older() {
+    this.#loading ??= this.#older().finally(() => { this.#loading = null; });
+    return this.#loading;
+  }
+
+  async #older() {
+    const before = this.messages[0]?.position;
+    if (this.atStart || !before) return;
+    const page = await this.#history({ before, limit: this.page });
+    // After a restart in between it would leave a hole.
+    if (!page || this.messages[0]?.position !== before) return;
+    this.atStart = !page.more;
+    this.#add(page.messages, false);
+  }
+
+  /** Ends it. */
+  close() {
+    this.#closed = true;
+    for (const stop of this.#stops) stop();
+  }
+
+  /** @param {Message} message */
+  #onLive(message) {
+    if (this.#unsure) {
+      this.#unsure = false;
+      this.#until = message.position;
+      void this.#fill();
+    } else if (this.#upto !== undefined && !this.hasGap) {
+      this.#upto = message.position;
+    }
+    this.#add([message], false);
+  }
+
+  /** @param {Position|undefined} until */
+  #onGap(until) {
+    if (until) this.#until = until;
+    else this.#unsure = true;
+    void this.#fill();
+  }
+
+  /** Loads what lies between what is complete and what came live. */
+  async #fill() {
+    if (this.#filling || this.#upto === undefined) return;
+    this.#filling = true;
+    for (let pages = 0; this.hasGap && !this.#closed; pages += 1) {
+      const page = await this.#history({ after: this.#upto, limit: this.page });
+      if (!page) break;
+      // Too much to go through: begin anew at the newest.
+      if (pages > 10 && page.more) {
+        this.#filling = false;
+        return this.#restart();
+      }
+      this.#upto = page.more ? page.messages[page.messages.length - 1]?.position ?? this.#upto : page.position;
+      this.#add(page.messages, false);
+      // The database may be behind what came live.
+      if (!page.more && this.hasGap) await this.#pause(this.#unsure ? 2_000 : 200);
+    }
+    this.#filling = false;
+  }
+
+  async #restart() {
+    this.messages = [];
+    this.#known.clear();
+    this.#upto = undefined;
+    await this.open();
+  }
+
+  /** A page, tried again until it is there; undefined once closed or refused for good. @param {any} what */
+  async #history(what) {
+    for (let tries = 0; !this.#closed; tries += 1) {
+      try {
+        return await this.client.history(this.group, what);
+      } catch (error) {
+        if (error instanceof RequestError && !error.retryable) {
+          this.dispatchEvent(new Told("failed", error));
+          return undefined;
+        }
+        await this.#pause(Math.min(200 * 2 ** tries, 5_000));
+      }
+    }
+    return undefined;
+  }
+
+  /** @param {number} ms @returns {Promise<void>} */
+  #pause(ms) {
+    return new Promise((resolve) => {
+      let stop = () => {};
+      const timer = this.client.clock.setTimeout(() => { stop(); resolve(); }, ms);
+      // Not longer than until the connection is back.
+      stop = this.client.on("ready", () => { this.client.clock.clearTimeout(timer); stop(); resolve(); });
+    });
+  }
+
+  /** @param {Message[]} messages @param {boolean} restarted */
+  #add(messages, restarted) {
+    const added = messages.filter((message) => !this.#known.has(message.id));
+    for (const message of added) this.#known.add(message.id);
+    const last = this.messages[this.messages.length - 1];
+    const first = this.messages[0];
+    if (added.length > 0 && first && comparePositions(added[added.length - 1].position, first.position) < 0) {
+      this.messages = [...added, ...this.messages];
+    } else {
+      const isAfter = added.length === 0 || !last || comparePositions(last.position, added[0].position) < 0;
+      for (const message of added) this.messages.push(message);
+      if (!isAfter) this.messages.sort((a, b) => comparePositions(a.position, b.position));
+    }
+    if (added.length > 0 || restarted) this.dispatchEvent(new Told("change", { added, restarted }));
+  }
+}

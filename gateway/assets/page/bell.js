@@ -1,0 +1,168 @@
+// @ts-check
+// Notifications: the bell with its count, the panel with the list, and sending one.
+
+import { call, get, newKey } from "./api.js";
+import { announce, avatar, byId, iconButton, make } from "./dom.js";
+import { shortTime, t } from "./strings.js";
+import { comparePositions } from "../natter.js";
+
+/**
+ * @param {import("../natter.js").Client} client @param {import("./people.js").Directory} directory
+ * @param {{onCount: (unseen: number) => void, groupTitle: (id: string) => string|undefined}} page
+ */
+export function showBell(client, directory, page) {
+  const bell = byId("bell");
+  const panel = byId("notification-panel");
+  const list = byId("notifications");
+  const more = byId("more-notifications");
+  /** @type {{unseen: number, version: string}} */
+  let inbox = { unseen: Number(byId("unseen-count").textContent), version: "0.0" };
+  let isArchive = false;
+  /** @type {string|null} */
+  let next = null;
+
+  /** @param {number} unseen */
+  function count(unseen) {
+    inbox.unseen = Math.max(0, unseen);
+    const badge = byId("unseen-count");
+    badge.textContent = inbox.unseen > 99 ? "99+" : String(inbox.unseen);
+    badge.hidden = inbox.unseen === 0;
+    bell.setAttribute("aria-label", inbox.unseen > 0 ? t("notifications_unseen", { n: inbox.unseen }) : t("notifications"));
+    byId("clean-seen").disabled = inbox.unseen === 0;
+    page.onCount(inbox.unseen);
+  }
+
+  /** Of two counts the later one holds. @param {any} counts */
+  function onCounts(counts) {
+    if (comparePositions(counts.version, inbox.version) < 0) return;
+    inbox = { ...counts };
+    count(counts.unseen);
+  }
+
+  /** @param {any} entry a notification of the API, or a new one of the socket */
+  function item(entry) {
+    const sender = entry.sender ?? null;
+    if (sender?.id) directory.learn([sender]);
+    const id = sender?.id ?? sender ?? "";
+    const name = id ? directory.name(id) : t("system");
+    const room = entry.group && page.groupTitle(entry.group);
+    const made = make("li", { id: `notification_${entry.id}`, class: entry.seen ? "list-group-item" : "list-group-item-primary" },
+      avatar(id || "system", name),
+      make("div", { class: "lines" },
+        make("p", { class: "from" }, make("b", { "data-user": id }, name), room ? ` · ${room}` : "", " ", make("time", { dateTime: entry.sent_at }, shortTime(entry.sent_at))),
+        make("p", { class: "text" }, entry.body)),
+      make("div", { class: "tools" },
+        !entry.seen && iconButton("check", t("mark_seen"), { class: "mark-seen", onclick: () => void see([entry.id]) }),
+        !entry.archived && iconButton("archive", t("archive"), { class: "archive", onclick: () => void archive(entry.id) })));
+    return made;
+  }
+
+  function empty() {
+    byId("no-notifications").hidden = list.childElementCount > 0;
+    more.hidden = next === null;
+  }
+
+  async function load(isMore = false) {
+    const cursor = isMore && next ? `&cursor=${encodeURIComponent(next)}` : "";
+    const answer = await get(`/notifications?limit=50${isArchive ? "&archived=true" : ""}${cursor}`);
+    const items = answer.notifications.map(item);
+    if (isMore) list.append(...items);
+    else list.replaceChildren(...items);
+    next = answer.next ?? null;
+    onCounts(answer.inbox);
+    empty();
+  }
+
+  /** @param {string[]} ids */
+  async function see(ids) {
+    await call("POST", "/notifications/seen", { ids });
+    for (const id of ids) {
+      const made = byId(`notification_${id}`);
+      if (!made) continue;
+      made.className = "list-group-item";
+      const had = made.contains(document.activeElement);
+      made.querySelector(".mark-seen")?.remove();
+      if (had) made.querySelector("button")?.focus();
+    }
+    onCounts(await get("/notifications/counts"));
+  }
+
+  async function seeAll() {
+    for (let round = 0; round < 20; round += 1) {
+      const { notifications } = await get("/notifications?unseen=true&limit=200");
+      if (notifications.length === 0) break;
+      await see(notifications.map((/** @type {any} */ entry) => entry.id));
+    }
+  }
+
+  /** @param {string} id */
+  async function archive(id) {
+    await call("POST", "/notifications/archive", { ids: [id] });
+    const made = byId(`notification_${id}`);
+    const neighbour = made?.nextElementSibling ?? made?.previousElementSibling;
+    made?.remove();
+    (neighbour?.querySelector("button") ?? byId("close-notifications")).focus();
+    onCounts(await get("/notifications/counts"));
+    empty();
+  }
+
+  /** @param {boolean} isOpen */
+  function toggle(isOpen) {
+    panel.hidden = !isOpen;
+    bell.setAttribute("aria-expanded", String(isOpen));
+    document.body.classList.toggle("with-notifications", isOpen);
+    if (isOpen) byId("close-notifications").focus();
+    else bell.focus();
+  }
+
+  async function notify() {
+    const user = byId("user-input");
+    const text = byId("chat-message-input");
+    const result = byId("notification-result");
+    const [handle, body] = [user.value.trim(), text.value.trim()];
+    if (!handle || !body) return (handle ? text : user).focus();
+    result.textContent = "";
+    try {
+      const { users } = await get(`/users?handle=${encodeURIComponent(handle)}`);
+      if (users.length === 0) {
+        result.textContent = t("unknown_user", { who: handle });
+        return;
+      }
+      await call("POST", "/notifications", { to: { user: users[0].id }, body }, { key: newKey() });
+      text.value = "";
+      result.textContent = t("notified", { who: users[0].display_name });
+    } catch (error) {
+      result.textContent = /** @type {Error} */ (error).message || t("unavailable");
+    }
+  }
+
+  client.on("notification", (notification) => {
+    if (byId(`notification_${notification.id}`)) return;
+    if (!isArchive) list.prepend(item({ ...notification, seen: false, archived: false }));
+    announce(t("notification_from", { who: notification.sender ? directory.name(notification.sender) : t("system"), text: notification.body }));
+    count(inbox.unseen + 1);
+    empty();
+  });
+  client.on("inbox", onCounts);
+  // Counts alone may have changed elsewhere, and so has the list where something was missed.
+  client.on("gap", ({ group }) => { if (!group) void load().catch(() => {}); });
+  directory.addEventListener("change", () => {
+    for (const who of list.querySelectorAll("b[data-user]")) if (who.dataset.user) who.textContent = directory.name(who.dataset.user);
+  });
+
+  const quietly = (/** @type {Promise<any>} */ work) => void work.catch(() => { byId("notification-result").textContent = t("unavailable"); });
+  bell.addEventListener("click", () => toggle(panel.hidden));
+  byId("close-notifications").addEventListener("click", () => toggle(false));
+  panel.addEventListener("keydown", (/** @type {KeyboardEvent} */ event) => event.key === "Escape" && toggle(false));
+  byId("clean-seen").addEventListener("click", () => quietly(seeAll()));
+  more.addEventListener("click", () => quietly(load(true)));
+  byId("show-archived").addEventListener("click", () => {
+    isArchive = !isArchive;
+    byId("show-archived").setAttribute("aria-pressed", String(isArchive));
+    quietly(load());
+  });
+  byId("notification-message-submit").addEventListener("click", () => void notify());
+  byId("notification-form").addEventListener("submit", (/** @type {Event} */ event) => { event.preventDefault(); void notify(); });
+  count(inbox.unseen);
+  quietly(load());
+}

@@ -1,0 +1,187 @@
+// @ts-check
+// My groups: what is known of each, and the list, sorted by what happened last.
+
+import { all, get } from "./api.js";
+import { arrange, avatar, byId, make } from "./dom.js";
+import { shortTime, t } from "./strings.js";
+import { comparePositions } from "../natter.js";
+
+/**
+ * @typedef {import("../natter.js").Position} Position
+ * @typedef {{id: string, kind: string, name?: string, display_name: string, role: string, last_read?: Position,
+ *   unread: number, unread_at?: Position, other?: import("../natter.js").User, active: string,
+ *   last_message?: {id: string, position: Position, sender: string, body: string, sent_at: string}}} Room
+ */
+
+/** The groups of this user. Events: `change`, `left` (detail: the room), `joined` (detail: the room). */
+export class Groups extends EventTarget {
+  /** @type {Map<string, Room>} */ rooms = new Map();
+  /** The open one's id. */ open = "";
+  #me;
+  #client;
+  #directory;
+
+  /** @param {import("../natter.js").Client} client @param {import("./people.js").Directory} directory @param {string} me */
+  constructor(client, directory, me) {
+    super();
+    this.#client = client;
+    this.#directory = directory;
+    this.#me = me;
+    client.on("groups", ({ groups }) => { for (const group of groups) this.learn(group); });
+    client.on("message", (message) => this.#onMessage(message));
+    client.on("read", ({ group, position }) => this.#onRead(group, position));
+    client.on("group", (change) => void this.#onChange(change));
+    client.on("gap", ({ group }) => group && this.refresh(group));
+    directory.addEventListener("change", () => this.#changed());
+  }
+
+  /** Everything, from the API. What the socket tells later holds. */
+  async load() {
+    for (const group of await all("/groups", "groups")) this.learn(group);
+  }
+
+  /** What is known of one, anew. @param {string} id */
+  refresh(id) {
+    return get(`/groups/${encodeURIComponent(id)}`).then((group) => this.learn(group), () => undefined);
+  }
+
+  /** @param {any} group as the API or the socket tells it @returns {Room} */
+  learn(group) {
+    const known = this.rooms.get(group.id);
+    const room = known ?? { unread: 0, active: new Date(0).toISOString(), ...group };
+    const isNewer = !room.unread_at || (group.unread_at && comparePositions(group.unread_at, room.unread_at) >= 0);
+    const unread = isNewer && group.unread !== undefined ? { unread: group.unread, unread_at: group.unread_at } : { unread: room.unread, unread_at: room.unread_at };
+    const last = later(room.last_message, group.last_message);
+    Object.assign(room, group, unread, { last_message: last, last_read: furthest(room.last_read, group.last_read), other: group.other ?? room.other });
+    if (last && last.sent_at > room.active) room.active = last.sent_at;
+    this.rooms.set(room.id, room);
+    if (room.other) this.#directory.learn([room.other]);
+    this.#changed();
+    return room;
+  }
+
+  /** What people call it. @param {Room} room */
+  title(room) {
+    return room.kind === "single" && room.other ? this.#directory.name(room.other.id) : room.display_name;
+  }
+
+  /** All that is unread. */
+  get unread() {
+    return [...this.rooms.values()].reduce((sum, room) => sum + room.unread, 0);
+  }
+
+  /** Marks a room read up to a position, here and everywhere. @param {Room} room @param {Position} position */
+  markRead(room, position) {
+    if (room.last_read && comparePositions(position, room.last_read) <= 0) return;
+    this.#onRead(room.id, position);
+    this.#client.read(room.id, position).catch(() => {});
+  }
+
+  /** @param {import("../natter.js").Message} message */
+  #onMessage(message) {
+    const room = this.rooms.get(message.group);
+    if (!room) return void this.refresh(message.group);
+    room.last_message = later(room.last_message, message);
+    if (message.sent_at > room.active) room.active = message.sent_at;
+    const counted = room.unread_at && comparePositions(message.position, room.unread_at) <= 0;
+    const isRead = room.last_read && comparePositions(message.position, room.last_read) <= 0;
+    if (!counted && !isRead && message.sender !== this.#me) room.unread += 1;
+    if (!counted) room.unread_at = message.position;
+    this.#changed();
+  }
+
+  /** @param {string} group @param {Position} position */
+  #onRead(group, position) {
+    const room = this.rooms.get(group);
+    if (!room || (room.last_read && comparePositions(position, room.last_read) < 0)) return;
+    room.last_read = position;
+    if (!room.last_message || comparePositions(position, room.last_message.position) >= 0) room.unread = 0;
+    else void this.refresh(group);
+    this.#changed();
+  }
+
+  /** @param {import("../natter.js").GroupChange} change */
+  async #onChange(change) {
+    const room = this.rooms.get(change.group);
+    if (change.change === "left" && room) {
+      this.rooms.delete(change.group);
+      this.dispatchEvent(new CustomEvent("left", { detail: room }));
+    } else if (change.change === "joined") {
+      const { group: id, kind, name, display_name, role } = change;
+      const joined = this.learn({ id, kind, name, display_name, role, active: new Date().toISOString() });
+      await this.refresh(id);
+      if (!room) this.dispatchEvent(new CustomEvent("joined", { detail: joined }));
+    } else if (change.change === "renamed" && room && change.display_name) {
+      room.display_name = change.display_name;
+    }
+    this.dispatchEvent(new CustomEvent("members", { detail: change }));
+    this.#changed();
+  }
+
+  #changed() {
+    this.dispatchEvent(new Event("change"));
+  }
+}
+
+/** @param {any} a @param {any} b */
+const later = (a, b) => (!a || (b && comparePositions(b.position, a.position) > 0) ? b : a);
+/** @param {Position|undefined} a @param {Position|undefined} b */
+const furthest = (a, b) => (!a || (b && comparePositions(b, a) > 0) ? b : a);
+
+/** @param {Groups} groups @param {import("./people.js").Directory} directory @param {string} me @param {(room: Room) => void} open */
+export function showGroups(groups, directory, me, open) {
+  const list = byId("exist-rooms");
+  /** @type {Map<string, any>} */
+  const items = new Map();
+  let drawing = false;
+
+  /** @param {Room} room */
+  function preview(room) {
+    const last = room.last_message;
+    if (!last) return room.kind === "open" ? t("open_room") : "";
+    if (last.sender === me) return t("you", { text: last.body });
+    return room.kind === "single" ? last.body : `${directory.name(last.sender)}: ${last.body}`;
+  }
+
+  /** @param {Room} room */
+  function item(room) {
+    let made = items.get(room.id);
+    if (!made) {
+      const button = make("button", { type: "button", class: "row", onclick: () => open(room) });
+      made = make("li", { class: "exist_room", id: `room_${room.id}` }, button);
+      items.set(room.id, made);
+    }
+    const title = groups.title(room);
+    const drawn = JSON.stringify([title, preview(room), room.unread, room.active, groups.open === room.id]);
+    if (made.drawn === drawn) return made;
+    made.drawn = drawn;
+    made.classList.toggle("has_news", room.unread > 0);
+    const button = made.firstElementChild;
+    if (groups.open === room.id) button.setAttribute("aria-current", "true");
+    else button.removeAttribute("aria-current");
+    const badge = room.unread > 0 && make("span", { class: "badge" }, room.unread > 99 ? "99+" : String(room.unread),
+      make("span", { class: "visually-hidden" }, ` ${t("unread", { n: "" }).trim()}`));
+    const lines = make("span", { class: "lines" },
+      make("span", { class: "title" }, title), make("span", { class: "preview" }, preview(room)));
+    const ends = make("span", { class: "ends" },
+      room.last_message ? make("time", {}, shortTime(room.last_message.sent_at)) : "", badge);
+    button.replaceChildren(avatar(room.other?.id ?? room.id, title, room.kind === "open" ? "#" : undefined), lines, ends);
+    return made;
+  }
+
+  function draw() {
+    drawing = false;
+    const sorted = [...groups.rooms.values()].sort((a, b) => b.active.localeCompare(a.active) || groups.title(a).localeCompare(groups.title(b)));
+    for (const id of items.keys()) if (!groups.rooms.has(id)) items.delete(id);
+    // Moving an element takes the focus away from it.
+    const focused = list.contains(document.activeElement) ? document.activeElement : null;
+    arrange(list, sorted.map(item));
+    if (focused && document.activeElement !== focused) /** @type {HTMLElement} */ (focused).focus();
+    byId("no-groups").hidden = sorted.length > 0;
+  }
+
+  groups.addEventListener("change", () => {
+    if (!drawing) requestAnimationFrame(draw);
+    drawing = true;
+  });
+}

@@ -1,0 +1,158 @@
+// @ts-check
+// The open room: its header, messages and composer, and going from one room to another.
+
+import { call } from "./api.js";
+import { composer, typingLine } from "./composer.js";
+import { details } from "./dialogs.js";
+import { announce, avatar, byId, iconButton, make } from "./dom.js";
+import { History } from "./history.js";
+import { t } from "./strings.js";
+
+/** @typedef {import("./groups.js").Room} Room */
+
+/** Shows one room at a time, in `#display-rooms`. */
+export class RoomView {
+  /** @type {{room: Room, history: History, typing: ReturnType<typeof typingLine>, pane: any, title: any, kind: any}|null} */ #shown = null;
+  /** Messages that are not there yet, by room. @type {Map<string, import("../natter.js").Outgoing[]>} */ #outgoing = new Map();
+  #client;
+  #groups;
+  #directory;
+  #me;
+
+  /**
+   * @param {import("../natter.js").Client} client @param {import("./groups.js").Groups} groups
+   * @param {import("./people.js").Directory} directory @param {string} me
+   */
+  constructor(client, groups, directory, me) {
+    this.#client = client;
+    this.#groups = groups;
+    this.#directory = directory;
+    this.#me = me;
+    client.on("typing", ({ group, user }) => { if (group === this.#shown?.room.id && user !== me) this.#shown.typing.on(user); });
+    client.on("message", (message) => this.#onMessage(message));
+    client.on("send", () => this.#shown?.history.update());
+    groups.addEventListener("change", () => this.#drawHeader());
+    groups.addEventListener("members", (/** @type {any} */ event) => { if (event.detail.group === this.#shown?.room.id) void this.#drawKind(); });
+    groups.addEventListener("left", (/** @type {any} */ event) => this.#onLeft(event.detail));
+    directory.addEventListener("change", () => { this.#shown?.history.rename(); this.#drawHeader(); });
+    document.addEventListener("visibilitychange", () => {
+      if (document.hidden) this.#shown?.history.lookedAway();
+      else this.#shown?.history.markRead();
+    });
+  }
+
+  /** @param {Room} room @param {{focus?: boolean, push?: boolean}} [how] */
+  open(room, { focus = true, push = true } = {}) {
+    document.body.classList.add("in-room");
+    if (this.#shown?.room.id !== room.id) this.#show(room);
+    const path = `/chat/${encodeURIComponent(room.kind === "open" && room.name ? room.name : room.id)}/`;
+    if (push && location.pathname !== path) history.pushState({ room: room.id }, "", path);
+    if (focus) this.#shown?.pane.querySelector(".type_msg").focus();
+  }
+
+  /** @param {Room} room */
+  #show(room) {
+    this.#close();
+    this.#groups.open = room.id;
+    const title = make("h2", { class: "room_name" });
+    const kind = make("p", { class: "kind" });
+    const mark = avatar(room.other?.id ?? room.id, this.#groups.title(room), room.kind === "open" ? "#" : undefined);
+    const header = make("header", { class: "room_head" },
+      iconButton("back", t("back"), { class: "back", onclick: () => this.back() }), mark,
+      make("div", { class: "lines" }, title, kind),
+      room.kind !== "single" && iconButton("people", t("details"), { id: "room-details", onclick: () => void details(room, this.#groups.title(room), this.#me) }));
+    const name = (/** @type {string} */ id) => this.#directory.name(id);
+    const typing = typingLine(name);
+    const messages = new History(this.#client.timeline(room.id), {
+      me: this.#me, name, title: () => this.#groups.title(room), lastRead: room.unread > 0 ? room.last_read ?? "0.0" : undefined,
+      retry: (item) => { this.#client.retry(item); messages.update(); },
+      discard: (item) => {
+        const rest = messages.outgoing.filter((one) => one !== item);
+        messages.outgoing = rest;
+        this.#outgoing.set(room.id, rest);
+        messages.update();
+      },
+      onRead: (position) => this.#groups.markRead(room, position),
+    });
+    messages.outgoing = this.#outgoing.get(room.id) ?? [];
+    const writing = composer({ id: room.id, title: this.#groups.title(room), send: (text) => this.#send(room, text), typing: () => this.#client.typing(room.id) });
+    const pane = make("section", { class: "display_room", id: `display_room_${room.id}`, "aria-label": this.#groups.title(room) },
+      header, make("div", { class: "scroll" }, messages.element, messages.jump), typing.element, writing.element);
+    byId("display-rooms").replaceChildren(pane);
+    this.#shown = { room, history: messages, typing, pane, title, kind };
+    this.#drawHeader();
+    void this.#drawKind();
+    void messages.timeline.open().then(() => messages.update());
+    this.#groups.dispatchEvent(new Event("change"));
+  }
+
+  #close() {
+    if (this.#shown) this.#outgoing.set(this.#shown.room.id, this.#shown.history.outgoing);
+    this.#shown?.history.close();
+    this.#shown = null;
+    this.#groups.open = "";
+  }
+
+  /** On a phone: back to the list. */
+  back() {
+    document.body.classList.remove("in-room");
+    byId(`room_${this.#shown?.room.id}`)?.querySelector("button").focus();
+  }
+
+  #drawHeader() {
+    if (!this.#shown) return;
+    const title = this.#groups.title(this.#shown.room);
+    if (this.#shown.title.textContent === title) return;
+    this.#shown.title.textContent = title;
+    this.#shown.pane.setAttribute("aria-label", title);
+  }
+
+  async #drawKind() {
+    const shown = this.#shown;
+    if (!shown) return;
+    const { room, kind } = shown;
+    kind.textContent = room.kind === "open" ? t("open_room") : room.kind === "single" ? (room.other ? `@${room.other.handle}` : t("one_to_one")) : "";
+    if (room.kind !== "group") return;
+    const { members, next } = await call("GET", `/groups/${room.id}/members?limit=200`).catch(() => ({ members: [], next: null }));
+    this.#directory.learn(members.map((/** @type {any} */ member) => member.user));
+    if (members.length > 0) kind.textContent = t("members_count", { n: next ? `${members.length}+` : members.length });
+  }
+
+  /** @param {Room} room @param {string} text */
+  #send(room, text) {
+    const shown = this.#shown;
+    if (!shown) return false;
+    try {
+      shown.history.outgoing.push(this.#client.send(room.id, text));
+    } catch (error) {
+      announce(/** @type {Error} */ (error).message);
+      return false;
+    }
+    shown.history.newFrom(undefined);
+    shown.history.toEnd();
+    return true;
+  }
+
+  /** @param {import("../natter.js").Message} message */
+  #onMessage(message) {
+    if (message.sender === this.#me) return;
+    if (message.group === this.#shown?.room.id) this.#shown.typing.off(message.sender);
+    const room = this.#groups.rooms.get(message.group);
+    if (room) announce(t("message_from", { who: this.#directory.name(message.sender), room: this.#groups.title(room), text: message.body }));
+  }
+
+  /** @param {Room} room */
+  #onLeft(room) {
+    announce(t("removed_you", { room: this.#groups.title(room) }));
+    if (this.#shown?.room.id === room.id) {
+      this.#close();
+      this.notice(t("removed_you", { room: this.#groups.title(room) }));
+    }
+  }
+
+  /** Says something where a room would be. @param {string} text */
+  notice(text) {
+    document.body.classList.add("in-room");
+    byId("display-rooms").replaceChildren(make("div", { class: "notice" }, iconButton("back", t("back"), { class: "back", onclick: () => this.back() }), make("p", { role: "status" }, text)));
+  }
+}

@@ -1,0 +1,121 @@
+// Messages of one's own: order, retries under one nonce, bounds.
+
+import assert from "node:assert/strict";
+import { test } from "node:test";
+
+import { Client } from "../../../gateway/assets/natter.js";
+import { FakeClock, fakeSockets, group, message, ready, settle } from "../fake.js";
+
+async function connected(options = {}) {
+  const clock = new FakeClock();
+  const { FakeSocket, made } = fakeSockets();
+  const client = new Client({ url: "ws://x/ws", WebSocket: FakeSocket, clock, ...options });
+  const open = async (more = {}) => {
+    await settle();
+    made.at(-1).onopen();
+    made.at(-1).say(ready(clock, { groups: [group("g", "1.10")], ...more }));
+    await settle();
+    return made.at(-1);
+  };
+  client.connect();
+  return { clock, made, client, open };
+}
+
+test("waits for the connection, then one after another in a group, at once across groups", async () => {
+  const { client, open } = await connected();
+  const [one, two, other] = [client.send("g", "1"), client.send("g", "2"), client.send("h", "3")];
+  assert.equal(one.nonce, undefined, "made when first transmitted");
+  const socket = await open();
+  assert.deepEqual(socket.of("send").map(({ body }) => body), ["1", "3"]);
+  socket.say({ type: "reply", id: socket.of("send")[0].id, message_id: "m", position: "1.11" });
+  await one.done;
+  assert.deepEqual([one.state, one.messageId, one.position, two.state, other.state], ["accepted", "m", "1.11", "pending", "pending"]);
+  await settle();
+  assert.equal(socket.of("send")[2].body, "2");
+});
+
+test("the nonce has the server's time", async () => {
+  const { clock, client, open } = await connected();
+  const socket = await open({ time: new Date(clock.time + 3_600_000).toISOString() });
+  client.send("g", "x");
+  const { nonce } = socket.of("send")[0];
+  assert.equal(parseInt(nonce.replace("-", "").slice(0, 12), 16), clock.time + 3_600_000);
+});
+
+test("a lost reply: tried again on the next connection, with the same nonce and before later ones", async () => {
+  const { clock, made, client, open } = await connected();
+  const first = await open();
+  const [one] = [client.send("g", "1"), client.send("g", "2")];
+  first.drop(4408);
+  await clock.advance(0);
+  const second = await open();
+  assert.notEqual(first, second);
+  assert.deepEqual(second.of("send").map(({ body, nonce }) => [body, nonce]), [["1", first.of("send")[0].nonce]]);
+  second.say({ type: "reply", id: second.of("send")[0].id, message_id: "m", position: "1.11" });
+  assert.equal((await one.done).state, "accepted");
+  assert.equal(made.length, 2);
+});
+
+test("one's own message counts as its reply", async () => {
+  const { client, open } = await connected();
+  const socket = await open();
+  const sent = client.send("g", "1");
+  socket.say(message("g", 11, { sender: "alice", nonce: sent.nonce }));
+  assert.equal((await sent.done).messageId, "m11");
+});
+
+test("retryable refusals are tried again under the same nonce, after the time said", async () => {
+  const { clock, client, open } = await connected();
+  const socket = await open();
+  const sent = client.send("g", "1");
+  client.send("g", "2");
+  const refuse = (more) => socket.say({ type: "error", id: socket.of("send").at(-1).id, code: "busy", message: "", retryable: true, ...more });
+  refuse({ retry_after_ms: 700 });
+  await clock.advance(600);
+  assert.equal(socket.of("send").length, 1);
+  await clock.advance(200);
+  assert.equal(socket.of("send").length, 2);
+  refuse({ code: "pending" });
+  await clock.advance(5_000);
+  const sends = socket.of("send");
+  assert.deepEqual(sends.map(({ body, nonce }) => [body, nonce]), Array(3).fill(["1", sent.nonce]));
+});
+
+test("refused for good: failed, the next one goes on; a retry has the same nonce", async () => {
+  const { client, open } = await connected();
+  const socket = await open();
+  const [bad, good] = [client.send("g", "1"), client.send("g", "2")];
+  socket.say({ type: "error", id: socket.of("send")[0].id, code: "too_large", message: "too large", retryable: false });
+  await bad.done;
+  assert.deepEqual([bad.state, bad.error.code, good.state], ["failed", "too_large", "pending"]);
+  await settle();
+  socket.say({ type: "reply", id: socket.of("send")[1].id, message_id: "m", position: "1.11" });
+  await good.done;
+  client.retry(bad);
+  assert.deepEqual([bad.state, socket.of("send")[2].nonce], ["pending", socket.of("send")[0].nonce]);
+});
+
+test("given up after a while of refusals", async () => {
+  const { clock, client, open } = await connected({ giveUp: 10_000 });
+  const socket = await open();
+  const sent = client.send("g", "1");
+  for (let i = 0; i < 40 && sent.state === "pending"; i += 1) {
+    const last = socket.of("send").at(-1);
+    socket.say({ type: "error", id: last.id, code: "unavailable", message: "", retryable: true, retry_after_ms: 1000 });
+    await clock.advance(1000);
+    socket.say({ type: "ping" });
+  }
+  assert.deepEqual([sent.state, sent.error.code], ["failed", "unavailable"]);
+});
+
+test("queues are bounded: messages and requests", async () => {
+  const { client, open } = await connected({ mostQueued: 3 });
+  for (let i = 0; i < 3; i += 1) client.send("g", `${i}`);
+  assert.throws(() => client.send("g", "4"), { code: "queue_full" });
+  await assert.rejects(client.history("g"), { code: "disconnected", retryable: true });
+  const socket = await open();
+  const asked = Array.from({ length: 400 }, () => client.history("h").catch((error) => error.code));
+  await settle();
+  assert.equal(socket.of("history").length + socket.of("send").length, 32);
+  assert.equal((await Promise.race([asked.at(-1), settle()])), "busy");
+});

@@ -1,0 +1,151 @@
+// History and live delivery as one list: nothing missing, nothing twice.
+
+import assert from "node:assert/strict";
+import { test } from "node:test";
+
+import { Client } from "../../../gateway/assets/natter.js";
+import { FakeClock, fakeSockets, group, message, ready, settle } from "../fake.js";
+
+/** A server that stores messages, and answers history up to what "SQL" has applied. */
+async function room({ stored = 0, applied = stored } = {}) {
+  const clock = new FakeClock();
+  const { FakeSocket, made } = fakeSockets();
+  const server = { stored: [], applied, socket: null, asked: 0, failing: 0 };
+  const add = () => {
+    const one = message("g", server.stored.length + 1);
+    server.stored.push(one);
+    return one;
+  };
+  for (let i = 0; i < stored; i += 1) add();
+  class Server extends FakeSocket {
+    send(text) {
+      super.send(text);
+      const frame = this.sent.at(-1);
+      if (frame.type !== "history") return;
+      server.asked += 1;
+      if (server.failing-- > 0) return this.say({ type: "error", id: frame.id, code: "unavailable", message: "", retryable: true });
+      const seq = (position) => Number(position.split(".")[1]);
+      const visible = server.stored.slice(0, server.applied);
+      const found = visible.filter((one) => (!frame.before || seq(one.position) < seq(frame.before)) && (!frame.after || seq(one.position) > seq(frame.after)));
+      const messages = frame.after ? found.slice(0, frame.limit) : found.slice(-frame.limit);
+      const reply = { type: "reply", id: frame.id, messages, more: found.length > frame.limit, position: `1.${server.applied}` };
+      queueMicrotask(() => this.say(reply));
+    }
+  }
+  const client = new Client({ url: "ws://x/ws", WebSocket: Server, clock });
+  const open = async (position, recovered = false) => {
+    await settle();
+    server.socket = made.at(-1);
+    server.socket.onopen();
+    server.socket.say(ready(clock, { groups: [group("g", position, recovered)] }));
+    await settle();
+  };
+  client.connect();
+  await open(`1.${stored}`);
+  const live = () => server.socket.say(add());
+  return { clock, client, server, open, live, add, timeline: client.timeline("g", { page: 10 }) };
+}
+
+const seqs = (timeline) => timeline.messages.map((one) => Number(one.body));
+const upTo = (last, first = 1) => Array.from({ length: last - first + 1 }, (_, i) => first + i);
+
+test("pages to the beginning while new ones arrive: each once, in order", async () => {
+  const { timeline, live, server } = await room({ stored: 95 });
+  await timeline.open();
+  while (!timeline.atStart) {
+    live();
+    server.applied += 1;
+    await timeline.older();
+    live();
+  }
+  assert.deepEqual(seqs(timeline), upTo(server.stored.length));
+});
+
+test("the database is behind live delivery: the seam is filled when it has caught up", async () => {
+  const { clock, timeline, live, server } = await room({ stored: 30, applied: 25 });
+  const opened = timeline.open();
+  live();
+  await opened;
+  assert.deepEqual(seqs(timeline), [...upTo(25, 16), 31], "live ones are shown at once");
+  assert.ok(timeline.hasGap);
+  server.applied = 28;
+  await clock.advance(250);
+  server.applied = 30;
+  live();
+  await clock.advance(250);
+  assert.deepEqual(seqs(timeline), upTo(32, 16));
+  assert.ok(!timeline.hasGap);
+  const { asked } = server;
+  await clock.advance(5000);
+  assert.equal(server.asked, asked, "nothing more is asked for");
+});
+
+test("a gap after a reconnect is filled", async () => {
+  const { clock, timeline, add, live, server, open } = await room({ stored: 20 });
+  await timeline.open();
+  server.socket.drop(4408);
+  for (let i = 0; i < 15; i += 1) add();
+  server.applied = 35;
+  await clock.advance(0);
+  await open("1.35");
+  live();
+  await clock.advance(1000);
+  assert.deepEqual(seqs(timeline), upTo(36, 11));
+});
+
+test("a gap too long to go through: begins anew at the newest", async () => {
+  const { clock, timeline, add, server, open } = await room({ stored: 20 });
+  await timeline.open();
+  server.socket.drop(4408);
+  for (let i = 0; i < 500; i += 1) add();
+  server.applied = 520;
+  await clock.advance(0);
+  await open("1.520");
+  await clock.advance(1000);
+  assert.deepEqual(seqs(timeline), upTo(520, 511));
+});
+
+test("after a reset: what was lost comes by the next live message at the latest", async () => {
+  const { clock, timeline, add, live, server } = await room({ stored: 20 });
+  await timeline.open();
+  add();
+  server.socket.say({ type: "reset", group: "g" });
+  add();
+  live();
+  server.applied = 23;
+  await clock.advance(3000);
+  assert.deepEqual(seqs(timeline), upTo(23, 11));
+  assert.ok(!timeline.hasGap);
+});
+
+test("errors and disconnects while loading are tried again", async () => {
+  const { clock, timeline, server, open } = await room({ stored: 20 });
+  server.failing = 2;
+  const opened = timeline.open();
+  await clock.advance(2000);
+  await opened;
+  assert.deepEqual(seqs(timeline), upTo(20, 11));
+  server.socket.drop(4408);
+  const older = timeline.older();
+  await clock.advance(0);
+  await open("1.20", true);
+  await clock.advance(1000);
+  await older;
+  assert.deepEqual(seqs(timeline), upTo(20));
+});
+
+test("an empty group is at its start, and takes its first message", async () => {
+  const { timeline, live } = await room();
+  await timeline.open();
+  assert.ok(timeline.atStart);
+  live();
+  assert.deepEqual(seqs(timeline), [1]);
+});
+
+test("closed, it hears nothing more", async () => {
+  const { timeline, live } = await room({ stored: 3 });
+  await timeline.open();
+  timeline.close();
+  live();
+  assert.deepEqual(seqs(timeline), upTo(3));
+});
