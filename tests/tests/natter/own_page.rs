@@ -16,8 +16,14 @@ async fn enter(label: &str, name: &str, gateway: SocketAddr) -> Result<Browser> 
     let fill = format!("document.getElementById('name-input').value = '{name}'; document.getElementById('sign-in-submit').click();");
     browser.eval(&fill).await?;
     browser.wait_for("the room", "return location.pathname === '/chat/lobby/' && !!document.getElementById('status')").await?;
-    browser.wait_for("the socket", "return document.getElementById('status').textContent === 'connected'").await?;
+    is_up(&browser).await?;
     Ok(browser)
+}
+
+/// The page is signed in, loaded and live.
+async fn is_up(browser: &Browser) -> Result<()> {
+    let up = "return document.body.dataset.state === 'ready' && document.body.dataset.loaded === 'true' && !!document.querySelector('.type_msg')";
+    browser.wait_for("the page", up).await.map(drop)
 }
 
 /// Writes into the open room and presses Send.
@@ -42,14 +48,16 @@ async fn two_people_chat(label: &str, one: SocketAddr, other: SocketAddr) -> Res
     sees(&ben, "hello <b>ben</b>").await?;
     say(&ben, "hello yourself").await?;
     sees(&ann, "hello yourself").await?;
+    ann.wait_for("her line accepted", "return document.querySelectorAll('.line.own .mark.accepted').length === 1").await?;
     let lines = "return document.querySelectorAll('.display_room:not([hidden]) .line').length";
     assert_eq!((ann.eval(lines).await?, ben.eval(lines).await?), (2.into(), 2.into()), "each line once");
 
     // Ben was not there when Ann's page was made; after a reload she can write to him alone.
     ann.page.refresh().await?;
-    ann.wait_for("the socket", "return document.getElementById('status').textContent === 'connected'").await?;
-    ann.eval("document.getElementById('user_ben').click()").await?;
-    ann.wait_for("their room", "return document.body.textContent.includes('ann_with_ben')").await?;
+    is_up(&ann).await?;
+    ann.wait_for("ben among the people", "return !!document.querySelector('#user_ben button')").await?;
+    ann.eval("document.querySelector('#user_ben button').click()").await?;
+    ann.wait_for("their room", "return document.querySelector('.room_name')?.textContent === 'ben'").await?;
     say(&ann, "just us").await?;
     sees_in_other_room(&ben, "just us").await?;
 
@@ -74,7 +82,7 @@ async fn two_people_chat(label: &str, one: SocketAddr, other: SocketAddr) -> Res
 /// A message of a room that is not open marks the room; opened, it shows the message.
 async fn sees_in_other_room(browser: &Browser, text: &str) -> Result<()> {
     browser.wait_for("news of another room", "return !!document.querySelector('.exist_room.has_news')").await?;
-    browser.eval("document.querySelector('.exist_room.has_news').click()").await?;
+    browser.eval("document.querySelector('.exist_room.has_news button').click()").await?;
     sees(browser, text).await
 }
 
