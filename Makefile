@@ -1,11 +1,11 @@
 # The commands of this project. `make help` lists them.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test setup lint fmt doc deny advisories
+.PHONY: help run test setup lint fmt doc deny advisories check-deploy
 
 help: ## Lists these commands
-	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1|\2/' | column -t -s '|' 2>/dev/null \
-		|| grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST)
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|' 2>/dev/null \
+		|| grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST)
 
 run: ## Starts natter in one process; its files are in ./data
 	@echo 'Building (the first time takes some minutes) …'
@@ -36,3 +36,6 @@ deny: ## Checks licences, sources and banned crates (needs cargo-deny)
 
 advisories: ## Checks for known vulnerabilities; online (needs cargo-deny)
 	cargo deny --workspace check advisories
+
+check-deploy: ## Checks deploy/: the Helm chart; builds Helm the first time
+	tests/deploy/check.sh
