@@ -196,6 +196,7 @@ impl Config {
             Limits::describe(),
             Gateway::describe(),
             Persister::describe(),
+            Retention::describe(),
             Telemetry::describe(),
         ]
     }

@@ -67,6 +67,16 @@ fn the_default_file_holds_every_key_and_no_other() {
 }
 
 #[test]
+fn every_key_is_described() {
+    let described = Config::describe().into_iter().flat_map(|section| section.keys).flat_map(|key| {
+        let path = if key.section.is_empty() { key.name.to_owned() } else { format!("{}.{}", key.section, key.name) };
+        let file = key.secret.then(|| format!("{path}_file"));
+        [path].into_iter().chain(file)
+    });
+    assert_eq!(described.collect::<BTreeSet<_>>(), known_keys());
+}
+
+#[test]
 fn what_is_set_in_the_default_file_is_shown_the_same() {
     // A key that is shown in the file with a value must be set, not commented out, and vice versa:
     // else the first test would compare nothing.
