@@ -16,8 +16,9 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version }}
 {{- end }}
 
 {{- define "natter.image" -}}
-{{- $image := .root.Values.image -}}
-{{ $image.prefix }}{{ .image }}:{{ default .root.Chart.AppVersion $image.tag }}
+{{- with .Values.image -}}
+{{ .repository }}:{{ default $.Chart.AppVersion .tag }}
+{{- end }}
 {{- end }}
 
 {{- /* What every pod of the chart has: nobody's account, and no way to be more than that. */ -}}
@@ -26,9 +27,9 @@ automountServiceAccountToken: false
 enableServiceLinks: false
 securityContext:
   runAsNonRoot: true
-  runAsUser: 10001
-  runAsGroup: 10001
-  fsGroup: 10001
+  runAsUser: 65532
+  runAsGroup: 65532
+  fsGroup: 65532
   seccompProfile:
     type: RuntimeDefault
 {{- with .Values.image.pullSecrets }}
