@@ -14,8 +14,8 @@ use natter_shared::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    admission::Admission, auth::Authenticator, delivery::Hub, health::Health, metrics::Metrics, session::SessionHandle,
-    socket::OutletLimits,
+    admission::Admission, auth::Authenticator, delivery::Hub, health::Health, http::team_pages::TeamPages, metrics::Metrics,
+    session::SessionHandle, socket::OutletLimits,
 };
 
 /// The running gateway.
@@ -28,6 +28,8 @@ pub struct App {
     pub config: Config,
     /// Who may sign in.
     pub auth: Authenticator,
+    /// The pages of the team, where it has its own.
+    pub pages: Option<TeamPages>,
     /// Delivery.
     pub hub: Arc<Hub>,
     /// Sessions signed in.

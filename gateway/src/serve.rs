@@ -22,7 +22,10 @@ use crate::{
     auth::{Authenticator, AuthenticatorError},
     delivery::Hub,
     health::Health,
-    http,
+    http::{
+        self,
+        team_pages::{PagesError, TeamPages},
+    },
     metrics::Metrics,
     session::Protocol,
     socket::wire,
@@ -50,13 +53,25 @@ pub struct Gateway {
     pub lifecycle: Lifecycle,
 }
 
+/// Why a gateway does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The config's issuers cannot be used.
+    #[error(transparent)]
+    Authenticator(#[from] AuthenticatorError),
+    /// The team's own pages cannot be used.
+    #[error(transparent)]
+    Pages(#[from] PagesError),
+}
+
 /// Serves until the lifecycle's soft token, then drains.
 ///
 /// # Errors
-/// Where the config's issuers cannot be used.
-pub async fn run(gateway: Gateway) -> Result<(), AuthenticatorError> {
+/// Where the config's issuers or the team's own pages cannot be used.
+pub async fn run(gateway: Gateway) -> Result<(), StartError> {
     let Gateway { listener, broker, config, instance, registry, lifecycle } = gateway;
     let auth = Authenticator::from_config(&config.auth)?;
+    let pages = TeamPages::of_config(&config.http)?;
     let metrics = Arc::new(Metrics::new(&registry));
     // Delivery goes on until the last session has left.
     let stop = CancellationToken::new();
@@ -68,6 +83,7 @@ pub async fn run(gateway: Gateway) -> Result<(), AuthenticatorError> {
         instance,
         broker,
         auth,
+        pages,
         hub,
         sessions: DashMap::new(),
         connections: Connections::default(),

@@ -14,6 +14,7 @@ mod pages;
 mod problem;
 mod session;
 mod site;
+pub(crate) mod team_pages;
 pub(crate) mod upgrade;
 
 use std::sync::Arc;
@@ -55,6 +56,7 @@ fn routes(site: Arc<dyn Site>) -> Router {
         .route("/chat/{room}/", get(chat::page).post(chat::form))
         .route("/api/v1/dev/login", post(dev::login))
         .merge(shared)
+        .route("/static/{*path}", get(team_pages::static_file))
         .route("/healthz", get(health::healthz))
         .route("/readyz", get(health::readyz))
         .route("/metrics", get(health::metrics))

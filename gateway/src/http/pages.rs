@@ -11,7 +11,11 @@ use axum::{
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 
-use super::{Problem, Site, cookies, extract::Caller};
+use super::{
+    Problem, Site, cookies,
+    extract::Caller,
+    team_pages::{self, TeamPages},
+};
 
 const LOBBY: &str = "/chat/lobby/";
 
@@ -43,9 +47,13 @@ pub(super) async fn sign_in(
     query: Result<Query<Next>, QueryRejection>,
 ) -> Result<Response, Problem> {
     let next = query.ok().and_then(|Query(query)| query.next).filter(|next| is_local(next));
+    let csrf = caller.csrf_token(&*site);
+    if let Some(pages) = site.pages().filter(|pages| pages.has_sign_in()) {
+        let page = team_pages::SignIn { next: next.as_deref().unwrap_or(LOBBY), csrf: &csrf, dev_login: site.config().auth.dev_login };
+        return team_html(&*site, &caller, &csrf, pages, pages.sign_in(&page));
+    }
     let page = SignInPage { dev_login: site.config().auth.dev_login, next: next.as_deref().unwrap_or(LOBBY) };
-    let token = caller.csrf_token(&*site);
-    html(&*site, &caller, &token, &page)
+    html(&*site, &caller, &csrf, &page)
 }
 
 /// Sends somebody who asked for `path`, as the URL had it, to sign in and come back.
@@ -60,15 +68,33 @@ pub(super) fn encode_path(path: &str) -> String {
 
 /// Renders a page, with the CSRF cookie that its forms echo.
 pub(super) fn html(site: &dyn Site, caller: &Caller, csrf: &str, page: &impl Template) -> Result<Response, Problem> {
-    let internal = |error: &dyn std::fmt::Display| {
-        tracing::error!(%error, "page_not_rendered");
-        Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "the page could not be made")
-    };
-    let mut response = Html(page.render().map_err(|error| internal(&error))?).into_response();
+    Ok(with_cookie(site, caller, csrf, page.render().map_err(|error| not_rendered(&error))?))
+}
+
+/// A page of the team's own, with its own policy.
+pub(super) fn team_html(
+    site: &dyn Site,
+    caller: &Caller,
+    csrf: &str,
+    pages: &TeamPages,
+    rendered: Result<String, minijinja::Error>,
+) -> Result<Response, Problem> {
+    let mut response = with_cookie(site, caller, csrf, rendered.map_err(|error| not_rendered(&error))?);
+    response.headers_mut().insert(header::CONTENT_SECURITY_POLICY, pages.policy.clone());
+    Ok(response)
+}
+
+fn not_rendered(error: &dyn std::fmt::Display) -> Problem {
+    tracing::error!(%error, "page_not_rendered");
+    Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "the page could not be made")
+}
+
+fn with_cookie(site: &dyn Site, caller: &Caller, csrf: &str, page: String) -> Response {
+    let mut response = Html(page).into_response();
     let headers = response.headers_mut();
     headers.extend(cookies::csrf(csrf, site.config().auth.session_lifetime, caller.https).map(|cookie| (header::SET_COOKIE, cookie)));
     headers.insert(header::VARY, HeaderValue::from_static("Cookie, Authorization"));
-    Ok(response)
+    response
 }
 
 /// A path of this host, not one that a browser takes for another (`//evil.test`, `/\evil.test`).

@@ -2,6 +2,7 @@
 
 use natter_shared::{broker::Broker, config::Config};
 
+use super::team_pages::TeamPages;
 use crate::{app::App, auth::Authenticator};
 
 /// The process behind the routes.
@@ -12,6 +13,8 @@ pub trait Site: Send + Sync + 'static {
     fn config(&self) -> &Config;
     /// Who may sign in.
     fn auth(&self) -> &Authenticator;
+    /// The pages of the team, where it has its own.
+    fn pages(&self) -> Option<&TeamPages>;
     /// What is missing before requests can be served; nothing when ready.
     fn missing(&self) -> Vec<&'static str>;
     /// Metrics in the OpenMetrics text format.
@@ -31,6 +34,10 @@ impl Site for App {
 
     fn auth(&self) -> &Authenticator {
         &self.auth
+    }
+
+    fn pages(&self) -> Option<&TeamPages> {
+        self.pages.as_ref()
     }
 
     fn missing(&self) -> Vec<&'static str> {

@@ -33,8 +33,11 @@ fn check_http(config: &Config, values: &mut Values) {
     {
         values.problem("http.public_url", &format!("{url:?} is not a URL without a path, such as https://chat.example.com"));
     }
-    if config.http.pages_dir.is_some() {
-        values.problem("http.pages_dir", "is not supported yet");
+    if let Some(folder) = &config.http.pages_dir {
+        check_file("http.pages_dir", &folder.join("chat.html"), values);
+    }
+    if !config.http.pages_csp.bytes().all(|byte| (b' '..=b'~').contains(&byte)) {
+        values.problem("http.pages_csp", "is not a Content-Security-Policy: visible ASCII characters only, on one line");
     }
 }
 

@@ -20,6 +20,10 @@ const TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(100)..=secs(600)
 /// The port that NATS listens on unless told otherwise.
 pub const DEFAULT_NATS_URL: &str = "nats://127.0.0.1:4222";
 
+/// This host only; inline scripts and styles may run.
+const DEFAULT_PAGES_CSP: &str = "default-src 'self'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; \
+                                 img-src 'self' data:; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
+
 section! {
     /// The HTTP side of a gateway, which WebSockets come in by.
     pub struct Http in "http" {
@@ -33,8 +37,12 @@ section! {
         /// What users type to get here, where a proxy is in front. An `https` one makes cookies
         /// `Secure`.
         pub public_url: Option<String> = None,
-        /// Folder of a team's own pages, served instead of the built-in ones. Not supported yet.
+        /// Folder of a team's own pages, served instead of the built-in ones: `chat.html`, optionally
+        /// `sign_in.html`, and `static/`. Read once, at the start.
         pub pages_dir: Option<PathBuf> = None,
+        /// Content-Security-Policy of the pages in `pages_dir`. The default lets inline scripts and
+        /// styles run, as chat rooms of old have them; hosts of scripts elsewhere are to be named.
+        pub pages_csp: String = DEFAULT_PAGES_CSP.to_owned(),
     }
 }
 

@@ -16,7 +16,8 @@ use super::{Room, group_of, path_of};
 use crate::http::{
     Problem, Site,
     extract::Caller,
-    pages::{html, to_sign_in},
+    pages::{html, team_html, to_sign_in},
+    team_pages,
 };
 
 /// Newest first, seen ones included.
@@ -51,6 +52,17 @@ pub(in crate::http) async fn page(State(site): State<Arc<dyn Site>>, Room(room):
     let data = rpc::call(site.broker(), call, None).await?.reply;
 
     let csrf = caller.csrf_token(&*site);
+    if let Some(pages) = site.pages() {
+        let page = team_pages::Chat {
+            room: &room,
+            room_group: group_of(&room),
+            path: &path_of(&room),
+            csrf: &csrf,
+            dev_login: site.config().auth.dev_login,
+            data: &data,
+        };
+        return team_html(&*site, &caller, &csrf, pages, pages.chat(&page));
+    }
     let page = ChatRoom {
         room: &room,
         room_group: group_of(&room),

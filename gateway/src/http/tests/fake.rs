@@ -40,7 +40,7 @@ use tower::ServiceExt;
 
 use crate::{
     auth::{Authenticator, Identity},
-    http::Site,
+    http::{Site, team_pages::TeamPages},
 };
 
 const SECRET: &str = "0123456789abcdef0123456789abcdef";
@@ -56,6 +56,7 @@ pub(super) struct FakeSite {
     pub(super) broker: FakeBroker,
     config: Config,
     auth: Authenticator,
+    pages: Option<TeamPages>,
     pub(super) missing: Vec<&'static str>,
 }
 
@@ -83,6 +84,10 @@ impl Site for FakeSite {
         &self.auth
     }
 
+    fn pages(&self) -> Option<&TeamPages> {
+        self.pages.as_ref()
+    }
+
     fn missing(&self) -> Vec<&'static str> {
         self.missing.clone()
     }
@@ -107,7 +112,8 @@ impl FakeSite {
         config.http.allowed_origins = vec!["https://listed.test".to_owned()];
         change(&mut config.http, &mut config.auth);
         let auth = Authenticator::from_config(&config.auth).unwrap();
-        Self { broker: FakeBroker::default(), config, auth, missing: Vec::new() }
+        let pages = TeamPages::of_config(&config.http).unwrap();
+        Self { broker: FakeBroker::default(), config, auth, pages, missing: Vec::new() }
     }
 
     pub(super) fn token(&self, name: &str) -> String {

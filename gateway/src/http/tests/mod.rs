@@ -8,3 +8,4 @@ mod chat_page;
 mod fake;
 mod session;
 mod sign_in;
+mod team_page;
