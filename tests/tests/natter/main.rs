@@ -7,6 +7,7 @@ mod chat;
 mod chatroom;
 mod command_line;
 mod delivery;
+mod django_example;
 mod faults;
 mod inbox;
 mod original_page;
@@ -16,6 +17,7 @@ mod resume;
 mod sign_in;
 mod standalone;
 mod start_order;
+mod team_page;
 
 /// Runs each test on a cluster over SQLite and over PostgreSQL.
 macro_rules! on_both_stores {

@@ -1,0 +1,10 @@
+from django.contrib.auth.views import LoginView
+from django.urls import path
+
+from . import views
+
+urlpatterns = [
+    path("accounts/login/", LoginView.as_view()),
+    path("room/<str:room_name>/", views.room),
+    path("greet/<str:username>/", views.greet),
+]
