@@ -7,12 +7,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 
 use crate::{
     nats::{NatsConfig, NatsServer},
     postgres::Postgres,
-    process::{Folder, PATIENCE, Process, binary, free_port},
+    process::{Folder, PATIENCE, Process, binary, command, free_port},
     sql::Sql,
     token::{AUDIENCE, ISSUER, SECRET},
 };
@@ -227,6 +227,16 @@ impl Cluster {
     /// A connection to the projection.
     pub async fn sql(&self) -> Result<Sql> {
         Sql::connect(&self.database_url).await
+    }
+
+    /// A fresh key of the server API, made as an operator does.
+    pub fn api_key(&self, name: &str) -> Result<String> {
+        let mut create = command(&binary("natter-persister"));
+        create.args(["apikey", "create", "--name", name]).envs(self.env.iter().map(|(key, value)| (key, value)));
+        let output = create.env("NATTER_DATABASE__URL", &self.database_url).current_dir(self.folder.path()).output()?;
+        let said = String::from_utf8(output.stdout)?;
+        let key = said.split_whitespace().find(|word| word.starts_with("ntr_"));
+        key.map(str::to_owned).with_context(|| format!("no key in {said:?}, {}", String::from_utf8_lossy(&output.stderr)))
     }
 }
 

@@ -2,6 +2,8 @@
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "tests fail by panicking")]
 
 mod backup;
+mod api_document;
+mod api_schema;
 mod bad_input;
 mod chat;
 mod chatroom;
