@@ -37,5 +37,5 @@ deny: ## Checks licences, sources and banned crates (needs cargo-deny)
 advisories: ## Checks for known vulnerabilities; online (needs cargo-deny)
 	cargo deny --workspace check advisories
 
-check-deploy: ## Checks deploy/: the Helm chart; builds Helm the first time
+check-deploy: ## Checks deploy/: image, compose file, proxies, Helm chart; builds Helm the first time
 	tests/deploy/check.sh

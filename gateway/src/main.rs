@@ -2,9 +2,10 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use natter_gateway::Gateway;
 use natter_shared::{
+    ask_health::AskHealth,
     broker::nats::{NatsBroker, Role as Service},
     cli::{self, CONFIG_HELP, ConfigArgs},
     config::{Config, Role},
@@ -27,11 +28,23 @@ use natter_shared::{
 struct Cli {
     #[command(flatten)]
     config: ConfigArgs,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Clone, Copy, Subcommand)]
+enum Command {
+    /// Ask the gateway on this machine whether it is alive; exit status 1 if not
+    Health(AskHealth),
 }
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    match Cli::parse().config.prepare(Role::Gateway) {
+    let cli = Cli::parse();
+    if let Some(Command::Health(ask)) = cli.command {
+        return cli.config.ask_health(Role::Gateway, ask, |config| Some(config.http.listen));
+    }
+    match cli.config.prepare(Role::Gateway) {
         Ok(config) => run(config).await.unwrap_or_else(|error| cli::fail(error.as_ref())),
         Err(status) => status,
     }

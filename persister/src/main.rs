@@ -1,6 +1,7 @@
 //! `natter-persister`: brings the events of the streams into SQL, and answers what gateways ask of it.
 
 mod health;
+mod nkey;
 mod start;
 
 use std::process::ExitCode;
@@ -8,6 +9,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use natter_persister::admin;
 use natter_shared::{
+    ask_health::AskHealth,
     cli::{self, CONFIG_HELP, ConfigArgs},
     config::Role,
 };
@@ -37,6 +39,10 @@ enum Command {
     Run,
     /// Bring the database's schema up to date, and exit
     Migrate,
+    /// Make an identity for NATS: a seed to keep (nats.nkey_seed) and a public key for nats.conf
+    Nkey,
+    /// Ask the persister on this machine whether it is alive; exit status 1 if not
+    Health(AskHealth),
     #[command(flatten)]
     Admin(admin::Command),
 }
@@ -44,11 +50,21 @@ enum Command {
 #[tokio::main]
 async fn main() -> ExitCode {
     let cli = Cli::parse();
-    let ended = match (cli.config.prepare(Role::Persister), cli.command) {
-        (Ok(config), None | Some(Command::Run)) => start::run(config).await,
-        (Ok(config), Some(Command::Migrate)) => start::migrate(&config).await,
-        (Ok(config), Some(Command::Admin(command))) => start::administer(&config, command).await,
-        (Err(status), _) => return status,
+    let ended = match cli.command.unwrap_or(Command::Run) {
+        Command::Nkey => nkey::print(),
+        Command::Health(ask) => return cli.config.ask_health(Role::Persister, ask, |config| config.persister.http_listen),
+        Command::Run => match cli.config.prepare(Role::Persister) {
+            Ok(config) => start::run(config).await,
+            Err(status) => return status,
+        },
+        Command::Migrate => match cli.config.prepare(Role::Persister) {
+            Ok(config) => start::migrate(&config).await,
+            Err(status) => return status,
+        },
+        Command::Admin(command) => match cli.config.prepare(Role::Persister) {
+            Ok(config) => start::administer(&config, command).await,
+            Err(status) => return status,
+        },
     };
     ended.unwrap_or_else(|error| cli::fail(error.as_ref()))
 }

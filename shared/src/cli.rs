@@ -1,11 +1,12 @@
 //! What the command lines of all binaries have in common: where the config is, whether it is good,
 //! and how an error ends the process.
 
-use std::{env, error::Error, path::PathBuf, process::ExitCode};
+use std::{env, error::Error, net::SocketAddr, path::PathBuf, process::ExitCode};
 
 use clap::Args;
 
 use crate::{
+    ask_health::AskHealth,
     config::{Config, Role},
     telemetry::logs,
 };
@@ -44,8 +45,7 @@ pub struct ConfigArgs {
 impl ConfigArgs {
     /// The config, with logs set up as it says; or the status to exit with, everything being said.
     pub fn prepare(&self, role: Role) -> Result<Config, ExitCode> {
-        let file = self.config.clone().or_else(|| env::var_os("NATTER_CONFIG").filter(|file| !file.is_empty()).map(PathBuf::from));
-        let config = Config::load(file.as_deref(), role).map_err(|errors| fail(&errors))?;
+        let config = self.load(role)?;
         if self.check_config {
             println!("{config}");
             for warning in config.warnings() {
@@ -58,6 +58,20 @@ impl ConfigArgs {
             tracing::warn!("{warning}");
         }
         Ok(config)
+    }
+
+    /// Asks the process that runs with the same config how it is, on the address that its config says.
+    pub fn ask_health(&self, role: Role, ask: AskHealth, address: fn(&Config) -> Option<SocketAddr>) -> ExitCode {
+        match self.load(role).map(|config| ask.of(address(&config))) {
+            Ok(Ok(())) => ExitCode::SUCCESS,
+            Ok(Err(unwell)) => fail(&unwell),
+            Err(status) => status,
+        }
+    }
+
+    fn load(&self, role: Role) -> Result<Config, ExitCode> {
+        let file = self.config.clone().or_else(|| env::var_os("NATTER_CONFIG").filter(|file| !file.is_empty()).map(PathBuf::from));
+        Config::load(file.as_deref(), role).map_err(|errors| fail(&errors))
     }
 }
 

@@ -18,6 +18,7 @@ pub mod broker;
 
 pub mod rpc;
 
+pub mod ask_health;
 pub mod cli;
 pub mod config;
 pub mod lifecycle;

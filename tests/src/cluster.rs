@@ -1,5 +1,6 @@
 //! What tests run against: a cluster of gateways and persisters over NATS and a database, or the
-//! standalone process. Fresh for each test, gone with its value.
+//! standalone process. Fresh for each test, gone with its value. NATS runs under the config that is
+//! shipped, each service with an identity of its own.
 
 use std::{
     net::SocketAddr,
@@ -10,7 +11,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 
 use crate::{
-    nats::{NatsConfig, NatsServer},
+    nats::{Identities, NatsServer},
     postgres::Postgres,
     process::{Folder, PATIENCE, Process, binary, command, free_port},
     sql::Sql,
@@ -77,7 +78,8 @@ impl Builder {
 
     fn launch(self, too_early: bool) -> Result<Cluster> {
         let folder = Folder::new()?;
-        let mut nats = NatsServer::start(&NatsConfig::default())?;
+        let identities = Identities::random();
+        let mut nats = NatsServer::start_shipped(identities.env(), &[])?;
         let (mut postgres, database_url) = match self.store {
             Store::Sqlite => (None, format!("sqlite://{}", folder.path().join("natter.db").display())),
             Store::Postgres => {
@@ -93,7 +95,7 @@ impl Builder {
             nats.stop()?;
             postgres.as_mut().map_or(Ok(()), Postgres::stop)?;
         }
-        let mut cluster = Cluster { gateways: Vec::new(), persisters: Vec::new(), nats, postgres, database_url, env, folder };
+        let mut cluster = Cluster { gateways: Vec::new(), persisters: Vec::new(), nats, identities, postgres, database_url, env, folder };
         for _ in 0..self.persisters {
             cluster.add_persister()?;
         }
@@ -169,6 +171,8 @@ pub struct Cluster {
     pub persisters: Vec<Node>,
     /// The broker.
     pub nats: NatsServer,
+    /// Whom the broker knows.
+    pub identities: Identities,
     /// The database, where it is PostgreSQL.
     pub postgres: Option<Postgres>,
     /// Where the projection is.
@@ -188,6 +192,7 @@ impl Cluster {
         let addr = loopback(free_port());
         let mut env = self.env.clone();
         env.push(("NATTER_HTTP__LISTEN".into(), addr.to_string()));
+        env.push(("NATTER_NATS__NKEY_SEED".into(), self.identities.gateway.seed.clone()));
         let name = format!("gateway-{}", self.gateways.len());
         let process = Process::start(&name, &binary("natter-gateway"), &[], &env, self.folder.path())?;
         self.gateways.push(Node { process, addr });
@@ -199,6 +204,7 @@ impl Cluster {
         let addr = loopback(free_port());
         let mut env = self.env.clone();
         env.push(("NATTER_DATABASE__URL".into(), self.database_url.clone()));
+        env.push(("NATTER_NATS__NKEY_SEED".into(), self.identities.persister.seed.clone()));
         env.push(("NATTER_PERSISTER__HTTP_LISTEN".into(), addr.to_string()));
         let name = format!("persister-{}", self.persisters.len());
         let process = Process::start(&name, &binary("natter-persister"), &["run"], &env, self.folder.path())?;

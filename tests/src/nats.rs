@@ -1,7 +1,9 @@
 //! A real NATS server with JetStream on a port and store of its own, which can be killed, restarted
-//! and wiped. Dropping it kills it and removes its store.
+//! and wiped. Dropping it kills it and removes its store. It runs under a plain config, or under the
+//! one that is shipped, deploy/nats.conf, as it is.
 
 use std::{
+    ffi::OsString,
     io::{self, Read as _},
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     path::{Path, PathBuf},
@@ -23,10 +25,59 @@ pub struct NatsConfig {
     pub extra: String,
 }
 
+/// The identity of a service: an NKey.
+#[derive(Debug, Clone)]
+pub struct Identity {
+    /// What the service keeps to itself.
+    pub seed: String,
+    /// What the server knows it by.
+    pub public: String,
+}
+
+impl Identity {
+    /// A new one.
+    pub fn random() -> Self {
+        let pair = nkeys::KeyPair::new_user();
+        Self { seed: pair.seed().expect("a new pair has a seed"), public: pair.public_key() }
+    }
+}
+
+/// All that deploy/nats.conf knows.
+#[derive(Debug, Clone)]
+pub struct Identities {
+    /// Of gateways.
+    pub gateway: Identity,
+    /// Of persisters.
+    pub persister: Identity,
+    /// Of who watches the server.
+    pub monitor: Identity,
+}
+
+impl Identities {
+    /// New ones.
+    pub fn random() -> Self {
+        Self { gateway: Identity::random(), persister: Identity::random(), monitor: Identity::random() }
+    }
+
+    /// The variables that the config takes them from.
+    pub fn env(&self) -> Vec<(String, String)> {
+        let of = |name: &str, identity: &Identity| (format!("NATTER_NKEY_{name}"), identity.public.clone());
+        vec![of("GATEWAY", &self.gateway), of("PERSISTER", &self.persister), of("MONITOR", &self.monitor)]
+    }
+}
+
+/// The config that is shipped.
+pub fn shipped_config() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/nats.conf")
+}
+
 /// A running (or killed) server.
 pub struct NatsServer {
     directory: TempDir,
     port: u16,
+    /// What it is started with.
+    args: Vec<OsString>,
+    env: Vec<(String, String)>,
     child: Option<Child>,
 }
 
@@ -37,8 +88,7 @@ impl NatsServer {
     /// Without a binary, or when it does not come up.
     pub fn start(config: &NatsConfig) -> io::Result<Self> {
         let directory = tempfile::Builder::new().prefix("natter-nats-").tempdir()?;
-        // Free now, and nobody is handed it again soon.
-        let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
+        let port = free_port()?;
         let sync = if config.sync_always { "sync_interval: always" } else { "" };
         let store = directory.path().join("store").display().to_string();
         let text = format!(
@@ -46,8 +96,29 @@ impl NatsServer {
              jetstream {{ store_dir: {store:?}, max_file_store: 20GB, max_memory_store: 1GB, {sync} }}\n{}\n",
             config.extra
         );
-        std::fs::write(directory.path().join("nats.conf"), text)?;
-        let mut server = Self { directory, port, child: None };
+        let path = directory.path().join("nats.conf");
+        std::fs::write(&path, text)?;
+        Self::run(directory, port, vec!["-c".into(), path.into()], Vec::new())
+    }
+
+    /// Starts one under deploy/nats.conf, told only where to listen and to store, with the variables
+    /// that the file asks for; and with `more` options.
+    ///
+    /// # Errors
+    /// Without a binary, or when it does not come up.
+    pub fn start_shipped(mut env: Vec<(String, String)>, more: &[&str]) -> io::Result<Self> {
+        let directory = tempfile::Builder::new().prefix("natter-nats-").tempdir()?;
+        let (port, monitoring) = (free_port()?, free_port()?);
+        let config = shipped_config().into_os_string();
+        let mut args: Vec<OsString> = vec!["-c".into(), config, "-a".into(), "127.0.0.1".into()];
+        args.extend(["-p".into(), port.to_string().into(), "-m".into(), monitoring.to_string().into()]);
+        args.extend(more.iter().map(Into::into));
+        env.push(("NATTER_NATS_STORE".to_owned(), directory.path().join("store").display().to_string()));
+        Self::run(directory, port, args, env)
+    }
+
+    fn run(directory: TempDir, port: u16, args: Vec<OsString>, env: Vec<(String, String)>) -> io::Result<Self> {
+        let mut server = Self { directory, port, args, env, child: None };
         server.restart()?;
         Ok(server)
     }
@@ -95,8 +166,8 @@ impl NatsServer {
         self.kill()?;
         let log = std::fs::OpenOptions::new().create(true).append(true).open(self.log_path())?;
         let child = Command::new(binary()?)
-            .arg("-c")
-            .arg(self.directory.path().join("nats.conf"))
+            .args(&self.args)
+            .envs(self.env.iter().map(|(key, value)| (key, value)))
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
@@ -143,6 +214,11 @@ impl Drop for NatsServer {
     }
 }
 
+/// Free now, and nobody is handed it again soon.
+fn free_port() -> io::Result<u16> {
+    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
+}
+
 #[allow(unsafe_code, reason = "kill(2) has no safe wrapper in libc")]
 fn signal(pid: u32, signal: libc::c_int) -> io::Result<()> {
     let pid = libc::pid_t::try_from(pid).map_err(io::Error::other)?;
@@ -151,7 +227,7 @@ fn signal(pid: u32, signal: libc::c_int) -> io::Result<()> {
 }
 
 /// The server's binary: `NATTER_TEST_NATS_SERVER`, else the workspace's cache, else the path's.
-fn binary() -> io::Result<PathBuf> {
+pub fn binary() -> io::Result<PathBuf> {
     if let Some(named) = std::env::var_os("NATTER_TEST_NATS_SERVER") {
         return Ok(named.into());
     }

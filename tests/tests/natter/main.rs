@@ -1,9 +1,9 @@
 //! Natter as its users meet it: real processes over real NATS and real databases, real browsers.
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "tests fail by panicking")]
 
-mod backup;
 mod api_document;
 mod api_schema;
+mod backup;
 mod bad_input;
 mod chat;
 mod chatroom;
@@ -12,6 +12,7 @@ mod delivery;
 mod django_example;
 mod faults;
 mod inbox;
+mod nats_identities;
 mod original_page;
 mod own_page;
 mod protocol;

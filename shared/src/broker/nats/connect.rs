@@ -17,6 +17,7 @@ use super::{
     super::BrokerStatus,
     NatsError,
     options::{NatsAuth, NatsOptions, Role},
+    refusal::Refusals,
 };
 use crate::id::InstanceId;
 
@@ -48,16 +49,18 @@ pub(super) struct Health {
     /// A gateway does not know the broker's time before its first canary, and is not ready.
     needs_clock: bool,
     clock_known: AtomicBool,
+    refusals: Refusals,
 }
 
 impl Health {
-    pub(super) fn new(role: Role) -> Arc<Self> {
+    pub(super) fn new(role: Role, auth: &NatsAuth) -> Arc<Self> {
         Arc::new(Self {
             status: watch::Sender::new(BrokerStatus { connected: false, generation: 0 }),
             changed: Notify::new(),
             slow: AtomicU64::new(0),
             needs_clock: role == Role::Gateway,
             clock_known: AtomicBool::new(false),
+            refusals: Refusals::new(role, auth),
         })
     }
 
@@ -82,6 +85,7 @@ impl Health {
 
     fn on_event(&self, connection: &'static str, event: &Event) {
         match event {
+            event if self.refusals.says(connection, event) => {}
             Event::Connected => info!(connection, "nats_connected"),
             Event::Disconnected => warn!(connection, "nats_disconnected"),
             Event::LameDuckMode => info!(connection, "nats_lame_duck"),
@@ -108,7 +112,7 @@ impl Connections {
             let on_event = Arc::clone(health);
             options
                 .name(format!("natter-{}-{name}", role.as_str()))
-                .custom_inbox_prefix(inbox_prefix(instance, name))
+                .custom_inbox_prefix(inbox_prefix(role, instance, name))
                 .subscription_capacity(capacity)
                 .event_callback(move |event| {
                     on_event.on_event(name, &event);
@@ -154,9 +158,9 @@ pub(super) enum Change {
     Came,
 }
 
-/// Replies to this process only, so that a permission can name them.
-pub(super) fn inbox_prefix(instance: InstanceId, connection: &str) -> String {
-    format!("_INBOX_{}.{connection}", instance.0.simple())
+/// Replies to this process only, below what its service's identity may subscribe to (deploy/nats.conf).
+fn inbox_prefix(role: Role, instance: InstanceId, connection: &str) -> String {
+    format!("_INBOX.{}.{}.{connection}", role.as_str(), instance.0.simple())
 }
 
 fn servers(options: &NatsOptions) -> Result<Vec<async_nats::ServerAddr>, NatsError> {

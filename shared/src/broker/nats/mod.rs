@@ -1,6 +1,6 @@
 //! The broker over NATS JetStream: a stream for each shard and epoch, republished live.
 //!
-//! In the order of an event's way: options → connect → publish (epochs, exchange, envelope) →
+//! In the order of an event's way: options → connect (refusal) → publish (epochs, exchange, envelope) →
 //! subscribe, fence (clock) → direct, reader. Streams are made in `streams`; calls and
 //! announcements go through `calls`.
 
@@ -16,6 +16,7 @@ mod fence;
 mod options;
 mod publish;
 mod reader;
+mod refusal;
 mod streams;
 mod subscribe;
 
@@ -97,7 +98,7 @@ impl NatsBroker {
     /// Options that can never work.
     pub async fn connect(options: NatsOptions, role: Role, instance: InstanceId) -> Result<Arc<Self>, NatsError> {
         let shards = Shards::new(options.shards).ok_or(NatsError::Shards)?;
-        let health = Health::new(role);
+        let health = Health::new(role, &options.auth);
         let connections = Arc::new(Connections::open(&options, role, instance, &health).await?);
         let stop = CancellationToken::new();
         let publishing = Exchange::start(connections.publishing.clone(), stop.clone()).await.map_err(setup)?;
