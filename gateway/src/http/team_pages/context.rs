@@ -23,9 +23,7 @@ impl Chat<'_> {
     /// The page's variables.
     pub(super) fn values(&self) -> Value {
         let data = self.data;
-        let mut user = profile(&data.profile);
-        user["is_authenticated"] = json!(true);
-        user["is_anonymous"] = json!(false);
+        let user = me(&data.profile);
         let groups: Vec<Json> = data.groups.iter().map(group).collect();
         let users: Vec<Json> = data.users.iter().map(profile).collect();
         let notifications: Vec<Json> = data.notifications.iter().map(notification).collect();
@@ -88,6 +86,16 @@ pub(super) fn of_json(json: Json) -> Value {
         Json::Array(items) => Value::from(items.into_iter().map(of_json).collect::<Vec<_>>()),
         Json::Object(fields) => Value::from_pairs(fields.into_iter().map(|(name, value)| (name, of_json(value)))),
     }
+}
+
+/// The user whose page it is, as Django's `request.user`.
+fn me(user: &Profile) -> Json {
+    let mut me = profile(user);
+    if let Json::Object(fields) = &mut me {
+        fields.insert("is_authenticated".to_owned(), Json::Bool(true));
+        fields.insert("is_anonymous".to_owned(), Json::Bool(false));
+    }
+    me
 }
 
 fn profile(profile: &Profile) -> Json {

@@ -98,7 +98,8 @@ impl Display for Escaped<'_> {
 fn escape_js(text: &str) -> String {
     text.chars().fold(String::with_capacity(text.len()), |mut out, character| {
         if character.is_control() || "\\'\"><&=-;`\u{2028}\u{2029}".contains(character) {
-            out.push_str(&format!("\\u{:04X}", u32::from(character)));
+            // Writing to a String cannot fail.
+            let _ = write!(out, "\\u{:04X}", u32::from(character));
         } else {
             out.push(character);
         }
@@ -107,21 +108,22 @@ fn escape_js(text: &str) -> String {
 }
 
 /// The value as JSON in a script element that no browser runs; scripts find it by its id.
-fn json_script(value: Value, id: Option<String>) -> Result<Value, Error> {
-    let value = if value.is_undefined() { Value::from(()) } else { value };
-    let json = serde_json::to_string(&value).map_err(|error| Error::new(ErrorKind::BadSerialization, error.to_string()))?;
+fn json_script(value: &Value, id: Option<String>) -> Result<Value, Error> {
+    let nothing = Value::from(());
+    let json = serde_json::to_string(if value.is_undefined() { &nothing } else { value })
+        .map_err(|error| Error::new(ErrorKind::BadSerialization, error.to_string()))?;
     let json = json.replace('&', "\\u0026").replace('<', "\\u003C").replace('>', "\\u003E");
     let id = id.map_or(String::new(), |id| format!(" id=\"{}\"", Escaped(&id)));
     Ok(Value::from_safe_string(format!("<script{id} type=\"application/json\">{json}</script>")))
 }
 
-fn linebreaksbr(value: Value) -> Value {
+fn linebreaksbr(value: &Value) -> Value {
     let text = value.to_string();
     let text = if value.is_safe() { text } else { Escaped(&text).to_string() };
     Value::from_safe_string(text.replace("\r\n", "\n").replace('\n', "<br>"))
 }
 
-fn capfirst(text: String) -> String {
+fn capfirst(text: &str) -> String {
     let mut characters = text.chars();
     characters.next().map_or_else(String::new, |first| first.to_uppercase().chain(characters).collect())
 }
@@ -135,7 +137,7 @@ fn truncatechars(text: String, most: usize) -> String {
 }
 
 /// `s`, or the ends given as `one,many` or `many`, by a number or a list's length.
-fn pluralize(value: Value, ends: Option<String>) -> String {
+fn pluralize(value: &Value, ends: Option<String>) -> String {
     let ends = ends.unwrap_or_else(|| "s".to_owned());
     let (one, many) = ends.split_once(',').unwrap_or(("", &ends));
     let count = value.as_i64().or_else(|| value.len().map(|length| length as i64)).unwrap_or(0);
@@ -143,7 +145,7 @@ fn pluralize(value: Value, ends: Option<String>) -> String {
 }
 
 /// One of `yes,no,perhaps`.
-fn yesno(value: Value, words: Option<String>) -> String {
+fn yesno(value: &Value, words: Option<String>) -> String {
     let words = words.unwrap_or_else(|| "yes,no,maybe".to_owned());
     let mut words = words.split(',');
     let (yes, no) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
