@@ -56,8 +56,8 @@ async fn a_backup_in_the_middle_of_traffic_has_all_that_was_accepted_before() ->
     stop.cancel();
     talking.abort();
     for file in ["natter.db", "events.db", "auth.key"] {
-        let mode = std::fs::metadata(copy.join(file)).with_context(|| file.to_owned())?.permissions().mode();
-        assert_eq!(mode & 0o777, 0o600, "{file}");
+        let permissions = std::fs::metadata(copy.join(file)).with_context(|| file.to_owned())?.permissions();
+        assert_eq!(permissions.mode() & 0o777, 0o600, "{file}");
     }
     // A second one does not overwrite it.
     let again = natter(&natter_process.data, &["backup", copy.to_str().context("a path")?]).output()?;

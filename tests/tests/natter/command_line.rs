@@ -177,7 +177,7 @@ async fn a_user_is_exported_and_erased_while_natter_runs() -> Result<()> {
     ann.send(group, "my secret").await?;
     let sql = natter.sql().await?;
     super::chat::wait_until("the row", async || sql.message_count().await.unwrap_or_default() == 1).await;
-    let id = user.id.to_string();
+    let id = user.id.clone();
     let exported = run("natter", &["user", "export", &id], &env, folder.path())?;
     assert_eq!(exported.status, Some(0), "{}", exported.all);
     assert!(exported.out.lines().all(|line| serde_json::from_str::<serde_json::Value>(line).is_ok()), "{}", exported.all);
