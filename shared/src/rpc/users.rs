@@ -36,7 +36,7 @@ pub struct SignedIn {
     pub profile: Profile,
     /// Ordered by group id.
     pub groups: Vec<Membership>,
-    /// There are more: go on with [`Groups`].
+    /// There are more: go on with [`Groups`](super::Groups).
     pub more: bool,
     /// The inbox.
     pub inbox: InboxCounts,
