@@ -1,6 +1,6 @@
 //! From what a client asks to a stored event, the same way over socket and HTTP: a [`Draft`] says
 //! what is to be stored and under which id, [`accept`] gets it stored once, [`patience`] tries again
-//! while the broker is away, [`mark`] stores a user's own marks and waits until SQL shows them.
+//! while the broker is away, [`mark()`] stores a user's own marks and waits until SQL shows them.
 
 mod draft;
 mod mark;
