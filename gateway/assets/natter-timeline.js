@@ -9,6 +9,9 @@
 
 import { RequestError, Told, comparePositions } from "./natter-wire.js";
 
+/** How often a gap without a known end is looked for, two seconds apart. */
+const MOST_LOOKS = 5;
+
 /**
  * A group's messages in order, each once: the newest page, older ones by {@link Timeline#older}, and
  * what comes live. Where live delivery had a gap, the rest is loaded and put in its place. After each
@@ -19,6 +22,7 @@ export class Timeline extends EventTarget {
   /** Complete from the first message up to here. @type {Position|undefined} */ #upto = undefined;
   /** What lies up to here came before delivery did, and has to be loaded. @type {Position|undefined} */ #until = undefined;
   /** There may be a gap before the next live message, wherever that is. */ #unsure = false;
+  /** How often to look for it, before waiting for that message. */ #looks = 0;
   #filling = false;
   #closed = false;
   /** @type {Promise<void>|null} */ #loading = null;
@@ -43,7 +47,7 @@ export class Timeline extends EventTarget {
 
   /** Whether messages in the middle are being fetched. */
   get hasGap() {
-    return this.#unsure || (this.#until !== undefined && this.#upto !== undefined && comparePositions(this.#upto, this.#until) < 0);
+    return (this.#unsure && this.#looks > 0) || (this.#until !== undefined && this.#upto !== undefined && comparePositions(this.#upto, this.#until) < 0);
   }
 
   /** Loads the newest page. Resolves when it is there, however often it takes. */
@@ -94,7 +98,7 @@ export class Timeline extends EventTarget {
   /** @param {Position|undefined} until */
   #onGap(until) {
     if (until) this.#until = until;
-    else this.#unsure = true;
+    else [this.#unsure, this.#looks] = [true, MOST_LOOKS];
     void this.#fill();
   }
 
@@ -112,8 +116,11 @@ export class Timeline extends EventTarget {
       }
       this.#upto = page.more ? page.messages[page.messages.length - 1]?.position ?? this.#upto : page.position;
       this.#add(page.messages, false);
-      // The database may be behind what came live.
-      if (!page.more && this.hasGap) await this.#pause(this.#unsure ? 2_000 : 200);
+      if (page.more) continue;
+      // The database may be behind what came live. Of a gap whose end is not known, the next live
+      // message tells the end; a room that stays silent is not asked for ever.
+      if (this.#unsure) this.#looks -= 1;
+      if (this.hasGap) await this.#pause(this.#unsure ? 2_000 : 200);
     }
     this.#filling = false;
   }

@@ -29,7 +29,7 @@ function dialog(title, content, action) {
   element.addEventListener("click", (/** @type {Event} */ event) => event.target === element && close());
   document.body.append(element);
   element.showModal();
-  return { element, error, close };
+  return { element, heading, error, close };
 }
 
 /** Runs a call and shows why it did not work. @param {any} place @param {() => Promise<any>} run */
@@ -77,7 +77,7 @@ export async function details(room, title, me) {
   const list = make("ul", { class: "members", "aria-label": t("members") }, make("li", { class: "quiet" }, t("loading")));
   const name = make("input", { id: "new-name", value: room.display_name, maxLength: 80, autocomplete: "off" });
   const rename = mayManage && make("div", { class: "rename" }, make("label", { for: "new-name" }, t("group_name")), name,
-    make("button", { type: "button", onclick: () => act(() => call("PATCH", `/groups/${room.id}`, { display_name: name.value.trim() })) }, t("rename")));
+    make("button", { type: "button", onclick: () => renameTo(name.value.trim()) }, t("rename")));
   const add = mayManage && make("button", { type: "button", onclick: () => { shown.close(); addPeople(room, title); } }, t("add_people"));
   const leave = room.kind !== "single" && make("button", { type: "button", class: "danger", onclick: () => askLeave() }, t("leave"));
   const sure = make("div", { class: "sure", hidden: true }, make("p", {}, t("leave_sure", { room: title })),
@@ -89,6 +89,14 @@ export async function details(room, title, me) {
   const shown = dialog(title, [rename, make("h3", {}, t("members")), list, make("div", { class: "actions" }, add, leave), sure]);
 
   const act = (/** @type {() => Promise<any>} */ run) => attempt(shown.error, run);
+
+  /** @param {string} to */
+  async function renameTo(to) {
+    if (await act(() => call("PATCH", `/groups/${room.id}`, { display_name: to }))) {
+      room.display_name = to;
+      shown.heading.textContent = to;
+    }
+  }
 
   function askLeave() {
     sure.hidden = false;

@@ -1,7 +1,7 @@
 // @ts-check
 // My groups: what is known of each, and the list, sorted by what happened last.
 
-import { all, get } from "./api.js";
+import { ApiError, all, get } from "./api.js";
 import { arrange, avatar, byId, make } from "./dom.js";
 import { shortTime, t } from "./strings.js";
 import { comparePositions } from "../natter.js";
@@ -40,9 +40,18 @@ export class Groups extends EventTarget {
     for (const group of await all("/groups", "groups")) this.learn(group);
   }
 
-  /** What is known of one, anew. @param {string} id */
-  refresh(id) {
-    return get(`/groups/${encodeURIComponent(id)}`).then((group) => this.learn(group), () => undefined);
+  /** What is known of one, anew. @param {string} id @returns {Promise<Room|undefined>} */
+  async refresh(id) {
+    // A group of this moment is told before the database has it.
+    for (const pause of [300, 1_000, 3_000, 0]) {
+      try {
+        return this.learn(await get(`/groups/${encodeURIComponent(id)}`));
+      } catch (error) {
+        if (pause === 0 || !(error instanceof ApiError) || error.status !== 404) return undefined;
+        await new Promise((resume) => setTimeout(resume, pause));
+      }
+    }
+    return undefined;
   }
 
   /** @param {any} group as the API or the socket tells it @returns {Room} */

@@ -97,7 +97,7 @@ export class History {
     const { start, end } = this.#range();
     const anchor = this.#pinned ? null : this.#anchor();
     const wanted = [];
-    if (this.timeline.atStart && start === 0) wanted.push(this.#mark("start", this.#beginning));
+    if (this.timeline.atStart && start === 0) wanted.push(this.#mark(this.#messages.length > 0 ? "start" : "empty", this.#beginning));
     /** @type {Message|undefined} */
     let before = this.#messages[start - 1];
     let isNewShown = start > 0 && this.#isNew(before);

@@ -118,6 +118,26 @@ test("after a reset: what was lost comes by the next live message at the latest"
   assert.ok(!timeline.hasGap);
 });
 
+test("after a reset: a room that stays silent is asked a few times, and made whole by what comes much later", async () => {
+  const { clock, timeline, add, live, server } = await room({ stored: 20 });
+  await timeline.open();
+  server.socket.say({ type: "reset", group: "g" });
+  assert.ok(timeline.hasGap);
+  await clock.advance(20_000);
+  assert.ok(!timeline.hasGap);
+  const asked = server.asked;
+  await clock.advance(20_000);
+  assert.equal(server.asked, asked);
+  assert.ok(asked < 10, `asked ${asked} times`);
+  add();
+  add();
+  live();
+  server.applied = 23;
+  await clock.advance(3000);
+  assert.deepEqual(seqs(timeline), upTo(23, 11));
+  assert.ok(!timeline.hasGap);
+});
+
 test("errors and disconnects while loading are tried again", async () => {
   const { clock, timeline, server, open } = await room({ stored: 20 });
   server.failing = 2;
