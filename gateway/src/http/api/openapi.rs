@@ -86,8 +86,8 @@ fn post_session() {}
 #[allow(dead_code, reason = "describes http::session")]
 fn get_session() {}
 
-/// Signs out: clears the cookies.
-#[utoipa::path(delete, path = "/api/v1/session", tag = "session", responses((status = 204)))]
+/// Signs out: clears the cookies. Who is not signed in stays so.
+#[utoipa::path(delete, path = "/api/v1/session", tag = "session", responses((status = 204)), security((), ("token" = []), ("session" = [])))]
 #[allow(dead_code, reason = "describes http::session")]
 fn delete_session() {}
 
