@@ -237,12 +237,26 @@ impl Cluster {
 
     /// A fresh key of the server API, made as an operator does.
     pub fn api_key(&self, name: &str) -> Result<String> {
-        let mut create = command(&binary("natter-persister"));
-        create.args(["apikey", "create", "--name", name]).envs(self.env.iter().map(|(key, value)| (key, value)));
-        let output = create.env("NATTER_DATABASE__URL", &self.database_url).current_dir(self.folder.path()).output()?;
-        let said = String::from_utf8(output.stdout)?;
+        let said = self.apikey(&["create", "--name", name])?;
         let key = said.split_whitespace().find(|word| word.starts_with("ntr_"));
-        key.map(str::to_owned).with_context(|| format!("no key in {said:?}, {}", String::from_utf8_lossy(&output.stderr)))
+        key.map(str::to_owned).with_context(|| format!("no key in {said:?}"))
+    }
+
+    /// Revokes the keys of this name, as an operator does.
+    pub fn revoke_api_keys(&self, name: &str) -> Result<()> {
+        let listed: Vec<serde_json::Value> = serde_json::from_str(&self.apikey(&["list", "--json"])?)?;
+        for key in listed.iter().filter(|key| key["name"] == name) {
+            self.apikey(&["revoke", key["id"].as_str().context("an id")?])?;
+        }
+        Ok(())
+    }
+
+    fn apikey(&self, args: &[&str]) -> Result<String> {
+        let mut apikey = command(&binary("natter-persister"));
+        apikey.arg("apikey").args(args).envs(self.env.iter().map(|(key, value)| (key, value)));
+        let output = apikey.env("NATTER_DATABASE__URL", &self.database_url).current_dir(self.folder.path()).output()?;
+        anyhow::ensure!(output.status.success(), "apikey {args:?}: {}", String::from_utf8_lossy(&output.stderr));
+        Ok(String::from_utf8(output.stdout)?)
     }
 }
 

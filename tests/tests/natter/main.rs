@@ -1,7 +1,10 @@
 //! Natter as its users meet it: real processes over real NATS and real databases, real browsers.
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "tests fail by panicking")]
 
+mod api;
+mod api_access;
 mod api_document;
+mod api_paging;
 mod api_schema;
 mod backup;
 mod bad_input;
