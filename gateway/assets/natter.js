@@ -86,6 +86,7 @@ export class Client extends EventTarget {
   /** Not to reconnect before (ms). */ #notBefore = 0;
   #lastHeard = 0;
   #lastProblem = "";
+  /** Of one frame; the server closes for good where one is larger. */ #mostBytes = Infinity;
   #offset = 0;
   #nextId = 1;
   /** @type {Map<string, any>} */ #timers = new Map();
@@ -280,6 +281,7 @@ export class Client extends EventTarget {
     this.#notBefore = 0;
     this.#lastProblem = "";
     this.#offset = Date.parse(frame.time) - this.clock.now();
+    this.#mostBytes = frame.limits?.frame_bytes ?? Infinity;
     this.user = frame.user;
     this.#watch(2 * frame.ping_interval_ms);
     if (token) this.#refreshBefore(expiryOf(token));
@@ -387,10 +389,12 @@ export class Client extends EventTarget {
   /** @param {any} frame @param {(reply: any) => void} resolve @param {(error: Error) => void} reject */
   #ask(frame, resolve, reject) {
     const id = this.#nextId;
+    const text = JSON.stringify({ ...frame, id });
+    if (new TextEncoder().encode(text).length > this.#mostBytes) return reject(new RequestError("too_large", "the message is too long", false));
     this.#nextId = id >= 2 ** 32 - 1 ? 1 : id + 1;
     const late = () => this.#answered(id, (request) => request.reject(new RequestError("timeout", "no answer", true)));
     this.#requests.set(id, { resolve, reject, timer: this.clock.setTimeout(late, REQUEST_TIMEOUT) });
-    this.#transmit({ ...frame, id });
+    this.#socket?.send(text);
   }
 
   /** @param {number} id @param {(request: {resolve: (reply: any) => void, reject: (error: Error) => void}) => void} end */

@@ -119,3 +119,14 @@ test("queues are bounded: messages and requests", async () => {
   assert.equal(socket.of("history").length + socket.of("send").length, 32);
   assert.equal((await Promise.race([asked.at(-1), settle()])), "busy");
 });
+
+test("a message larger than the server takes fails by itself, and what follows is sent", async () => {
+  const { client, open } = await connected();
+  const socket = await open({ limits: { frame_bytes: 300 } });
+  // Of three bytes each.
+  const [long, next] = [client.send("g", "長".repeat(100)), client.send("g", "short")];
+  await long.done;
+  await settle();
+  assert.deepEqual([long.state, long.error.code, next.state], ["failed", "too_large", "pending"]);
+  assert.deepEqual(socket.of("send").map(({ body }) => body), ["short"]);
+});
