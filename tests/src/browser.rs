@@ -41,13 +41,18 @@ impl Drop for Browser {
 impl Browser {
     /// Starts one.
     pub async fn start(name: &str) -> Result<Self> {
+        Self::start_with(name, &["--window-size=1200,800"]).await
+    }
+
+    /// Starts one with more arguments.
+    pub async fn start_with(name: &str, more: &[&str]) -> Result<Self> {
         let folder = Folder::new()?;
         let port = free_port();
         let program = find(&["chromedriver"])?;
         let port_arg = format!("--port={port}");
         let driver = Process::start("chromedriver", &program, &[&port_arg], &[], folder.path())?;
         let profile = format!("--user-data-dir={}", folder.path().join("profile").display());
-        let args = [
+        let mut args = vec![
             "--headless=new",
             "--no-sandbox",
             "--disable-gpu",
@@ -60,9 +65,9 @@ impl Browser {
             "--disable-default-apps",
             "--proxy-server=direct://",
             "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1, EXCLUDE localhost",
-            "--window-size=1200,800",
             &profile,
         ];
+        args.extend(more);
         let browser = find(&["chromium", "chromium-browser", "google-chrome"])?;
         let mut capabilities = Capabilities::new();
         capabilities.insert("goog:chromeOptions".into(), json!({"args": args, "binary": browser}));

@@ -18,6 +18,7 @@ mod inbox;
 mod nats_identities;
 mod original_page;
 mod own_page;
+mod page;
 mod protocol;
 mod resume;
 mod sign_in;

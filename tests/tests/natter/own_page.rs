@@ -10,24 +10,29 @@ use natter_tests::{
 
 async fn enter(label: &str, name: &str, gateway: SocketAddr) -> Result<Browser> {
     let browser = Browser::start(&format!("{label}-{name}")).await?;
+    come_in(&browser, name, gateway).await?;
+    Ok(browser)
+}
+
+/// Signs in on the page and waits for the lobby.
+pub(super) async fn come_in(browser: &Browser, name: &str, gateway: SocketAddr) -> Result<()> {
     // As a person comes: the page sends to the sign-in, which sends back.
     browser.goto(&format!("http://{gateway}/chat/lobby/")).await?;
     browser.wait_for("the sign-in page", "return !!document.getElementById('name-input')").await?;
     let fill = format!("document.getElementById('name-input').value = '{name}'; document.getElementById('sign-in-submit').click();");
     browser.eval(&fill).await?;
     browser.wait_for("the room", "return location.pathname === '/chat/lobby/' && !!document.getElementById('status')").await?;
-    is_up(&browser).await?;
-    Ok(browser)
+    is_up(browser).await
 }
 
 /// The page is signed in, loaded and live.
-async fn is_up(browser: &Browser) -> Result<()> {
+pub(super) async fn is_up(browser: &Browser) -> Result<()> {
     let up = "return document.body.dataset.state === 'ready' && document.body.dataset.loaded === 'true' && !!document.querySelector('.type_msg')";
     browser.wait_for("the page", up).await.map(drop)
 }
 
 /// Writes into the open room and presses Send.
-async fn say(browser: &Browser, text: &str) -> Result<()> {
+pub(super) async fn say(browser: &Browser, text: &str) -> Result<()> {
     let script = format!(
         "const pane = document.querySelector('.display_room:not([hidden])');
          pane.querySelector('.type_msg').value = {};
@@ -37,7 +42,7 @@ async fn say(browser: &Browser, text: &str) -> Result<()> {
     browser.eval(&script).await.map(drop)
 }
 
-async fn sees(browser: &Browser, text: &str) -> Result<()> {
+pub(super) async fn sees(browser: &Browser, text: &str) -> Result<()> {
     let script = format!("return document.body.textContent.includes({})", serde_json::json!(text));
     browser.wait_for(text, &script).await.map(drop)
 }
