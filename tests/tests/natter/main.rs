@@ -11,6 +11,7 @@ mod bad_input;
 mod chat;
 mod chatroom;
 mod command_line;
+mod compose;
 mod delivery;
 mod django_example;
 mod faults;
