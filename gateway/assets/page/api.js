@@ -24,7 +24,18 @@ export function signInAgain() {
   location.assign(`/sign-in?next=${encodeURIComponent(location.pathname)}`);
 }
 
+/** How often a call is made that the server is too busy for, or cannot answer just now. */
+const ATTEMPTS = 4;
+
+/** A second, or what the server asks for up to three, with jitter. @param {Response} response */
+const pause = (response) => {
+  const seconds = Math.min(Number(response.headers.get("Retry-After")) || 1, 3);
+  return new Promise((resolve) => setTimeout(resolve, seconds * 1000 * (0.5 + Math.random() / 2)));
+};
+
 /**
+ * Each of the calls may be made again: those that make something have a key.
+ *
  * @param {string} method @param {string} path below `/api/v1` @param {any} [body]
  * @param {{key?: string, token?: string, stay?: boolean}} [more] `stay`: a 401 is an error like any other
  */
@@ -35,11 +46,18 @@ export async function call(method, path, body, more = {}) {
   if (body !== undefined) headers["Content-Type"] = "application/json";
   if (more.key) headers["Idempotency-Key"] = more.key;
   if (more.token) headers.Authorization = `Bearer ${more.token}`;
-  const response = await fetch(`/api/v1${path}`, { method, headers, body: body === undefined ? undefined : JSON.stringify(body) });
-  if (response.ok) return response.status === 204 ? null : response.json();
-  const problem = await response.json().catch(() => ({}));
-  if (response.status === 401 && !more.stay) signInAgain();
-  throw new ApiError(response.status, problem);
+  const text = body === undefined ? undefined : JSON.stringify(body);
+  for (let attempt = 1; ; attempt += 1) {
+    const response = await fetch(`/api/v1${path}`, { method, headers, body: text });
+    if (response.ok) return response.status === 204 ? null : response.json();
+    const problem = await response.json().catch(() => ({}));
+    if (problem.retryable && attempt < ATTEMPTS) {
+      await pause(response);
+      continue;
+    }
+    if (response.status === 401 && !more.stay) signInAgain();
+    throw new ApiError(response.status, problem);
+  }
 }
 
 export const get = (/** @type {string} */ path) => call("GET", path);
