@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     checker::{Fact, Observation, Report, check},
-    client::Client,
+    client::{Client, RequestError},
     sql::Sql,
     token::User,
 };
@@ -224,7 +224,15 @@ impl Person {
 
     async fn join_another(&mut self, plan: &Plan) -> Result<()> {
         let name = plan.group(self.rng.random_range(0..plan.groups));
-        let group = self.client.join(&name).await.with_context(|| format!("joining {name}"))?;
+        let group = match self.client.join(&name).await {
+            // Told to come back, as a client under load may be: it does, and asks again.
+            Err(RequestError::Closed(_)) => {
+                self.client.reconnect_to_any(&self.gateways, ACCEPTED_WITHIN).await?;
+                self.client.join(&name).await
+            }
+            answer => answer,
+        };
+        let group = group.with_context(|| format!("joining {name}"))?;
         if !self.groups.contains(&group) {
             self.groups.push(group);
         }

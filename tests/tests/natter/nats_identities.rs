@@ -188,14 +188,14 @@ async fn a_service_without_its_identity_says_so_and_waits() -> Result<()> {
         env.extend(seed.map(|identity| ("NATTER_NATS__NKEY_SEED".into(), identity.seed)));
         let mut process = Process::start(name, &binary("natter-gateway"), &[], &env, folder.path())?;
         let event = if name == "anothers" { "nats_not_allowed" } else { "nats_refused" };
-        wait_until("the refusal in the log", async || process.log().contains(event)).await;
+        wait_until("the refusal in the log", async || process.log().contains(event) && process.log().contains(hint)).await;
         let log = process.log();
         for part in [hint, "deploy/nats.conf", "natter-gateway"] {
             assert!(log.contains(part), "{part:?} is not in the log:\n{log}");
         }
         assert!(process.is_running(), "it goes on trying");
-        let ready = reqwest::get(format!("http://{addr}/readyz")).await?;
-        assert_eq!(ready.status(), 503);
+        let readyz = format!("http://{addr}/readyz");
+        wait_until("its word that it is not ready", async || reqwest::get(&readyz).await.is_ok_and(|answer| answer.status() == 503)).await;
         assert!(log.matches(event).count() < 10, "a line now and then, not for each attempt:\n{log}");
         process.terminate()?;
     }
