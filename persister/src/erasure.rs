@@ -101,7 +101,7 @@ impl Eraser {
                 worked = self.carry_out_all() => worked,
             };
             if let Err(error) = worked {
-                tracing::warn!(%error, "erasure_retried");
+                tracing::warn!(%error, "erasures_not_read");
             }
         }
     }
@@ -114,7 +114,10 @@ impl Eraser {
             let shard = self.broker.shards().of(Topic::User(user.key()));
             if self.leases.holds(shard) {
                 let stage = Stage::ALL.into_iter().find(|known| known.as_str() == stage).unwrap_or(Stage::Memberships);
-                self.carry_out(&user, stage).await?;
+                // One that cannot be carried out now does not hold up those behind it.
+                if let Err(error) = self.carry_out(&user, stage).await {
+                    tracing::warn!(%error, "erasure_retried");
+                }
             }
         }
         Ok(())

@@ -4,7 +4,10 @@
 use std::{collections::HashSet, net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result};
-use natter_shared::id::{GroupId, MessageId, Nonce, RoomName, open_group};
+use natter_shared::{
+    frame::CloseCode,
+    id::{GroupId, MessageId, Nonce, RoomName, open_group},
+};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use tokio::{task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
@@ -226,7 +229,7 @@ impl Person {
         let name = plan.group(self.rng.random_range(0..plan.groups));
         let group = match self.client.join(&name).await {
             // Told to come back, as a client under load may be: it does, and asks again.
-            Err(RequestError::Closed(_)) => {
+            Err(RequestError::Closed(Some((code, _)))) if code == CloseCode::TryAgain.number() => {
                 self.client.reconnect_to_any(&self.gateways, ACCEPTED_WITHIN).await?;
                 self.client.join(&name).await
             }
