@@ -13,7 +13,7 @@ use natter_shared::{
     timestamp::Timestamp,
 };
 
-use super::{Draft, NotAccepted, publish};
+use super::{Draft, NotAccepted, publish, wait_until_applied};
 
 /// What is sent under a nonce older than this is looked up before it is published: the broker's
 /// memory of ids is two minutes long, and a retry must never make a second message.
@@ -39,8 +39,15 @@ pub async fn accept(broker: &dyn Broker, draft: Draft, patience: Duration) -> Re
         let shard = broker.shards().of(topic);
         let log = broker.log_state(shard).await.map_err(rpc::RpcError::from)?;
         let behind = ShardPosition { shard: shard.0, position: Position::new(log.epoch, log.last) };
-        let found = rpc::call(broker, FindAccepted { id }, Some(behind)).await?.reply;
-        if let Some(accepted) = found {
+        let found = match rpc::call(broker, FindAccepted { id }, Some(behind)).await {
+            // A persister that is behind answers so after a second.
+            Err(error) if error.code.is_retryable() => {
+                wait_until_applied(broker, behind, patience).await?;
+                rpc::call(broker, FindAccepted { id }, Some(behind)).await
+            }
+            answer => answer,
+        };
+        if let Some(accepted) = found?.reply {
             return same(&event, &accepted.event).then_some(accepted.position).ok_or_else(NotAccepted::nonce_reused);
         }
     }

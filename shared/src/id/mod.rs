@@ -6,7 +6,7 @@ mod name;
 use std::{fmt, str::FromStr, sync::Arc};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use uuid::Uuid;
+use uuid::{Uuid, fmt::Hyphenated};
 
 pub use derive::{derived_event, open_group, single_group};
 pub use name::{RoomName, RoomNameError};
@@ -217,10 +217,13 @@ impl Nonce {
         Self(Uuid::new_v7(uuid::Timestamp::from_unix(uuid::NoContext, seconds, nanos)))
     }
 
-    /// That of an idempotency key: the key itself where it is a UUID of version 7, else derived from
-    /// it, with a time long past. So what is sent under it is looked up before it is sent.
+    /// That of an idempotency key: the key itself where it is a UUID of version 7 in its hyphenated
+    /// form, else derived from it, with a time long past. So what is sent under it is looked up before
+    /// it is sent. Without hyphens a key is no UUID: one in 16 of random hex looks like version 7, of
+    /// any time.
     pub fn of_key(key: &str) -> Self {
-        Uuid::parse_str(key).ok().and_then(|uuid| Self::new(uuid).ok()).unwrap_or_else(|| Self(derive::timeless_v7(key)))
+        let uuid = Some(key).filter(|key| key.len() == Hyphenated::LENGTH).and_then(|key| Uuid::parse_str(key).ok());
+        uuid.and_then(|uuid| Self::new(uuid).ok()).unwrap_or_else(|| Self(derive::timeless_v7(key)))
     }
 
     /// The UUID.
@@ -328,6 +331,8 @@ mod tests {
         let order = Nonce::of_key("order-7");
         assert_eq!((order, order.millis(), order.uuid().get_version_num()), (Nonce::of_key("order-7"), 0, 7));
         assert_ne!(order, Nonce::of_key("order-8"));
+        // Random hex may have a 7 there, and a time to come.
+        assert_eq!(Nonce::of_key("d2f1a6b3c4e57f008a1b2c3d4e5f6071").millis(), 0);
         // A UUID of another version is a key like any other.
         assert_eq!(Nonce::of_key("67e55044-10b1-426f-9247-bb680e5fe0c8").millis(), 0);
     }
