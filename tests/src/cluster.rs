@@ -14,6 +14,7 @@ use crate::{
     nats::{Identities, NatsServer},
     postgres::Postgres,
     process::{Folder, PATIENCE, Process, binary, command, free_port},
+    proxy::Proxy,
     sql::Sql,
     token::{AUDIENCE, ISSUER, SECRET},
 };
@@ -32,6 +33,7 @@ pub struct Builder {
     gateways: usize,
     persisters: usize,
     store: Store,
+    proxied: bool,
     env: Vec<(String, String)>,
 }
 
@@ -54,6 +56,14 @@ impl Builder {
     #[must_use]
     pub fn store(mut self, store: Store) -> Self {
         self.store = store;
+        self
+    }
+
+    /// Each process reaches NATS, and PostgreSQL, through a [`Proxy`] of its own ([`Node::nats`],
+    /// [`Node::database`]).
+    #[must_use]
+    pub fn proxied(mut self) -> Self {
+        self.proxied = true;
         self
     }
 
@@ -89,13 +99,14 @@ impl Builder {
             }
         };
         let mut env = common_env();
-        env.push(("NATTER_NATS__URL".into(), nats.client_url()));
         env.extend(self.env);
         if too_early {
             nats.stop()?;
             postgres.as_mut().map_or(Ok(()), Postgres::stop)?;
         }
-        let mut cluster = Cluster { gateways: Vec::new(), persisters: Vec::new(), nats, identities, postgres, database_url, env, folder };
+        let proxied = self.proxied;
+        let mut cluster =
+            Cluster { gateways: Vec::new(), persisters: Vec::new(), nats, identities, postgres, database_url, proxied, env, folder };
         for _ in 0..self.persisters {
             cluster.add_persister()?;
         }
@@ -125,9 +136,18 @@ pub struct Node {
     pub process: Process,
     /// Its HTTP.
     pub addr: SocketAddr,
+    /// What it reaches NATS through, where the cluster is proxied.
+    pub nats: Option<Proxy>,
+    /// What it reaches PostgreSQL through, likewise.
+    pub database: Option<Proxy>,
 }
 
 impl Node {
+    /// One without proxies.
+    pub fn new(process: Process, addr: SocketAddr) -> Self {
+        Self { process, addr, nats: None, database: None }
+    }
+
     /// Waits until `/readyz` says so.
     pub async fn wait_ready(&mut self) -> Result<()> {
         let until = Instant::now() + PATIENCE;
@@ -177,6 +197,7 @@ pub struct Cluster {
     pub postgres: Option<Postgres>,
     /// Where the projection is.
     pub database_url: String,
+    proxied: bool,
     env: Vec<(String, String)>,
     folder: Folder,
 }
@@ -184,7 +205,7 @@ pub struct Cluster {
 impl Cluster {
     /// Describes a cluster: two gateways, one persister, SQLite.
     pub fn builder() -> Builder {
-        Builder { gateways: 2, persisters: 1, store: Store::Sqlite, env: Vec::new() }
+        Builder { gateways: 2, persisters: 1, store: Store::Sqlite, proxied: false, env: Vec::new() }
     }
 
     /// Starts one more gateway.
@@ -193,9 +214,10 @@ impl Cluster {
         let mut env = self.env.clone();
         env.push(("NATTER_HTTP__LISTEN".into(), addr.to_string()));
         env.push(("NATTER_NATS__NKEY_SEED".into(), self.identities.gateway.seed.clone()));
+        let nats = self.through_proxy(&mut env)?;
         let name = format!("gateway-{}", self.gateways.len());
         let process = Process::start(&name, &binary("natter-gateway"), &[], &env, self.folder.path())?;
-        self.gateways.push(Node { process, addr });
+        self.gateways.push(Node { process, addr, nats, database: None });
         Ok(())
     }
 
@@ -203,13 +225,28 @@ impl Cluster {
     pub fn add_persister(&mut self) -> Result<()> {
         let addr = loopback(free_port());
         let mut env = self.env.clone();
-        env.push(("NATTER_DATABASE__URL".into(), self.database_url.clone()));
+        let nats = self.through_proxy(&mut env)?;
+        let database = self.postgres.as_ref().filter(|_| self.proxied).map(|postgres| Proxy::start(postgres.address())).transpose()?;
+        let database_url = match (&database, &self.postgres) {
+            (Some(proxy), Some(postgres)) => self.database_url.replace(&postgres.address().to_string(), &proxy.address().to_string()),
+            _ => self.database_url.clone(),
+        };
+        env.push(("NATTER_DATABASE__URL".into(), database_url));
         env.push(("NATTER_NATS__NKEY_SEED".into(), self.identities.persister.seed.clone()));
         env.push(("NATTER_PERSISTER__HTTP_LISTEN".into(), addr.to_string()));
         let name = format!("persister-{}", self.persisters.len());
         let process = Process::start(&name, &binary("natter-persister"), &["run"], &env, self.folder.path())?;
-        self.persisters.push(Node { process, addr });
+        self.persisters.push(Node { process, addr, nats, database });
         Ok(())
+    }
+
+    /// Says where NATS is: behind a new proxy, where the cluster is proxied.
+    fn through_proxy(&self, env: &mut Vec<(String, String)>) -> Result<Option<Proxy>> {
+        let proxy = self.proxied.then(|| Proxy::start(self.nats.address())).transpose()?;
+        let url = proxy.as_ref().map_or_else(|| self.nats.client_url(), Proxy::nats_url);
+        // What the test says goes before.
+        env.insert(0, ("NATTER_NATS__URL".into(), url));
+        Ok(proxy)
     }
 
     /// Waits until all are ready.
@@ -279,7 +316,7 @@ impl Standalone {
         let mut all = standalone_env(addr, &data);
         all.extend(env.iter().map(|&(key, value)| (key.to_owned(), value.to_owned())));
         let process = Process::start("natter", &binary("natter"), &[], &all, folder.path())?;
-        let mut standalone = Self { node: Node { process, addr }, data, folder };
+        let mut standalone = Self { node: Node::new(process, addr), data, folder };
         standalone.node.wait_ready().await?;
         Ok(standalone)
     }

@@ -1,6 +1,7 @@
 //! The harness of the integration tests. What tests run against: `process`, `nats`, `postgres`,
-//! `cluster`. Who talks to it: `token`, `socket`, `record`, `client`, `chatroom`, `http`,
-//! `customer` and `browser`. Who judges: `sql`, `checker`; and `traffic`, random use of all of it.
+//! `cluster`, and `proxy` in between. Who talks to it: `token`, `socket`, `record`, `client`,
+//! `chatroom`, `http`, `customer` and `browser`. Who judges: `sql`, `checker`; and `traffic`, random
+//! use of all of it.
 #![allow(
     clippy::expect_used,
     clippy::unwrap_used,
@@ -21,6 +22,7 @@ pub mod http;
 pub mod nats;
 pub mod postgres;
 pub mod process;
+pub mod proxy;
 pub mod record;
 pub mod socket;
 pub mod sql;

@@ -3,7 +3,7 @@
 
 use std::{
     fs, io,
-    net::{Ipv4Addr, TcpListener},
+    net::{Ipv4Addr, SocketAddr, TcpListener},
     os::unix::{fs::chown, process::CommandExt},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -58,6 +58,11 @@ impl Postgres {
     /// The URL of the database that is always there.
     pub fn url(&self) -> String {
         self.url_of("postgres")
+    }
+
+    /// Where it listens, for a proxy in between.
+    pub fn address(&self) -> SocketAddr {
+        (Ipv4Addr::LOCALHOST, self.port).into()
     }
 
     /// Makes an empty database and returns its URL.

@@ -65,7 +65,7 @@ async fn a_backup_in_the_middle_of_traffic_has_all_that_was_accepted_before() ->
     let addr = std::net::SocketAddr::from(([127, 0, 0, 1], free_port()));
     let env = [("NATTER_HTTP__LISTEN".to_owned(), addr.to_string()), ("NATTER_DATA_DIR".to_owned(), copy.display().to_string())];
     let process = Process::start("restored", &binary("natter"), &[], &env, folder.path())?;
-    let mut restored = Node { process, addr };
+    let mut restored = Node::new(process, addr);
     restored.wait_ready().await?;
     let sql = natter_tests::sql::Sql::connect(&format!("sqlite://{}", copy.join("natter.db").display())).await?;
     let wanted: HashSet<MessageId> = before.iter().map(|fact| fact.message).collect();

@@ -136,7 +136,7 @@ impl Service {
         let (program, args) = run.split_first().context("a command")?;
         let args: Vec<&str> = args.iter().map(String::as_str).collect();
         let process = Process::start(name, &binary(program), &args, &env, &deploy.folder)?;
-        Ok(Self { node: Node { process, addr }, env, check: texts(&service["healthcheck"]["test"]) })
+        Ok(Self { node: Node::new(process, addr), env, check: texts(&service["healthcheck"]["test"]) })
     }
 
     /// Its health check, in its own environment, as the container's engine runs it.
@@ -221,7 +221,7 @@ async fn what_the_compose_file_runs_lets_users_chat_over_both_gateways() -> Resu
         service.node.wait_ready().await?;
         assert!(service.is_healthy()?, "its health check fails");
     }
-    let mut balancer = Node { process: nginx(&deploy, listen, &gateways)?, addr: listen };
+    let mut balancer = Node::new(nginx(&deploy, listen, &gateways)?, listen);
     balancer.wait_ready().await?;
     assert_eq!(balancer.status("/metrics").await, Some(404), "metrics are not for everybody");
     assert_eq!(balancer.status("/healthz").await, Some(200), "the balancer's health check");
