@@ -11,7 +11,8 @@ use std::{
 use anyhow::{Context, Result, bail};
 
 use crate::{
-    nats::{Identities, NatsServer},
+    nats::Identities,
+    nats_cluster::NatsCluster,
     postgres::Postgres,
     process::{Folder, PATIENCE, Process, binary, command, free_port},
     proxy::Proxy,
@@ -34,7 +35,17 @@ pub struct Builder {
     persisters: usize,
     store: Store,
     proxied: bool,
+    nats: Nats,
     env: Vec<(String, String)>,
+}
+
+/// What NATS is made of.
+#[derive(Debug, Clone, Copy)]
+enum Nats {
+    /// So many servers on loopback.
+    Nodes(usize),
+    /// So many, each behind a cable that can be pulled.
+    Apart(usize),
 }
 
 impl Builder {
@@ -67,6 +78,21 @@ impl Builder {
         self
     }
 
+    /// Over a cluster of so many NATS servers, and each stream with as many copies (1 unless told).
+    #[must_use]
+    pub fn nats_nodes(mut self, count: usize) -> Self {
+        self.nats = Nats::Nodes(count);
+        self
+    }
+
+    /// Over so many NATS servers that can be cut off, with as many copies: for
+    /// [`Self::start_if_allowed`].
+    #[must_use]
+    pub fn nats_apart(mut self, count: usize) -> Self {
+        self.nats = Nats::Apart(count);
+        self
+    }
+
     /// With this variable for all processes.
     #[must_use]
     pub fn env(mut self, key: &str, value: &str) -> Self {
@@ -76,20 +102,31 @@ impl Builder {
 
     /// Starts everything and waits until all are ready.
     pub async fn start(self) -> Result<Cluster> {
-        let mut cluster = self.launch(false)?;
+        self.start_if_allowed().await?.context("cutting servers off needs root")
+    }
+
+    /// Like [`Self::start`]; nothing where cutting servers off is not allowed, and a line says so.
+    pub async fn start_if_allowed(self) -> Result<Option<Cluster>> {
+        let Some(mut cluster) = self.launch(false)? else { return Ok(None) };
         cluster.wait_ready().await?;
-        Ok(cluster)
+        Ok(Some(cluster))
     }
 
     /// Starts our processes while what they stand on, NATS and PostgreSQL, is still stopped.
     pub fn start_too_early(self) -> Result<Cluster> {
-        self.launch(true)
+        self.launch(true)?.context("cutting servers off needs root")
     }
 
-    fn launch(self, too_early: bool) -> Result<Cluster> {
+    fn launch(self, too_early: bool) -> Result<Option<Cluster>> {
         let folder = Folder::new()?;
         let identities = Identities::random();
-        let mut nats = NatsServer::start_shipped(identities.env(), &[])?;
+        let (mut nats, copies) = match self.nats {
+            Nats::Nodes(count) => (NatsCluster::start(&identities, count)?, count),
+            Nats::Apart(count) => match NatsCluster::start_apart(&identities, count)? {
+                Some(nats) => (nats, count),
+                None => return Ok(None),
+            },
+        };
         let (mut postgres, database_url) = match self.store {
             Store::Sqlite => (None, format!("sqlite://{}", folder.path().join("natter.db").display())),
             Store::Postgres => {
@@ -99,6 +136,7 @@ impl Builder {
             }
         };
         let mut env = common_env();
+        env.push(("NATTER_NATS__REPLICAS".into(), copies.to_string()));
         env.extend(self.env);
         if too_early {
             nats.stop()?;
@@ -113,7 +151,7 @@ impl Builder {
         for _ in 0..self.gateways {
             cluster.add_gateway()?;
         }
-        Ok(cluster)
+        Ok(Some(cluster))
     }
 }
 
@@ -190,7 +228,7 @@ pub struct Cluster {
     /// In the order they were started.
     pub persisters: Vec<Node>,
     /// The broker.
-    pub nats: NatsServer,
+    pub nats: NatsCluster,
     /// Whom the broker knows.
     pub identities: Identities,
     /// The database, where it is PostgreSQL.
@@ -205,7 +243,7 @@ pub struct Cluster {
 impl Cluster {
     /// Describes a cluster: two gateways, one persister, SQLite.
     pub fn builder() -> Builder {
-        Builder { gateways: 2, persisters: 1, store: Store::Sqlite, proxied: false, env: Vec::new() }
+        Builder { gateways: 2, persisters: 1, store: Store::Sqlite, proxied: false, nats: Nats::Nodes(1), env: Vec::new() }
     }
 
     /// Starts one more gateway.
@@ -240,9 +278,9 @@ impl Cluster {
         Ok(())
     }
 
-    /// Says where NATS is: behind a new proxy, where the cluster is proxied.
+    /// Says where NATS is: behind a new proxy to its first server, where the cluster is proxied.
     fn through_proxy(&self, env: &mut Vec<(String, String)>) -> Result<Option<Proxy>> {
-        let proxy = self.proxied.then(|| Proxy::start(self.nats.address())).transpose()?;
+        let proxy = self.proxied.then(|| Proxy::start(self.nats.node(0).address())).transpose()?;
         let url = proxy.as_ref().map_or_else(|| self.nats.client_url(), Proxy::nats_url);
         // What the test says goes before.
         env.insert(0, ("NATTER_NATS__URL".into(), url));

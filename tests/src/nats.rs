@@ -4,7 +4,7 @@
 
 use std::{
     ffi::OsString,
-    io::{self, Read as _},
+    io::{self, Read as _, Write as _},
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -71,13 +71,23 @@ pub fn shipped_config() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/nats.conf")
 }
 
+/// How a server's process is started, each time.
+pub(crate) struct Launch {
+    /// Its config, store and log.
+    pub(crate) directory: TempDir,
+    /// Where clients connect.
+    pub(crate) address: SocketAddr,
+    /// Where it tells of itself, by HTTP.
+    pub(crate) monitor: Option<SocketAddr>,
+    /// What its command line begins with, if not with its binary.
+    pub(crate) within: Vec<OsString>,
+    pub(crate) args: Vec<OsString>,
+    pub(crate) env: Vec<(String, String)>,
+}
+
 /// A running (or killed) server.
 pub struct NatsServer {
-    directory: TempDir,
-    port: u16,
-    /// What it is started with.
-    args: Vec<OsString>,
-    env: Vec<(String, String)>,
+    launch: Launch,
     child: Option<Child>,
 }
 
@@ -98,7 +108,9 @@ impl NatsServer {
         );
         let path = directory.path().join("nats.conf");
         std::fs::write(&path, text)?;
-        Self::run(directory, port, vec!["-c".into(), path.into()], Vec::new())
+        let args = vec!["-c".into(), path.into()];
+        let address = (Ipv4Addr::LOCALHOST, port).into();
+        Self::run(Launch { directory, address, monitor: None, within: Vec::new(), args, env: Vec::new() })
     }
 
     /// Starts one under deploy/nats.conf, told only where to listen and to store, with the variables
@@ -114,23 +126,36 @@ impl NatsServer {
         args.extend(["-p".into(), port.to_string().into(), "-m".into(), monitoring.to_string().into()]);
         args.extend(more.iter().map(Into::into));
         env.push(("NATTER_NATS_STORE".to_owned(), directory.path().join("store").display().to_string()));
-        Self::run(directory, port, args, env)
+        let [address, monitor] = [port, monitoring].map(|port| (Ipv4Addr::LOCALHOST, port).into());
+        Self::run(Launch { directory, address, monitor: Some(monitor), within: Vec::new(), args, env })
     }
 
-    fn run(directory: TempDir, port: u16, args: Vec<OsString>, env: Vec<(String, String)>) -> io::Result<Self> {
-        let mut server = Self { directory, port, args, env, child: None };
+    pub(crate) fn run(launch: Launch) -> io::Result<Self> {
+        let mut server = Self { launch, child: None };
         server.restart()?;
         Ok(server)
     }
 
     /// Where clients connect.
     pub fn client_url(&self) -> String {
-        format!("nats://127.0.0.1:{}", self.port)
+        format!("nats://{}", self.launch.address)
     }
 
     /// Where clients connect, for a proxy in between.
     pub fn address(&self) -> SocketAddr {
-        (Ipv4Addr::LOCALHOST, self.port).into()
+        self.launch.address
+    }
+
+    /// What it tells of itself at `path`, for instance `/jsz?streams=true`; nothing while it does not.
+    pub fn tells(&self, path: &str) -> Option<serde_json::Value> {
+        let monitor = self.launch.monitor?;
+        let mut stream = TcpStream::connect_timeout(&monitor, Duration::from_millis(500)).ok()?;
+        stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
+        write!(stream, "GET {path} HTTP/1.0\r\nHost: {monitor}\r\n\r\n").ok()?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).ok()?;
+        let (_, body) = answer.split_once("\r\n\r\n")?;
+        serde_json::from_str(body).ok()
     }
 
     /// The process, while it runs.
@@ -144,7 +169,7 @@ impl NatsServer {
     }
 
     fn log_path(&self) -> PathBuf {
-        self.directory.path().join("nats.log")
+        self.launch.directory.path().join("nats.log")
     }
 
     /// Ends it without warning (SIGKILL).
@@ -161,13 +186,30 @@ impl NatsServer {
         child.wait().map(drop)
     }
 
+    /// Stops it in its tracks (SIGSTOP): its connections stay open, and nothing is answered.
+    pub fn pause(&self) -> io::Result<()> {
+        signal(self.running()?, libc::SIGSTOP)
+    }
+
+    /// Lets it go on after [`Self::pause`].
+    pub fn go_on(&self) -> io::Result<()> {
+        signal(self.running()?, libc::SIGCONT)
+    }
+
+    fn running(&self) -> io::Result<u32> {
+        self.pid().ok_or_else(|| io::Error::other("the server does not run"))
+    }
+
     /// Starts it on the same port and store, ending it first if it runs.
     pub fn restart(&mut self) -> io::Result<()> {
         self.kill()?;
         let log = std::fs::OpenOptions::new().create(true).append(true).open(self.log_path())?;
-        let child = Command::new(binary()?)
-            .args(&self.args)
-            .envs(self.env.iter().map(|(key, value)| (key, value)))
+        let mut line = self.launch.within.clone();
+        line.push(binary()?.into());
+        let child = Command::new(&line[0])
+            .args(&line[1..])
+            .args(&self.launch.args)
+            .envs(self.launch.env.iter().map(|(key, value)| (key, value)))
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
@@ -179,7 +221,7 @@ impl NatsServer {
     /// Loses the store, ending the server first if it runs; [`Self::restart`] starts it empty.
     pub fn wipe(&mut self) -> io::Result<()> {
         self.kill()?;
-        std::fs::remove_dir_all(self.directory.path().join("store"))
+        std::fs::remove_dir_all(self.launch.directory.path().join("store"))
     }
 
     fn wait_ready(&mut self) -> io::Result<()> {
@@ -215,7 +257,7 @@ impl Drop for NatsServer {
 }
 
 /// Free now, and nobody is handed it again soon.
-fn free_port() -> io::Result<u16> {
+pub(crate) fn free_port() -> io::Result<u16> {
     Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
 }
 

@@ -21,7 +21,7 @@ fn talk(label: &'static str) -> Plan {
 }
 
 /// Runs traffic while `trouble` goes on, and a little longer; then settles.
-async fn under_traffic(
+pub(super) async fn under_traffic(
     cluster: &mut Cluster,
     label: &'static str,
     trouble: impl AsyncFnOnce(&mut Cluster) -> Result<()>,

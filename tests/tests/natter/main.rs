@@ -26,6 +26,7 @@ mod sign_in;
 mod standalone;
 mod start_order;
 mod team_page;
+mod three_nodes;
 
 /// Runs each test on a cluster over SQLite and over PostgreSQL.
 macro_rules! on_both_stores {

@@ -29,7 +29,7 @@ struct Intruder {
 }
 
 impl Intruder {
-    async fn of(nats: &NatsServer, identity: &Identity, inbox: &str) -> Result<Self> {
+    async fn of(url: String, identity: &Identity, inbox: &str) -> Result<Self> {
         let (sender, complaints) = mpsc::unbounded_channel();
         let options = ConnectOptions::with_nkey(identity.seed.clone()).custom_inbox_prefix(inbox).event_callback(move |event| {
             if let Event::ServerError(error) = event {
@@ -37,7 +37,7 @@ impl Intruder {
             }
             std::future::ready(())
         });
-        Ok(Self { client: options.connect(nats.client_url()).await?, complaints })
+        Ok(Self { client: options.connect(url).await?, complaints })
     }
 
     /// The server's next complaint.
@@ -90,7 +90,7 @@ const DESTRUCTIVE: [&str; 6] = [
 #[tokio::test(flavor = "multi_thread")]
 async fn a_gateway_only_publishes_events_and_reads_back() -> Result<()> {
     let cluster = Cluster::builder().gateways(1).start().await?;
-    let mut gateway = Intruder::of(&cluster.nats, &cluster.identities.gateway, "_INBOX.gateway.x").await?;
+    let mut gateway = Intruder::of(cluster.nats.client_url(), &cluster.identities.gateway, "_INBOX.gateway.x").await?;
     for call in DESTRUCTIVE {
         gateway.may_not_publish(call).await?;
     }
@@ -112,7 +112,7 @@ async fn a_gateway_only_publishes_events_and_reads_back() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_persister_makes_and_reads_streams_but_removes_nothing() -> Result<()> {
     let cluster = Cluster::builder().gateways(1).start().await?;
-    let mut persister = Intruder::of(&cluster.nats, &cluster.identities.persister, "_INBOX.persister.x").await?;
+    let mut persister = Intruder::of(cluster.nats.client_url(), &cluster.identities.persister, "_INBOX.persister.x").await?;
     for call in DESTRUCTIVE {
         persister.may_not_publish(call).await?;
     }
@@ -131,7 +131,7 @@ async fn a_persister_makes_and_reads_streams_but_removes_nothing() -> Result<()>
 #[tokio::test(flavor = "multi_thread")]
 async fn the_monitor_sees_nothing_of_what_passes() -> Result<()> {
     let cluster = Cluster::builder().gateways(1).start().await?;
-    let mut monitor = Intruder::of(&cluster.nats, &cluster.identities.monitor, "_INBOX.monitor").await?;
+    let mut monitor = Intruder::of(cluster.nats.client_url(), &cluster.identities.monitor, "_INBOX.monitor").await?;
     for subject in ["ev.0.g.0123", "ctl", "rpc.whoami", "$JS.API.STREAM.NAMES", "$SYS.REQ.SERVER.x.RELOAD"] {
         monitor.may_not_publish(subject).await?;
     }

@@ -30,6 +30,10 @@ const REPLY_CAPACITY: usize = 65_536;
 /// The name of the connection that delivers live.
 const SUBSCRIBE: &str = "subscribe";
 
+/// Between two pings. A server whose third is due while none was answered is left for another: with
+/// the connect timeout on top, one that stands still or is cut off is left within 8 s.
+const PING_INTERVAL: Duration = Duration::from_secs(2);
+
 /// How often the connections are looked at without an event: the client's events may be lost.
 const LOOK_INTERVAL: Duration = Duration::from_millis(250);
 
@@ -183,7 +187,7 @@ async fn base_options(options: &NatsOptions) -> Result<ConnectOptions, NatsError
         .require_tls(options.tls_required)
         .retry_on_initial_connect()
         .connection_timeout(options.connect_timeout)
-        .ping_interval(Duration::from_secs(5))
+        .ping_interval(PING_INTERVAL)
         .client_capacity(options.max_in_flight.max(2048))
         .read_buffer_capacity(u16::MAX)
         // Every subject comes from the subject module.
