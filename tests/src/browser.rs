@@ -4,7 +4,12 @@
 use std::{path::PathBuf, time::Duration};
 
 use anyhow::{Context, Result, bail};
-use fantoccini::{Client, ClientBuilder, wd::Capabilities};
+use fantoccini::{
+    Client, ClientBuilder, Locator,
+    actions::{InputSource, KeyAction, KeyActions},
+    key::Key,
+    wd::Capabilities,
+};
 use hyper_util::client::legacy::connect::HttpConnector;
 use serde_json::{Value, json};
 use tokio::time::Instant;
@@ -19,6 +24,7 @@ pub struct Browser {
     /// The WebDriver session.
     pub page: Client,
     name: String,
+    driver_url: String,
     profile: String,
     _driver: Process,
     _folder: Folder,
@@ -82,7 +88,7 @@ impl Browser {
                 Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
             }
         };
-        Ok(Self { page, name: name.to_owned(), profile, _driver: driver, _folder: folder })
+        Ok(Self { page, name: name.to_owned(), driver_url: url, profile, _driver: driver, _folder: folder })
     }
 
     /// Goes to a URL.
@@ -110,6 +116,70 @@ impl Browser {
             }
             tokio::time::sleep(Duration::from_millis(30)).await;
         }
+    }
+
+    /// Waits until a script returns exactly this.
+    pub async fn wait_for_value(&self, wanted: Value, script: &str) -> Result<()> {
+        let until = Instant::now() + IN_PAGE;
+        loop {
+            let value = self.eval(script).await?;
+            if value == wanted {
+                return Ok(());
+            }
+            if Instant::now() > until {
+                let _ = self.screenshot("failed").await;
+                let body = self.eval("return document.body.innerText").await?;
+                bail!("{}: {script} is {value}, not {wanted}; the page says: {body}", self.name);
+            }
+            tokio::time::sleep(Duration::from_millis(30)).await;
+        }
+    }
+
+    /// Clicks in the middle of what a CSS selector finds first, once it is there and shown. Fails
+    /// where something else lies over it.
+    pub async fn click(&self, css: &str) -> Result<()> {
+        let shown = format!("const found = document.querySelector({}); return !!found && found.offsetParent !== null", json!(css));
+        self.wait_for(css, &shown).await?;
+        self.page.find(Locator::Css(css)).await?.click().await.with_context(|| format!("{}: clicking {css}", self.name))
+    }
+
+    /// Clicks into a field, and presses the keys of a text.
+    pub async fn fill(&self, css: &str, text: &str) -> Result<()> {
+        self.click(css).await?;
+        self.eval(&format!("document.querySelector({}).select()", json!(css))).await?;
+        self.type_text(text).await
+    }
+
+    /// Presses a key, as a person without a mouse does.
+    pub async fn press(&self, key: Key) -> Result<()> {
+        self.type_text(&char::from(key).to_string()).await
+    }
+
+    /// Presses the keys of a text, one after the other.
+    pub async fn type_text(&self, text: &str) -> Result<()> {
+        let down_and_up = |value| [KeyAction::Down { value }, KeyAction::Up { value }];
+        let keys = text.chars().flat_map(down_and_up).fold(KeyActions::new("keyboard".to_owned()), KeyActions::then);
+        Ok(self.page.perform_actions(keys).await?)
+    }
+
+    /// Has the browser look as another device does: this size, with a finger or a mouse, and dark
+    /// or light. No window is as small as a phone.
+    pub async fn look(&self, width: u32, height: u32, is_phone: bool, is_dark: bool) -> Result<()> {
+        let size = json!({"width": width, "height": height, "deviceScaleFactor": 1, "mobile": is_phone});
+        self.devtools("Emulation.setDeviceMetricsOverride", size).await?;
+        self.devtools("Emulation.setTouchEmulationEnabled", json!({"enabled": is_phone})).await?;
+        let scheme = if is_dark { "dark" } else { "light" };
+        let media = json!({"features": [{"name": "prefers-color-scheme", "value": scheme}]});
+        self.devtools("Emulation.setEmulatedMedia", media).await
+    }
+
+    /// A command of the DevTools protocol, of which WebDriver knows nothing.
+    async fn devtools(&self, command: &str, params: Value) -> Result<()> {
+        let session = self.page.session_id().await?.context("a session")?;
+        let url = format!("{}/session/{session}/goog/cdp/execute", self.driver_url);
+        let answer = reqwest::Client::new().post(url).json(&json!({"cmd": command, "params": params})).send().await?;
+        anyhow::ensure!(answer.status().is_success(), "{command}: {}", answer.text().await?);
+        Ok(())
     }
 
     /// Saves a picture in target/screenshots.

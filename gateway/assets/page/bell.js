@@ -2,8 +2,8 @@
 // Notifications: the bell with its count, the panel with the list, and sending one.
 
 import { call, get, newKey } from "./api.js";
-import { announce, avatar, byId, iconButton, make } from "./dom.js";
-import { shortTime, t } from "./strings.js";
+import { announce, avatar, byId, iconButton, linked, make } from "./dom.js";
+import { explain, shortTime, t, wholeTime } from "./strings.js";
 import { comparePositions } from "../natter.js";
 
 /**
@@ -49,8 +49,8 @@ export function showBell(client, directory, page) {
     const made = make("li", { id: `notification_${entry.id}`, class: entry.seen ? "list-group-item" : "list-group-item-primary" },
       avatar(id || "system", name),
       make("div", { class: "lines" },
-        make("p", { class: "from" }, make("b", { "data-user": id }, name), room ? ` · ${room}` : "", " ", make("time", { dateTime: entry.sent_at }, shortTime(entry.sent_at))),
-        make("p", { class: "text" }, entry.body)),
+        make("p", { class: "from" }, make("b", { "data-user": id }, name), room ? ` · ${room}` : "", " ", make("time", { dateTime: entry.sent_at, title: wholeTime(entry.sent_at) }, shortTime(entry.sent_at))),
+        make("p", { class: "text" }, linked(entry.body))),
       make("div", { class: "tools" },
         !entry.seen && iconButton("check", t("mark_seen"), { class: "mark-seen", onclick: () => void see([entry.id]) }),
         !entry.archived && iconButton("archive", t("archive"), { class: "archive", onclick: () => void archive(entry.id) })));
@@ -132,7 +132,7 @@ export function showBell(client, directory, page) {
       text.value = "";
       result.textContent = t("notified", { who: users[0].display_name });
     } catch (error) {
-      result.textContent = /** @type {Error} */ (error).message || t("unavailable");
+      result.textContent = explain(error);
     }
   }
 

@@ -11,7 +11,7 @@ const DRAFTS = "natter-draft-";
 
 /** @param {{id: string, title: string, send: (text: string) => boolean, typing: () => void}} room */
 export function composer(room) {
-  const field = make("textarea", { class: "type_msg", rows: 1, placeholder: t("message_to", { room: room.title }), "aria-label": t("message_to", { room: room.title }) });
+  const field = make("textarea", { class: "type_msg", rows: 1 });
   const button = make("button", { type: "submit", class: "send_btn", title: t("send"), "aria-label": t("send") }, icon("send"));
   // The field's fourth parent is the room's pane: pages that come with other scripts rely on it.
   const form = make("form", { class: "message_form" }, make("div", { class: "input-group" }, field, button));
@@ -20,7 +20,8 @@ export function composer(room) {
 
   function grow() {
     field.style.height = "auto";
-    field.style.height = `${Math.min(field.scrollHeight + 2, 180)}px`;
+    // A long hint is no text.
+    if (field.value) field.style.height = `${Math.min(field.scrollHeight + 2, 180)}px`;
   }
 
   function send() {
@@ -51,8 +52,15 @@ export function composer(room) {
       room.typing();
     }
   });
+  /** @param {string} title */
+  function retitle(title) {
+    field.placeholder = t("message_to", { room: title });
+    field.setAttribute("aria-label", field.placeholder);
+  }
+
+  retitle(room.title);
   requestAnimationFrame(grow);
-  return { element: footer, field };
+  return { element: footer, retitle };
 }
 
 /** Who is typing, below the messages. @param {(id: string) => string} name */

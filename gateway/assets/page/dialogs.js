@@ -5,7 +5,7 @@
 import { all, call, newKey } from "./api.js";
 import { arrange, avatar, iconButton, make } from "./dom.js";
 import { person, picker } from "./people.js";
-import { t } from "./strings.js";
+import { explain, t } from "./strings.js";
 
 /**
  * @param {string} title @param {any[]} content @param {{label: string, run: () => Promise<any>}} [action]
@@ -39,7 +39,7 @@ async function attempt(place, run) {
     await run();
     return true;
   } catch (error) {
-    place.textContent = /** @type {Error} */ (error).message || t("unavailable");
+    place.textContent = explain(error);
     return false;
   }
 }
@@ -75,18 +75,20 @@ export function addPeople(room, title) {
 export async function details(room, title, me) {
   const mayManage = room.kind === "group" && room.role !== "member";
   const list = make("ul", { class: "members", "aria-label": t("members") }, make("li", { class: "quiet" }, t("loading")));
-  const name = make("input", { id: "new-name", value: room.display_name, maxLength: 80, autocomplete: "off" });
+  const name = make("input", { id: "new-name", value: room.display_name, maxLength: 80, autocomplete: "off",
+    onkeydown: (/** @type {KeyboardEvent} */ event) => event.key === "Enter" && !event.isComposing && void renameTo(name.value.trim()) });
   const rename = mayManage && make("div", { class: "rename" }, make("label", { for: "new-name" }, t("group_name")), name,
     make("button", { type: "button", onclick: () => renameTo(name.value.trim()) }, t("rename")));
   const add = mayManage && make("button", { type: "button", onclick: () => { shown.close(); addPeople(room, title); } }, t("add_people"));
-  const leave = room.kind !== "single" && make("button", { type: "button", class: "danger", onclick: () => askLeave() }, t("leave"));
+  const leave = room.kind !== "single" && make("button", { type: "button", class: "danger", onclick: () => askLeave(true) }, t("leave"));
+  const actions = make("div", { class: "actions" }, add, leave);
   const sure = make("div", { class: "sure", hidden: true }, make("p", {}, t("leave_sure", { room: title })),
-    make("button", { type: "button", onclick: () => { sure.hidden = true; } }, t("cancel")),
+    make("button", { type: "button", onclick: () => askLeave(false) }, t("cancel")),
     make("button", { type: "button", class: "danger", id: "leave-sure", onclick: () => act(async () => {
       await call("POST", `/groups/${room.id}/leave`);
       shown.close();
     }) }, t("leave")));
-  const shown = dialog(title, [rename, make("h3", {}, t("members")), list, make("div", { class: "actions" }, add, leave), sure]);
+  const shown = dialog(title, [rename, make("h3", {}, t("members")), list, actions, sure]);
 
   const act = (/** @type {() => Promise<any>} */ run) => attempt(shown.error, run);
 
@@ -98,9 +100,11 @@ export async function details(room, title, me) {
     }
   }
 
-  function askLeave() {
-    sure.hidden = false;
-    sure.querySelector("button").focus();
+  /** @param {boolean} isAsked */
+  function askLeave(isAsked) {
+    sure.hidden = !isAsked;
+    actions.hidden = isAsked;
+    (isAsked ? sure.querySelector("button") : leave).focus();
   }
 
   async function load() {
@@ -109,7 +113,10 @@ export async function details(room, title, me) {
       const remove = mayManage && user.id !== me && role !== "owner" && iconButton("close", t("remove_who", { who: user.display_name }), {
         onclick: () => act(async () => {
           await call("DELETE", `/groups/${room.id}/members/${encodeURIComponent(user.id)}`);
-          await load();
+          const gone = list.querySelector(`[data-user="${CSS.escape(user.id)}"]`);
+          const neighbour = gone?.nextElementSibling ?? gone?.previousElementSibling;
+          gone?.remove();
+          (neighbour?.querySelector("button") ?? shown.element.querySelector("button")).focus();
         }),
       });
       return make("li", { "data-user": user.id }, avatar(user.id, user.display_name), person(user),

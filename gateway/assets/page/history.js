@@ -3,7 +3,7 @@
 // size scrolls well; the window moves with the scrolling, and older pages are fetched ahead of it.
 
 import { arrange, avatar, icon, linked, make } from "./dom.js";
-import { dayName, t, timeOf } from "./strings.js";
+import { dayName, explain, t, timeOf, wholeTime } from "./strings.js";
 import { comparePositions } from "../natter.js";
 
 /** Rows in the document at most, and by how many the window moves. */
@@ -79,9 +79,15 @@ export class History {
     if (this.#pinned) {
       const { start, end } = this.#range();
       if (end - start > MOST_ROWS) this.#setWindow(end - STEP, end);
-      else if (!this.#window.first) this.#setWindow(Math.max(0, end - STEP), end);
+      else if (!this.#window.first) this.#setWindow(Math.min(end - STEP, this.#firstNew - 10), end);
     }
     this.update();
+  }
+
+  /** The index of the first message that is new; past the last one where none is. */
+  get #firstNew() {
+    const found = this.#messages.findIndex((message) => this.#isNew(message));
+    return found < 0 ? this.#messages.length : found;
   }
 
   /** Draws soon, once for all that happened until then. */
@@ -131,7 +137,7 @@ export class History {
     const divider = this.#rows.get("new");
     this.#stick();
     if (divider && divider.offsetTop < this.element.scrollTop) {
-      this.element.scrollTop = divider.offsetTop - 24;
+      this.element.scrollTop = divider.offsetTop - 56;
       this.#pinned = false;
     }
   }
@@ -245,7 +251,7 @@ export class History {
     text.append(linked(body));
     return make("div", { class: own ? "line own" : "line", "data-sender": sender },
       avatar(sender, name),
-      make("span", { class: "who" }, make("b", {}, name), " ", make("time", { dateTime: time }, timeOf(time))),
+      make("span", { class: "who" }, make("b", {}, name), " ", make("time", { dateTime: time, title: wholeTime(time) }, timeOf(time))),
       make("time", { class: "aside", dateTime: time, "aria-hidden": "true" }, timeOf(time)),
       text);
   }
@@ -267,7 +273,7 @@ export class History {
     row.dataset.state = item.state;
     for (const old of row.querySelectorAll(".mark")) old.remove();
     if (item.state === "failed") {
-      row.append(make("span", { class: "mark failed" }, icon("alert"), `${t("failed")} · `,
+      row.append(make("span", { class: "mark failed" }, icon("alert"), ` ${t("failed")} ${explain(item.error)} `,
         make("button", { type: "button", class: "link", onclick: () => this.room.retry(item) }, t("retry")), " · ",
         make("button", { type: "button", class: "link", onclick: () => this.room.discard(item) }, t("discard"))));
     } else {
@@ -275,6 +281,13 @@ export class History {
       row.append(make("span", { class: `mark ${key}`, role: "img", "aria-label": t(key), title: t(key) }, icon(key === "accepted" ? "check" : "clock")));
     }
     return row;
+  }
+
+  /** The room is called otherwise now. */
+  retitle() {
+    this.#rows.delete("start");
+    this.element.setAttribute("aria-label", this.room.title());
+    this.update();
   }
 
   /** Names became known. */

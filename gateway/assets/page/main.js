@@ -10,7 +10,7 @@ import { Groups, showGroups } from "./groups.js";
 import { Directory, showPeople } from "./people.js";
 import { RoomView } from "./room.js";
 import { showStatus } from "./status.js";
-import { switchLanguage, t, translate } from "./strings.js";
+import { explain, switchLanguage, t, translate } from "./strings.js";
 import { Client } from "../natter.js";
 
 const page = /** @type {Record<string, string>} */ (document.body.dataset);
@@ -57,7 +57,7 @@ async function openSingle(user) {
   try {
     rooms.open(groups.learn(await call("POST", "/groups/single", { user })));
   } catch (error) {
-    announce(/** @type {Error} */ (error).message);
+    announce(explain(error));
   }
 }
 

@@ -80,6 +80,7 @@ export function showPeople(directory, open) {
     if (prefix !== search.value.trim()) return;
     directory.learn(users);
     arrange(list, users.map(item));
+    byId("no-people").textContent = t(prefix ? "no_people" : "nobody_yet");
     byId("no-people").hidden = users.length > 0;
   }
 

@@ -6,13 +6,19 @@ import { composer, typingLine } from "./composer.js";
 import { details } from "./dialogs.js";
 import { announce, avatar, byId, iconButton, make } from "./dom.js";
 import { History } from "./history.js";
-import { t } from "./strings.js";
+import { explain, t } from "./strings.js";
 
 /** @typedef {import("./groups.js").Room} Room */
 
+/** How many messages to begin with: all that are unread, if a page holds them. @param {number} unread */
+const pageFor = (unread) => Math.min(Math.max(50, unread + 10), 200);
+
 /** Shows one room at a time, in `#display-rooms`. */
 export class RoomView {
-  /** @type {{room: Room, history: History, typing: ReturnType<typeof typingLine>, pane: any, title: any, kind: any}|null} */ #shown = null;
+  /** @type {{room: Room, history: History, typing: ReturnType<typeof typingLine>,
+   *   writing: ReturnType<typeof composer>, pane: any, title: any, kind: any,
+   *   changed: Map<string, boolean>}|null} who came (true) or went since the members were last asked for: `changed` */
+  #shown = null;
   /** Messages that are not there yet, by room. @type {Map<string, import("../natter.js").Outgoing[]>} */ #outgoing = new Map();
   #client;
   #groups;
@@ -32,7 +38,7 @@ export class RoomView {
     client.on("message", (message) => this.#onMessage(message));
     client.on("send", () => this.#shown?.history.update());
     groups.addEventListener("change", () => this.#drawHeader());
-    groups.addEventListener("members", (/** @type {any} */ event) => { if (event.detail.group === this.#shown?.room.id) void this.#drawKind(); });
+    groups.addEventListener("members", (/** @type {any} */ event) => { if (event.detail.group === this.#shown?.room.id) void this.#drawKind(event.detail); });
     groups.addEventListener("left", (/** @type {any} */ event) => this.#onLeft(event.detail));
     directory.addEventListener("change", () => { this.#shown?.history.rename(); this.#drawHeader(); });
     document.addEventListener("visibilitychange", () => {
@@ -63,7 +69,7 @@ export class RoomView {
       room.kind !== "single" && iconButton("people", t("details"), { id: "room-details", onclick: () => void details(room, this.#groups.title(room), this.#me) }));
     const name = (/** @type {string} */ id) => this.#directory.name(id);
     const typing = typingLine(name);
-    const messages = new History(this.#client.timeline(room.id), {
+    const messages = new History(this.#client.timeline(room.id, { page: pageFor(room.unread) }), {
       me: this.#me, name, title: () => this.#groups.title(room), lastRead: room.unread > 0 ? room.last_read ?? "0.0" : undefined,
       retry: (item) => { this.#client.retry(item); messages.update(); },
       discard: (item) => {
@@ -79,7 +85,7 @@ export class RoomView {
     const pane = make("section", { class: "display_room", id: `display_room_${room.id}`, "aria-label": this.#groups.title(room) },
       header, make("div", { class: "scroll" }, messages.element, messages.jump), typing.element, writing.element);
     byId("display-rooms").replaceChildren(pane);
-    this.#shown = { room, history: messages, typing, pane, title, kind };
+    this.#shown = { room, history: messages, typing, writing, pane, title, kind, changed: new Map() };
     this.#drawHeader();
     void this.#drawKind();
     void messages.timeline.open().then(() => messages.update());
@@ -105,17 +111,34 @@ export class RoomView {
     if (this.#shown.title.textContent === title) return;
     this.#shown.title.textContent = title;
     this.#shown.pane.setAttribute("aria-label", title);
+    this.#shown.history.retitle();
+    this.#shown.writing.retitle(title);
   }
 
-  async #drawKind() {
+  /** @param {import("../natter.js").GroupChange} [change] what it has to show */
+  async #drawKind(change) {
     const shown = this.#shown;
     if (!shown) return;
-    const { room, kind } = shown;
+    const { room, kind, changed } = shown;
+    if (change?.user && change.change.startsWith("member_")) changed.set(change.user, change.change === "member_added");
     kind.textContent = room.kind === "open" ? t("open_room") : room.kind === "single" ? (room.other ? `@${room.other.handle}` : t("one_to_one")) : "";
     if (room.kind !== "group") return;
-    const { members, next } = await call("GET", `/groups/${room.id}/members?limit=200`).catch(() => ({ members: [], next: null }));
-    this.#directory.learn(members.map((/** @type {any} */ member) => member.user));
-    if (members.length > 0) kind.textContent = t("members_count", { n: next ? `${members.length}+` : members.length });
+    // A change of this moment is told before the database has it.
+    for (const pause of [0, 300, 1_000, 3_000]) {
+      await new Promise((resume) => setTimeout(resume, pause));
+      const { members, next } = await call("GET", `/groups/${room.id}/members?limit=200`).catch(() => ({ members: [], next: null }));
+      if (shown !== this.#shown) return;
+      this.#drawCount(members, next);
+      const ids = new Set(members.map((/** @type {any} */ member) => member.user.id));
+      for (const [user, isMember] of changed) if (next || ids.has(user) === isMember) changed.delete(user);
+      if (changed.size === 0) return;
+    }
+  }
+
+  /** @param {any[]} members @param {string|null} next */
+  #drawCount(members, next) {
+    this.#directory.learn(members.map((member) => member.user));
+    if (this.#shown && members.length > 0) this.#shown.kind.textContent = t(members.length === 1 ? "members_one" : "members_count", { n: next ? `${members.length}+` : members.length });
   }
 
   /** @param {Room} room @param {string} text */
@@ -125,7 +148,7 @@ export class RoomView {
     try {
       shown.history.outgoing.push(this.#client.send(room.id, text));
     } catch (error) {
-      announce(/** @type {Error} */ (error).message);
+      announce(explain(error));
       return false;
     }
     shown.history.newFrom(undefined);

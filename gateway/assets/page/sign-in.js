@@ -3,7 +3,7 @@
 
 import { call } from "./api.js";
 import { byId } from "./dom.js";
-import { switchLanguage, t, translate } from "./strings.js";
+import { explain, switchLanguage, t, translate } from "./strings.js";
 
 translate();
 document.title = `${t("sign_in")} · Natter`;
@@ -21,7 +21,7 @@ function onSubmit(form, signIn) {
       await signIn(new FormData(event.target));
       location.assign(document.body.dataset.next ?? "/");
     } catch (problem) {
-      error.textContent = /** @type {Error} */ (problem).message || t("unavailable");
+      error.textContent = explain(problem);
       error.hidden = false;
       button.disabled = false;
     }

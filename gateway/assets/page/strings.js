@@ -22,7 +22,14 @@ export const STRINGS = {
     details: "Members and settings",
     discard: "Discard",
     empty_room: "No messages yet. Say hello!",
-    failed: "Not sent",
+    error_bad_request: "{detail}",
+    error_forbidden: "You are not allowed to do that.",
+    error_not_found: "That is not there any more, or not for you to see.",
+    error_rate_limited: "That was too fast. Please wait a moment.",
+    error_too_large: "That is too long.",
+    error_too_many_groups: "You are in as many groups as one can be in.",
+    error_unauthorized: "The token is missing, has expired, or is not for this service.",
+    failed: "Not sent.",
     gap: "Loading missed messages…",
     group_name: "Group name",
     invite: "People to add",
@@ -37,10 +44,12 @@ export const STRINGS = {
     mark_seen: "Mark as seen",
     members: "Members",
     members_count: "{n} members",
+    members_one: "1 member",
     message_from: "{who} in {room}: {text}",
     message_to: "Message {room}",
     new_messages: "New messages",
     no_groups: "No rooms yet",
+    nobody_yet: "Nobody else is here yet",
     no_people: "Nobody found",
     not_member: "This room does not exist, or you are not a member of it.",
     notification_from: "Notification from {who}: {text}",
@@ -108,7 +117,14 @@ export const STRINGS = {
     details: "成員與設定",
     discard: "捨棄",
     empty_room: "還沒有訊息，打個招呼吧！",
-    failed: "未送出",
+    error_bad_request: "這項內容不被接受（{detail}）。",
+    error_forbidden: "您沒有這項權限。",
+    error_not_found: "對象已不存在，或您無法檢視。",
+    error_rate_limited: "操作太頻繁，請稍候。",
+    error_too_large: "內容太長。",
+    error_too_many_groups: "您加入的群組已達上限。",
+    error_unauthorized: "權杖未提供、已過期，或不適用於此服務。",
+    failed: "未送出。",
     gap: "正在載入錯過的訊息…",
     group_name: "群組名稱",
     invite: "要加入的人",
@@ -123,10 +139,12 @@ export const STRINGS = {
     mark_seen: "標為已看",
     members: "成員",
     members_count: "{n} 位成員",
+    members_one: "1 位成員",
     message_from: "{who} 在「{room}」：{text}",
     message_to: "傳訊息到「{room}」",
     new_messages: "新訊息",
     no_groups: "還沒有聊天室",
+    nobody_yet: "還沒有其他人",
     no_people: "找不到人",
     not_member: "這個聊天室不存在，或您不是其成員。",
     notification_from: "{who} 的通知：{text}",
@@ -214,12 +232,27 @@ export function translate(root = document.body) {
   each("data-t-hint", (element, text) => { element.placeholder = text; });
 }
 
-const clock = new Intl.DateTimeFormat(locale, { hour: "2-digit", minute: "2-digit" });
+/**
+ * What went wrong, in the page's language: by the code of an answer, whose own text is for programs.
+ * @param {any} error an `ApiError`, a `RequestError`, or what the browser throws where nothing answered
+ */
+export function explain(error) {
+  const key = `error_${error?.code}`;
+  if (!error?.code || !(key in STRINGS[language])) return t("unavailable");
+  const detail = String(error.message);
+  return t(key, { detail: language === "en" ? `${detail.charAt(0).toUpperCase()}${detail.slice(1)}.` : detail });
+}
+
+const clock = new Intl.DateTimeFormat(locale, { hour: "numeric", minute: "2-digit" });
+const whole = new Intl.DateTimeFormat(locale, { dateStyle: "full", timeStyle: "short" });
 const dayOf = new Intl.DateTimeFormat(locale, { weekday: "long", month: "long", day: "numeric" });
 const dayShort = new Intl.DateTimeFormat(locale, { month: "short", day: "numeric" });
 
 /** @param {string} time */
 export const timeOf = (time) => clock.format(new Date(time));
+
+/** Day and time, for who points at a time. @param {string} time */
+export const wholeTime = (time) => whole.format(new Date(time));
 
 /** The day that divides messages. @param {string} time */
 export function dayName(time) {

@@ -22,6 +22,9 @@ test("what scripts and templates ask for is there, and nothing else is", () => {
   const scripts = readdirSync(new URL("assets/page/", gateway)).map((name) => readFileSync(new URL(`assets/page/${name}`, gateway), "utf8"));
   const templates = ["chat.html", "sign_in.html"].map((name) => readFileSync(new URL(`templates/${name}`, gateway), "utf8"));
   const asked = new Set(["role_owner", "role_admin", "role_member"]);
+  // Those of errors are asked for by the code that the server says.
+  const protocol = readFileSync(new URL("../PROTOCOL.md", gateway), "utf8");
+  for (const [, code] of protocol.matchAll(/^\| `(\w+)` \| (?:yes|no) \|/gm)) if (`error_${code}` in STRINGS.en) asked.add(`error_${code}`);
   for (const text of templates) for (const [, key] of text.matchAll(/data-t(?:-\w+)?="(\w+)"/g)) asked.add(key);
   const known = Object.keys(STRINGS.en);
   for (const text of scripts) for (const [, key] of text.matchAll(/\bt\("(\w+)"/g)) asked.add(key);

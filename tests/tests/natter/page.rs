@@ -1,5 +1,4 @@
-//! What our own page promises beyond a chat: a long room to its beginning, a gateway that dies, and
-//! that everybody can use it.
+//! What our own page promises beyond a chat: a long room to its beginning, and a gateway that dies.
 
 use std::time::Duration;
 
@@ -113,74 +112,4 @@ async fn a_page_whose_gateway_dies_counts_down_and_goes_on_with_nothing_missing(
     assert_eq!(texts.iter().filter(|text| text.starts_with("away")).collect::<Vec<_>>(), expected.iter().collect::<Vec<_>>());
     assert_eq!(texts.iter().filter(|text| text.starts_with("said")).count(), 1);
     browser.close().await
-}
-
-/// What axe-core finds wrong with the page as it is now.
-async fn axe(browser: &Browser, what: &str) -> Result<()> {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/js/node_modules/axe-core/axe.min.js");
-    let axe = std::fs::read_to_string(path).with_context(|| format!("{path} (tests/setup.sh installs it)"))?;
-    browser.eval(&format!("if (!window.axe) {{ {axe}; window.axe = axe; }}")).await?;
-    let script = "const done = arguments[0];
-        axe.run(document).then((found) => done(found.violations.map((one) =>
-            `${one.id}: ${one.nodes.map((node) => `${node.html.slice(0, 150)} ${node.any.map((check) => check.message)}`).join('; ')}`)),
-            (error) => done([String(error)]));";
-    let violations = browser.page.execute_async(script, Vec::new()).await?;
-    assert_eq!(violations, json!([]), "{what}");
-    Ok(())
-}
-
-/// What the page's Content-Security-Policy refused since it was loaded.
-async fn no_csp_violation(browser: &Browser) -> Result<()> {
-    let script = "const done = arguments[0];
-        const observer = new ReportingObserver((reports) => done(reports.map((report) => report.body.toJSON())), {types: ['csp-violation'], buffered: true});
-        observer.observe();
-        setTimeout(() => done([]), 300);";
-    assert_eq!(browser.page.execute_async(script, Vec::new()).await?, json!([]));
-    Ok(())
-}
-
-async fn everybody_can_use_it(name: &str, scheme: &str, size: &str) -> Result<()> {
-    let cluster = Cluster::builder().start().await?;
-    let gateway = cluster.gateway(0);
-    let ben = Client::connect(gateway, &User::named("ben")).await?;
-    let group = ben.join("lobby").await?;
-    ben.send(group, "hello, see https://example.org/").await?;
-    let is_dark = scheme.ends_with('0');
-    let browser = Browser::start_with(name, &[scheme, size]).await?;
-    browser.goto(&format!("http://{gateway}/sign-in")).await?;
-    axe(&browser, "signing in").await?;
-    come_in(&browser, name, gateway).await?;
-    assert_eq!(browser.eval("return matchMedia('(prefers-color-scheme: dark)').matches").await?, json!(is_dark));
-    sees(&browser, "hello, see").await?;
-    ben.request(json!({"type": "notify", "to": {"user": name}, "body": "ping!", "nonce": uuid::Uuid::now_v7()})).await?;
-    browser.wait_for("the notification", "return !!document.querySelector('#notifications .list-group-item-primary')").await?;
-    say(&browser, "and hello").await?;
-    browser.wait_for("it accepted", "return !!document.querySelector('.mark.accepted')").await?;
-    no_csp_violation(&browser).await?;
-    axe(&browser, "a room").await?;
-    browser.eval("document.getElementById('bell').click()").await?;
-    axe(&browser, "the notifications").await?;
-    browser.eval("document.getElementById('close-notifications').click(); document.getElementById('new-group').click()").await?;
-    browser.wait_for("people to choose", "return !!document.querySelector('dialog .results li')").await?;
-    axe(&browser, "a new group").await?;
-    browser.eval("document.querySelector('dialog .icon-button').click(); document.getElementById('room-details').click()").await?;
-    browser.wait_for("members", "return !!document.querySelector('dialog .members li[data-user]')").await?;
-    axe(&browser, "a group's details").await?;
-    no_csp_violation(&browser).await?;
-    browser.close().await
-}
-
-const DARK: &str = "--blink-settings=preferredColorScheme=0";
-const LIGHT: &str = "--blink-settings=preferredColorScheme=1";
-
-#[tokio::test(flavor = "multi_thread")]
-async fn everybody_can_use_it_on_a_desktop() -> Result<()> {
-    everybody_can_use_it("light-desk", LIGHT, "--window-size=1200,800").await?;
-    everybody_can_use_it("dark-desk", DARK, "--window-size=1200,800").await
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn everybody_can_use_it_on_a_phone() -> Result<()> {
-    everybody_can_use_it("light-phone", LIGHT, "--window-size=500,850").await?;
-    everybody_can_use_it("dark-phone", DARK, "--window-size=500,850").await
 }
