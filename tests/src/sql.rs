@@ -5,7 +5,7 @@ use natter_shared::{
     id::{GroupId, MessageId},
     position::{Epoch, Position},
 };
-use sea_orm::{ConnectionTrait, Database, DatabaseConnection, QueryResult, Statement};
+use sea_orm::{ConnectionTrait, Database, DatabaseConnection, DatabaseTransaction, QueryResult, Statement, TransactionTrait};
 use uuid::Uuid;
 
 use crate::checker::Fact;
@@ -29,6 +29,13 @@ impl Sql {
     pub async fn count(&self, sql: &str) -> Result<i64> {
         let rows = self.rows(sql).await?;
         Ok(rows.first().map(|row| row.try_get_by_index(0)).transpose()?.unwrap_or_default())
+    }
+
+    /// Runs a statement and keeps what it locks, until the value is dropped.
+    pub async fn hold(&self, sql: &str) -> Result<DatabaseTransaction> {
+        let transaction = self.0.begin().await?;
+        transaction.execute_unprepared(sql).await?;
+        Ok(transaction)
     }
 
     /// Whether it is migrated.

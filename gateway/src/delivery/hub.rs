@@ -16,7 +16,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    GroupMeta, JoinError, Joined, Start,
+    GroupMeta, Insistence, JoinError, Joined, Start,
     group::{self, Command, GroupTask},
     join::{Answer, Join},
     recover::{self, Whose},
@@ -27,6 +27,9 @@ use crate::{metrics::Metrics, session::SessionHandle};
 
 /// How often a session asks again after a topic's task ended under it or was ahead of it.
 const ATTEMPTS: usize = 8;
+
+/// Before a topic that could not be followed is asked for again.
+const ASK_AGAIN: Duration = Duration::from_millis(200);
 
 /// Everything that is followed by this gateway.
 pub struct Hub {
@@ -125,9 +128,12 @@ impl Hub {
         mut known: Position,
         ask: impl Fn(Box<Join>) -> Asked,
     ) -> Result<Joined, JoinError> {
+        let insistence = Insistence::of(session);
         let mut complete = true;
         let asked = start;
-        for attempt in 1..=ATTEMPTS {
+        let mut attempt = 0;
+        while attempt < ATTEMPTS {
+            attempt += 1;
             let (answer, answered) = oneshot::channel();
             if !ask(Box::new(Join { session: Arc::clone(session), start, known, answer })).await {
                 continue;
@@ -146,7 +152,7 @@ impl Hub {
                     (start, complete) = (Start::Now, false);
                 }
                 Ok(Answer::Behind(floor)) => {
-                    let recovered = recover::recover(self, session, whose, start, known, floor).await?;
+                    let recovered = recover::recover(self, session, &insistence, whose, start, known, floor).await?;
                     complete &= recovered.complete;
                     known = known.max(floor);
                     if let Start::After(position) = start {
@@ -158,6 +164,11 @@ impl Hub {
                     (start, complete) = (Start::Now, false);
                 }
                 Ok(Answer::NotMember) => return Err(JoinError::NotMember),
+                // Its next task may be luckier; that it was behind somewhere is what counts as an attempt.
+                Ok(Answer::Unavailable(_)) if insistence.goes_on() => {
+                    attempt -= 1;
+                    tokio::time::sleep(ASK_AGAIN).await;
+                }
                 Ok(Answer::Unavailable(reason)) => return Err(JoinError::Unavailable(reason)),
                 // The topic's task ended in between; the next question starts another.
                 Err(_) => {}

@@ -1,7 +1,8 @@
 //! Delivery: from the broker's subscriptions to the sockets of who is concerned. Each group with
 //! a local member has a task ([`group`]) that owns its members and its [`ring`], each shard's users
 //! have one ([`users`]); what they write is encoded once ([`encode`]). Who comes back after a while
-//! gets what was missed from the ring, or through [`recover`]; [`tail`] finds what was lost without
+//! gets what was missed from the ring, or through [`recover`], which asks again ([`insist`]) for what
+//! cannot be answered just now; [`tail`] finds what was lost without
 //! a trace.
 
 mod batch;
@@ -9,6 +10,7 @@ mod cursor;
 mod encode;
 mod group;
 mod hub;
+mod insist;
 mod join;
 mod recover;
 mod ring;
@@ -17,4 +19,5 @@ mod users;
 
 pub use encode::message_frame;
 pub use hub::Hub;
+pub(crate) use insist::Insistence;
 pub use join::{GroupMeta, JoinError, Joined, Start};

@@ -4,19 +4,20 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::BytesMut;
+use futures::TryFutureExt;
 use natter_shared::{
-    broker::{BrokerError, Stored},
+    broker::Stored,
     event::Event,
     frame::{ResetFrame, ServerFrame},
     id::GroupId,
     position::Position,
-    rpc::{self, EventsAfter, FindMembership, ShardPosition},
+    rpc::{EventsAfter, FindMembership, RpcError, ShardPosition},
     subject::{Shard, Topic},
     timestamp::Timestamp,
 };
 
 use super::{
-    GroupMeta, JoinError, Start,
+    GroupMeta, Insistence, JoinError, Start,
     encode::{Effect, encode_event},
     hub::Hub,
 };
@@ -52,6 +53,8 @@ pub(super) struct Recovered {
 struct Recovery<'a> {
     hub: &'a Hub,
     session: &'a Arc<SessionHandle>,
+    /// What is asked is asked again, and not the whole recovery begun anew: what was written is written.
+    insistence: &'a Insistence<'a>,
     whose: Whose<'a>,
     topic: Topic,
     shard: Shard,
@@ -70,6 +73,7 @@ struct Recovery<'a> {
 pub(super) async fn recover(
     hub: &Hub,
     session: &Arc<SessionHandle>,
+    insistence: &Insistence<'_>,
     whose: Whose<'_>,
     start: Start,
     known: Position,
@@ -87,14 +91,14 @@ pub(super) async fn recover(
     let shard = hub.broker.shards().of(topic);
     let _permit = hub.recoveries.acquire().await.map_err(|_| JoinError::Unavailable("shutting down".to_owned()))?;
     hub.metrics.recoveries.inc();
-    let mut recovery = Recovery { hub, session, whose, topic, shard, from, known, floor, written: 0, removed: false };
+    let mut recovery = Recovery { hub, session, insistence, whose, topic, shard, from, known, floor, written: 0, removed: false };
     let complete = recovery.run().await?;
     if !complete {
         if let Whose::Group { group, .. } = whose {
             // What could not be read may have been the user's removal.
             let call = FindMembership { user: session.user.clone(), group };
             let at = ShardPosition { shard: shard.0, position: floor };
-            let member = rpc::call(&*hub.broker, call, Some(at)).await?.reply;
+            let member = insistence.call(&*hub.broker, call, Some(at)).await?.reply;
             if member.is_none_or(|member| member.since > floor) {
                 return Err(JoinError::NotMember);
             }
@@ -133,7 +137,7 @@ impl Recovery<'_> {
         let known = group.map(|_| ShardPosition { shard: self.shard.0, position: self.known });
         loop {
             let call = EventsAfter { user: self.session.user.clone(), group, after, limit: PAGE };
-            let answer = rpc::call(&*self.hub.broker, call, known).await?;
+            let answer = self.insistence.call(&*self.hub.broker, call, known).await?;
             let applied = answer.applied(self.shard);
             let page = answer.reply;
             if !page.complete {
@@ -168,7 +172,9 @@ impl Recovery<'_> {
         }
         // A single event may be read from a replica that lags; that the last one was reached shows
         // that none is missing.
-        let tails = self.hub.broker.tails(self.shard, &[self.topic], reached, self.floor).await.map_err(|error| unavailable(&error))?;
+        let topics = [self.topic];
+        let tails = || self.hub.broker.tails(self.shard, &topics, reached, self.floor);
+        let tails = self.insistence.ask(|| tails().map_err(RpcError::from)).await?;
         let Some((_, last)) = tails.changed.first().copied() else { return self.stream_holds(reached).await };
         let (mut after, mut frames) = (reached, BytesMut::new());
         for _ in 0..STREAM_EVENTS {
@@ -198,12 +204,12 @@ impl Recovery<'_> {
     }
 
     async fn stream_holds(&self, reached: Position) -> Result<bool, JoinError> {
-        let log = self.hub.broker.log_state(self.shard).await.map_err(|error| unavailable(&error))?;
+        let log = self.insistence.ask(|| self.hub.broker.log_state(self.shard).map_err(RpcError::from)).await?;
         Ok(log.epoch == reached.epoch && log.first <= reached.seq + 1)
     }
 
     async fn next_of(&self, after: Position) -> Result<Option<Stored>, JoinError> {
-        self.hub.broker.next_of(self.topic, after).await.map_err(|error| unavailable(&error))
+        Ok(self.insistence.ask(|| self.hub.broker.next_of(self.topic, after).map_err(RpcError::from)).await?)
     }
 
     fn add(&mut self, event: Event, position: Position, stored_at: Timestamp, frames: &mut BytesMut) {
@@ -251,8 +257,4 @@ pub(super) fn say_reset(hub: &Hub, session: &SessionHandle, whose: Whose<'_>) {
         };
         session.outlet.push(&wire::json(&ServerFrame::Reset(ResetFrame { group })), 1);
     }
-}
-
-fn unavailable(error: &BrokerError) -> JoinError {
-    JoinError::Unavailable(error.to_string())
 }

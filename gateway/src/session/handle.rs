@@ -147,7 +147,7 @@ impl SessionHandle {
 
     /// Whether the session has ended; what is registered after that must be unregistered by who
     /// registers it.
-    pub(super) fn is_closed(&self) -> bool {
+    pub(crate) fn is_closed(&self) -> bool {
         self.closed.load(Ordering::Acquire)
     }
 

@@ -13,7 +13,7 @@ use natter_shared::{
 use super::{SessionHandle, handle::LiveGroup, open::GROUPS_PAGE, reply::Refusal};
 use crate::{
     app::App,
-    delivery::{GroupMeta, JoinError, Joined, Start},
+    delivery::{GroupMeta, Insistence, JoinError, Joined, Start},
 };
 
 /// What delivery must know of the group.
@@ -132,7 +132,8 @@ impl App {
             (live.joined, live.attempt) = (None, session.next_attempt());
             live.attempt
         };
-        let found = rpc::call(&*self.broker, FindMembership { user: session.user.clone(), group }, None).await;
+        let call = FindMembership { user: session.user.clone(), group };
+        let found = Insistence::of(session).call(&*self.broker, call, None).await;
         let found = found.map(|answer| (answer.applied(self.broker.shards().of(Topic::Group(group))), answer.reply));
         if let Ok((known, Some(membership))) = found {
             let start = Start::After(after.max(membership.since));
@@ -152,7 +153,7 @@ impl App {
         let mut after = None;
         loop {
             let call = Groups { user: session.user.clone(), after, limit: GROUPS_PAGE };
-            let answer = rpc::call(&*self.broker, call, None).await?;
+            let answer = Insistence::of(session).call(&*self.broker, call, None).await?;
             let applied = answer.applied;
             for membership in answer.reply.groups {
                 let group = membership.group;

@@ -158,6 +158,30 @@ async fn while_the_database_is_away_sessions_chat_on_and_rows_follow() -> Result
     Ok(())
 }
 
+/// A hint comes before its rows: while they wait for a slow database, the session that follows the
+/// hint must ask again, and not be told to come back (1013).
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_that_come_late_cost_nobody_who_joins_the_connection() -> Result<()> {
+    let cluster = Cluster::builder().gateways(2).store(Store::Postgres).start().await?;
+    let ann = Client::connect(cluster.gateway(0), &User::named("ann")).await?;
+    let ben = Client::connect(cluster.gateway(1), &User::named("ben")).await?;
+    let group = ann.join("lobby").await?;
+    let sql = cluster.sql().await?;
+    // Everything of a batch is done but its commit, for longer than a call waits for rows (1 s) and
+    // shorter than a command does (4 s).
+    let slow = sql.hold("SELECT shard FROM applied FOR UPDATE").await?;
+    let (joined, ()) = tokio::join!(ben.join("lobby"), async {
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        drop(slow);
+    });
+    assert_eq!(joined?, group);
+    ann.send(group, "welcome").await?;
+    ben.wait_for_body("welcome").await?;
+    assert_eq!(ben.record(|record| record.closed.clone()), None);
+    assert_eq!(ben.bodies(group), ["welcome"]);
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_empty_nats_store_begins_a_new_epoch_and_sql_keeps_the_old_one() -> Result<()> {
     let mut cluster = Cluster::builder().gateways(2).start().await?;
