@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 
 use crate::{
-    nats::Identities,
+    nats::{Identities, NatsServer},
     nats_cluster::NatsCluster,
     postgres::Postgres,
     process::{Folder, PATIENCE, Process, binary, command, free_port},
@@ -40,12 +40,13 @@ pub struct Builder {
 }
 
 /// What NATS is made of.
-#[derive(Debug, Clone, Copy)]
 enum Nats {
     /// So many servers on loopback.
     Nodes(usize),
     /// So many, each behind a cable that can be pulled.
     Apart(usize),
+    /// One that the test started, and whom it knows.
+    Given(Box<NatsServer>, Identities),
 }
 
 impl Builder {
@@ -100,6 +101,13 @@ impl Builder {
         self
     }
 
+    /// Over this server, which knows these identities.
+    #[must_use]
+    pub fn nats(mut self, server: NatsServer, identities: Identities) -> Self {
+        self.nats = Nats::Given(Box::new(server), identities);
+        self
+    }
+
     /// Starts everything and waits until all are ready.
     pub async fn start(self) -> Result<Cluster> {
         self.start_if_allowed().await?.context("cutting servers off needs root")
@@ -119,13 +127,19 @@ impl Builder {
 
     fn launch(self, too_early: bool) -> Result<Option<Cluster>> {
         let folder = Folder::new()?;
-        let identities = Identities::random();
-        let (mut nats, copies) = match self.nats {
-            Nats::Nodes(count) => (NatsCluster::start(&identities, count)?, count),
-            Nats::Apart(count) => match NatsCluster::start_apart(&identities, count)? {
-                Some(nats) => (nats, count),
-                None => return Ok(None),
-            },
+        let (mut nats, identities, copies) = match self.nats {
+            Nats::Nodes(count) => {
+                let identities = Identities::random();
+                (NatsCluster::start(&identities, count)?, identities, count)
+            }
+            Nats::Apart(count) => {
+                let identities = Identities::random();
+                match NatsCluster::start_apart(&identities, count)? {
+                    Some(nats) => (nats, identities, count),
+                    None => return Ok(None),
+                }
+            }
+            Nats::Given(server, identities) => (NatsCluster::of(*server), identities, 1),
         };
         let (mut postgres, database_url) = match self.store {
             Store::Sqlite => (None, format!("sqlite://{}", folder.path().join("natter.db").display())),

@@ -1,7 +1,7 @@
 //! The harness of the integration tests. What tests run against: `process`, `nats`, `nats_cluster` with
-//! `partition`, `postgres`, `cluster`, and `proxy` in between. Who talks to it: `token`, `socket`,
-//! `record`, `client`, `chatroom`, `http`, `customer` and `browser`. Who judges: `sql`, `checker`; and
-//! `traffic`, random use of all of it.
+//! `partition`, `postgres`, `cluster`, `proxy` in between, `nginx` and `django` before it. Who talks to
+//! it: `token`, `socket`, `record`, `client`, `chatroom`, `http`, `customer` and `browser`. Who judges:
+//! `sql`, `checker`; and `traffic`, random use of all of it.
 #![allow(
     clippy::expect_used,
     clippy::unwrap_used,
@@ -18,9 +18,11 @@ pub mod checker;
 pub mod client;
 pub mod cluster;
 pub mod customer;
+pub mod django;
 pub mod http;
 pub mod nats;
 pub mod nats_cluster;
+pub mod nginx;
 pub mod partition;
 pub mod postgres;
 pub mod process;

@@ -4,7 +4,7 @@
 
 use std::{
     ffi::OsString,
-    io::{self, Read as _, Write as _},
+    io::{self, BufRead as _, Read as _, Write as _},
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -118,11 +118,18 @@ impl NatsServer {
     ///
     /// # Errors
     /// Without a binary, or when it does not come up.
-    pub fn start_shipped(mut env: Vec<(String, String)>, more: &[&str]) -> io::Result<Self> {
+    pub fn start_shipped(env: Vec<(String, String)>, more: &[&str]) -> io::Result<Self> {
+        Self::start_under(&shipped_config(), env, more)
+    }
+
+    /// Likewise, under a config that was made of the shipped one.
+    ///
+    /// # Errors
+    /// Without a binary, or when it does not come up.
+    pub fn start_under(config: &Path, mut env: Vec<(String, String)>, more: &[&str]) -> io::Result<Self> {
         let directory = tempfile::Builder::new().prefix("natter-nats-").tempdir()?;
         let (port, monitoring) = (free_port()?, free_port()?);
-        let config = shipped_config().into_os_string();
-        let mut args: Vec<OsString> = vec!["-c".into(), config, "-a".into(), "127.0.0.1".into()];
+        let mut args: Vec<OsString> = vec!["-c".into(), config.into(), "-a".into(), "127.0.0.1".into()];
         args.extend(["-p".into(), port.to_string().into(), "-m".into(), monitoring.to_string().into()]);
         args.extend(more.iter().map(Into::into));
         env.push(("NATTER_NATS_STORE".to_owned(), directory.path().join("store").display().to_string()));
@@ -241,11 +248,19 @@ impl NatsServer {
     }
 
     fn greeting(&self) -> io::Result<bool> {
-        let mut stream = TcpStream::connect_timeout(&self.address(), Duration::from_millis(200))?;
+        Ok(self.info()?.starts_with("INFO"))
+    }
+
+    /// What it says of itself to whoever connects.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub fn info(&self) -> io::Result<String> {
+        let stream = TcpStream::connect_timeout(&self.address(), Duration::from_millis(200))?;
         stream.set_read_timeout(Some(Duration::from_secs(1)))?;
-        let mut start = [0; 4];
-        stream.read_exact(&mut start)?;
-        Ok(&start == b"INFO")
+        let mut line = String::new();
+        io::BufReader::new(stream).read_line(&mut line)?;
+        Ok(line)
     }
 }
 

@@ -61,6 +61,11 @@ impl NatsCluster {
         Ok(cluster)
     }
 
+    /// The one server that a test started by itself.
+    pub fn of(server: NatsServer) -> Self {
+        Self { nodes: vec![server], operator: Identity::random(), network: None }
+    }
+
     /// How many servers.
     pub fn count(&self) -> usize {
         self.nodes.len()

@@ -24,6 +24,8 @@ pub struct Postgres {
     directory: TempDir,
     port: u16,
     fsync: bool,
+    /// Unset, everybody is trusted.
+    password: Option<String>,
     /// Uid and gid to run as; the server refuses to run as root.
     user: Option<(u32, u32)>,
     server: Option<Child>,
@@ -33,12 +35,21 @@ pub struct Postgres {
 impl Postgres {
     /// Makes a cluster and starts it, without syncs.
     pub fn start() -> anyhow::Result<Self> {
-        Self::start_with(false)
+        Self::make(false, None)
+    }
+
+    /// Likewise, and whoever connects has to know the password, as where it is deployed.
+    pub fn start_with_password(password: &str) -> anyhow::Result<Self> {
+        Self::make(false, Some(password.to_owned()))
     }
 
     /// Makes a cluster and starts it. Without `fsync` it is faster, and does not survive a loss of
     /// power (it does survive [`Postgres::kill`]).
     pub fn start_with(fsync: bool) -> anyhow::Result<Self> {
+        Self::make(fsync, None)
+    }
+
+    fn make(fsync: bool, password: Option<String>) -> anyhow::Result<Self> {
         let binaries = find_binaries().context("no PostgreSQL found: set NATTER_TEST_PG_BIN to the directory of initdb and postgres")?;
         let directory = tempfile::Builder::new().prefix("natter-pg-").tempdir()?;
         let user = unprivileged_user()?;
@@ -46,10 +57,21 @@ impl Postgres {
             chown(directory.path(), Some(uid), Some(gid))?;
         }
         let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
-        let mut postgres = Self { binaries, directory, port, fsync, user, server: None, databases: AtomicU32::new(0) };
+        let mut postgres = Self { binaries, directory, port, fsync, password, user, server: None, databases: AtomicU32::new(0) };
         let data = postgres.data();
         let mut initdb = postgres.command("initdb");
-        initdb.args(["--auth=trust", "--username=natter", "--encoding=UTF8", "--locale=C.UTF-8", "--no-sync", "-D"]).arg(&data);
+        initdb.args(["--username=natter", "--encoding=UTF8", "--locale=C.UTF-8", "--no-sync", "-D"]).arg(&data);
+        match &postgres.password {
+            None => drop(initdb.arg("--auth=trust")),
+            Some(password) => {
+                let file = postgres.directory.path().join("password");
+                fs::write(&file, password)?;
+                if let Some((uid, gid)) = user {
+                    chown(&file, Some(uid), Some(gid))?;
+                }
+                initdb.args(["--auth=scram-sha-256", "--pwfile"]).arg(file);
+            }
+        }
         run(initdb)?;
         postgres.start_again()?;
         Ok(postgres)
@@ -70,6 +92,7 @@ impl Postgres {
         let name = format!("natter_{}", self.databases.fetch_add(1, Ordering::Relaxed));
         let mut createdb = self.command("createdb");
         createdb.args(["-h", "127.0.0.1", "-p", &self.port.to_string(), "-U", "natter", &name]);
+        createdb.envs(self.password.as_ref().map(|password| ("PGPASSWORD", password)));
         run(createdb)?;
         Ok(self.url_of(&name))
     }
@@ -166,7 +189,8 @@ impl Postgres {
     }
 
     fn url_of(&self, database: &str) -> String {
-        format!("postgres://natter@127.0.0.1:{}/{database}?sslmode=disable", self.port)
+        let password = self.password.as_ref().map(|password| format!(":{password}")).unwrap_or_default();
+        format!("postgres://natter{password}@127.0.0.1:{}/{database}?sslmode=disable", self.port)
     }
 }
 

@@ -33,7 +33,7 @@ def token_for(user):
 def call(method, path, body, idempotency_key=None):
     """A call of the server API. An HTTP error is raised as urllib.error.HTTPError."""
     request = urllib.request.Request(
-        f"{settings.NATTER_URL}/api/v1/server{path}",
+        f"{settings.NATTER_API_URL}/api/v1/server{path}",
         method=method,
         data=json.dumps(body).encode(),
         headers={

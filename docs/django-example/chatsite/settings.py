@@ -10,8 +10,10 @@ DEBUG = os.environ.get("DJANGO_DEBUG", "1") == "1"
 ALLOWED_HOSTS = ["127.0.0.1", "localhost"]
 ROOT_URLCONF = "chatsite.urls"
 
-# Where browsers, and this server, find Natter.
+# Where browsers find Natter; behind one host, that host.
 NATTER_URL = os.environ.get("NATTER_URL", "http://127.0.0.1:8080")
+# Where this server finds it: in a cluster any gateway, or what balances them.
+NATTER_API_URL = os.environ.get("NATTER_API_URL", NATTER_URL)
 # The secret that Natter was started with (NATTER_AUTH__SECRET); signs the users' tokens.
 NATTER_SECRET = os.environ.get("NATTER_SECRET", "")
 # Made by `natter apikey create`; for what this server does in Natter on its own account.

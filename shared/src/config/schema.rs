@@ -70,7 +70,7 @@ section! {
         pub nkey_seed: Option<Secret> = None,
         /// Path of a credentials file (JWT and seed), instead of user and password.
         pub creds_file: Option<PathBuf> = None,
-        /// Path of a PEM file with the authorities to trust, beside the system's.
+        /// Path of a PEM file with the authorities to trust, instead of the system's.
         pub tls_ca_file: Option<PathBuf> = None,
         /// Refuse a server without TLS.
         pub tls_required: bool = false,

@@ -16,8 +16,10 @@ use natter_tests::{
     client::Client,
     cluster::Node,
     nats::NatsServer,
+    nginx::{self, put},
     postgres::Postgres,
     process::{Folder, PATIENCE, Process, binary, command, free_port},
+    sql::Sql,
     token::{User, now, sign},
 };
 use serde_json::{Value, json};
@@ -80,14 +82,6 @@ impl Deploy {
 /// The texts of a list.
 fn texts(list: &Value) -> Vec<String> {
     list.as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect()
-}
-
-/// Puts each of `places` in place of what a container would see; each has to be there.
-fn put(text: &str, places: &[(&str, String)]) -> Result<String> {
-    places.iter().try_fold(text.to_owned(), |text, (from, to)| {
-        ensure!(text.contains(from), "{from:?} is not in {text:?}");
-        Ok(text.replace(from, to))
-    })
 }
 
 /// One of our services as the file has it, and its health check.
@@ -165,28 +159,10 @@ fn nats(deploy: &Deploy) -> Result<NatsServer> {
     Ok(NatsServer::start_shipped(env, &[])?)
 }
 
-fn nginx(deploy: &Deploy, addr: SocketAddr, gateways: &[Service]) -> Result<Process> {
+fn balancer(deploy: &Deploy, addr: SocketAddr, gateways: &[Service]) -> Result<Process> {
     assert_eq!(deploy.service("balancer")["volumes"], json!(["./nginx.conf:/etc/nginx/nginx.conf:ro"]));
-    let scratch = deploy.folder.join("tmp");
-    fs::create_dir(&scratch)?;
-    let text = fs::read_to_string(deploy.folder.join("nginx.conf"))?;
-    let text = put(
-        &text,
-        &[
-            ("/tmp/", format!("{}/", scratch.display())),
-            ("gateway-1:8080", gateways[0].node.addr.to_string()),
-            ("gateway-2:8080", gateways[1].node.addr.to_string()),
-            ("listen 8080", format!("listen {addr}")),
-        ],
-    )?;
-    let left = text.lines().find(|line| !line.trim().starts_with('#') && line.contains("8080"));
-    ensure!(left.is_none(), "of a container: {left:?}");
-    let config = deploy.folder.join("nginx.here.conf");
-    fs::write(&config, text)?;
-    let config = config.display().to_string();
-    // One process, in the foreground, so that it ends with the test; the image does the second.
-    let args = ["-c", &config, "-g", "daemon off; master_process off;"];
-    Process::start("balancer", Path::new("/usr/sbin/nginx"), &args, &[], &deploy.folder)
+    let places = [("gateway-1:8080", gateways[0].node.addr.to_string()), ("gateway-2:8080", gateways[1].node.addr.to_string())];
+    nginx::start(&deploy.folder.join("nginx.conf"), &deploy.folder, addr, &places)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -196,9 +172,11 @@ async fn what_the_compose_file_runs_lets_users_chat_over_both_gateways() -> Resu
     let names: Vec<&String> = deploy.services.as_object().context("services")?.keys().collect();
     assert_eq!(names, ["balancer", "gateway-1", "gateway-2", "nats", "persister-1", "persister-2", "postgres"], "all are tried here");
     let nats = nats(&deploy)?;
-    let postgres = Postgres::start()?;
+    // As the image does it: this password and no other.
+    let postgres = Postgres::start_with_password(&deploy.secret("postgres_password")?)?;
     let database = postgres.create_database()?;
     let here = database.split_once('@').context("a URL")?.1.to_owned();
+    assert!(Sql::connect(&format!("postgres://natter:another@{here}")).await.is_err(), "the password is asked for");
     let nats_at = ("NATTER_NATS__URL", "nats://nats:4222", nats.client_url());
     let listen = SocketAddr::from(([127, 0, 0, 1], free_port()));
 
@@ -221,7 +199,7 @@ async fn what_the_compose_file_runs_lets_users_chat_over_both_gateways() -> Resu
         service.node.wait_ready().await?;
         assert!(service.is_healthy()?, "its health check fails");
     }
-    let mut balancer = Node::new(nginx(&deploy, listen, &gateways)?, listen);
+    let mut balancer = Node::new(balancer(&deploy, listen, &gateways)?, listen);
     balancer.wait_ready().await?;
     assert_eq!(balancer.status("/metrics").await, Some(404), "metrics are not for everybody");
     assert_eq!(balancer.status("/healthz").await, Some(200), "the balancer's health check");

@@ -17,6 +17,7 @@ mod django_example;
 mod faults;
 mod inbox;
 mod nats_identities;
+mod nats_tls;
 mod original_page;
 mod own_page;
 mod page;

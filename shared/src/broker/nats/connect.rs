@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use async_nats::{Client, ConnectOptions, Event, connection::State};
+use async_nats::{Client, ConnectError, ConnectOptions, Event, connection::State};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
@@ -49,6 +49,8 @@ pub(super) struct Connections {
 pub(super) struct Health {
     status: watch::Sender<BrokerStatus>,
     changed: Notify,
+    /// The client complained of something.
+    troubled: Notify,
     slow: AtomicU64,
     /// A gateway does not know the broker's time before its first canary, and is not ready.
     needs_clock: bool,
@@ -61,6 +63,7 @@ impl Health {
         Arc::new(Self {
             status: watch::Sender::new(BrokerStatus { connected: false, generation: 0 }),
             changed: Notify::new(),
+            troubled: Notify::new(),
             slow: AtomicU64::new(0),
             needs_clock: role == Role::Gateway,
             clock_known: AtomicBool::new(false),
@@ -70,6 +73,11 @@ impl Health {
 
     pub(super) fn watch(&self) -> watch::Receiver<BrokerStatus> {
         self.status.subscribe()
+    }
+
+    /// Waits until the client complains, or has since the last time.
+    pub(super) async fn troubled(&self) {
+        self.troubled.notified().await;
     }
 
     /// Live deliveries may have been lost.
@@ -100,7 +108,10 @@ impl Health {
             Event::SlowConsumer(_) => warn!(connection, "nats_slow_consumer"),
             Event::Draining | Event::Closed => info!(connection, %event, "nats_closing"),
             Event::ServerError(error) => warn!(connection, %error, "nats_server_error"),
-            Event::ClientError(error) => warn!(connection, %error, "nats_client_error"),
+            Event::ClientError(error) => {
+                warn!(connection, %error, "nats_client_error");
+                self.troubled.notify_one();
+            }
         }
         self.changed.notify_one();
     }
@@ -115,6 +126,7 @@ impl Connections {
             let options = base_options(options).await?;
             let on_event = Arc::clone(health);
             options
+                .retry_on_initial_connect()
                 .name(format!("natter-{}-{name}", role.as_str()))
                 .custom_inbox_prefix(inbox_prefix(role, instance, name))
                 .subscription_capacity(capacity)
@@ -171,6 +183,13 @@ fn servers(options: &NatsOptions) -> Result<Vec<async_nats::ServerAddr>, NatsErr
     options.urls.iter().map(|url| url.parse().map_err(|_| NatsError::Url)).collect()
 }
 
+/// Connects once, to hear why it fails.
+pub(super) async fn once(options: &NatsOptions, role: Role) -> Result<(), ConnectError> {
+    // What can never work was refused at the start.
+    let (Ok(servers), Ok(base)) = (servers(options), base_options(options).await) else { return Ok(()) };
+    base.name(format!("natter-{}-once", role.as_str())).connect(servers.as_slice()).await.map(drop)
+}
+
 async fn base_options(options: &NatsOptions) -> Result<ConnectOptions, NatsError> {
     let base = ConnectOptions::new();
     let mut base = match &options.auth {
@@ -185,7 +204,6 @@ async fn base_options(options: &NatsOptions) -> Result<ConnectOptions, NatsError
     }
     Ok(base
         .require_tls(options.tls_required)
-        .retry_on_initial_connect()
         .connection_timeout(options.connect_timeout)
         .ping_interval(PING_INTERVAL)
         .client_capacity(options.max_in_flight.max(2048))

@@ -19,6 +19,7 @@ mod reader;
 mod refusal;
 mod streams;
 mod subscribe;
+mod unreachable;
 
 use std::{io, sync::Arc, time::Duration};
 
@@ -164,6 +165,7 @@ impl NatsBroker {
                 });
             }
         };
+        tokio::spawn(unreachable::explain(self.options.clone(), self.role, Arc::clone(&health), self.stop.clone()));
         tokio::spawn(connect::follow(connections, health, self.stop.clone(), tell));
         let mut controls = self.controls_now().await.map_err(setup)?;
         let (epochs, stop) = (Arc::clone(&self.epochs), self.stop.clone());

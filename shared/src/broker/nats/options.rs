@@ -19,7 +19,7 @@ pub struct NatsOptions {
     pub auth: NatsAuth,
     /// Refuse a connection without TLS.
     pub tls_required: bool,
-    /// Roots to trust beside the system's.
+    /// Roots to trust, instead of the system's.
     pub ca_file: Option<PathBuf>,
     /// How long one connection attempt may take.
     pub connect_timeout: Duration,
