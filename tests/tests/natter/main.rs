@@ -10,6 +10,7 @@ mod backup;
 mod bad_input;
 mod chat;
 mod chatroom;
+mod client_js;
 mod command_line;
 mod compose;
 mod delivery;
