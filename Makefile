@@ -1,7 +1,7 @@
 # The commands of this project. `make help` lists them.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test setup lint fmt doc deny advisories check-deploy
+.PHONY: help run test setup lint fmt doc deny advisories check-deploy autobahn
 
 help: ## Lists these commands
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|' 2>/dev/null \
@@ -40,3 +40,6 @@ advisories: ## Checks for known vulnerabilities; online (needs cargo-deny)
 
 check-deploy: ## Checks deploy/: image, compose file, proxies, Helm chart; builds Helm the first time
 	tests/deploy/check.sh
+
+autobahn: ## Has the Autobahn test suite judge our WebSocket; needs a Python 2.7
+	tests/autobahn.sh

@@ -1,28 +1,68 @@
-//! The accept loop: one task per connection, HTTP/1.1 with a deadline for the headers, and the raw
-//! socket back when a connection is upgraded.
+//! The accept loop: one task per connection that has a place, HTTP/1.1 with a deadline for the
+//! headers and bounds on them, and the raw socket back when a connection is upgraded.
 
-use std::{io, net::SocketAddr, time::Duration};
+use std::{
+    cell::Cell,
+    convert::Infallible,
+    io,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
-use axum::{Router, extract::ConnectInfo};
-use hyper::{body::Incoming, service::service_fn};
+use axum::{
+    Router,
+    extract::ConnectInfo,
+    http::{HeaderValue, header},
+    response::IntoResponse,
+};
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::{TcpListener, TcpStream};
+use socket2::SockRef;
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{OwnedSemaphorePermit, Semaphore},
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::ServiceExt;
+
+use crate::{admission::Place, app::App, http::Problem, limit::Limit};
 
 /// After an error that says that this process or machine is short of something.
 const PAUSE: Duration = Duration::from_millis(100);
 
+/// Connections without a place that are told so at the same time; further ones are dropped.
+pub(crate) const REFUSALS: usize = 64;
+
+/// What a connection without a place has for its request's headers.
+const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// What who watches the process asks for. It is answered on connections without a place, too: a
+/// process that is full is not dead.
+const WATCHED: [&str; 3] = ["/healthz", "/readyz", "/metrics"];
+
 /// What a connection is served with.
 #[derive(Clone)]
 pub(crate) struct Server {
+    pub(crate) app: Arc<App>,
     pub(crate) router: Router,
-    pub(crate) header_timeout: Duration,
+    pub(crate) refusals: Arc<Semaphore>,
     pub(crate) tasks: TaskTracker,
     /// Cancelled: finish the request that is being answered, then close.
     pub(crate) soft: CancellationToken,
     /// Cancelled: close now.
     pub(crate) hard: CancellationToken,
+}
+
+/// When a request's upgrade has to be done, in its extensions.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct HandshakeDeadline(pub(crate) Instant);
+
+/// What a connection is let in with.
+enum Entry {
+    Place(Place),
+    /// Told why it has none.
+    Refused(Problem, OwnedSemaphorePermit),
 }
 
 /// Accepts until the soft token.
@@ -33,11 +73,7 @@ pub(crate) async fn accept(listener: &TcpListener, server: &Server) {
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((stream, peer)) => {
-                let server = server.clone();
-                let tasks = server.tasks.clone();
-                tasks.spawn(async move { server.serve(stream, peer).await });
-            }
+            Ok((stream, peer)) => server.begin(stream, peer),
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
                 tracing::warn!(%error, "accept_failed");
@@ -52,18 +88,62 @@ fn is_of_one_connection(error: &io::Error) -> bool {
 }
 
 impl Server {
-    async fn serve(self, stream: TcpStream, peer: SocketAddr) {
+    fn begin(&self, stream: TcpStream, peer: SocketAddr) {
+        let entry = match self.app.admission.accept(peer.ip(), &self.app.config) {
+            Ok(place) => Entry::Place(place),
+            Err(problem) => match Arc::clone(&self.refusals).try_acquire_owned() {
+                Ok(permit) => Entry::Refused(problem, permit),
+                Err(_) => return problem.limit().into_iter().for_each(|limit| self.app.metrics.refused(limit)),
+            },
+        };
+        let server = self.clone();
+        self.tasks.spawn(async move { server.serve(stream, peer, entry).await });
+    }
+
+    async fn serve(self, stream: TcpStream, peer: SocketAddr, entry: Entry) {
+        let accepted = Instant::now();
+        let limits = &self.app.config.limits;
         // Frames are small and whole: waiting to join them only delays them.
         let _ = stream.set_nodelay(true);
-        let router = self.router;
+        // An answer that nobody reads does not wait for ever.
+        let _ = SockRef::from(&stream).set_tcp_user_timeout(Some(limits.http_timeout));
+        let (place, refusal) = match entry {
+            // Shared: an upgraded connection keeps its place.
+            Entry::Place(place) => (Some(Arc::new(place)), None),
+            Entry::Refused(problem, permit) => (None, Some((problem, permit))),
+        };
+        let header_timeout = if refusal.is_some() { REFUSAL_TIMEOUT.min(limits.header_timeout) } else { limits.header_timeout };
+        let handshake_timeout = limits.handshake_timeout;
+        let (app, router) = (Arc::clone(&self.app), self.router.clone());
+        let first = Cell::new(Some(accepted));
         let service = service_fn(move |mut request: hyper::Request<Incoming>| {
-            request.extensions_mut().insert(ConnectInfo(peer));
-            router.clone().oneshot(request)
+            let since = first.take().unwrap_or_else(Instant::now);
+            let refused = refusal.as_ref().filter(|_| !WATCHED.contains(&request.uri().path()));
+            let refused = refused.map(|(problem, _)| problem.clone());
+            let extensions = request.extensions_mut();
+            extensions.insert(ConnectInfo(peer));
+            extensions.insert(HandshakeDeadline(since + handshake_timeout));
+            place.clone().map(|place| extensions.insert(place));
+            let (app, router, last) = (Arc::clone(&app), router.clone(), refusal.is_some());
+            async move {
+                let mut response = match refused {
+                    Some(problem) => problem.into_response(),
+                    None => router.oneshot(request).await?,
+                };
+                if let Some(limit) = response.extensions().get::<Limit>() {
+                    app.metrics.refused(*limit);
+                }
+                if last {
+                    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+                }
+                Ok::<_, Infallible>(response)
+            }
         });
-        let connection = hyper::server::conn::http1::Builder::new()
+        let connection = http1::Builder::new()
             .timer(TokioTimer::new())
-            .header_read_timeout(self.header_timeout)
-            .max_buf_size(16 * 1024)
+            .header_read_timeout(header_timeout)
+            .max_headers(limits.headers)
+            .max_buf_size(limits.header_bytes)
             .serve_connection(TokioIo::new(stream), service)
             .with_upgrades();
         tokio::pin!(connection);
@@ -79,6 +159,11 @@ impl Server {
             }
         };
         if let Err(error) = ended {
+            if error.is_timeout() {
+                self.app.metrics.refused(Limit::HeaderTimeout);
+            } else if error.is_parse_too_large() {
+                self.app.metrics.refused(Limit::HeaderBytes);
+            }
             tracing::debug!(%peer, %error, "connection_ended");
         }
     }

@@ -1,8 +1,11 @@
-//! Which connections may become sessions: bounds on the process, on an address, and on the rate of
-//! handshakes.
+//! Which connections may be served, and which of them may become sessions: bounds on the process,
+//! on an address, on the rate of handshakes, and on memory.
+//!
+//! A TCP connection takes its place when it is accepted, before it has said a word; so one that
+//! never says one counts too. Behind a trusted proxy the address is known only with the upgrade.
 
 use std::{
-    net::IpAddr,
+    net::{IpAddr, Ipv6Addr, SocketAddr},
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -18,12 +21,20 @@ use natter_shared::{
 };
 use parking_lot::Mutex;
 
-use crate::{http::Problem, metrics::Metrics, rate::Bucket};
+use crate::{
+    http::Problem,
+    limit::Limit,
+    memory::Memory,
+    metrics::Metrics,
+    rate::{Bucket, Rate},
+};
 
 /// Counts who is connected.
 pub struct Admission {
     table: Arc<Table>,
     handshakes: Mutex<Bucket>,
+    rate: Rate,
+    memory: Arc<Memory>,
     metrics: Arc<Metrics>,
 }
 
@@ -33,122 +44,153 @@ struct Table {
     by_address: DashMap<IpAddr, usize>,
 }
 
-/// A connection's place; dropped, it is free again.
-pub struct Ticket {
-    table: Arc<Table>,
-    address: Option<IpAddr>,
-    metrics: Arc<Metrics>,
+impl Table {
+    /// One more from this address, if it has fewer than `limit`.
+    fn enter(self: &Arc<Self>, address: IpAddr, limit: usize) -> Option<AddressPlace> {
+        let address = counted(address);
+        let mut count = self.by_address.entry(address).or_default();
+        if *count >= limit {
+            return None;
+        }
+        *count += 1;
+        Some(AddressPlace { table: Arc::clone(self), address })
+    }
 }
 
-impl Admission {
-    /// Nobody is connected yet.
-    pub fn new(limits: &Limits, metrics: Arc<Metrics>) -> Self {
-        let rate = limits.handshakes_per_second;
-        Self { table: Arc::default(), handshakes: Mutex::new(Bucket::new(rate, rate, Instant::now())), metrics }
-    }
+/// One of the connections of an address; dropped, it is free again.
+struct AddressPlace {
+    table: Arc<Table>,
+    address: IpAddr,
+}
 
-    /// A place for a connection from `peer`, or from whom a trusted proxy says it is for.
-    ///
-    /// # Errors
-    /// 429 over a bound of the address or the rate, 503 over that of the process; both with
-    /// `Retry-After`.
-    pub fn admit(&self, peer: Option<IpAddr>, headers: &HeaderMap, config: &Config) -> Result<Ticket, Problem> {
-        let limits = &config.limits;
-        let refuse = |code, detail: &str| {
-            self.metrics.refused.inc();
-            Err(Problem::of(code, detail))
-        };
-        if !self.handshakes.lock().take(Instant::now()) {
-            return refuse(ErrorCode::RateLimited, "too many handshakes; try again later");
-        }
-        if self.table.all.load(Ordering::Relaxed) >= limits.connections {
-            return refuse(ErrorCode::Busy, "this gateway has as many connections as it may");
-        }
-        let address = peer.map(|peer| client_address(peer, headers, &config.http));
-        if let Some(address) = address {
-            let mut count = self.table.by_address.entry(address).or_default();
-            if *count >= limits.connections_per_ip {
-                drop(count);
-                return refuse(ErrorCode::RateLimited, "too many connections from this address");
-            }
-            *count += 1;
-        }
-        self.table.all.fetch_add(1, Ordering::Relaxed);
-        self.metrics.connections.inc();
-        Ok(Ticket { table: Arc::clone(&self.table), address, metrics: Arc::clone(&self.metrics) })
+impl Drop for AddressPlace {
+    fn drop(&mut self) {
+        self.table.by_address.remove_if_mut(&self.address, |_, count| {
+            *count -= 1;
+            *count == 0
+        });
     }
+}
+
+/// A TCP connection's place; dropped, it is free again.
+pub struct Place {
+    table: Arc<Table>,
+    metrics: Arc<Metrics>,
+    address: Option<AddressPlace>,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.table.all.fetch_sub(1, Ordering::Relaxed);
+        self.metrics.sockets.dec();
+    }
+}
+
+/// A WebSocket's place, and that of its TCP connection; dropped, both are free again.
+pub struct Ticket {
+    metrics: Arc<Metrics>,
+    _place: Option<Arc<Place>>,
+    _address: Option<AddressPlace>,
 }
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        self.table.all.fetch_sub(1, Ordering::Relaxed);
         self.metrics.connections.dec();
-        if let Some(address) = self.address {
-            self.table.by_address.remove_if_mut(&address, |_, count| {
-                *count -= 1;
-                *count == 0
-            });
-        }
     }
+}
+
+impl Admission {
+    /// Nobody is connected yet.
+    pub fn new(limits: &Limits, memory: Arc<Memory>, metrics: Arc<Metrics>) -> Self {
+        let per_second = limits.handshakes_per_second.into();
+        let (rate, handshakes) = (Rate::new(per_second, per_second), Mutex::new(Bucket::new(Instant::now())));
+        Self { table: Arc::default(), handshakes, rate, memory, metrics }
+    }
+
+    /// A place for a TCP connection. A trusted proxy's are counted by whom they are for, later.
+    ///
+    /// # Errors
+    /// 503 over the bound of the process, 429 over that of the address; both with `Retry-After`.
+    pub fn accept(&self, peer: IpAddr, config: &Config) -> Result<Place, Problem> {
+        let limits = &config.limits;
+        if self.table.all.fetch_add(1, Ordering::Relaxed) >= limits.connections {
+            self.table.all.fetch_sub(1, Ordering::Relaxed);
+            return Err(Problem::over(Limit::Connections, ErrorCode::Busy, "this gateway has as many connections as it may"));
+        }
+        self.metrics.sockets.inc();
+        let place = |address| Place { table: Arc::clone(&self.table), metrics: Arc::clone(&self.metrics), address };
+        if is_trusted(peer, &config.http) {
+            return Ok(place(None));
+        }
+        // From here on dropped with the place.
+        let place = place(self.table.enter(peer, limits.connections_per_ip));
+        if place.address.is_some() { Ok(place) } else { Err(too_many_of_address()) }
+    }
+
+    /// Whether the connection with this place may become a WebSocket.
+    ///
+    /// # Errors
+    /// 429 over a bound of the address or the rate, 503 for want of memory; both with
+    /// `Retry-After`.
+    pub fn admit(&self, place: Option<Arc<Place>>, peer: Option<IpAddr>, headers: &HeaderMap, config: &Config) -> Result<Ticket, Problem> {
+        if !self.handshakes.lock().take(&self.rate, 1, Instant::now()) {
+            return Err(Problem::over(Limit::HandshakesPerSecond, ErrorCode::RateLimited, "too many handshakes; try again later"));
+        }
+        if self.memory.is_full() {
+            return Err(Problem::over(Limit::MemoryBytes, ErrorCode::Busy, "this gateway has no memory left for another connection"));
+        }
+        let forwarded = peer.filter(|peer| is_trusted(*peer, &config.http)).map(|peer| client_address(peer, headers, &config.http));
+        let address = match forwarded {
+            Some(address) => Some(self.table.enter(address, config.limits.connections_per_ip).ok_or_else(too_many_of_address)?),
+            // Counted since it was accepted.
+            None => None,
+        };
+        self.metrics.connections.inc();
+        Ok(Ticket { metrics: Arc::clone(&self.metrics), _place: place, _address: address })
+    }
+}
+
+fn too_many_of_address() -> Problem {
+    Problem::over(Limit::ConnectionsPerIp, ErrorCode::RateLimited, "too many connections from this address")
+}
+
+fn is_trusted(address: IpAddr, http: &Http) -> bool {
+    http.trusted_proxies.iter().any(|range| range.contains(address))
 }
 
 /// The address that counts: the last forwarded one that no trusted proxy has.
 pub(crate) fn client_address(peer: IpAddr, headers: &HeaderMap, http: &Http) -> IpAddr {
-    let trusted = |address: IpAddr| http.trusted_proxies.iter().any(|range| range.contains(address));
-    if !trusted(peer) {
+    if !is_trusted(peer, http) {
         return peer;
     }
-    let lists = headers.get_all("x-forwarded-for").iter().filter_map(|value| value.to_str().ok());
-    let mut hops: Vec<&str> = lists.flat_map(|list| list.split(',')).collect();
-    while let Some(hop) = hops.pop() {
-        match hop.trim().parse() {
-            Ok(hop) if trusted(hop) => {}
-            Ok(hop) => return hop,
-            // What stands before it anybody may have written.
-            Err(_) => return peer,
+    // Of several headers the later ones are of the nearer proxies, as of the values in one.
+    for list in headers.get_all("x-forwarded-for").iter().rev() {
+        // What stands before something unreadable anybody may have written.
+        let Ok(list) = list.to_str() else { return peer };
+        for hop in list.rsplit(',') {
+            match address_of(hop.trim()) {
+                Some(hop) if is_trusted(hop, http) => {}
+                Some(hop) => return hop,
+                None => return peer,
+            }
         }
     }
     peer
 }
 
-#[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "tests")]
-mod tests {
-    use natter_shared::telemetry::metrics::Registry;
+/// An address, with a port or in brackets as some proxies write it.
+fn address_of(hop: &str) -> Option<IpAddr> {
+    let bare = hop.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(hop);
+    bare.parse().ok().or_else(|| hop.parse::<SocketAddr>().ok().map(|address| address.ip()))
+}
 
-    use super::*;
-
-    fn config(per_ip: usize, all: usize) -> Config {
-        let mut config = Config::default();
-        config.limits.connections_per_ip = per_ip;
-        config.limits.connections = all;
-        config
-    }
-
-    #[test]
-    fn bounds_hold_at_their_edge_and_places_come_back() {
-        let config = config(2, 3);
-        let admission = Admission::new(&config.limits, Arc::new(Metrics::new(&Registry::new("test"))));
-        let none = HeaderMap::new();
-        let admit = |peer: &str| admission.admit(peer.parse().ok(), &none, &config);
-        let first = admit("192.0.2.1").unwrap();
-        let _second = admit("192.0.2.1").unwrap();
-        assert!(admit("192.0.2.1").is_err());
-        let _third = admit("192.0.2.2").unwrap();
-        assert!(admit("192.0.2.3").is_err());
-        drop(first);
-        assert!(admit("192.0.2.1").is_ok());
-    }
-
-    #[test]
-    fn forwarded_addresses_count_only_from_listed_proxies() {
-        let mut http = Http { trusted_proxies: vec!["10.0.0.0/8".parse().unwrap()], ..Http::default() };
-        let headers: HeaderMap =
-            [("x-forwarded-for".parse().unwrap(), "6.6.6.6, 198.51.100.7, 10.0.0.9".parse().unwrap())].into_iter().collect();
-        let at = |peer: &str, http: &Http| client_address(peer.parse().unwrap(), &headers, http).to_string();
-        assert_eq!(at("10.0.0.1", &http), "198.51.100.7");
-        assert_eq!(at("192.0.2.1", &http), "192.0.2.1");
-        http.trusted_proxies.clear();
-        assert_eq!(at("10.0.0.1", &http), "10.0.0.1");
+/// Addresses of one network count as one where anybody gets a network: the /64 of IPv6.
+fn counted(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V4(address) => IpAddr::V4(address),
+        IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX))),
     }
 }
+
+#[cfg(test)]
+mod tests;

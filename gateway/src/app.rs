@@ -14,8 +14,14 @@ use natter_shared::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    admission::Admission, auth::Authenticator, delivery::Hub, health::Health, http::team_pages::TeamPages, metrics::Metrics,
-    session::SessionHandle, socket::OutletLimits,
+    admission::Admission,
+    auth::Authenticator,
+    delivery::Hub,
+    health::Health,
+    http::team_pages::TeamPages,
+    metrics::Metrics,
+    session::SessionHandle,
+    socket::{OutletLimits, ReadLimits},
 };
 
 /// The running gateway.
@@ -38,6 +44,8 @@ pub struct App {
     pub connections: Connections,
     /// Which connections may become sessions.
     pub admission: Admission,
+    /// What a connection may send.
+    pub read_limits: Arc<ReadLimits>,
     /// What the gateway counts.
     pub metrics: Arc<Metrics>,
     /// How the path behind is.

@@ -15,8 +15,13 @@ pub mod socket;
 
 pub mod app;
 pub mod health;
+pub mod limit;
+mod memory;
 pub mod metrics;
 mod rate;
 mod serve;
+
+#[cfg(test)]
+mod edge;
 
 pub use serve::{Gateway, run};

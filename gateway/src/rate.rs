@@ -1,29 +1,43 @@
-//! How many frames a connection may send: a token bucket.
+//! How fast something may come: a token bucket (as GCRA: all it keeps is when it is full again).
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-/// Tokens refill at a steady rate up to a burst; each frame takes one.
-#[derive(Debug)]
+const SECOND: u64 = 1_000_000_000;
+
+/// Tokens come at a steady rate, and so many may be saved up. Shared by all buckets of a kind.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Rate {
+    per_second: u64,
+    /// Nanoseconds that an empty bucket takes to fill.
+    full_after: u64,
+}
+
+impl Rate {
+    pub(crate) fn new(per_second: u64, burst: u64) -> Self {
+        let full_after = u128::from(burst) * u128::from(SECOND) / u128::from(per_second.max(1));
+        Self { per_second: per_second.max(1), full_after: u64::try_from(full_after).unwrap_or(u64::MAX) }
+    }
+}
+
+/// What one of those who are counted has left.
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct Bucket {
-    tokens: f32,
-    filled_at: Instant,
-    per_second: f32,
-    burst: f32,
+    full_at: Instant,
 }
 
 impl Bucket {
-    pub(crate) fn new(per_second: u32, burst: u32, now: Instant) -> Self {
-        Self { tokens: burst as f32, filled_at: now, per_second: per_second as f32, burst: burst as f32 }
+    /// A full one.
+    pub(crate) fn new(now: Instant) -> Self {
+        Self { full_at: now }
     }
 
-    /// Takes a token; false if there is none.
-    pub(crate) fn take(&mut self, now: Instant) -> bool {
-        let elapsed = now.saturating_duration_since(self.filled_at).as_secs_f32();
-        self.tokens = (self.tokens + elapsed * self.per_second).min(self.burst);
-        self.filled_at = now;
-        let allowed = self.tokens >= 1.0;
+    /// Takes so many tokens; none, and false, if there are fewer.
+    pub(crate) fn take(&mut self, rate: &Rate, tokens: u32, now: Instant) -> bool {
+        let missing = self.full_at.saturating_duration_since(now).as_nanos();
+        let missing = missing + u128::from(u64::from(tokens) * SECOND / rate.per_second);
+        let allowed = missing <= u128::from(rate.full_after);
         if allowed {
-            self.tokens -= 1.0;
+            self.full_at = now + Duration::from_nanos(missing as u64);
         }
         allowed
     }
@@ -31,18 +45,25 @@ impl Bucket {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     #[test]
     fn a_burst_then_the_rate() {
-        let start = Instant::now();
-        let mut bucket = Bucket::new(10, 5, start);
-        assert_eq!((0..10).filter(|_| bucket.take(start)).count(), 5);
+        let (start, rate) = (Instant::now(), Rate::new(10, 5));
+        let mut bucket = Bucket::new(start);
+        assert_eq!((0..10).filter(|_| bucket.take(&rate, 1, start)).count(), 5);
         let later = start + Duration::from_millis(300);
-        assert_eq!((0..10).filter(|_| bucket.take(later)).count(), 3);
+        assert_eq!((0..10).filter(|_| bucket.take(&rate, 1, later)).count(), 3);
         let much_later = start + Duration::from_mins(1);
-        assert_eq!((0..10).filter(|_| bucket.take(much_later)).count(), 5);
+        assert_eq!((0..10).filter(|_| bucket.take(&rate, 1, much_later)).count(), 5);
+    }
+
+    #[test]
+    fn a_bucket_that_is_always_asked_still_fills() {
+        let (start, rate) = (Instant::now(), Rate::new(100, 1_000_000));
+        let mut bucket = Bucket::new(start);
+        assert!(bucket.take(&rate, 1_000_000, start));
+        let asked = (1..=10_000).filter(|step| bucket.take(&rate, 1, start + Duration::from_micros(100 * step))).count();
+        assert_eq!(asked, 100, "in one second");
     }
 }

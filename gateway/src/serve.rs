@@ -12,11 +12,11 @@ use natter_shared::{
     lifecycle::Lifecycle,
     telemetry::metrics::Registry,
 };
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, sync::Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    accept::{self, Server},
+    accept::{self, REFUSALS, Server},
     admission::Admission,
     app::{App, Connections},
     auth::{Authenticator, AuthenticatorError},
@@ -26,9 +26,10 @@ use crate::{
         self,
         team_pages::{PagesError, TeamPages},
     },
+    memory::Memory,
     metrics::Metrics,
     session::Protocol,
-    socket::wire,
+    socket::{ReadLimits, wire},
 };
 
 /// Between two batches of clients told to leave.
@@ -73,6 +74,7 @@ pub async fn run(gateway: Gateway) -> Result<(), StartError> {
     let auth = Authenticator::from_config(&config.auth)?;
     let pages = TeamPages::of_config(&config.http)?;
     let metrics = Arc::new(Metrics::new(&registry));
+    let memory = Arc::new(Memory::new(config.limits.memory_bytes));
     // Delivery goes on until the last session has left.
     let stop = CancellationToken::new();
     let tasks = lifecycle.tasks.clone();
@@ -87,19 +89,23 @@ pub async fn run(gateway: Gateway) -> Result<(), StartError> {
         hub,
         sessions: DashMap::new(),
         connections: Connections::default(),
-        admission: Admission::new(&config.limits, Arc::clone(&metrics)),
+        admission: Admission::new(&config.limits, Arc::clone(&memory), Arc::clone(&metrics)),
+        read_limits: Arc::new(ReadLimits::new(&config.limits)),
         metrics,
         health: Health::default(),
         tasks: tasks.clone(),
         hard: lifecycle.hard.clone(),
         config,
     });
+    let (of_memory, watching) = (Arc::clone(&app.metrics), stop.clone());
+    tasks.spawn(async move { memory.watch(of_memory, watching).await });
     let watched = Arc::clone(&app);
     let watching = stop.clone();
     tasks.spawn(async move { watched.health.watch(Arc::clone(&watched.broker), Arc::clone(&watched.metrics), watching).await });
     let server = Server {
         router: http::router(Arc::clone(&app)),
-        header_timeout: app.config.limits.header_timeout,
+        app: Arc::clone(&app),
+        refusals: Arc::new(Semaphore::new(REFUSALS)),
         tasks,
         soft: lifecycle.soft.clone(),
         hard: lifecycle.hard.clone(),

@@ -14,10 +14,14 @@ use axum::{
     },
     http::{HeaderMap, StatusCode, request::Parts},
 };
+use natter_shared::frame::ErrorCode;
 use serde::de::DeserializeOwned;
 
 use super::{Problem, Site};
-use crate::auth::{AuthError, By, CSRF_COOKIE, Identity, SignedIn, cookie, origin};
+use crate::{
+    auth::{AuthError, By, CSRF_COOKIE, Identity, SignedIn, cookie, origin},
+    limit::Limit,
+};
 
 /// The header in which scripts echo the CSRF cookie.
 const CSRF_HEADER: &str = "x-csrftoken";
@@ -174,7 +178,7 @@ fn unsupported(wanted: &str) -> Problem {
 
 fn unreadable(status: StatusCode, detail: String) -> Problem {
     if status == StatusCode::PAYLOAD_TOO_LARGE {
-        return Problem::of(natter_shared::frame::ErrorCode::TooLarge, "the body is too large");
+        return Problem::over(Limit::HttpBodyBytes, ErrorCode::TooLarge, "the body is too large");
     }
     Problem::bad_request(detail)
 }

@@ -3,16 +3,14 @@
 use std::time::Duration;
 
 use axum::{
-    extract::Request,
+    extract::{Request, State},
     http::{HeaderName, HeaderValue, header},
     middleware::Next,
     response::{IntoResponse, Response},
 };
 
 use super::Problem;
-
-/// From a request's headers to its answer. Longer than a call to the persister takes.
-const DEADLINE: Duration = Duration::from_secs(15);
+use crate::limit::Limit;
 
 /// Scripts, styles and sockets of this host only, and nothing inline. Escaping is the first wall
 /// against what people write; this is the second.
@@ -27,11 +25,11 @@ const SAFE: [(HeaderName, HeaderValue); 4] = [
     (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
 ];
 
-/// Gives up on a request that takes too long, its body included.
-pub(super) async fn deadline(request: Request, next: Next) -> Response {
-    match tokio::time::timeout(DEADLINE, next.run(request)).await {
+/// Gives up on a request that takes longer than `limits.http_timeout`, its body included.
+pub(super) async fn deadline(State(timeout): State<Duration>, request: Request, next: Next) -> Response {
+    match tokio::time::timeout(timeout, next.run(request)).await {
         Ok(response) => response,
-        Err(_) => Problem::timeout().into_response(),
+        Err(_) => Problem::timeout(Limit::HttpTimeout).into_response(),
     }
 }
 

@@ -31,10 +31,6 @@ pub use site::Site;
 
 use crate::app::App;
 
-/// The largest body of a request: forms and small JSON objects. Larger where `limits.body_bytes` is:
-/// a message's text fits even where JSON doubles it.
-const BODY_BYTES: usize = 64 * 1024;
-
 /// All routes.
 pub fn router(app: Arc<App>) -> Router {
     routes(Arc::clone(&app) as Arc<dyn Site>).merge(upgrade::routes(app))
@@ -42,7 +38,10 @@ pub fn router(app: Arc<App>) -> Router {
 
 /// The routes over whatever stands behind them.
 fn routes(site: Arc<dyn Site>) -> Router {
-    let body_bytes = BODY_BYTES.max(2 * site.config().limits.body_bytes);
+    let limits = &site.config().limits;
+    // A message's text fits even where JSON doubles it.
+    let body_bytes = limits.http_body_bytes.max(2 * limits.body_bytes);
+    let timeout = limits.http_timeout;
     // What pages of listed origins may call and load.
     let shared = api::routes(Arc::clone(&site))
         .route("/api/v1/session", get(session::current).post(session::sign_in).delete(session::sign_out))
@@ -63,10 +62,10 @@ fn routes(site: Arc<dyn Site>) -> Router {
         .fallback(problem::not_found)
         .method_not_allowed_fallback(problem::method_not_allowed)
         .layer(DefaultBodyLimit::max(body_bytes))
-        .layer(middleware::from_fn(layers::deadline))
+        .layer(middleware::from_fn_with_state(timeout, layers::deadline))
         .layer(middleware::from_fn(layers::safe_headers))
         .with_state(site)
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -17,7 +17,7 @@ use axum::{
 use natter_shared::{frame::ErrorCode, rpc::RpcError};
 use serde::Serialize;
 
-use crate::{auth::UNAUTHORIZED, publish::NotAccepted};
+use crate::{auth::UNAUTHORIZED, limit::Limit, publish::NotAccepted};
 
 /// What a client waits before it tries again, in seconds.
 const RETRY_AFTER: &str = "2";
@@ -29,6 +29,7 @@ pub struct Problem {
     code: &'static str,
     detail: String,
     retryable: bool,
+    limit: Option<Limit>,
 }
 
 #[derive(Serialize)]
@@ -44,12 +45,27 @@ struct Body<'a> {
 impl Problem {
     /// With one of the codes of the module's table.
     pub fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
-        Self { status, code, detail: detail.into(), retryable: false }
+        Self { status, code, detail: detail.into(), retryable: false, limit: None }
     }
 
     /// With one of the socket's codes.
     pub fn of(code: ErrorCode, detail: impl Into<String>) -> Self {
-        Self { status: status_of(code), code: code.as_str(), detail: detail.into(), retryable: code.is_retryable() }
+        Self { status: status_of(code), code: code.as_str(), detail: detail.into(), retryable: code.is_retryable(), limit: None }
+    }
+
+    /// Refused by a limit, which is counted when the answer goes out.
+    pub fn over(limit: Limit, code: ErrorCode, detail: impl Into<String>) -> Self {
+        Self { limit: Some(limit), ..Self::of(code, detail) }
+    }
+
+    /// The status of the answer.
+    pub fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    /// The limit that refused.
+    pub fn limit(&self) -> Option<Limit> {
+        self.limit
     }
 
     /// Missing or wrong fields.
@@ -67,10 +83,10 @@ impl Problem {
         Self::of(ErrorCode::Unauthorized, UNAUTHORIZED)
     }
 
-    /// Not done in time.
-    pub fn timeout() -> Self {
+    /// Not done in time, which is counted as of `limit`.
+    pub fn timeout(limit: Limit) -> Self {
         let late = Self::new(StatusCode::SERVICE_UNAVAILABLE, "timeout", "the request was not done in time");
-        Self { retryable: true, ..late }
+        Self { retryable: true, limit: Some(limit), ..late }
     }
 }
 
@@ -123,6 +139,9 @@ impl IntoResponse for Problem {
         // Plain data: writing it cannot fail.
         let body = serde_json::to_string(&body).unwrap_or_default();
         let mut response = (self.status, body).into_response();
+        if let Some(limit) = self.limit {
+            response.extensions_mut().insert(limit);
+        }
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         if self.retryable {

@@ -1,7 +1,7 @@
 //! The WebSocket upgrade (RFC 6455 section 4.2): checked, admitted, answered, and the raw socket
 //! taken over for the session.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, pin::Pin, sync::Arc, time::Instant};
 
 use axum::{
     Router,
@@ -17,6 +17,7 @@ use natter_shared::{
     frame::{ErrorCode, SUBPROTOCOL},
     id::{GroupId, RoomName},
 };
+use socket2::SockRef;
 use tokio::net::TcpStream;
 use tokio_tungstenite::{
     WebSocketStream,
@@ -29,9 +30,11 @@ use uuid::Uuid;
 
 use super::Problem;
 use crate::{
-    admission::Ticket,
+    accept::HandshakeDeadline,
+    admission::{Place, Ticket},
     app::App,
     auth::{By, Identity, UNAUTHORIZED, origin},
+    limit::Limit,
     session::{self, OpenError, Opened, RoomOrGroup},
     socket::{Outlet, SocketIo, wire},
 };
@@ -45,15 +48,17 @@ pub(crate) fn routes(app: Arc<App>) -> Router {
 }
 
 /// The reading side of an outlet's socket; `read` is what came behind the upgrade's headers.
-pub(crate) async fn websocket(app: &App, outlet: &Arc<Outlet>, read: Vec<u8>) -> WebSocketStream<SocketIo> {
+pub(crate) async fn websocket(app: &App, outlet: &Arc<Outlet>, mut read: Vec<u8>) -> WebSocketStream<SocketIo> {
     let limits = &app.config.limits;
     let largest = limits.frame_bytes.max(limits.connect_frame_bytes);
+    let (io, good) = SocketIo::new(Arc::clone(outlet), Arc::clone(&app.read_limits), largest, &read);
+    read.truncate(good);
     let config = WebSocketConfig::default()
         .read_buffer_size(READ_BUFFER)
         .write_buffer_size(0)
         .max_message_size(Some(largest))
         .max_frame_size(Some(largest));
-    WebSocketStream::from_partially_read(SocketIo::new(Arc::clone(outlet)), read, Role::Server, Some(config)).await
+    WebSocketStream::from_partially_read(io, read, Role::Server, Some(config)).await
 }
 
 /// A request to upgrade that is in order, and admitted.
@@ -66,7 +71,15 @@ struct Handshake {
 }
 
 impl Handshake {
-    async fn check(app: &App, request: &mut Request) -> Result<Self, Problem> {
+    /// Checks a request, until the deadline of its handshake.
+    async fn check(app: &App, request: &mut Request) -> Result<(Self, Instant), Problem> {
+        let deadline = request.extensions().get::<HandshakeDeadline>().map(|HandshakeDeadline(deadline)| *deadline);
+        let deadline = deadline.unwrap_or_else(|| Instant::now() + app.config.limits.handshake_timeout);
+        let checked = tokio::time::timeout_at(deadline.into(), Self::check_all(app, request));
+        Ok((checked.await.map_err(|_| Problem::timeout(Limit::HandshakeTimeout))??, deadline))
+    }
+
+    async fn check_all(app: &App, request: &mut Request) -> Result<Self, Problem> {
         let headers = request.headers();
         let has = |name: header::HeaderName, token: &str| {
             let mut values = headers.get_all(name).iter().filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(','));
@@ -88,7 +101,8 @@ impl Handshake {
         if app.health.is_draining() {
             return Err(Problem::of(ErrorCode::Draining, "this gateway is shutting down"));
         }
-        let ticket = app.admission.admit(peer, headers, &app.config)?;
+        let place = request.extensions().get::<Arc<Place>>().cloned();
+        let ticket = app.admission.admit(place, peer, headers, &app.config)?;
         let Some(on_upgrade) = request.extensions_mut().remove::<OnUpgrade>() else {
             return Err(Problem::bad_request("this connection cannot be upgraded"));
         };
@@ -133,12 +147,24 @@ async fn identify(app: &App, headers: &HeaderMap, peer: Option<std::net::IpAddr>
 async fn take_over(on_upgrade: OnUpgrade) -> Option<(TcpStream, Vec<u8>)> {
     let upgraded = on_upgrade.await.inspect_err(|error| tracing::debug!(%error, "upgrade_abandoned")).ok()?;
     let parts = upgraded.downcast::<TokioIo<TcpStream>>().ok()?;
+    // From here on the heartbeat sees to it.
+    let _ = SockRef::from(parts.io.inner()).set_tcp_user_timeout(None);
     Some((parts.io.into_inner(), parts.read_buf.to_vec()))
 }
 
-async fn v1(State(app): State<Arc<App>>, mut request: Request) -> Response {
+async fn v1(State(app): State<Arc<App>>, request: Request) -> Response {
+    let serve = |app, stream, read, identity| Box::pin(session::serve_v1(app, stream, read, identity));
+    upgraded(app, request, serve).await
+}
+
+/// Answers with a 101, and serves the connection once it is handed over.
+async fn upgraded<Served: Future<Output = ()> + Send>(
+    app: Arc<App>,
+    mut request: Request,
+    serve: impl FnOnce(Arc<App>, TcpStream, Vec<u8>, Result<Option<Identity>, ()>) -> Pin<Box<Served>> + Send + 'static,
+) -> Response {
     let handshake = match Handshake::check(&app, &mut request).await {
-        Ok(handshake) => handshake,
+        Ok((handshake, _)) => handshake,
         Err(problem) => return problem.into_response(),
     };
     let response = handshake.respond(handshake.offers_v1.then_some(SUBPROTOCOL));
@@ -146,17 +172,26 @@ async fn v1(State(app): State<Arc<App>>, mut request: Request) -> Response {
     let tasks = app.tasks.clone();
     tasks.spawn(app.hard.clone().run_until_cancelled_owned(async move {
         if let Some((stream, read)) = take_over(on_upgrade).await {
-            // A future of the session's size only once there is a session.
-            Box::pin(session::serve_v1(app, stream, read, identity)).await;
+            // On the heap: a future of the session's size only once there is a session.
+            serve(app, stream, read, identity).await;
         }
         drop(ticket);
     }));
     response
 }
 
+/// The route of [`session::serve_echo`].
+#[cfg(test)]
+pub(crate) fn echo_routes(app: Arc<App>) -> Router {
+    let echo = async |State(app): State<Arc<App>>, request: Request| {
+        upgraded(app, request, |app, stream, read, _| Box::pin(session::serve_echo(app, stream, read))).await
+    };
+    Router::new().route("/echo", get(echo)).with_state(app)
+}
+
 async fn chat_room(State(app): State<Arc<App>>, Path(room): Path<String>, mut request: Request) -> Response {
-    let handshake = match Handshake::check(&app, &mut request).await {
-        Ok(handshake) => handshake,
+    let (handshake, deadline) = match Handshake::check(&app, &mut request).await {
+        Ok(checked) => checked,
         Err(problem) => return problem.into_response(),
     };
     let room = match Uuid::parse_str(&room) {
@@ -171,7 +206,7 @@ async fn chat_room(State(app): State<Arc<App>>, Path(room): Path<String>, mut re
     let outlet = Arc::new(Outlet::held(app.outlet_limits()));
     // The session is live before the 101 is sent: what anybody sends from then on arrives.
     let opened = match identity {
-        Ok(Some(identity)) => open_in_time(&app, identity, room, &outlet).await,
+        Ok(Some(identity)) => open_in_time(&app, identity, room, &outlet, deadline).await,
         Ok(None) | Err(()) => Err(OpenError { code: ErrorCode::Unauthorized, message: UNAUTHORIZED.to_owned() }),
     };
     let tasks = app.tasks.clone();
@@ -189,11 +224,20 @@ async fn chat_room(State(app): State<Arc<App>>, Path(room): Path<String>, mut re
     response
 }
 
-async fn open_in_time(app: &Arc<App>, identity: Identity, room: RoomOrGroup, outlet: &Arc<Outlet>) -> Result<Opened, OpenError> {
+async fn open_in_time(
+    app: &Arc<App>,
+    identity: Identity,
+    room: RoomOrGroup,
+    outlet: &Arc<Outlet>,
+    deadline: Instant,
+) -> Result<Opened, OpenError> {
     let opening = session::open_chat_room(app, identity, room, Arc::clone(outlet));
-    match tokio::time::timeout(app.config.limits.handshake_timeout, opening).await {
+    match tokio::time::timeout_at(deadline.into(), opening).await {
         Ok(opened) => opened,
-        Err(_) => Err(OpenError { code: ErrorCode::Unavailable, message: "signing in took too long".to_owned() }),
+        Err(_) => {
+            app.metrics.refused(Limit::HandshakeTimeout);
+            Err(OpenError { code: ErrorCode::Unavailable, message: "signing in took too long".to_owned() })
+        }
     }
 }
 

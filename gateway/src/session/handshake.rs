@@ -11,7 +11,7 @@ use natter_shared::{
     timestamp::Timestamp,
 };
 use tokio::{net::TcpStream, time};
-use tokio_tungstenite::tungstenite::{Message, error::CapacityError};
+use tokio_tungstenite::tungstenite::Message;
 
 use super::{
     OpenError, Protocol,
@@ -22,6 +22,7 @@ use crate::{
     app::App,
     auth::{Identity, UNAUTHORIZED},
     http::upgrade,
+    limit::Limit,
     socket::{Outlet, wire},
 };
 
@@ -81,9 +82,12 @@ async fn sign_in(
     let Ok(identity) = identity else {
         return Err(Failure::new(None, ErrorCode::Unauthorized, UNAUTHORIZED, CloseCode::Token));
     };
-    let connect = match time::timeout(app.config.limits.connect_timeout, first_frame(socket)).await {
+    let connect = match time::timeout(app.config.limits.connect_timeout, first_frame(app, socket)).await {
         Ok(connect) => connect?,
-        Err(_) => return Err(Failure::new(None, ErrorCode::OutOfOrder, "no connect frame came in time", CloseCode::BadFrame)),
+        Err(_) => {
+            app.metrics.refused(Limit::ConnectTimeout);
+            return Err(Failure::new(None, ErrorCode::OutOfOrder, "no connect frame came in time", CloseCode::BadFrame));
+        }
     };
     let id = connect.id;
     let refused = || Failure::new(id, ErrorCode::Unauthorized, UNAUTHORIZED, CloseCode::Token);
@@ -108,7 +112,7 @@ async fn sign_in(
     })
 }
 
-async fn first_frame(socket: &mut Socket) -> Result<Connect, Failure> {
+async fn first_frame(app: &App, socket: &mut Socket) -> Result<Connect, Failure> {
     loop {
         return match socket.next().await {
             Some(Ok(Message::Text(text))) => match ClientFrame::parse(text.as_str()) {
@@ -121,11 +125,8 @@ async fn first_frame(socket: &mut Socket) -> Result<Connect, Failure> {
             },
             Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => continue,
             Some(Ok(Message::Binary(_))) => Err(Failure::silent(Some(CloseCode::BadFrame))),
-            Some(Err(tokio_tungstenite::tungstenite::Error::Capacity(CapacityError::MessageTooLong { .. }))) => {
-                Err(Failure::silent(Some(CloseCode::TooBig)))
-            }
-            Some(Err(tokio_tungstenite::tungstenite::Error::Utf8(_))) => Err(Failure::silent(Some(CloseCode::NotUtf8))),
-            Some(Ok(Message::Close(_)) | Err(_)) | None => Err(Failure::silent(None)),
+            Some(Err(error)) => Err(Failure::silent(run::close_of(&error, &app.metrics))),
+            Some(Ok(Message::Close(_))) | None => Err(Failure::silent(None)),
         };
     }
 }

@@ -14,6 +14,7 @@ use super::{SessionHandle, handle::LiveGroup, open::GROUPS_PAGE, reply::Refusal}
 use crate::{
     app::App,
     delivery::{GroupMeta, Insistence, JoinError, Joined, Start},
+    limit::Limit,
 };
 
 /// What delivery must know of the group.
@@ -38,7 +39,7 @@ pub(super) fn group_state(membership: Membership, joined: Joined, applied: Posit
 }
 
 /// How a join begins.
-enum Begun {
+pub(super) enum Begun {
     /// The session is a member already.
     Live(Joined),
     /// This join is the one, of this number.
@@ -71,7 +72,7 @@ impl App {
         self.finish_join(session, group, attempt, &meta, start, known).await
     }
 
-    fn begin_join(&self, session: &SessionHandle, group: GroupId, known: Position) -> Result<Begun, JoinError> {
+    pub(super) fn begin_join(&self, session: &SessionHandle, group: GroupId, known: Position) -> Result<Begun, JoinError> {
         let mut groups = session.groups.lock();
         match groups.get_mut(&group) {
             Some(live) => {
@@ -81,6 +82,7 @@ impl App {
             None => {
                 let limit = self.config.limits.groups_per_connection;
                 if groups.len() >= limit {
+                    self.metrics.refused(Limit::GroupsPerConnection);
                     return Err(JoinError::TooMany(limit));
                 }
                 let attempt = session.next_attempt();

@@ -2,6 +2,10 @@
 //! ([`open`]), then its loop ([`run`]), which reads frames ([`on_frame`], [`on_chat_frame`]) and
 //! notices, and has one exit.
 
+#[cfg(test)]
+mod echo;
+#[cfg(test)]
+mod edge_tests;
 mod follow;
 mod handle;
 mod handshake;
@@ -16,6 +20,8 @@ mod requests;
 mod run;
 mod send;
 
+#[cfg(test)]
+pub(crate) use echo::serve_echo;
 pub use handle::{Notice, Protocol, SessionHandle};
 pub use handshake::serve_v1;
 pub use open::{OpenError, Opened, RoomOrGroup, open_chat_room};

@@ -17,6 +17,7 @@ use super::{
     run::{Running, Step},
     send::Outgoing,
 };
+use crate::limit::Limit;
 
 /// Either frame; which one, its `type` says.
 #[derive(Deserialize)]
@@ -69,6 +70,7 @@ impl Running {
     fn notify_by_handle(&self, handle: String, body: String) {
         let (app, session) = (Arc::clone(&self.app), Arc::clone(&self.session));
         if !session.enter(app.config.limits.in_flight_sends) {
+            app.metrics.refused(Limit::InFlightSends);
             return session.answer(None, Err(Refusal::new(ErrorCode::Busy, "too many requests in flight")));
         }
         self.app.tasks.spawn(async move {

@@ -13,7 +13,7 @@ use super::{
     run::{Running, Step},
     send::Outgoing,
 };
-use crate::{app::App, auth::UNAUTHORIZED};
+use crate::{app::App, auth::UNAUTHORIZED, limit::Limit};
 
 impl Running {
     /// Reads a frame and begins what it asks; answers come when they are ready.
@@ -74,6 +74,7 @@ impl Running {
     {
         let (app, session) = (Arc::clone(&self.app), Arc::clone(&self.session));
         if !session.enter(app.config.limits.in_flight_sends) {
+            app.metrics.refused(Limit::InFlightSends);
             return session.answer(id, Err(Refusal::new(ErrorCode::Busy, "too many requests in flight")));
         }
         let work = work(Arc::clone(&app), Arc::clone(&session));

@@ -23,6 +23,7 @@ use crate::{
     app::App,
     auth::Identity,
     delivery::{JoinError, Joined, Start},
+    limit::Limit,
     socket::Outlet,
 };
 
@@ -110,6 +111,9 @@ pub(super) struct Live {
     pub(super) notices: mpsc::Receiver<Box<Notice>>,
     /// The group that the chat-room protocol's path names.
     pub(super) room: Option<GroupId>,
+    /// Everything is sent back.
+    #[cfg(test)]
+    pub(super) echo: bool,
 }
 
 impl App {
@@ -121,7 +125,11 @@ impl App {
         resume: ResumeFrom,
     ) -> Result<Opened, OpenError> {
         let too_many = || OpenError { code: ErrorCode::RateLimited, message: "this user has too many connections".to_owned() };
-        let seat = self.connections.sit(&identity.user.key(), self.config.limits.connections_per_user).ok_or_else(too_many)?;
+        let seat = self.connections.sit(&identity.user.key(), self.config.limits.connections_per_user);
+        if seat.is_none() {
+            self.metrics.refused(Limit::ConnectionsPerUser);
+        }
+        let seat = seat.ok_or_else(too_many)?;
         let (session, notices) = SessionHandle::new(identity.user.clone(), protocol, outlet, identity.expires_at);
         let guard = Guard::register(Arc::clone(self), session, seat);
         let session = guard.session();
@@ -141,7 +149,13 @@ impl App {
         let more = answer.reply.groups.last().filter(|_| answer.reply.more).map(|last| last.group);
         let groups = self.all_live(session, answer.reply.groups, &answer.applied, &resume).await?;
         let SignedIn { profile, inbox, .. } = SignedIn { groups: Vec::new(), ..answer.reply };
-        let live = Live { guard, notices, room: None };
+        let live = Live {
+            guard,
+            notices,
+            room: None,
+            #[cfg(test)]
+            echo: false,
+        };
         Ok(Opened { live, profile, groups, more, inbox, inbox_joined, resume })
     }
 

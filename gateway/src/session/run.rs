@@ -16,14 +16,18 @@ use natter_shared::{
 use tokio::{sync::mpsc, time};
 use tokio_tungstenite::{
     WebSocketStream,
-    tungstenite::{self, Message, error::CapacityError},
+    tungstenite::{
+        self, Message,
+        error::{CapacityError, ProtocolError},
+    },
 };
 
 use super::{Notice, Opened, Protocol, SessionHandle, follow::FollowUps, open::Live};
 use crate::{
     app::{App, Seat},
-    rate::Bucket,
-    socket::{OutletState, SocketIo, wire},
+    limit::Limit,
+    metrics::Metrics,
+    socket::{OutletState, SocketIo, breach_of, wire},
 };
 
 /// How long a session sleeps at most where nothing happens.
@@ -73,8 +77,9 @@ pub(super) struct Running {
     pub(super) session: Arc<SessionHandle>,
     /// The group that the chat-room protocol's path names.
     pub(super) room: Option<GroupId>,
-    bucket: Bucket,
     follow_ups: FollowUps,
+    #[cfg(test)]
+    echo: bool,
 }
 
 /// The heartbeat: a ping each interval; whoever says nothing for the timeout after one is gone.
@@ -127,11 +132,17 @@ pub async fn serve_chat_room(app: Arc<App>, opened: Opened, socket: Socket) {
 
 /// Runs an opened session to its end.
 pub(super) async fn run(app: Arc<App>, live: Live, mut socket: Socket) {
-    let Live { guard, notices, room } = live;
+    let Live { guard, notices, room, .. } = live;
     let session = Arc::clone(guard.session());
-    let limits = &app.config.limits;
-    let bucket = Bucket::new(limits.frames_per_second, limits.frames_burst, Instant::now());
-    let running = Running { app: Arc::clone(&app), session: Arc::clone(&session), room, bucket, follow_ups: FollowUps::new() };
+    socket.get_mut().set_largest(app.config.limits.frame_bytes);
+    let running = Running {
+        app: Arc::clone(&app),
+        session: Arc::clone(&session),
+        room,
+        follow_ups: FollowUps::new(),
+        #[cfg(test)]
+        echo: live.echo,
+    };
     let code = running.turn(&mut socket, notices).await;
     if let Some(code) = code {
         session.outlet.close(code);
@@ -192,7 +203,10 @@ impl Running {
                         match heartbeat.beat(now) {
                             Beat::Wait => {}
                             Beat::Ping => session.outlet.push(&heartbeat_frame(session.protocol), 1),
-                            Beat::Lost => code = Some(CloseCode::HeartbeatLost),
+                            Beat::Lost => {
+                                self.app.metrics.refused(Limit::HeartbeatTimeout);
+                                code = Some(CloseCode::HeartbeatLost);
+                            }
                         }
                     }
                     let expires = now + self.until_expiry();
@@ -214,14 +228,17 @@ impl Running {
     fn on_socket(&mut self, frame: Option<Result<Message, tungstenite::Error>>) -> Step {
         let message = match frame {
             Some(Ok(message)) => message,
-            Some(Err(error)) => return on_error(&error),
+            Some(Err(error)) => return close_of(&error, &self.app.metrics).map_or(Step::End, Step::Close),
             None => return Step::End,
         };
-        if !self.bucket.take(Instant::now()) {
-            return Step::Close(CloseCode::RateLimited);
-        }
         match message {
-            Message::Text(text) if text.len() > self.app.config.limits.frame_bytes => Step::Close(CloseCode::TooBig),
+            #[cfg(test)]
+            Message::Text(_) | Message::Binary(_) if self.echo => self.echo_back(message),
+            // One that came right behind the larger connect frame.
+            Message::Text(text) if text.len() > self.app.config.limits.frame_bytes => {
+                self.app.metrics.refused(Limit::FrameBytes);
+                Step::Close(CloseCode::TooBig)
+            }
             Message::Text(text) => match self.session.protocol {
                 Protocol::V1 => self.on_frame(text.as_str()),
                 Protocol::ChatRoom => self.on_chat_frame(text.as_str()),
@@ -283,13 +300,21 @@ pub(super) enum Step {
     End,
 }
 
-fn on_error(error: &tungstenite::Error) -> Step {
+/// What a connection is closed with whose reading has ended; nothing where the other side is gone.
+pub(super) fn close_of(error: &tungstenite::Error, metrics: &Metrics) -> Option<CloseCode> {
     match error {
-        tungstenite::Error::Capacity(CapacityError::MessageTooLong { .. }) => Step::Close(CloseCode::TooBig),
-        tungstenite::Error::Utf8(_) => Step::Close(CloseCode::NotUtf8),
-        tungstenite::Error::Protocol(tungstenite::error::ProtocolError::ResetWithoutClosingHandshake) => Step::End,
-        tungstenite::Error::Protocol(_) => Step::Close(CloseCode::Protocol),
-        _ => Step::End,
+        tungstenite::Error::Io(error) => breach_of(error).map(|breach| {
+            metrics.refused(breach.limit());
+            breach.close_code()
+        }),
+        tungstenite::Error::Capacity(CapacityError::MessageTooLong { .. }) => {
+            metrics.refused(Limit::FrameBytes);
+            Some(CloseCode::TooBig)
+        }
+        tungstenite::Error::Utf8(_) => Some(CloseCode::NotUtf8),
+        tungstenite::Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => None,
+        tungstenite::Error::Protocol(_) => Some(CloseCode::Protocol),
+        _gone => None,
     }
 }
 

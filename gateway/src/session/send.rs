@@ -16,6 +16,7 @@ use natter_shared::{
 use super::{SessionHandle, reply::Refusal};
 use crate::{
     app::App,
+    limit::Limit,
     publish::{Draft, NotAccepted, Said, accept, check_body},
 };
 
@@ -36,6 +37,7 @@ impl App {
             return session.answer(message.id, Err(refusal.into()));
         }
         if !session.enter(self.config.limits.in_flight_sends) {
+            self.metrics.refused(Limit::InFlightSends);
             return session.answer(message.id, Err(Refusal::new(ErrorCode::Busy, "too many requests in flight")));
         }
         let group = message.group;

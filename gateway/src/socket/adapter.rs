@@ -1,36 +1,66 @@
-//! What tungstenite reads from and writes to: reads come from the socket, writes go through the
-//! outlet, which always accepts the whole buffer, so that what tungstenite writes by itself (pongs,
-//! the echo of a Close) never lands inside another frame.
+//! What tungstenite reads from and writes to: reads come from the socket, counted by the meter;
+//! writes go through the outlet, which always accepts the whole buffer, so that what tungstenite
+//! writes by itself (pongs, the echo of a Close) never lands inside another frame.
 
 use std::{
     io,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
+    time::Instant,
 };
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::Outlet;
+use super::{
+    Outlet,
+    meter::{Breach, Meter, ReadLimits},
+};
 
 /// The reading side of an attached [`Outlet`], as tungstenite's stream.
-pub struct SocketIo(Arc<Outlet>);
+pub struct SocketIo {
+    outlet: Arc<Outlet>,
+    meter: Meter,
+}
 
 impl SocketIo {
-    /// Reads from `outlet`'s socket and writes through `outlet`.
-    pub fn new(outlet: Arc<Outlet>) -> Self {
-        Self(outlet)
+    /// Reads from `outlet`'s socket, messages of `largest` bytes at most, and writes through
+    /// `outlet`. Also says how much of `read`, which came before, may be read.
+    pub fn new(outlet: Arc<Outlet>, limits: Arc<ReadLimits>, largest: usize, read: &[u8]) -> (Self, usize) {
+        let now = Instant::now();
+        let mut meter = Meter::new(limits, largest, now);
+        let good = meter.pass(read, now);
+        (Self { outlet, meter }, good)
+    }
+
+    /// From the next message on, so many bytes of each.
+    pub fn set_largest(&mut self, bytes: usize) {
+        self.meter.set_largest(bytes);
     }
 }
 
+/// The breach that ended a connection's reading, if that is what did.
+pub fn breach_of(error: &io::Error) -> Option<Breach> {
+    error.get_ref().and_then(|inner| inner.downcast_ref()).copied()
+}
+
 impl AsyncRead for SocketIo {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let Some(stream) = self.0.stream() else { return Poll::Ready(Err(io::ErrorKind::NotConnected.into())) };
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let Self { outlet, meter } = &mut *self;
+        if let Some(breach) = meter.breach() {
+            return Poll::Ready(Err(io::Error::other(breach)));
+        }
+        let Some(stream) = outlet.stream() else { return Poll::Ready(Err(io::ErrorKind::NotConnected.into())) };
         loop {
             ready!(stream.poll_read_ready(cx))?;
-            match stream.try_read(buf.initialize_unfilled()) {
+            let room = buf.initialize_unfilled();
+            match stream.try_read(room) {
                 Ok(read) => {
-                    buf.advance(read);
+                    let good = meter.pass(room.get(..read).unwrap_or_default(), Instant::now());
+                    if let Some(breach) = meter.breach().filter(|_| good == 0) {
+                        return Poll::Ready(Err(io::Error::other(breach)));
+                    }
+                    buf.advance(good);
                     return Poll::Ready(Ok(()));
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
@@ -42,7 +72,7 @@ impl AsyncRead for SocketIo {
 
 impl AsyncWrite for SocketIo {
     fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        self.0.push_control(buf);
+        self.outlet.push_control(buf);
         Poll::Ready(Ok(buf.len()))
     }
 

@@ -114,6 +114,9 @@ fn check_limits(limits: &Limits, values: &mut Values) {
     if limits.backlog_bytes < limits.frame_bytes {
         values.problem("limits.backlog_bytes", "is smaller than limits.frame_bytes: one frame has to fit in");
     }
+    if limits.bytes_burst < limits.connect_frame_bytes.max(limits.frame_bytes) {
+        values.problem("limits.bytes_burst", "is smaller than limits.frame_bytes or limits.connect_frame_bytes: one frame has to fit in");
+    }
     if limits.header_timeout > limits.handshake_timeout {
         values.problem("limits.header_timeout", "is longer than limits.handshake_timeout, which it is a part of");
     }

@@ -247,10 +247,19 @@ section! {
         pub backlog_messages: usize = 256 => 1..=1_000_000,
         /// Bytes that wait for a slow client before it is closed (4408).
         pub backlog_bytes: usize as Bytes = MIB as usize => 4 * KIB..=GIB as usize,
-        /// Frames per second of one connection in the long run, control frames counted.
+        /// Frames per second of one connection in the long run, control frames and fragments counted.
         pub frames_per_second: u32 = 100 => 1..=1_000_000,
         /// Frames that one connection may send at once.
         pub frames_burst: u32 = 200 => 1..=1_000_000,
+        /// Bytes per second of one connection in the long run, as they are on the wire.
+        pub bytes_per_second: usize as Bytes = MIB as usize => KIB..=GIB as usize,
+        /// Bytes that one connection may send at once.
+        pub bytes_burst: usize as Bytes = 4 * MIB as usize => 4 * KIB..=GIB as usize,
+        /// Frames that one message may come in; with more it is too big (1009).
+        pub fragments: u32 = 256 => 1..=1_000_000,
+        /// From a message's first frame to its last; a slower one loses its connection (4410). Looked at
+        /// as bytes come; without any, the heartbeat ends it.
+        pub assembly_timeout: Duration = secs(15) => TIMEOUT,
         /// HTTP calls per second of one user to one gateway in the long run.
         pub http_requests_per_second: u32 = 50 => 1..=1_000_000,
         /// HTTP calls that one user may make at once.
@@ -259,14 +268,22 @@ section! {
         pub server_requests_per_second: u32 = 1000 => 1..=1_000_000,
         /// Calls of the server API that one key may make at once.
         pub server_requests_burst: u32 = 2000 => 1..=1_000_000,
-        /// WebSocket connections of the process.
+        /// Bytes of an HTTP request's body; twice `limits.body_bytes` where that is more.
+        pub http_body_bytes: usize as Bytes = 64 * KIB => KIB..=16 * MIB as usize,
+        /// From an HTTP request's headers to its answer, the body included.
+        pub http_timeout: Duration = secs(15) => TIMEOUT,
+        /// Connections of the process, WebSockets or not.
         pub connections: usize = 100_000 => 1..=10_000_000,
-        /// Connections from one address.
+        /// Connections from one address, WebSockets or not; of IPv6, from one /64. From a trusted proxy
+        /// only WebSockets are counted, by the address they are for.
         pub connections_per_ip: usize = 4096 => 1..=10_000_000,
         /// Connections of one user.
         pub connections_per_user: usize = 64 => 1..=1_000_000,
         /// Handshakes per second of the process.
         pub handshakes_per_second: u32 = 10_000 => 1..=1_000_000,
+        /// Resident memory of the process from which on no WebSocket is let in (503). 0: 85 % of what its
+        /// cgroup may have, or the machine has.
+        pub memory_bytes: u64 as Bytes = 0 => 0..=64 * 1024 * GIB,
         /// Groups that are delivered on one connection.
         pub groups_per_connection: usize = 1000 => 1..=100_000,
         /// Sends of one connection that wait for their answer.
@@ -281,7 +298,11 @@ section! {
         pub recoveries: usize = 64 => 1..=10_000,
         /// Messages of one page of history.
         pub history_page: u32 = 200 => 1..=1000,
-        /// From a TCP connection to the end of its request's headers.
+        /// Bytes of a request's headers; more is 431.
+        pub header_bytes: usize as Bytes = 16 * KIB => 8 * KIB..=MIB as usize,
+        /// Headers of a request; more is 431.
+        pub headers: usize = 100 => 16..=1000,
+        /// From a TCP connection, or the answer before, to the end of a request's headers.
         pub header_timeout: Duration = secs(5) => TIMEOUT,
         /// From a TCP connection to its 101.
         pub handshake_timeout: Duration = secs(10) => TIMEOUT,

@@ -100,7 +100,7 @@ pub enum CloseCode {
     Protocol,
     /// 1007: text that is not UTF-8.
     NotUtf8,
-    /// 1009: a message over `limits.frame_bytes`.
+    /// 1009: a message over `limits.frame_bytes` or `limits.fragments`.
     TooBig,
     /// 1012: the gateway restarts.
     Restart,
@@ -116,9 +116,9 @@ pub enum CloseCode {
     SlowConsumer,
     /// 4409: replaced by a newer connection.
     Replaced,
-    /// 4410: the heartbeat was not answered.
+    /// 4410: the heartbeat was not answered, or a message does not come to its end.
     HeartbeatLost,
-    /// 4429: sends faster than allowed.
+    /// 4429: sends frames or bytes faster than allowed.
     RateLimited,
 }
 

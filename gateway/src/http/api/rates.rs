@@ -9,7 +9,11 @@ use parking_lot::Mutex;
 use uuid::Uuid;
 
 use super::REMEMBERED;
-use crate::{http::Problem, rate::Bucket};
+use crate::{
+    http::Problem,
+    limit::Limit,
+    rate::{Bucket, Rate},
+};
 
 /// By then a bucket is full again.
 const QUIET: Duration = Duration::from_mins(10);
@@ -22,15 +26,15 @@ pub(super) struct Rates {
 
 struct Table<K> {
     buckets: Cache<K, Arc<Mutex<Bucket>>>,
-    per_second: u32,
-    burst: u32,
+    rate: Rate,
+    limit: Limit,
 }
 
 impl Rates {
     pub(super) fn new(limits: &Limits) -> Self {
         Self {
-            users: Table::new(limits.http_requests_per_second, limits.http_requests_burst),
-            keys: Table::new(limits.server_requests_per_second, limits.server_requests_burst),
+            users: Table::new(limits.http_requests_per_second, limits.http_requests_burst, Limit::HttpRequestsPerSecond),
+            keys: Table::new(limits.server_requests_per_second, limits.server_requests_burst, Limit::ServerRequestsPerSecond),
         }
     }
 
@@ -52,13 +56,15 @@ impl Rates {
 }
 
 impl<K: Hash + Eq + Send + Sync + 'static> Table<K> {
-    fn new(per_second: u32, burst: u32) -> Self {
-        Self { buckets: Cache::builder().max_capacity(REMEMBERED).time_to_idle(QUIET).build(), per_second, burst }
+    fn new(per_second: u32, burst: u32, limit: Limit) -> Self {
+        let rate = Rate::new(per_second.into(), burst.into());
+        Self { buckets: Cache::builder().max_capacity(REMEMBERED).time_to_idle(QUIET).build(), rate, limit }
     }
 
     fn take(&self, who: K) -> Result<(), Problem> {
         let now = Instant::now();
-        let bucket = self.buckets.get_with(who, || Arc::new(Mutex::new(Bucket::new(self.per_second, self.burst, now))));
-        if bucket.lock().take(now) { Ok(()) } else { Err(Problem::of(ErrorCode::RateLimited, "calls come faster than allowed")) }
+        let bucket = self.buckets.get_with(who, || Arc::new(Mutex::new(Bucket::new(now))));
+        let allowed = bucket.lock().take(&self.rate, 1, now);
+        if allowed { Ok(()) } else { Err(Problem::over(self.limit, ErrorCode::RateLimited, "calls come faster than allowed")) }
     }
 }

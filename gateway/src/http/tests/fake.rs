@@ -61,7 +61,7 @@ pub(super) struct FakeSite {
 }
 
 #[derive(Default)]
-pub(super) struct FakeBroker {
+pub(crate) struct FakeBroker {
     /// The persister is away.
     pub(super) away: AtomicBool,
     /// What was published, and the position that was waited for after it.

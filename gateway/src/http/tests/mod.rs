@@ -5,7 +5,7 @@
 mod api;
 mod chat_form;
 mod chat_page;
-mod fake;
+pub(crate) mod fake;
 mod session;
 mod sign_in;
 mod team_page;

@@ -1,0 +1,44 @@
+//! A session that sends back what it is sent, for judges of the WebSocket protocol: only in tests,
+//! and everything but the answer is what every session has.
+
+use std::sync::Arc;
+
+use natter_shared::{id::UserId, timestamp::Timestamp};
+use tokio::net::TcpStream;
+use tokio_tungstenite::tungstenite::{
+    Message,
+    protocol::frame::{
+        Frame,
+        coding::{Data, OpCode},
+    },
+};
+
+use super::{
+    Protocol, SessionHandle,
+    open::Live,
+    run::{self, Guard, Running, Step},
+};
+use crate::{app::App, http::upgrade, socket::Outlet};
+
+/// Serves a connection from its 101 to its end.
+pub(crate) async fn serve_echo(app: Arc<App>, stream: TcpStream, read: Vec<u8>) {
+    let outlet = Arc::new(Outlet::held(app.outlet_limits()));
+    outlet.attach(stream);
+    let socket = upgrade::websocket(&app, &outlet, read).await;
+    let user = UserId::new("echo").unwrap();
+    let seat = app.connections.sit(&user.key(), usize::MAX).unwrap();
+    let (session, notices) = SessionHandle::new(user, Protocol::ChatRoom, Arc::clone(&outlet), Timestamp(u64::MAX / 2));
+    let guard = Guard::register(Arc::clone(&app), session, seat);
+    outlet.release(bytes::Bytes::new());
+    run::run(app, Live { guard, notices, room: None, echo: true }, socket).await;
+}
+
+impl Running {
+    pub(super) fn echo_back(&self, message: Message) -> Step {
+        let opcode = if message.is_text() { Data::Text } else { Data::Binary };
+        let mut frame = Vec::new();
+        Frame::message(message.into_data(), OpCode::Data(opcode), true).format(&mut frame).unwrap();
+        self.session.outlet.push(&frame.into(), 1);
+        Step::Continue
+    }
+}
