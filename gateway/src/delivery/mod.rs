@@ -7,6 +7,8 @@
 
 mod batch;
 mod cursor;
+#[cfg(test)]
+mod edge_tests;
 mod encode;
 mod group;
 mod hub;

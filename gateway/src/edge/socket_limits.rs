@@ -191,3 +191,22 @@ async fn who_does_not_read_its_pongs_is_a_slow_reader() {
     tokio::time::timeout(PATIENCE, flood).await.expect("never closed as a slow reader");
     assert_eq!(edge.metric("natter_gateway_closes_total{code=\"4408\"}"), 1);
 }
+
+#[tokio::test]
+async fn who_does_not_close_after_our_close_is_cut_off_in_time() {
+    let timeout = Duration::from_millis(400);
+    let edge = edge(|limits| limits.slow_close_timeout = timeout).await;
+    let mut raw = Raw::echo(&edge).await;
+    let begun = std::time::Instant::now();
+    raw.write(&frame(FIN | 3, b"")).await;
+    assert_eq!(raw.frame().await.and_then(|got| got.close_code()), Some(1002));
+    // The end of what we say, and nothing of theirs.
+    assert_eq!(raw.frame().await, None);
+    let gone = async {
+        while edge.metric("natter_gateway_sockets") > 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, gone).await.unwrap();
+    assert!(begun.elapsed() >= timeout, "not before");
+}

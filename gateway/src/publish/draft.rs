@@ -105,3 +105,17 @@ pub(crate) fn check_body(limits: &Limits, body: &str) -> Result<(), NotAccepted>
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn body_bytes_at_the_edge() {
+        let limits = Limits { body_bytes: 6, ..Limits::default() };
+        assert!(check_body(&limits, "sixsix").is_ok() && check_body(&limits, "\u{5929}\u{5929}").is_ok());
+        for body in ["sixsixs", "\u{5929}\u{5929}x"] {
+            assert_eq!(check_body(&limits, body).unwrap_err().code, ErrorCode::TooLarge, "bytes, not characters");
+        }
+    }
+}

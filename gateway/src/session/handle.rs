@@ -110,7 +110,7 @@ pub struct SessionHandle {
 }
 
 impl SessionHandle {
-    pub(super) fn new(
+    pub(crate) fn new(
         user: UserId,
         protocol: Protocol,
         outlet: Arc<Outlet>,

@@ -203,6 +203,19 @@ async fn callers_are_held_to_their_rate() {
 }
 
 #[tokio::test]
+async fn api_keys_are_held_to_their_rate() {
+    let limit = |limits: &mut natter_shared::config::Limits| (limits.server_requests_per_second, limits.server_requests_burst) = (1, 3);
+    let routes = Routes::over(FakeSite::limited(|_, _| (), limit));
+    let key = format!("Bearer {API_KEY}");
+    for _ in 0..3 {
+        assert_eq!(routes.get("/api/v1/server/users/bob", &[("authorization", &key)]).await.status, StatusCode::OK);
+    }
+    let answer = routes.get("/api/v1/server/users/bob", &[("authorization", &key)]).await;
+    assert_eq!(answer.problem(), (429, "rate_limited".to_owned()));
+    assert!(!answer.header("retry-after").is_empty());
+}
+
+#[tokio::test]
 async fn an_api_key_is_asked_for_once_and_wrong_ones_are() {
     let routes = Routes::new();
     let key = format!("Bearer {API_KEY}");
