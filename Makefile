@@ -1,7 +1,7 @@
 # The commands of this project. `make help` lists them.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test setup lint fmt doc deny advisories check-deploy autobahn
+.PHONY: help run test faults faults-short setup lint fmt doc deny advisories check-deploy autobahn
 
 help: ## Lists these commands
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|' 2>/dev/null \
@@ -15,11 +15,29 @@ run: ## Starts natter in one process; its files are in ./data
 setup: ## Installs what the tests need, and says what
 	@tests/setup.sh >/dev/null
 
-# One build for all: the integration tests start the binaries that lie beside them.
+# One build for all: the integration tests start the binaries that lie beside them. They have the
+# failpoints of `make faults SABOTAGE=…` in them, so that these need no build of their own.
 test: ## Runs every test; installs what is missing (PostgreSQL, Chromium, a NATS server)
 	@server=$$(tests/setup.sh) && export NATTER_TEST_NATS_SERVER="$$server" \
 		&& npm --prefix tests/js run --silent unit && npm --prefix tests/js run --silent types \
-		&& cargo build --workspace --bins && cargo test --workspace
+		&& cargo build --workspace --bins --features failpoints && cargo test --workspace --features failpoints
+
+# A sabotage needs failpoints, which a release never has.
+faults: ## Makes everything go wrong under traffic: SEED=, FAULTS=a,b, ROUNDS=, LONG=1, SABOTAGE=name|all
+	@server=$$(tests/setup.sh) && export NATTER_TEST_NATS_SERVER="$$server" \
+		&& if [ -n "$(SABOTAGE)" ]; then \
+			cargo build --workspace --bins --features failpoints && ./target/debug/natter-faults --sabotage "$(SABOTAGE)"; \
+		else \
+			cargo build --release --workspace --bins \
+				&& ./target/release/natter-faults $(if $(LONG),--long) $$(echo "$(FAULTS)" | tr , ' '); \
+		fi
+
+# What CI has time for: some faults in short, and that each sabotage is found.
+faults-short:
+	@server=$$(tests/setup.sh) && export NATTER_TEST_NATS_SERVER="$$server" \
+		&& cargo build --workspace --bins --features failpoints \
+		&& ./target/debug/natter-faults --short gateway-kill nats-restart database-down \
+		&& ./target/debug/natter-faults --sabotage all
 
 lint: ## Checks format, lints, docs
 	cargo fmt --all --check

@@ -21,6 +21,7 @@ pub mod rpc;
 pub mod ask_health;
 pub mod cli;
 pub mod config;
+pub mod failpoint;
 pub mod lifecycle;
 pub mod listen;
 pub mod telemetry;

@@ -1,5 +1,6 @@
-//! The checker of the promises: once, in order, no silent gap, in SQL once.
+//! The checker of the promises: once, in order, no silent gap, in SQL once, only members.
 //! A pure function over what clients recorded and what SQL holds, so that it is itself tested.
+//! Inboxes are judged by `inboxes`.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -8,6 +9,8 @@ use natter_shared::{
     position::Position,
 };
 
+use crate::inboxes::InboxViolation;
+
 /// What one client recorded, in the order it arrived.
 #[derive(Debug, Clone)]
 pub enum Entry {
@@ -15,6 +18,8 @@ pub enum Entry {
     Joined(GroupId, Position),
     /// The membership ended with this event.
     Left(GroupId, Position),
+    /// The membership ended while the client was away: it is not told what came before that.
+    Gone(GroupId),
     /// The server declared that something of the group is missing.
     Reset(GroupId),
     /// A message arrived.
@@ -32,11 +37,25 @@ pub struct Fact {
     pub position: Position,
 }
 
+/// After the first position, up to and with the second.
+pub type Time = (Position, Option<Position>);
+
+/// When each user was a member of each group, by the group's own order.
+pub type Memberships = HashMap<(GroupId, String), Vec<Time>>;
+
 /// Everything a run left behind.
 #[derive(Debug, Default)]
 pub struct Observation {
     /// Per client: its name and its record.
     pub clients: Vec<(String, Vec<Entry>)>,
+    /// Who the clients are: their users' ids.
+    pub users: HashMap<String, String>,
+    /// When they were members; without, as they were told themselves.
+    pub memberships: Option<Memberships>,
+    /// Per sender: what was accepted, in the order it was sent.
+    pub sent: Vec<(String, Vec<Fact>)>,
+    /// Ids of dead letters.
+    pub dead: HashSet<MessageId>,
     /// What was tried, whatever came of it.
     pub attempted: HashSet<MessageId>,
     /// What the server said it accepted.
@@ -48,7 +67,7 @@ pub struct Observation {
 /// A broken promise.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Violation {
-    /// Accepted, and not in SQL.
+    /// Accepted, and not in SQL, not even as a dead letter.
     NotInSql(Fact),
     /// In SQL more than once, by id or by position.
     TwiceInSql(Fact),
@@ -66,6 +85,10 @@ pub enum Violation {
     NotMember(String, Fact),
     /// A client got something that SQL does not hold like this.
     Unknown(String, Fact),
+    /// A sender's message stands before one that it sent earlier to the same group.
+    Overtook(String, Fact),
+    /// Something about an inbox.
+    Inbox(InboxViolation),
 }
 
 /// What the checker found.
@@ -81,6 +104,10 @@ pub struct Report {
     pub resets: usize,
     /// Messages that declared gaps left out.
     pub excused: usize,
+    /// Messages in SQL, and dead letters.
+    pub stored: usize,
+    /// Groups and inboxes that went on after a reconnect with all that was missed.
+    pub recovered: usize,
     /// Where in its client's record each missing message would have been.
     pub notes: Vec<String>,
 }
@@ -96,16 +123,30 @@ impl Report {
 
 /// Looks at everything.
 pub fn check(seen: &Observation) -> Report {
-    let mut report = Report { accepted: seen.accepted.len(), ..Report::default() };
+    let stored = seen.rows.len() + seen.dead.len();
+    let mut report = Report { accepted: seen.accepted.len(), stored, ..Report::default() };
     check_sql(seen, &mut report);
+    for (sender, sent) in &seen.sent {
+        check_sender(sender, sent, &mut report);
+    }
     let mut truth: HashMap<GroupId, BTreeMap<Position, Fact>> = HashMap::new();
     for row in &seen.rows {
         truth.entry(row.group).or_default().insert(row.position, *row);
     }
     for (client, record) in &seen.clients {
-        check_client(client, record, &truth, &mut report);
+        check_client(client, record, &truth, seen, &mut report);
     }
     report
+}
+
+fn check_sender(sender: &str, sent: &[Fact], report: &mut Report) {
+    let mut last: HashMap<GroupId, Position> = HashMap::new();
+    for fact in sent {
+        let before = last.insert(fact.group, fact.position);
+        if before.is_some_and(|before| before >= fact.position) {
+            report.violations.push(Violation::Overtook(sender.to_owned(), *fact));
+        }
+    }
 }
 
 fn check_sql(seen: &Observation, report: &mut Report) {
@@ -123,7 +164,9 @@ fn check_sql(seen: &Observation, report: &mut Report) {
     }
     for accepted in &seen.accepted {
         match by_id.get(&accepted.message) {
+            None if seen.dead.contains(&accepted.message) => {}
             None => report.violations.push(Violation::NotInSql(*accepted)),
+            Some(row) if seen.dead.contains(&row.message) => report.violations.push(Violation::TwiceInSql(*row)),
             Some(row) if row != accepted => report.violations.push(Violation::Moved(*accepted, *row)),
             Some(_) => {}
         }
@@ -133,8 +176,10 @@ fn check_sql(seen: &Observation, report: &mut Report) {
 /// One client's view of one group.
 #[derive(Default)]
 struct View {
-    /// Membership: after the first position, up to and with the second.
-    times: Vec<(Position, Option<Position>)>,
+    /// Membership as the client was told.
+    times: Vec<Time>,
+    /// The same by the group's own order, where that is known.
+    truly: Option<Vec<Time>>,
     delivered: Vec<Fact>,
     /// Declared gaps: after this position, up to the next delivery.
     gaps: Vec<(Position, Option<Position>)>,
@@ -145,8 +190,17 @@ impl View {
         self.delivered.last().map_or(Position::START, |fact| fact.position)
     }
 
+    fn is_within(times: &[Time], position: Position) -> bool {
+        times.iter().any(|(from, until)| position > *from && until.is_none_or(|until| position <= until))
+    }
+
     fn is_member_at(&self, position: Position) -> bool {
-        self.times.iter().any(|(from, until)| position > *from && until.is_none_or(|until| position <= until))
+        Self::is_within(self.truly.as_ref().unwrap_or(&self.times), position)
+    }
+
+    /// What the client should have: from where it was told that delivery begins.
+    fn is_due(&self, position: Position) -> bool {
+        self.is_member_at(position) && Self::is_within(&self.times, position)
     }
 
     fn surroundings(&self, client: &str, position: Position) -> String {
@@ -162,7 +216,13 @@ impl View {
     }
 }
 
-fn check_client(client: &str, record: &[Entry], truth: &HashMap<GroupId, BTreeMap<Position, Fact>>, report: &mut Report) {
+fn check_client(
+    client: &str,
+    record: &[Entry],
+    truth: &HashMap<GroupId, BTreeMap<Position, Fact>>,
+    seen: &Observation,
+    report: &mut Report,
+) {
     let mut views: HashMap<GroupId, View> = HashMap::new();
     for entry in record {
         match entry {
@@ -176,6 +236,13 @@ fn check_client(client: &str, record: &[Entry], truth: &HashMap<GroupId, BTreeMa
             Entry::Left(group, at) => {
                 if let Some((_, until @ None)) = views.entry(*group).or_default().times.last_mut() {
                     *until = Some(*at);
+                }
+            }
+            Entry::Gone(group) => {
+                let view = views.entry(*group).or_default();
+                let last = view.last();
+                if let Some((from, until @ None)) = view.times.last_mut() {
+                    *until = Some(last.max(*from));
                 }
             }
             Entry::Reset(group) => {
@@ -194,7 +261,10 @@ fn check_client(client: &str, record: &[Entry], truth: &HashMap<GroupId, BTreeMa
             }
         }
     }
-    for (group, view) in &views {
+    let user = seen.users.get(client).cloned().unwrap_or_default();
+    for (group, view) in &mut views {
+        let truly = |memberships: &Memberships| memberships.get(&(*group, user.clone())).cloned().unwrap_or_default();
+        view.truly = seen.memberships.as_ref().map(truly);
         check_view(client, view, truth.get(group), report);
     }
 }
@@ -221,7 +291,7 @@ fn check_view(client: &str, view: &View, truth: Option<&BTreeMap<Position, Fact>
         }
     }
     for fact in truth.into_iter().flat_map(BTreeMap::values) {
-        if view.is_member_at(fact.position) && !got.contains(&fact.message) {
+        if view.is_due(fact.position) && !got.contains(&fact.message) {
             if view.is_excused(fact.position) {
                 report.excused += 1;
             } else {
@@ -262,6 +332,7 @@ mod tests {
             attempted: all.iter().map(|fact| fact.message).collect(),
             accepted: all.clone(),
             rows: all,
+            ..Observation::default()
         }
     }
 
@@ -341,6 +412,45 @@ mod tests {
         assert_eq!((report.resets, report.excused), (1, 1));
         seen.clients[0].1.remove(5);
         assert_eq!(check(&seen).violations, [Violation::Missing("whole".into(), fact(5))]);
+    }
+
+    #[test]
+    fn membership_is_judged_by_the_group_s_own_order() {
+        let truly = |until: Option<u64>| {
+            let whole = ((GROUP, "w".to_owned()), vec![(at(0), None)]);
+            let part = ((GROUP, "p".to_owned()), vec![(at(2), until.map(at))]);
+            move |seen: &mut Observation| {
+                seen.users = [("whole".to_owned(), "w".to_owned()), ("part".to_owned(), "p".to_owned())].into();
+                seen.memberships = Some([whole, part].into());
+            }
+        };
+        assert_eq!(violations(truly(Some(4))), []);
+        assert_eq!(violations(truly(Some(3))), [Violation::NotMember("part".into(), fact(4))]);
+        let gone_without_a_word = violations(|seen| {
+            truly(Some(4))(seen);
+            seen.clients[1].1 = vec![Entry::Joined(GROUP, at(2)), Entry::Delivered(fact(3)), Entry::Gone(GROUP)];
+        });
+        assert_eq!(gone_without_a_word, [], "what came before the end is not told to who was away");
+    }
+
+    #[test]
+    fn a_dead_letter_is_kept_and_one_beside_its_row_is_not() {
+        let found = violations(|seen| {
+            let row = seen.rows.pop().unwrap();
+            seen.clients[0].1.pop();
+            seen.dead.insert(row.message);
+        });
+        assert_eq!(found, []);
+        let found = violations(|seen| {
+            seen.dead.insert(fact(6).message);
+        });
+        assert_eq!(found, [Violation::TwiceInSql(fact(6))]);
+    }
+
+    #[test]
+    fn a_sender_who_is_overtaken_by_itself_is_found() {
+        let found = violations(|seen| seen.sent = vec![("ann".into(), vec![fact(2), fact(1), fact(3)])]);
+        assert_eq!(found, [Violation::Overtook("ann".into(), fact(1))]);
     }
 
     #[test]

@@ -61,6 +61,7 @@ pub struct Client {
     token: String,
     record: Arc<Mutex<Record>>,
     news: watch::Sender<u64>,
+    reading: watch::Sender<bool>,
     socket: Option<Socket>,
     next_id: AtomicU32,
 }
@@ -80,6 +81,7 @@ impl Client {
             token,
             record: Arc::default(),
             news,
+            reading: watch::Sender::new(true),
             socket: None,
             next_id: AtomicU32::new(1),
         }
@@ -98,8 +100,17 @@ impl Client {
     /// Where no connection is to be had, and [`RequestError`] where signing in is refused.
     pub async fn reconnect(&mut self, gateway: SocketAddr) -> Result<Value> {
         self.disconnect();
+        let outcome = self.sign_in(gateway).await;
+        if outcome.is_err() {
+            self.disconnect();
+        }
+        outcome
+    }
+
+    async fn sign_in(&mut self, gateway: SocketAddr) -> Result<Value> {
         let (connection, resume) = self.record.lock().begin_connection();
-        let socket = Socket::open(gateway, connection, self.record.clone(), self.news.clone()).await?;
+        self.read_on();
+        let socket = Socket::open(gateway, connection, self.record.clone(), self.news.clone(), self.reading.subscribe()).await?;
         self.socket = Some(socket);
         let connect = json!({"type": "connect", "token": self.token, "resume": resume});
         let ready = self.request(connect).await?;
@@ -125,9 +136,29 @@ impl Client {
         self.socket = None;
     }
 
+    /// It has no connection, or one that has ended.
+    pub fn is_away(&self) -> bool {
+        self.socket.is_none() || self.record.lock().closed.is_some()
+    }
+
+    /// What it signs in with.
+    pub fn token(&self) -> &str {
+        &self.token
+    }
+
     /// Claims to have seen a group up to a position.
     pub fn resume_from(&mut self, group: GroupId, position: natter_shared::position::Position) {
         self.record.lock().set_position(group, position);
+    }
+
+    /// Reads nothing more, or reads on: what comes waits in the kernel, and then at the gateway.
+    pub fn turn_reading(&self) {
+        self.reading.send_modify(|reading| *reading = !*reading);
+    }
+
+    /// Reads on, if it did not.
+    pub fn read_on(&self) {
+        self.reading.send_replace(true);
     }
 
     /// Says nothing more by itself: no pongs.
@@ -169,7 +200,14 @@ impl Client {
     pub async fn request(&self, mut frame: Value) -> Result<Value, RequestError> {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         frame["id"] = json!(id);
-        let answer = self.record.lock().expect_answer(id, &frame);
+        let answer = {
+            let mut record = self.record.lock();
+            if record.closed.is_some() {
+                // It is over already: nobody would end the wait for an answer.
+                return Err(RequestError::Closed(record.closed.clone()));
+            }
+            record.expect_answer(id, &frame)
+        };
         if self.say(&frame).is_err() {
             return Err(RequestError::Closed(self.record.lock().closed.clone()));
         }
@@ -209,11 +247,16 @@ impl Client {
     pub async fn send_as(&self, nonce: Nonce, group: &str, body: &str) -> Result<Fact, RequestError> {
         let frame = json!({"type": "send", "group": group, "nonce": nonce, "body": body});
         let reply = self.request(frame).await?;
+        Ok(self.sent(nonce, group, &reply))
+    }
+
+    /// What the reply to a send says.
+    fn sent(&self, nonce: Nonce, group: &str, reply: &Value) -> Fact {
         let message: MessageId = reply["message_id"].as_str().and_then(|id| id.parse().ok()).expect("a message's id");
         let position = position_of(&reply["position"]).expect("a position");
         let group = group.parse::<natter_shared::id::GroupRef>().expect("a group").id();
         assert_eq!(message, self.message_id(nonce), "the id is derived from sender and nonce");
-        Ok(Fact { message, group, position })
+        Fact { message, group, position }
     }
 
     /// Sends a message.
@@ -235,14 +278,25 @@ impl Client {
         gateways: &[SocketAddr],
         patience: Duration,
     ) -> Result<Fact> {
+        let group = group.to_string();
+        let frame = json!({"type": "send", "group": group, "nonce": nonce, "body": body});
+        let reply = self.ask_until_answered(frame, gateways, patience).await?;
+        Ok(self.sent(nonce, &group, &reply))
+    }
+
+    /// Sends a frame that may be repeated until it has a reply, over as many connections as needed.
+    ///
+    /// # Errors
+    /// [`RequestError::Refused`] where trying again is of no use; whatever it was when time is up.
+    pub async fn ask_until_answered(&mut self, frame: Value, gateways: &[SocketAddr], patience: Duration) -> Result<Value> {
         let until = Instant::now() + patience;
         loop {
-            let error = match self.send_as(nonce, &group.to_string(), body).await {
-                Ok(fact) => return Ok(fact),
+            let error = match self.request(frame.clone()).await {
+                Ok(reply) => return Ok(reply),
                 Err(error) => error,
             };
             if Instant::now() > until {
-                return Err(anyhow!(error).context("not accepted in time"));
+                return Err(anyhow!(error).context("no reply in time"));
             }
             match &error {
                 RequestError::Refused(frame) if frame["retryable"] == true => {

@@ -340,6 +340,21 @@ impl Cluster {
         Ok(())
     }
 
+    /// Lets the persisters start anew on another, empty database.
+    pub fn move_database(&mut self, url: &str) -> Result<()> {
+        url.clone_into(&mut self.database_url);
+        let count = self.persisters.len();
+        for mut persister in std::mem::take(&mut self.persisters) {
+            persister.process.kill()?;
+        }
+        (0..count).try_for_each(|_| self.add_persister())
+    }
+
+    /// Leaves logs and data where they are when this goes; nothing can be started any more.
+    pub fn keep_logs(&mut self) -> Option<PathBuf> {
+        self.folder.keep()
+    }
+
     fn apikey(&self, args: &[&str]) -> Result<String> {
         let mut apikey = command(&binary("natter-persister"));
         apikey.arg("apikey").args(args).envs(self.env.iter().map(|(key, value)| (key, value)));

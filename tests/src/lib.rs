@@ -1,7 +1,8 @@
 //! The harness of the integration tests. What tests run against: `process`, `nats`, `nats_cluster` with
 //! `partition`, `postgres`, `cluster`, `proxy` in between, `nginx` and `django` before it. Who talks to
 //! it: `token`, `socket`, `record`, `client`, `chatroom`, `http`, `customer` and `browser`. Who judges:
-//! `sql`, `checker`; and `traffic`, random use of all of it.
+//! `sql`, `checker`, `inboxes`; `traffic` and its `person`, random use of all of it; and `faults`, the
+//! suite of everything that goes wrong.
 #![allow(
     clippy::expect_used,
     clippy::unwrap_used,
@@ -12,6 +13,9 @@
     reason = "a harness of tests fails by panicking, and blocks while it waits for a process"
 )]
 
+/// What binaries with failpoints hold, and releases do not.
+pub const FAILPOINTS_MARK: &str = "natter_failpoints_are_compiled_in";
+
 pub mod browser;
 pub mod chatroom;
 pub mod checker;
@@ -19,11 +23,14 @@ pub mod client;
 pub mod cluster;
 pub mod customer;
 pub mod django;
+pub mod faults;
 pub mod http;
+pub mod inboxes;
 pub mod nats;
 pub mod nats_cluster;
 pub mod nginx;
 pub mod partition;
+pub(crate) mod person;
 pub mod postgres;
 pub mod process;
 pub mod proxy;

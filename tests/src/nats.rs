@@ -165,6 +165,11 @@ impl NatsServer {
         serde_json::from_str(body).ok()
     }
 
+    /// Where its store is.
+    pub fn store(&self) -> PathBuf {
+        self.launch.directory.path().join("store")
+    }
+
     /// The process, while it runs.
     pub fn pid(&self) -> Option<u32> {
         self.child.as_ref().map(Child::id)

@@ -5,10 +5,19 @@ use std::{
     net::TcpListener,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
+    sync::atomic::{AtomicBool, Ordering},
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail, ensure};
+
+/// Whether the logs of processes are left in their files instead of being shown at their end.
+static QUIET: AtomicBool = AtomicBool::new(false);
+
+/// From now on logs are not shown when processes end.
+pub fn be_quiet() {
+    QUIET.store(true, Ordering::Relaxed);
+}
 
 /// How long anything of ours may take to start or to end.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -19,12 +28,13 @@ pub fn free_port() -> u16 {
     listener.local_addr().expect("a bound port").port()
 }
 
-/// The path of one of our binaries: beside the test executable's folder, or in
+/// The path of one of our binaries: beside our own executable or its folder, or in
 /// `NATTER_TEST_BIN_DIR`.
 pub fn binary(name: &str) -> PathBuf {
     let folder = std::env::var_os("NATTER_TEST_BIN_DIR").map(PathBuf::from).or_else(|| {
-        let test = std::env::current_exe().ok()?;
-        Some(test.parent()?.parent()?.to_owned())
+        let own = std::env::current_exe().ok()?;
+        let beside = own.parent()?;
+        if beside.join(name).exists() { Some(beside.to_owned()) } else { Some(beside.parent()?.to_owned()) }
     });
     let path = folder.expect("a folder of binaries").join(name);
     assert!(path.exists(), "{} is missing: cargo build --workspace --bins", path.display());
@@ -179,7 +189,9 @@ impl Drop for Process {
     fn drop(&mut self) {
         let wrong = self.finish();
         // Shown for tests that fail, by a panic or by an error.
-        self.print_log();
+        if !QUIET.load(Ordering::Relaxed) {
+            self.print_log();
+        }
         match wrong {
             Some(wrong) if std::thread::panicking() => eprintln!("{wrong}"),
             Some(wrong) => panic!("{wrong}"),
@@ -205,6 +217,13 @@ impl Folder {
     /// An empty file in it.
     pub fn file(&self, name: &str) -> Result<File> {
         Ok(File::create(self.path().join(name))?)
+    }
+}
+
+impl Folder {
+    /// Leaves it where it is when this goes.
+    pub fn keep(&mut self) -> Option<PathBuf> {
+        self.0.take().map(tempfile::TempDir::keep)
     }
 }
 

@@ -9,7 +9,7 @@ use std::{
     net::{Ipv4Addr, SocketAddr},
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -102,6 +102,7 @@ fn condition(rules: &Rules, name: Option<&str>) -> Condition {
 struct Connection {
     number: u64,
     name: Mutex<Option<String>>,
+    frozen: AtomicBool,
     cut: CancellationToken,
 }
 
@@ -167,6 +168,17 @@ impl Proxy {
         cut.map(|connection| connection.cut.cancel()).count()
     }
 
+    /// These connections, as they are now, fall silent for good, as after a power loss on the way: half
+    /// open. Those that come after them are fair. Returns how many there were.
+    pub fn freeze(&self, select: &Select) -> usize {
+        let connections = self.shared.connections.lock();
+        let frozen = connections.iter().filter(|connection| select.matches(connection.name.lock().as_deref()));
+        let count = frozen.map(|connection| connection.frozen.store(true, Ordering::Relaxed)).count();
+        // Whoever waits looks again.
+        self.shared.rules.send_modify(|_| {});
+        count
+    }
+
     /// The names of the open connections; empty where there is none or it is not known yet.
     pub fn names(&self) -> Vec<String> {
         self.shared.connections.lock().iter().map(|connection| connection.name.lock().clone().unwrap_or_default()).collect()
@@ -199,7 +211,8 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
             continue;
         }
         number += 1;
-        let connection = Arc::new(Connection { number, name: Mutex::default(), cut: CancellationToken::new() });
+        let connection =
+            Arc::new(Connection { number, name: Mutex::default(), frozen: AtomicBool::new(false), cut: CancellationToken::new() });
         shared.connections.lock().push(Arc::clone(&connection));
         serving.spawn(serve(client, connection, Arc::clone(&shared)));
     }
@@ -247,6 +260,9 @@ struct Way {
 
 impl Way {
     fn link(&self, rules: &Rules) -> Link {
+        if self.connection.frozen.load(Ordering::Relaxed) {
+            return Link::Silent;
+        }
         let condition = condition(rules, self.connection.name.lock().as_deref());
         match self.direction {
             Direction::Up => condition.up,
@@ -370,6 +386,10 @@ mod tests {
         assert!(round_trip(&mut other, LONG).await, "another name");
         proxy.heal();
         assert!(answers(&mut one, LONG).await, "nothing is lost");
+        assert_eq!(proxy.freeze(&Select::named("publish")), 1);
+        assert!(!round_trip(&mut one, SHORT).await, "half open");
+        let mut next = open(&proxy, "natter-gateway-publish").await;
+        assert!(round_trip(&mut next, LONG).await, "the next one is fair");
     }
 
     #[tokio::test]

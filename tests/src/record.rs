@@ -1,12 +1,19 @@
 //! What a client of protocol v1 has received: pushes, answers, positions, and the checker's entries.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
-use natter_shared::{id::GroupId, position::Position};
+use natter_shared::{
+    id::{GroupId, MessageId},
+    position::Position,
+};
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
+use uuid::Uuid;
 
-use crate::checker::{Entry, Fact};
+use crate::{
+    checker::{Entry, Fact},
+    inboxes::{Counts, Heard},
+};
 
 /// What to spoil on purpose, so that a test that passes is known to be able to fail.
 #[derive(Debug, Clone)]
@@ -38,6 +45,14 @@ pub struct Record {
     pub lean: bool,
     /// Pings received.
     pub pings: usize,
+    /// Of the inbox, for its checker.
+    pub heard: Vec<Heard>,
+    /// The inbox's counts of the greatest version.
+    pub counts: Option<(Position, Counts)>,
+    /// Groups and inboxes that went on with all that was missed.
+    pub recovered: usize,
+    /// The groups of the pages of this sign-in so far.
+    listed: Option<HashSet<GroupId>>,
     connection: u64,
     groups: BTreeMap<GroupId, Position>,
     inbox: Option<Position>,
@@ -85,6 +100,11 @@ impl Record {
         self.groups.insert(group, position);
     }
 
+    /// The last position of the inbox.
+    pub fn inbox_position(&self) -> Option<Position> {
+        self.inbox
+    }
+
     /// The groups followed.
     pub fn groups(&self) -> Vec<GroupId> {
         self.groups.keys().copied().collect()
@@ -109,11 +129,12 @@ impl Record {
                 return (!self.silent).then_some(r#"{"type":"pong"}"#);
             }
             "ready" => self.ready(&frame),
-            "groups" => self.follow_all(&frame["groups"]),
+            "groups" => self.page(&frame),
+            "inbox" => self.count(&frame),
             "reply" if frame["group"].is_object() => self.joined(&frame["group"]),
             "reply" if frame["groups"].is_array() => self.follow_all(&frame["groups"]),
             "message" => self.message(&frame),
-            "notification" => self.advance(&frame),
+            "notification" => self.notification(&frame),
             "group" => self.group(&frame),
             "reset" => self.reset(&frame),
             _ => {}
@@ -130,9 +151,45 @@ impl Record {
     }
 
     fn ready(&mut self, frame: &Value) {
-        self.follow_all(&frame["groups"]);
-        if self.inbox.is_none() || frame["inbox_recovered"] != true {
+        self.listed = Some(HashSet::new());
+        self.page(frame);
+        if self.inbox.is_some() && frame["inbox_recovered"] == true {
+            self.recovered += 1;
+        } else {
+            if self.inbox.is_some() {
+                self.heard.push(Heard::Reset);
+            }
             self.inbox = position_of(&frame["inbox_position"]);
+        }
+        self.count(&frame["inbox"]);
+    }
+
+    /// A page of the groups at sign-in; a group that is on none of them is left.
+    fn page(&mut self, frame: &Value) {
+        self.follow_all(&frame["groups"]);
+        let on_it = frame["groups"].as_array().into_iter().flatten().filter_map(|group| group_of(&group["id"]));
+        if let Some(listed) = &mut self.listed {
+            listed.extend(on_it);
+        }
+        if frame["more"] == true {
+            return;
+        }
+        let Some(listed) = self.listed.take() else { return };
+        let gone: Vec<GroupId> = self.groups.keys().filter(|group| !listed.contains(group)).copied().collect();
+        for group in gone {
+            self.groups.remove(&group);
+            self.entries.push(Entry::Gone(group));
+        }
+    }
+
+    fn count(&mut self, frame: &Value) {
+        let (Some(version), Some(unseen), Some(unread)) =
+            (position_of(&frame["version"]), frame["unseen"].as_u64(), frame["unread"].as_u64())
+        else {
+            return;
+        };
+        if self.counts.is_none_or(|(before, _)| before <= version) {
+            self.counts = Some((version, Counts { unseen, unread }));
         }
     }
 
@@ -154,6 +211,7 @@ impl Record {
         let (Some(group), Some(position)) = (group_of(&state["id"]), position_of(&state["position"])) else { return };
         let resumed = self.groups.contains_key(&group);
         if resumed && state["recovered"] == true {
+            self.recovered += 1;
             return;
         }
         if resumed {
@@ -186,12 +244,19 @@ impl Record {
         }
     }
 
-    /// A notification, of a group or of the inbox.
-    fn advance(&mut self, frame: &Value) {
-        let Some(position) = position_of(&frame["position"]) else { return };
+    /// A notification: a group's comes like its messages.
+    fn notification(&mut self, frame: &Value) {
+        let id = frame["id"].as_str().and_then(|id| id.parse::<Uuid>().ok());
+        let (Some(position), Some(id)) = (position_of(&frame["position"]), id) else { return };
         match group_of(&frame["group"]) {
-            Some(group) => drop(self.groups.entry(group).and_modify(|last| *last = position.max(*last))),
-            None => self.inbox = self.inbox.max(Some(position)),
+            Some(group) => {
+                self.groups.entry(group).and_modify(|last| *last = position.max(*last));
+                self.entries.push(Entry::Delivered(Fact { message: MessageId(id), group, position }));
+            }
+            None => {
+                self.inbox = self.inbox.max(Some(position));
+                self.heard.push(Heard::Note(id, position));
+            }
         }
     }
 
@@ -201,6 +266,9 @@ impl Record {
             Some("joined") if !self.groups.contains_key(&group) => {
                 self.entries.push(Entry::Joined(group, position));
                 self.groups.insert(group, position);
+                if let Some(listed) = &mut self.listed {
+                    listed.insert(group);
+                }
             }
             Some("left") => {
                 self.entries.push(Entry::Left(group, position));
@@ -214,7 +282,10 @@ impl Record {
         match group_of(&frame["group"]) {
             // Where it goes on shows with the next message; resuming before that would be wrong.
             Some(group) => self.entries.push(Entry::Reset(group)),
-            None => self.inbox = None,
+            None => {
+                self.inbox = None;
+                self.heard.push(Heard::Reset);
+            }
         }
     }
 }

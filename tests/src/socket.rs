@@ -54,7 +54,14 @@ pub struct Socket {
 
 impl Socket {
     /// Opens connection number `connection`, reading into `record` and telling `news`.
-    pub async fn open(addr: SocketAddr, connection: u64, record: Arc<Mutex<Record>>, news: watch::Sender<u64>) -> Result<Self> {
+    /// While `reading` is false it reads nothing.
+    pub async fn open(
+        addr: SocketAddr,
+        connection: u64,
+        record: Arc<Mutex<Record>>,
+        news: watch::Sender<u64>,
+        mut reading: watch::Receiver<bool>,
+    ) -> Result<Self> {
         let stream = timeout(HANDSHAKE, upgrade_v1(addr, &[])).await.context("the handshake takes too long")??;
         let (mut sink, mut frames) = stream.split();
         let (out, mut queue) = mpsc::channel::<Message>(QUEUE);
@@ -68,6 +75,8 @@ impl Socket {
         });
         let reader = tokio::spawn(async move {
             let (code, reason) = loop {
+                // An error: the client is gone, and this with it.
+                let _ = reading.wait_for(|reading| *reading).await;
                 match frames.next().await {
                     Some(Ok(Message::Text(text))) => {
                         let frame = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error} in {text}"));

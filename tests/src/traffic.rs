@@ -1,29 +1,23 @@
 //! Random use of a cluster from a seed: many users who send, reconnect, join and leave, and then
-//! the checker's verdict on what they saw and what SQL holds.
+//! the checker's verdict on what they saw and what SQL holds. What one of them does: `person`.
 
 use std::{collections::HashSet, net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result};
-use natter_shared::{
-    frame::CloseCode,
-    id::{GroupId, MessageId, Nonce, RoomName, open_group},
-};
-use rand::{RngExt, SeedableRng, rngs::StdRng};
+use natter_shared::id::GroupId;
 use tokio::{task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    checker::{Fact, Observation, Report, check},
-    client::{Client, RequestError},
+    checker::{Fact, Observation, Report, Violation, check},
+    client::Client,
+    inboxes::{self, Inboxes, Told},
+    person::{Person, open_groups},
     sql::Sql,
-    token::User,
 };
 
-/// How long a message may take to be accepted, whatever is killed meanwhile.
-const ACCEPTED_WITHIN: Duration = Duration::from_secs(75);
-
 /// How long all may take to arrive after the last one was accepted.
-const SETTLED_WITHIN: Duration = Duration::from_mins(1);
+pub const SETTLED_WITHIN: Duration = Duration::from_mins(1);
 
 /// What happens.
 #[derive(Debug, Clone)]
@@ -48,9 +42,28 @@ pub struct Plan {
 
 impl Plan {
     /// The name of a group.
-    fn group(&self, number: usize) -> String {
+    pub(crate) fn group(&self, number: usize) -> String {
         format!("{}-g{number}", self.label)
     }
+}
+
+/// What happens beside messages in open groups.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Extras {
+    /// From which the dice roll; none: [`seed()`].
+    pub seed: Option<u64>,
+    /// Groups of people: their owners remove members and add them again.
+    pub private_groups: usize,
+    /// Of a hundred steps so many are a notification, to a user or a group, or a mark that all is seen.
+    pub notifications: u32,
+    /// Of a hundred steps of an owner so many are a removal or an addition.
+    pub removals: u32,
+    /// So many users have a second connection, which only listens.
+    pub tabs: usize,
+    /// Those second connections stop reading now and then.
+    pub slow_tabs: bool,
+    /// Messages are made so many bytes longer.
+    pub padding: usize,
 }
 
 /// The seed: `SEED`, or a fixed one.
@@ -60,19 +73,10 @@ pub fn seed() -> u64 {
     seed
 }
 
-/// One user's side of the run.
-struct Person {
-    client: Client,
-    gateways: Arc<[SocketAddr]>,
-    rng: StdRng,
-    groups: Vec<GroupId>,
-    attempted: Vec<MessageId>,
-    accepted: Vec<Fact>,
-}
-
 /// The users of a run, connected and members of their first groups.
 pub struct Traffic {
     plan: Plan,
+    extras: Extras,
     people: Vec<Person>,
     /// The groups of the run.
     ever: HashSet<GroupId>,
@@ -81,32 +85,27 @@ pub struct Traffic {
 impl Traffic {
     /// Connects all users, evenly over the gateways, and lets them join their first groups.
     pub async fn begin(plan: Plan, gateways: &[SocketAddr]) -> Result<Self> {
+        Self::begin_with(plan, Extras::default(), gateways).await
+    }
+
+    /// The same, with more than messages in open groups.
+    pub async fn begin_with(plan: Plan, extras: Extras, gateways: &[SocketAddr]) -> Result<Self> {
         let gateways: Arc<[SocketAddr]> = gateways.into();
-        let seed = seed();
+        let seed = extras.seed.unwrap_or_else(seed);
         let mut starting = JoinSet::new();
         for number in 0..plan.users {
             let (plan, gateways) = (plan.clone(), gateways.clone());
-            starting.spawn(async move {
-                let rng = StdRng::seed_from_u64(seed.wrapping_mul(1_000_003).wrapping_add(number as u64));
-                let user = User::named(&format!("{}-{number}", plan.label));
-                let mut client = Client::connect(gateways[number % gateways.len()], &user).await?;
-                client.insist_for = ACCEPTED_WITHIN;
-                let groups = Vec::new();
-                let mut person = Person { client, gateways, rng, groups, attempted: Vec::new(), accepted: Vec::new() };
-                while person.groups.len() < plan.groups_per_user.min(plan.groups) {
-                    person.join_another(&plan).await?;
-                }
-                anyhow::Ok((number, person))
-            });
+            starting.spawn(async move { anyhow::Ok((number, Person::begin(number, &plan, extras, seed, gateways).await?)) });
         }
-        let mut people = Vec::new();
-        while let Some(person) = starting.join_next().await {
-            people.push(person??);
+        let mut people = in_order(starting).await?;
+        let mut ever: HashSet<GroupId> = open_groups(&plan)?.into_iter().collect();
+        for owner in 0..extras.private_groups.min(plan.users) {
+            // The next few, in a circle.
+            let others: Vec<String> = (1..=5).map(|step| people[(owner + step * 3) % plan.users].client.user.id.clone()).collect();
+            people[owner].found(&others).await?;
+            ever.extend(people[owner].owns());
         }
-        people.sort_by_key(|(number, _)| *number);
-        let ever = (0..plan.groups).map(|number| RoomName::slug(&plan.group(number)).map(|name| open_group(&name)));
-        let ever = ever.collect::<Result<_, _>>()?;
-        Ok(Self { plan, people: people.into_iter().map(|(_, person)| person).collect(), ever })
+        Ok(Self { plan, extras, people, ever })
     }
 
     /// The client of a user.
@@ -119,7 +118,7 @@ impl Traffic {
         let share = self.plan.messages.div_ceil(self.plan.users);
         let mut acting = JoinSet::new();
         for (number, mut person) in self.people.drain(..).enumerate() {
-            person.client.record_lean();
+            person.clients().for_each(|(_, client)| client.record_lean());
             let (plan, stop) = (self.plan.clone(), stop.clone());
             acting.spawn(async move {
                 for step in 0..share {
@@ -134,12 +133,7 @@ impl Traffic {
                 anyhow::Ok((number, person))
             });
         }
-        let mut people = Vec::new();
-        while let Some(person) = acting.join_next().await {
-            people.push(person??);
-        }
-        people.sort_by_key(|(number, _)| *number);
-        self.people = people.into_iter().map(|(_, person)| person).collect();
+        self.people = in_order(acting).await?;
         Ok(())
     }
 
@@ -148,119 +142,115 @@ impl Traffic {
         self.people.iter().map(|person| person.accepted.len()).sum()
     }
 
+    /// The longest that any message took to be accepted.
+    pub fn longest_wait(&self) -> Duration {
+        self.people.iter().map(|person| person.longest).max().unwrap_or_default()
+    }
+
     /// Waits until every member has the last message of each of its groups and SQL has all, then
-    /// lets the checker judge.
-    pub async fn settle(mut self, sql: &Sql) -> Result<Report> {
+    /// lets the checkers judge.
+    pub async fn settle(self, sql: &Sql) -> Result<Report> {
+        self.settle_within(sql, SETTLED_WITHIN).await
+    }
+
+    /// The same, with less patience or more.
+    pub async fn settle_within(mut self, sql: &Sql, within: Duration) -> Result<Report> {
         self.send_last_words().await?;
-        let until = Instant::now() + SETTLED_WITHIN;
+        let until = Instant::now() + within;
         let accepted: Vec<Fact> = self.people.iter().flat_map(|person| person.accepted.iter().copied()).collect();
         for person in &mut self.people {
             person.catch_up(&accepted, until).await?;
         }
-        let mine = |row: &Fact, seen: &Observation| seen.attempted.contains(&row.message);
+        let inboxes = self.inboxes(sql, until).await?;
         let mut seen = Observation { accepted, ..Observation::default() };
+        let mut recovered = 0;
         for person in &self.people {
             seen.attempted.extend(&person.attempted);
-            seen.clients.push((person.client.user.handle.clone(), person.client.take_entries()));
+            seen.sent.push((person.client.user.handle.clone(), person.accepted.clone()));
+            for (name, client) in person.clients() {
+                seen.clients.push((name.clone(), client.take_entries()));
+                seen.users.insert(name, client.user.id.clone());
+                recovered += client.record(|record| record.recovered);
+            }
         }
         loop {
             seen.rows = self.rows(sql).await?;
-            let stored = seen.rows.iter().filter(|row| mine(row, &seen)).count();
-            if stored >= seen.accepted.len() || Instant::now() > until {
+            seen.dead = sql.dead_letters().await?.into_iter().collect();
+            let stored = seen.rows.iter().filter(|row| seen.attempted.contains(&row.message)).count();
+            if stored + seen.dead.len() >= seen.accepted.len() || Instant::now() > until {
                 break;
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
-        Ok(check(&seen))
+        seen.memberships = Some(sql.memberships().await?);
+        let mut report = check(&seen);
+        report.recovered = recovered;
+        report.stored += inboxes.rows.len();
+        report.accepted += inboxes.accepted.len();
+        report.violations.extend(inboxes::check(&inboxes).into_iter().map(Violation::Inbox));
+        Ok(report)
+    }
+
+    /// What became of all inboxes; waits until everybody was told what SQL counts.
+    async fn inboxes(&self, sql: &Sql, until: Instant) -> Result<Inboxes> {
+        let mut seen = Inboxes::default();
+        if self.extras.notifications == 0 {
+            return Ok(seen);
+        }
+        for person in &self.people {
+            seen.attempted.extend(&person.attempted_notes);
+            seen.accepted.extend(person.notes.iter().cloned());
+        }
+        loop {
+            seen.rows = sql.notifications().await?;
+            seen.counts = sql.inbox_counts().await?;
+            seen.told.clear();
+            for (name, client) in self.people.iter().flat_map(Person::clients) {
+                let told = client.record(|record| (record.heard.clone(), record.counts.map(|(_, counts)| counts)));
+                seen.told.push(Told { client: name, user: client.user.id.clone(), heard: told.0, counts: told.1 });
+            }
+            if inboxes::check(&seen).is_empty() || Instant::now() > until {
+                return Ok(seen);
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
     }
 
     /// The rows of groups of this run.
     async fn rows(&self, sql: &Sql) -> Result<Vec<Fact>> {
         let mut rows = sql.messages().await?;
+        rows.extend(sql.group_notifications().await?);
         rows.retain(|row| self.ever.contains(&row.group));
         Ok(rows)
     }
 
-    /// One more message in each group, so that every earlier one has an end to be waited for.
+    /// One more message in each group, so that every earlier one has an end to be waited for; and
+    /// one more notification to everybody, after which everybody is told counts.
     async fn send_last_words(&mut self) -> Result<()> {
-        let mut done = Vec::new();
+        let mut done = HashSet::new();
         for person in &mut self.people {
-            for group in person.groups.clone() {
-                if !done.contains(&group) {
-                    done.push(group);
+            for group in person.groups.clone().into_iter().chain(person.owns()) {
+                if done.insert(group) {
                     person.say(group, "last words").await?;
                 }
+            }
+        }
+        if self.extras.notifications > 0 {
+            let all: Vec<String> = self.people.iter().map(|person| person.client.user.id.clone()).collect();
+            for (person, other) in self.people.iter_mut().zip(all) {
+                person.note(&other).await?;
             }
         }
         Ok(())
     }
 }
 
-impl Person {
-    async fn step(&mut self, plan: &Plan, step: usize) -> Result<()> {
-        let dice = self.rng.random_range(0..100);
-        if dice < plan.reconnects {
-            let gateway = self.gateways[self.rng.random_range(0..self.gateways.len())];
-            self.client.disconnect();
-            if self.client.reconnect(gateway).await.is_err() {
-                self.client.reconnect_to_any(&self.gateways, ACCEPTED_WITHIN).await?;
-            }
-        } else if dice < plan.reconnects + plan.moves {
-            if self.groups.len() > 1 && self.rng.random_bool(0.5) {
-                self.leave_one().await?;
-            } else if self.groups.len() < plan.groups {
-                self.join_another(plan).await?;
-            }
-        }
-        let group = self.groups[self.rng.random_range(0..self.groups.len())];
-        self.say(group, &format!("{}: {step}", self.client.user.handle)).await
+/// What the tasks return, in the order of their numbers.
+async fn in_order(mut tasks: JoinSet<Result<(usize, Person)>>) -> Result<Vec<Person>> {
+    let mut people = Vec::new();
+    while let Some(person) = tasks.join_next().await {
+        people.push(person??);
     }
-
-    async fn say(&mut self, group: GroupId, body: &str) -> Result<()> {
-        let nonce = Nonce::now();
-        self.attempted.push(self.client.message_id(nonce));
-        let gateways = self.gateways.clone();
-        let accepted = self.client.send_until_accepted(nonce, group, body, &gateways, ACCEPTED_WITHIN).await?;
-        self.accepted.push(accepted);
-        Ok(())
-    }
-
-    async fn join_another(&mut self, plan: &Plan) -> Result<()> {
-        let name = plan.group(self.rng.random_range(0..plan.groups));
-        let group = match self.client.join(&name).await {
-            // Told to come back, as a client under load may be: it does, and asks again.
-            Err(RequestError::Closed(Some((code, _)))) if code == CloseCode::TryAgain.number() => {
-                self.client.reconnect_to_any(&self.gateways, ACCEPTED_WITHIN).await?;
-                self.client.join(&name).await
-            }
-            answer => answer,
-        };
-        let group = group.with_context(|| format!("joining {name}"))?;
-        if !self.groups.contains(&group) {
-            self.groups.push(group);
-        }
-        Ok(())
-    }
-
-    async fn leave_one(&mut self) -> Result<()> {
-        let group = self.groups.swap_remove(self.rng.random_range(0..self.groups.len()));
-        self.client.leave(group).await.with_context(|| format!("leaving {group}"))?;
-        let gone = |record: &crate::record::Record| record.position(group).is_none().then_some(());
-        self.client.wait_until("the end of a membership", crate::client::ANSWER, gone).await
-    }
-
-    /// Waits for the last message of each group; what does not come is the checker's to report.
-    async fn catch_up(&mut self, accepted: &[Fact], until: Instant) -> Result<()> {
-        if self.client.record(|record| record.closed.is_some()) {
-            self.client.reconnect_to_any(&self.gateways, ACCEPTED_WITHIN).await?;
-        }
-        for group in self.groups.clone() {
-            let last = accepted.iter().filter(|fact| fact.group == group).map(|fact| fact.position).max();
-            let Some(last) = last else { continue };
-            let patience = until.saturating_duration_since(Instant::now());
-            let here = |record: &crate::record::Record| (record.position(group) >= Some(last)).then_some(());
-            let _ = self.client.wait_until("the last message", patience, here).await;
-        }
-        Ok(())
-    }
+    people.sort_by_key(|(number, _)| *number);
+    Ok(people.into_iter().map(|(_, person)| person).collect())
 }

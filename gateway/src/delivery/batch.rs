@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use bytes::{Bytes, BytesMut};
 use natter_shared::{
+    failpoint,
     id::{SessionId, UserId},
     position::Position,
 };
@@ -103,6 +104,9 @@ impl Sealed {
     /// Writes all of it to a member. The chat-room protocol does not echo: who sent some of it gets
     /// the others in pieces.
     pub(super) fn write_to(&self, session: &SessionHandle) {
+        if failpoint::hit("swap") {
+            return self.spans.iter().rev().for_each(|span| self.write_span(session, span));
+        }
         match session.protocol {
             Protocol::V1 if self.v1.is_empty() => {}
             Protocol::V1 => session.outlet.push(&self.v1, self.messages),

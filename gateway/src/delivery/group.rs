@@ -6,6 +6,7 @@ use std::{sync::Arc, time::Duration};
 use natter_shared::{
     broker::{BrokerError, Delivery, Interest, Stored, Subscription},
     event::Event,
+    failpoint,
     frame::{ResetFrame, ServerFrame},
     id::{GroupId, SessionId},
     position::{Epoch, Position},
@@ -108,6 +109,10 @@ impl GroupTask {
     /// Subscribes, then fences: everything after the returned position arrives live.
     async fn subscribe(hub: &Hub, group: GroupId) -> Result<(Subscription, Position), BrokerError> {
         let topic = Topic::Group(group);
+        if failpoint::hit("no-fence") {
+            let log = hub.broker.log_state(hub.broker.shards().of(topic)).await?;
+            return Ok((hub.broker.subscribe(Interest::Topic(topic)).await?, Position::new(log.epoch, log.last)));
+        }
         let subscription = hub.broker.subscribe(Interest::Topic(topic)).await?;
         let floor = hub.broker.fence(hub.broker.shards().of(topic)).await?;
         Ok((subscription, floor))
@@ -356,7 +361,7 @@ impl GroupTask {
     /// The next event: into the batch, and past the cursor.
     async fn take(&mut self, stored: Stored) {
         self.cursor = Cursor(stored.position);
-        if stored.is_void() {
+        if stored.is_void() || failpoint::hit("drop") {
             return;
         }
         let event = match Event::decode(&stored.payload) {
@@ -379,7 +384,7 @@ impl GroupTask {
             // One write must not be more than a member that reads well may let wait.
             self.flush().await;
         }
-        if let Some(user) = removed {
+        if let Some(user) = removed.filter(|_| !failpoint::hit("after-removal")) {
             // What stands before the removal is still the member's; nothing after it is.
             self.flush().await;
             let at = stored.position;
@@ -395,6 +400,9 @@ impl GroupTask {
         let Some(batch) = self.batch.seal() else { return };
         for (turn, session) in self.members.iter().enumerate() {
             batch.write_to(session);
+            if failpoint::hit("double") {
+                batch.write_to(session);
+            }
             if turn % WRITES_PER_TURN == WRITES_PER_TURN - 1 {
                 tokio::task::yield_now().await;
             }

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use natter_shared::{
     broker::{Ack, Broker, BrokerError, Outgoing},
+    failpoint,
     frame::ErrorCode,
+    id::EventId,
 };
 use tokio::time::Instant;
 
@@ -42,7 +44,11 @@ pub async fn publish(broker: &dyn Broker, event: &Outgoing, patience: Duration) 
     let deadline = Instant::now() + patience;
     let mut pause = FIRST_PAUSE;
     loop {
-        let error = match broker.publish(event.clone()).await {
+        let mut event = event.clone();
+        if failpoint::hit("no-dedup") {
+            event.id = EventId::random();
+        }
+        let error = match broker.publish(event).await {
             Ok(ack) => return Ok(ack),
             Err(BrokerError::Refused(reason)) => return Err(PublishError::Refused(BrokerError::Refused(reason))),
             Err(error) => error,

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use natter_shared::{
+    failpoint,
     id::UserId,
     position::Position,
     subject::{Shard, Topic},
@@ -40,11 +41,16 @@ pub(super) async fn write(
     to: &Checkpoint,
     plan: &mut Plan<'_>,
 ) -> Result<Written, DbErr> {
-    let write = store.write().await?;
+    let mut write = store.write().await?;
     // First, so that of two persisters the second waits here and then learns that it is late.
     if !checkpoint::advance(store, &write.transaction, shard, Some(from), to).await? {
         write.rollback().await?;
         return Ok(Written::Elsewhere);
+    }
+    if failpoint::hit("checkpoint-first") {
+        write.commit().await?;
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        write = store.write().await?;
     }
     let dead = plan.dead_letters(shard);
     let letters = dead.len();

@@ -1,0 +1,156 @@
+//! Runs one fault: a fresh cluster, traffic, the trouble, then the checkers' verdict as a row.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use rand::{SeedableRng, rngs::StdRng};
+use tokio_util::sync::CancellationToken;
+
+use super::{Fault, Row, joins, late, trouble};
+use crate::{
+    checker::Report,
+    cluster::Cluster,
+    traffic::{SETTLED_WITHIN, Traffic},
+};
+
+/// How long nothing may be accepted after one of three servers is lost.
+const ACCEPTED_AGAIN: Duration = Duration::from_secs(10);
+
+/// How much of a fault.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Size {
+    /// Enough to see that it holds: CI.
+    Short,
+    /// Some minutes for all of them.
+    Usual,
+    /// What the figures in docs/faults.md are of.
+    Long,
+}
+
+/// What a run goes by, and what it says beside its verdict.
+pub(super) struct Run {
+    pub(super) size: Size,
+    pub(super) rounds: Option<usize>,
+    pub(super) dice: StdRng,
+    /// What has not come by then is lost.
+    pub(super) settled_within: Duration,
+    /// Figures.
+    pub(super) notes: Vec<String>,
+}
+
+impl Run {
+    /// How often something is done: as told, or by size.
+    pub(super) fn rounds(&self, short: usize, usual: usize, long: usize) -> usize {
+        self.rounds.unwrap_or(match self.size {
+            Size::Short => short,
+            Size::Usual => usual,
+            Size::Long => long,
+        })
+    }
+
+    /// How long something lasts, in seconds.
+    pub(super) fn seconds(&self, short: u64, usual: u64, long: u64) -> Duration {
+        Duration::from_secs(match self.size {
+            Size::Short => short,
+            Size::Usual => usual,
+            Size::Long => long,
+        })
+    }
+
+    pub(super) fn note(&mut self, note: String) {
+        self.notes.push(note);
+    }
+}
+
+/// What came of a fault.
+#[derive(Debug)]
+pub enum Outcome {
+    /// It ran.
+    Ran(Row),
+    /// It cannot run here.
+    Skipped(String),
+}
+
+/// Runs `fault` on a fresh cluster; with `failpoints` set in our processes.
+pub async fn run(fault: Fault, seed: u64, size: Size, rounds: Option<usize>, failpoints: Option<&str>) -> Outcome {
+    let began = Instant::now();
+    let settled_within = if failpoints.is_some() { Duration::from_secs(10) } else { SETTLED_WITHIN };
+    let mut context = Run { size, rounds, settled_within, dice: StdRng::seed_from_u64(seed), notes: Vec::new() };
+    if let Some(reason) = trouble::cannot(fault) {
+        return Outcome::Skipped(reason);
+    }
+    // In a task of its own, so that a panic is this fault's failure and not the end of the suite.
+    let failpoints = failpoints.map(str::to_owned);
+    let task = tokio::spawn(async move {
+        let done = inner(fault, seed, &mut context, failpoints.as_deref()).await;
+        (done, context.notes)
+    });
+    let (done, notes) = match task.await {
+        Ok((done, notes)) => (done, notes),
+        Err(panic) => (Err(anyhow::anyhow!("panicked: {panic}")), Vec::new()),
+    };
+    let mut row = match done {
+        Ok((report, longest)) => Row::of(fault.name(), seed, &report, longest),
+        Err(error) => Row::failed(fault.name(), seed, &error),
+    };
+    row.took = began.elapsed();
+    row.notes.splice(0..0, notes);
+    Outcome::Ran(row)
+}
+
+async fn inner(fault: Fault, seed: u64, context: &mut Run, failpoints: Option<&str>) -> Result<(Report, Duration)> {
+    let mut builder = fault.cluster();
+    for (key, value) in trouble::env(fault)? {
+        builder = builder.env(&key, &value);
+    }
+    if let Some(failpoints) = failpoints {
+        builder = builder.env("FAILPOINTS", failpoints);
+    }
+    let mut cluster = builder.start().await.context("starting")?;
+    let prepared = trouble::prepare(fault, &mut cluster).await.context("preparing")?;
+    let done = match fault {
+        Fault::Joins => joins::run(&cluster, context).await.map(|report| (report, Duration::ZERO)),
+        _ => under_traffic(fault, seed, context, &mut cluster).await,
+    };
+    let good = done.as_ref().is_ok_and(|(report, _)| report.violations.is_empty());
+    if !good
+        && failpoints.is_none()
+        && let Some(folder) = cluster.keep_logs()
+    {
+        context.note(format!("logs and data are kept in {}", folder.display()));
+    }
+    // Whatever is mounted goes before the folders it is mounted on.
+    drop(prepared);
+    done
+}
+
+/// Runs traffic while the trouble goes on, and a little longer; then settles.
+async fn under_traffic(fault: Fault, seed: u64, context: &mut Run, cluster: &mut Cluster) -> Result<(Report, Duration)> {
+    let (plan, extras) = fault.traffic(seed);
+    let mut traffic = Traffic::begin_with(plan, extras, &cluster.addrs()).await.context("signing in")?;
+    let stop = CancellationToken::new();
+    let (ran, troubled) = tokio::join!(traffic.run(&stop), async {
+        let _stop = stop.clone().drop_guard();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        tokio::select! {
+            troubled = trouble::make(fault, cluster, context) => troubled?,
+            // Traffic that failed has stopped by itself.
+            () = stop.cancelled() => {}
+        }
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        anyhow::Ok(())
+    });
+    troubled.context("making trouble")?;
+    ran.context("traffic")?;
+    let longest = traffic.longest_wait();
+    if matches!(fault, Fault::NatsLeaderKill | Fault::NatsPartition) {
+        anyhow::ensure!(longest <= ACCEPTED_AGAIN, "a message was accepted only after {longest:.1?}");
+    }
+    if fault == Fault::LateCopy {
+        late::repeat(cluster, context).await.context("repeating what was stored")?;
+    }
+    let report = traffic.settle_within(&cluster.sql().await?, context.settled_within).await.context("settling")?;
+    anyhow::ensure!(report.accepted > 50 && report.deliveries > report.accepted, "there was hardly any traffic: {report:?}");
+    trouble::look_back(fault, cluster, context).await?;
+    Ok((report, longest))
+}

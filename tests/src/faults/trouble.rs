@@ -1,0 +1,251 @@
+//! Makes the trouble of each fault; what it needs before, and what must have happened after it.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use rand::RngExt;
+
+use super::{Fault, chaos, database, disk, links, run::Run, watchers::Watchers};
+use crate::cluster::Cluster;
+
+/// Why `fault` cannot be made on this machine, if so.
+pub(super) fn cannot(fault: Fault) -> Option<String> {
+    match fault {
+        Fault::NatsDiskFull | Fault::DatabaseFull if !disk::can_mount() => Some("needs root, to mount a tmpfs".to_owned()),
+        Fault::NatsPartition if !disk::can_mount() => Some("needs root, for network namespaces".to_owned()),
+        Fault::ClockJump if faketime().is_none() => Some("needs libfaketime (apt-get install libfaketime)".to_owned()),
+        _ => None,
+    }
+}
+
+/// What our processes are told beforehand.
+pub(super) fn env(fault: Fault) -> Result<Vec<(String, String)>> {
+    let pair = |key: &str, value: &str| (key.to_owned(), value.to_owned());
+    Ok(match fault {
+        Fault::ClockJump => {
+            std::fs::write(clock_file(), "+0\n")?;
+            vec![
+                pair("LD_PRELOAD", faketime().context("libfaketime")?),
+                pair("FAKETIME_TIMESTAMP_FILE", &clock_file().display().to_string()),
+                pair("FAKETIME_NO_CACHE", "1"),
+                pair("FAKETIME_DONT_FAKE_MONOTONIC", "1"),
+            ]
+        }
+        // Small, so that it is found full, and lets go, within seconds.
+        Fault::NatsDiskFull => vec![pair("NATTER_NATS__MAX_BYTES_PER_SHARD", "64MiB")],
+        _ => Vec::new(),
+    })
+}
+
+fn faketime() -> Option<&'static str> {
+    let places = ["/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1", "/usr/lib/aarch64-linux-gnu/faketime/libfaketime.so.1"];
+    places.into_iter().find(|place| std::path::Path::new(place).exists())
+}
+
+fn clock_file() -> std::path::PathBuf {
+    std::env::temp_dir().join(format!("natter-faults-clock-{}", std::process::id()))
+}
+
+/// What lasts as long as the run.
+pub(super) struct Prepared {
+    _disk: Option<disk::Tmpfs>,
+}
+
+/// Before anybody signs in.
+pub(super) async fn prepare(fault: Fault, cluster: &mut Cluster) -> Result<Prepared> {
+    let disk = match fault {
+        Fault::NatsDiskFull => {
+            cluster.nats.kill()?;
+            let disk = disk::Tmpfs::over(&cluster.nats.node(0).store(), 96)?;
+            cluster.nats.restart()?;
+            cluster.wait_ready().await?;
+            Some(disk)
+        }
+        Fault::DatabaseFull => Some(disk::move_database(cluster).await?),
+        _ => None,
+    };
+    Ok(Prepared { _disk: disk })
+}
+
+/// Makes it.
+pub(super) async fn make(fault: Fault, cluster: &mut Cluster, run: &mut Run) -> Result<()> {
+    match fault {
+        Fault::Calm => tokio::time::sleep(run.seconds(4, 10, 60)).await,
+        Fault::LateCopy => tokio::time::sleep(run.seconds(1, 3, 10)).await,
+        Fault::GatewayKill => gateway_kill(cluster, run).await?,
+        Fault::Drain => drain(cluster, run).await?,
+        Fault::NatsRestart => nats_restart(cluster, run).await?,
+        Fault::NatsStoreLost => nats_store_lost(cluster, run).await?,
+        Fault::NatsDiskFull => disk::fill_nats(cluster, run).await?,
+        Fault::NatsLeaderKill => nats_leader(cluster, run, Loss::Killed).await?,
+        Fault::NatsPartition => nats_leader(cluster, run, Loss::CutOff).await?,
+        Fault::NatsSlow => links::slow(cluster, run).await?,
+        Fault::LostAcks => links::lose_acks(cluster, run).await?,
+        Fault::HalfOpen => links::half_open(cluster, run).await?,
+        // It makes its own trouble.
+        Fault::Joins => {}
+        Fault::PersisterKill => persister_kill(cluster, run).await?,
+        Fault::DatabaseDown => database::down(cluster, run).await?,
+        Fault::DatabaseSlow => database::slow(cluster, run).await?,
+        Fault::DatabaseLocked => database::locked(cluster, run).await?,
+        Fault::DatabaseFull => disk::fill_database(cluster, run).await?,
+        Fault::SlowReaders => tokio::time::sleep(run.seconds(8, 15, 60)).await,
+        Fault::ClockJump => clock_jump(run).await?,
+        Fault::Chaos => chaos::make(cluster, run).await?,
+    }
+    Ok(())
+}
+
+/// Whether what was to happen did happen.
+pub(super) async fn look_back(fault: Fault, cluster: &Cluster, run: &mut Run) -> Result<()> {
+    if fault == Fault::SlowReaders {
+        let mut closed = 0;
+        for gateway in cluster.addrs() {
+            let metrics = reqwest::get(format!("http://{gateway}/metrics")).await?.text().await?;
+            let line = metrics.lines().find(|line| line.starts_with("natter_gateway_closes_total") && line.contains("\"4408\""));
+            closed += line.and_then(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).unwrap_or_default();
+        }
+        run.note(format!("{closed} slow readers were closed (4408)"));
+        ensure!(closed > 0, "nobody read so slowly that it mattered");
+    }
+    Ok(())
+}
+
+async fn pause(run: &mut Run, from_ms: u64, to_ms: u64) {
+    let pause = Duration::from_millis(run.dice.random_range(from_ms..to_ms));
+    tokio::time::sleep(pause).await;
+}
+
+/// The first kill is measured by clients that only listen; the others happen.
+async fn gateway_kill(cluster: &mut Cluster, run: &mut Run) -> Result<()> {
+    let watchers = Watchers::connect(300, cluster.gateway(0), cluster.gateway(1)).await.context("watchers")?;
+    cluster.gateways[0].process.kill()?;
+    let back = watchers.come_back(&[cluster.gateway(1), cluster.gateway(2)]).await?;
+    let p99 = back[back.len() * 99 / 100];
+    run.note(format!("{} clients of a killed gateway: 99 % back and caught up after {p99:.1?}", back.len()));
+    ensure!(p99 < Duration::from_secs(10), "99 % were back only after {p99:?}");
+    cluster.gateways[0].process.start_again()?;
+    cluster.gateways[0].wait_ready().await?;
+    for round in 1..run.rounds(1, 3, 10) {
+        let index = round % cluster.gateways.len();
+        cluster.gateways[index].process.kill_and_start()?;
+        cluster.gateways[index].wait_ready().await?;
+        pause(run, 100, 800).await;
+    }
+    Ok(())
+}
+
+async fn drain(cluster: &mut Cluster, run: &mut Run) -> Result<()> {
+    let mut longest = Duration::ZERO;
+    for round in 0..run.rounds(1, 3, 10) {
+        let index = round % cluster.gateways.len();
+        cluster.gateways[index].process.signal("TERM")?;
+        let began = Instant::now();
+        // It drains while the traffic goes on.
+        while cluster.gateways[index].process.is_running() {
+            ensure!(began.elapsed() < Duration::from_mins(1), "it does not end");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        longest = longest.max(began.elapsed());
+        let status = cluster.gateways[index].process.wait(Duration::from_secs(1))?;
+        ensure!(status.success(), "SIGTERM is no mistake: {status}");
+        cluster.gateways[index].process.start_again()?;
+        cluster.gateways[index].wait_ready().await?;
+        pause(run, 200, 1000).await;
+    }
+    run.note(format!("drained within {longest:.1?}"));
+    Ok(())
+}
+
+async fn nats_restart(cluster: &mut Cluster, run: &mut Run) -> Result<()> {
+    for _ in 0..run.rounds(2, 5, 20) {
+        cluster.nats.kill()?;
+        if run.dice.random_bool(0.3) {
+            pause(run, 200, 2000).await;
+        }
+        cluster.nats.restart()?;
+        pause(run, 300, 2500).await;
+    }
+    Ok(())
+}
+
+/// How a server is lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Loss {
+    Killed,
+    CutOff,
+}
+
+/// A shard's leader is lost for a while, and comes back.
+async fn nats_leader(cluster: &mut Cluster, run: &mut Run, loss: Loss) -> Result<()> {
+    for _ in 0..run.rounds(1, 2, 10) {
+        let streams = cluster.nats.stream_names();
+        let stream = streams.get(run.dice.random_range(0..streams.len().max(1))).context("a stream")?;
+        let leader = cluster.nats.wait_leader_of(stream).await?;
+        match loss {
+            Loss::Killed => cluster.nats.node_mut(leader).kill()?,
+            Loss::CutOff => cluster.nats.cut(leader)?,
+        }
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        match loss {
+            Loss::Killed => cluster.nats.node_mut(leader).restart()?,
+            Loss::CutOff => cluster.nats.heal(leader)?,
+        }
+        cluster.nats.wait_healthy().await?;
+    }
+    Ok(())
+}
+
+/// Messages that are not in SQL yet may be lost with the only copy of the log; so nobody may publish
+/// while SQL catches up.
+async fn nats_store_lost(cluster: &mut Cluster, run: &mut Run) -> Result<()> {
+    for _ in 0..run.rounds(1, 2, 5) {
+        pause(run, 500, 1500).await;
+        for gateway in &cluster.gateways {
+            gateway.process.signal("STOP")?;
+        }
+        let settled = caught_up(cluster).await;
+        cluster.nats.wipe()?;
+        cluster.nats.restart()?;
+        for gateway in &cluster.gateways {
+            gateway.process.signal("CONT")?;
+        }
+        settled?;
+        tokio::time::sleep(Duration::from_secs(4)).await;
+    }
+    Ok(())
+}
+
+/// Waits until nothing has come into SQL for a while.
+async fn caught_up(cluster: &Cluster) -> Result<()> {
+    let sql = cluster.sql().await?;
+    let count = "SELECT (SELECT COUNT(*) FROM messages) + (SELECT COUNT(*) FROM group_events) + (SELECT COUNT(*) FROM notifications)";
+    let until = Instant::now() + Duration::from_secs(30);
+    let (mut last, mut same) = (sql.count(count).await?, 0);
+    while same < 8 {
+        ensure!(Instant::now() < until, "SQL does not catch up");
+        tokio::time::sleep(Duration::from_millis(250)).await;
+        let now = sql.count(count).await?;
+        same = if now == last { same + 1 } else { 0 };
+        last = now;
+    }
+    Ok(())
+}
+
+async fn persister_kill(cluster: &mut Cluster, run: &mut Run) -> Result<()> {
+    for round in 0..run.rounds(10, 20, 100) {
+        pause(run, 200, 400).await;
+        cluster.persisters[round % 2].process.kill_and_start()?;
+    }
+    Ok(())
+}
+
+async fn clock_jump(run: &mut Run) -> Result<()> {
+    let pause = run.seconds(2, 5, 20);
+    for offset in ["+600", "-600", "+0"] {
+        std::fs::write(clock_file(), format!("{offset}\n"))?;
+        tokio::time::sleep(pause).await;
+    }
+    std::fs::remove_file(clock_file())?;
+    Ok(())
+}

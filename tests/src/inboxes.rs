@@ -1,0 +1,201 @@
+//! The checker of inboxes: every notification once and in order to each connection of its recipient,
+//! once in SQL, and counts that say what SQL says. Group notifications are delivered like messages,
+//! and `checker` judges that; here it is their rows.
+
+use std::collections::{HashMap, HashSet};
+
+use natter_shared::position::Position;
+use uuid::Uuid;
+
+/// What one client heard of its inbox, in the order it came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Heard {
+    /// A notification.
+    Note(Uuid, Position),
+    /// The server declared that something is missing.
+    Reset,
+}
+
+/// How many notifications of an inbox are not seen, and not read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Counts {
+    /// Not seen.
+    pub unseen: u64,
+    /// Not read.
+    pub unread: u64,
+}
+
+/// An accepted notification to one user.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Note {
+    /// Its id.
+    pub id: Uuid,
+    /// Its recipient.
+    pub to: String,
+    /// Where it stands.
+    pub position: Position,
+}
+
+/// What one client was told.
+#[derive(Debug, Clone, Default)]
+pub struct Told {
+    /// The client.
+    pub client: String,
+    /// Its user.
+    pub user: String,
+    /// In the order it came.
+    pub heard: Vec<Heard>,
+    /// The counts of the greatest version.
+    pub counts: Option<Counts>,
+}
+
+/// Everything about inboxes that a run left behind.
+#[derive(Debug, Default)]
+pub struct Inboxes {
+    /// Tried, whatever came of it.
+    pub attempted: HashSet<Uuid>,
+    /// Accepted, to users.
+    pub accepted: Vec<Note>,
+    /// What the clients were told; each was there before the first notification.
+    pub told: Vec<Told>,
+    /// In SQL, to users: recipient and id.
+    pub rows: Vec<(String, Uuid)>,
+    /// What SQL counts.
+    pub counts: HashMap<String, Counts>,
+}
+
+/// A broken promise about inboxes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum InboxViolation {
+    /// Accepted, and not in SQL.
+    NotInSql(Note),
+    /// In SQL more than once, or nobody sent it.
+    WrongRow(String, Uuid),
+    /// A client did not get it.
+    Missing(String, Note),
+    /// A client got it twice.
+    Doubled(String, Uuid),
+    /// A client got it after a later one.
+    OutOfOrder(String, Uuid),
+    /// A client got another user's.
+    NotTheirs(String, Uuid),
+    /// Told these counts; SQL has the others.
+    Counts(String, Option<Counts>, Counts),
+}
+
+/// Looks at everything.
+pub fn check(seen: &Inboxes) -> Vec<InboxViolation> {
+    let mut bad = Vec::new();
+    let mut rows = HashSet::new();
+    for (user, id) in &seen.rows {
+        if !rows.insert((user, id)) || !seen.attempted.contains(id) {
+            bad.push(InboxViolation::WrongRow(user.clone(), *id));
+        }
+    }
+    for note in &seen.accepted {
+        if !rows.contains(&(&note.to, &note.id)) {
+            bad.push(InboxViolation::NotInSql(note.clone()));
+        }
+    }
+    for told in &seen.told {
+        check_client(told, seen, &rows, &mut bad);
+    }
+    bad
+}
+
+fn check_client(told: &Told, seen: &Inboxes, rows: &HashSet<(&String, &Uuid)>, bad: &mut Vec<InboxViolation>) {
+    let mut got = HashSet::new();
+    let mut gaps: Vec<(Position, Option<Position>)> = Vec::new();
+    let mut last = Position::START;
+    for heard in &told.heard {
+        match heard {
+            Heard::Reset => gaps.push((last, None)),
+            Heard::Note(id, position) => {
+                if let Some((_, until @ None)) = gaps.last_mut() {
+                    *until = Some(*position);
+                }
+                let client = told.client.clone();
+                if !got.insert(*id) {
+                    bad.push(InboxViolation::Doubled(client, *id));
+                } else if *position <= last {
+                    bad.push(InboxViolation::OutOfOrder(client, *id));
+                } else if !rows.contains(&(&told.user, id)) {
+                    bad.push(InboxViolation::NotTheirs(client, *id));
+                }
+                last = last.max(*position);
+            }
+        }
+    }
+    let is_excused = |at: Position| gaps.iter().any(|(after, before)| at > *after && before.is_none_or(|before| at < before));
+    for note in seen.accepted.iter().filter(|note| note.to == told.user) {
+        if !got.contains(&note.id) && !is_excused(note.position) {
+            bad.push(InboxViolation::Missing(told.client.clone(), note.clone()));
+        }
+    }
+    let counts = seen.counts.get(&told.user).copied().unwrap_or_default();
+    if told.counts != Some(counts) {
+        bad.push(InboxViolation::Counts(told.client.clone(), told.counts, counts));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use natter_shared::position::Epoch;
+
+    use super::*;
+
+    fn note(number: u64) -> Note {
+        Note { id: Uuid::from_u128(u128::from(number)), to: "ann".into(), position: Position::new(Epoch(1), number) }
+    }
+
+    fn good() -> Inboxes {
+        let notes: Vec<Note> = (1..=3).map(note).collect();
+        let counts = Counts { unseen: 3, unread: 3 };
+        let heard = notes.iter().map(|note| Heard::Note(note.id, note.position)).collect();
+        Inboxes {
+            attempted: notes.iter().map(|note| note.id).collect(),
+            rows: notes.iter().map(|note| (note.to.clone(), note.id)).collect(),
+            told: vec![Told { client: "tab".into(), user: "ann".into(), heard, counts: Some(counts) }],
+            counts: [("ann".to_owned(), counts)].into(),
+            accepted: notes,
+        }
+    }
+
+    fn violations(spoil: impl FnOnce(&mut Inboxes)) -> Vec<InboxViolation> {
+        let mut seen = good();
+        spoil(&mut seen);
+        check(&seen)
+    }
+
+    #[test]
+    fn a_good_run_is_clean_and_a_declared_gap_is_excused() {
+        assert_eq!(check(&good()), []);
+        assert_eq!(violations(|seen| seen.told[0].heard[1] = Heard::Reset), []);
+    }
+
+    #[test]
+    fn what_is_dropped_doubled_swapped_or_another_s_is_found() {
+        let client = || "tab".to_owned();
+        let found = violations(|seen| {
+            seen.told[0].heard.remove(1);
+        });
+        assert_eq!(found, [InboxViolation::Missing(client(), note(2))]);
+        let found = violations(|seen| seen.told[0].heard.push(Heard::Note(note(2).id, note(2).position)));
+        assert_eq!(found, [InboxViolation::Doubled(client(), note(2).id)]);
+        let found = violations(|seen| seen.told[0].heard.swap(0, 1));
+        assert_eq!(found, [InboxViolation::OutOfOrder(client(), note(1).id)]);
+        let found = violations(|seen| seen.told[0].heard.push(Heard::Note(note(9).id, note(9).position)));
+        assert_eq!(found, [InboxViolation::NotTheirs(client(), note(9).id)]);
+    }
+
+    #[test]
+    fn rows_and_counts_must_be_right() {
+        let found = violations(|seen| drop(seen.rows.pop()));
+        assert!(found.contains(&InboxViolation::NotInSql(note(3))), "{found:?}");
+        let found = violations(|seen| seen.rows.push(("ann".into(), note(3).id)));
+        assert_eq!(found, [InboxViolation::WrongRow("ann".into(), note(3).id)]);
+        let (told, is) = (Counts { unseen: 4, unread: 3 }, Counts { unseen: 3, unread: 3 });
+        let found = violations(|seen| seen.told[0].counts = Some(told));
+        assert_eq!(found, [InboxViolation::Counts("tab".into(), Some(told), is)]);
+    }
+}

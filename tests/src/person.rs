@@ -1,0 +1,305 @@
+//! One user of `traffic`: sends, reconnects, joins and leaves by its own dice, and keeps what it tried
+//! and what was accepted.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use anyhow::{Context, Result, ensure};
+use natter_shared::id::{GroupId, MessageId, Nonce, NotificationId, RoomName, UserId, open_group};
+use rand::{RngExt, SeedableRng, rngs::StdRng};
+use reqwest::Method;
+use serde_json::{Value, json};
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use crate::{
+    checker::Fact,
+    client::{ANSWER, Client, RequestError},
+    inboxes::Note,
+    record::{Record, position_of},
+    token::User,
+    traffic::{Extras, Plan},
+};
+
+/// How long a message may take to be accepted, whatever is killed meanwhile.
+pub(crate) const ACCEPTED_WITHIN: Duration = Duration::from_secs(75);
+
+/// A group of people, to its owner.
+struct Owned {
+    group: GroupId,
+    /// The other members that it may remove, and whether they are members as far as the owner knows.
+    others: Vec<(String, bool)>,
+}
+
+/// One user's side of the run.
+pub(crate) struct Person {
+    pub(crate) client: Client,
+    /// Only listens.
+    pub(crate) tab: Option<Client>,
+    gateways: Arc<[SocketAddr]>,
+    rng: StdRng,
+    extras: Extras,
+    http: reqwest::Client,
+    owned: Option<Owned>,
+    /// The open groups that it is in.
+    pub(crate) groups: Vec<GroupId>,
+    /// The open groups that there are.
+    open: Arc<[GroupId]>,
+    pub(crate) attempted: Vec<MessageId>,
+    pub(crate) accepted: Vec<Fact>,
+    pub(crate) attempted_notes: Vec<Uuid>,
+    pub(crate) notes: Vec<Note>,
+    /// The longest that a message took to be accepted.
+    pub(crate) longest: Duration,
+}
+
+/// The open groups of a plan.
+pub(crate) fn open_groups(plan: &Plan) -> Result<Vec<GroupId>> {
+    let named = |number| RoomName::slug(&plan.group(number)).map(|name| open_group(&name));
+    Ok((0..plan.groups).map(named).collect::<Result<_, _>>()?)
+}
+
+impl Person {
+    /// Connects user `number` and lets it join its first groups.
+    pub(crate) async fn begin(number: usize, plan: &Plan, extras: Extras, seed: u64, gateways: Arc<[SocketAddr]>) -> Result<Self> {
+        let rng = StdRng::seed_from_u64(seed.wrapping_mul(1_000_003).wrapping_add(number as u64));
+        let user = User::named(&format!("{}-{number}", plan.label));
+        let mut client = Client::connect(gateways[number % gateways.len()], &user).await?;
+        client.insist_for = ACCEPTED_WITHIN;
+        let tab = if number < extras.tabs { Some(Client::connect(gateways[(number + 1) % gateways.len()], &user).await?) } else { None };
+        let mut person = Self {
+            client,
+            tab,
+            gateways,
+            rng,
+            extras,
+            http: reqwest::Client::builder().timeout(ANSWER).build()?,
+            owned: None,
+            groups: Vec::new(),
+            open: open_groups(plan)?.into(),
+            attempted: Vec::new(),
+            accepted: Vec::new(),
+            attempted_notes: Vec::new(),
+            notes: Vec::new(),
+            longest: Duration::ZERO,
+        };
+        while person.groups.len() < plan.groups_per_user.min(plan.groups) {
+            person.join_another(plan).await?;
+        }
+        Ok(person)
+    }
+
+    /// Makes a group of people with `others` in it.
+    pub(crate) async fn found(&mut self, others: &[String]) -> Result<()> {
+        let made = self.call(Method::POST, "groups", json!({"display_name": "people", "members": others})).await?;
+        let group = made["id"].as_str().context("a group's id")?.parse()?;
+        let here = |record: &Record| record.position(group).map(drop);
+        self.client.wait_until("one's own group", ANSWER, here).await?;
+        self.owned = Some(Owned { group, others: others.iter().map(|other| (other.clone(), true)).collect() });
+        Ok(())
+    }
+
+    /// The group of people that it made.
+    pub(crate) fn owns(&self) -> Option<GroupId> {
+        self.owned.as_ref().map(|owned| owned.group)
+    }
+
+    /// Calls one of the gateways over HTTP.
+    async fn call(&mut self, method: Method, path: &str, body: Value) -> Result<Value> {
+        let gateway = self.gateways[self.rng.random_range(0..self.gateways.len())];
+        let url = format!("http://{gateway}/api/v1/{path}");
+        let answer = self.http.request(method, url).bearer_auth(self.client.token()).json(&body).send().await?;
+        let (status, text) = (answer.status(), answer.text().await?);
+        ensure!(status.is_success(), "{path}: {status} {text}");
+        Ok(serde_json::from_str(&text).unwrap_or_default())
+    }
+
+    /// Does something, and sends a message.
+    pub(crate) async fn step(&mut self, plan: &Plan, step: usize) -> Result<()> {
+        let dice = self.rng.random_range(0..100);
+        if dice < plan.reconnects {
+            let gateway = self.gateways[self.rng.random_range(0..self.gateways.len())];
+            self.client.disconnect();
+            if self.client.reconnect(gateway).await.is_err() {
+                self.client.reconnect_to_any(&self.gateways, ACCEPTED_WITHIN).await?;
+            }
+        } else if dice < plan.reconnects + plan.moves {
+            if self.groups.len() > 1 && self.rng.random_bool(0.5) {
+                self.leave_one().await?;
+            } else if self.groups.len() < plan.groups {
+                self.join_another(plan).await?;
+            }
+        }
+        if self.rolls(self.extras.notifications) {
+            self.notify_somebody(plan).await?;
+        }
+        if self.owned.is_some() && self.rolls(self.extras.removals) {
+            self.remove_or_add().await;
+        }
+        self.look_after_tab().await;
+        let group = self.groups[self.rng.random_range(0..self.groups.len())];
+        let body = format!("{}: {step}{}", self.client.user.handle, " ".repeat(self.extras.padding));
+        self.say(group, &body).await?;
+        self.say_in_private(&body).await
+    }
+
+    /// Whether an event of so many in a hundred happens. No dice are rolled for what never does, so
+    /// that older runs stay as they were.
+    fn rolls(&mut self, percent: u32) -> bool {
+        percent > 0 && self.rng.random_range(0..100) < percent
+    }
+
+    /// Sends until it is accepted.
+    pub(crate) async fn say(&mut self, group: GroupId, body: &str) -> Result<()> {
+        let nonce = Nonce::now();
+        self.attempted.push(self.client.message_id(nonce));
+        let (gateways, began) = (self.gateways.clone(), Instant::now());
+        let accepted = self.client.send_until_accepted(nonce, group, body, &gateways, ACCEPTED_WITHIN).await?;
+        self.longest = self.longest.max(began.elapsed());
+        self.accepted.push(accepted);
+        Ok(())
+    }
+
+    /// Sends to a group of people that it believes itself to be in; it may be wrong.
+    async fn say_in_private(&mut self, body: &str) -> Result<()> {
+        let mine = self.client.record(Record::groups);
+        let private: Vec<GroupId> = mine.into_iter().filter(|group| !self.open.contains(group)).collect();
+        if private.is_empty() {
+            return Ok(());
+        }
+        let group = private[self.rng.random_range(0..private.len())];
+        unless_refused(self.say(group, body).await)
+    }
+
+    async fn notify_somebody(&mut self, plan: &Plan) -> Result<()> {
+        match self.rng.random_range(0..10) {
+            0 => {
+                let upto = self.client.record(Record::inbox_position);
+                let Some(upto) = upto else { return Ok(()) };
+                let (gateways, mark) = (self.gateways.clone(), json!({"type": "seen", "upto": upto}));
+                self.client.ask_until_answered(mark, &gateways, ACCEPTED_WITHIN).await.map(drop)
+            }
+            1..=3 => {
+                let group = self.groups[self.rng.random_range(0..self.groups.len())];
+                let (id, reply) = self.notify(json!({"group": group})).await?;
+                let position = position_of(&reply["position"]).context("a position")?;
+                self.accepted.push(Fact { message: MessageId(id), group, position });
+                Ok(())
+            }
+            _ => {
+                let other = format!("id-{}-{}", plan.label, self.rng.random_range(0..plan.users));
+                self.note(&other).await
+            }
+        }
+    }
+
+    /// Notifies a user.
+    pub(crate) async fn note(&mut self, other: &str) -> Result<()> {
+        let (id, reply) = self.notify(json!({"user": other})).await?;
+        let position = position_of(&reply["position"]).context("a position")?;
+        self.notes.push(Note { id, to: other.to_owned(), position });
+        Ok(())
+    }
+
+    async fn notify(&mut self, to: Value) -> Result<(Uuid, Value)> {
+        let nonce = Nonce::now();
+        let id = NotificationId::derive(&UserId::new(&self.client.user.id)?, nonce).0;
+        if to["group"].is_null() {
+            self.attempted_notes.push(id);
+        } else {
+            self.attempted.push(MessageId(id));
+        }
+        let frame = json!({"type": "notify", "to": to, "nonce": nonce, "body": "look"});
+        let gateways = self.gateways.clone();
+        let reply = self.client.ask_until_answered(frame, &gateways, ACCEPTED_WITHIN).await?;
+        ensure!(reply["notification_id"] == json!(id), "{reply} to {id}");
+        Ok((id, reply))
+    }
+
+    /// Removes a member of its group or adds one again. What fails is left: it may have happened, and
+    /// the group's own order says so.
+    async fn remove_or_add(&mut self) {
+        let Some(owned) = &self.owned else { return };
+        let which = self.rng.random_range(0..owned.others.len());
+        let (other, is_member) = owned.others[which].clone();
+        let path = format!("groups/{}/members/{other}", owned.group);
+        let done =
+            if is_member { self.call(Method::DELETE, &path, Value::Null).await } else { self.call(Method::PUT, &path, json!({})).await };
+        if let (Ok(_), Some(owned)) = (done, &mut self.owned) {
+            owned.others[which].1 = !is_member;
+        }
+    }
+
+    /// The listening connection comes back when it is closed; a slow one stops and begins to read.
+    async fn look_after_tab(&mut self) {
+        if self.extras.slow_tabs && self.rolls(4) {
+            self.tab.iter().for_each(Client::turn_reading);
+        }
+        let Some(tab) = self.tab.as_mut().filter(|tab| tab.is_away()) else { return };
+        let gateway = self.gateways[self.rng.random_range(0..self.gateways.len())];
+        // If not now, then at the next step.
+        let _ = tab.reconnect(gateway).await;
+    }
+
+    async fn join_another(&mut self, plan: &Plan) -> Result<()> {
+        let name = plan.group(self.rng.random_range(0..plan.groups));
+        let group = match self.client.join(&name).await {
+            // Told to come back, as a client under load may be, or killed: it does, and asks again.
+            Err(RequestError::Closed(_)) => {
+                self.client.reconnect_to_any(&self.gateways, ACCEPTED_WITHIN).await?;
+                self.client.join(&name).await
+            }
+            answer => answer,
+        };
+        let group = group.with_context(|| format!("joining {name}"))?;
+        if !self.groups.contains(&group) {
+            self.groups.push(group);
+        }
+        Ok(())
+    }
+
+    async fn leave_one(&mut self) -> Result<()> {
+        let group = self.groups.swap_remove(self.rng.random_range(0..self.groups.len()));
+        let (gateways, leave) = (self.gateways.clone(), json!({"type": "leave", "group": group}));
+        self.client.ask_until_answered(leave, &gateways, ACCEPTED_WITHIN).await.with_context(|| format!("leaving {group}"))?;
+        let gone = |record: &Record| record.position(group).is_none().then_some(());
+        self.client.wait_until("the end of a membership", ANSWER, gone).await
+    }
+
+    /// Waits for the last message of each group; what does not come is the checker's to report.
+    pub(crate) async fn catch_up(&mut self, accepted: &[Fact], until: Instant) -> Result<()> {
+        for client in [Some(&mut self.client), self.tab.as_mut()].into_iter().flatten() {
+            client.read_on();
+            if client.is_away() {
+                client.reconnect_to_any(&self.gateways, ACCEPTED_WITHIN).await?;
+            }
+            for group in client.record(Record::groups) {
+                let last = accepted.iter().filter(|fact| fact.group == group).map(|fact| fact.position).max();
+                let Some(last) = last else { continue };
+                let patience = until.saturating_duration_since(Instant::now());
+                // A group that it is not in any more brings nothing.
+                let here = |record: &Record| (record.closed.is_some() || record.position(group).is_none_or(|at| at >= last)).then_some(());
+                let _ = client.wait_until("the last message", patience, here).await;
+                if client.is_away() {
+                    client.reconnect_to_any(&self.gateways, ACCEPTED_WITHIN).await?;
+                    let _ = client.wait_until("the last message", patience, here).await;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Its connections, with the name that the checker knows each by.
+    pub(crate) fn clients(&self) -> impl Iterator<Item = (String, &Client)> {
+        let name = &self.client.user.handle;
+        let tab = self.tab.as_ref().map(|tab| (format!("{name}#tab"), tab));
+        std::iter::once((name.clone(), &self.client)).chain(tab)
+    }
+}
+
+/// That the server refuses for good is an answer too.
+fn unless_refused(done: Result<()>) -> Result<()> {
+    match done {
+        Err(error) if matches!(error.downcast_ref(), Some(RequestError::Refused(frame)) if frame["retryable"] != true) => Ok(()),
+        done => done,
+    }
+}
