@@ -1,7 +1,7 @@
 # The commands of this project. `make help` lists them.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test faults faults-short setup lint fmt doc deny advisories check-deploy autobahn
+.PHONY: help run test faults faults-short setup lint fmt doc deny advisories check-deploy autobahn abuse
 
 help: ## Lists these commands
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|' 2>/dev/null \
@@ -61,3 +61,8 @@ check-deploy: ## Checks deploy/: image, compose file, proxies, Helm chart; build
 
 autobahn: ## Has the Autobahn test suite judge our WebSocket; needs a Python 2.7
 	tests/autobahn.sh
+
+abuse: ## Measures what hostile clients cost a gateway; prints a table
+	@server=$$(tests/setup.sh) && export NATTER_TEST_NATS_SERVER="$$server" \
+		&& cargo build --release --workspace --bins && cargo build --package natter-tests --tests \
+		&& NATTER_TEST_BIN_DIR=target/release cargo test -p natter-tests --test natter -- --ignored --nocapture abuse

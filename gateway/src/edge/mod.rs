@@ -44,6 +44,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 pub(crate) struct Edge {
     addr: SocketAddr,
     pub(crate) app: Arc<App>,
+    pub(crate) broker: Arc<FakeBroker>,
     memory: Arc<Memory>,
     _ends: DropGuard,
 }
@@ -63,7 +64,7 @@ impl Edge {
             broker: Arc::clone(&broker) as _,
             auth: Authenticator::from_config(&config.auth).unwrap(),
             pages: None,
-            hub: Hub::start(broker, &config.limits, Duration::ZERO, Arc::clone(&metrics), &tasks, &stop),
+            hub: Hub::start(Arc::clone(&broker) as _, &config.limits, Duration::ZERO, Arc::clone(&metrics), &tasks, &stop),
             sessions: DashMap::new(),
             connections: Connections::default(),
             admission: Admission::new(&config.limits, Arc::clone(&memory), Arc::clone(&metrics)),
@@ -80,7 +81,7 @@ impl Edge {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
         tokio::spawn(async move { accept::accept(&listener, &server).await });
-        Self { addr, app, memory, _ends: stop.drop_guard() }
+        Self { addr, app, broker, memory, _ends: stop.drop_guard() }
     }
 
     /// How often a limit has refused.

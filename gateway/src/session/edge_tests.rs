@@ -1,12 +1,17 @@
 //! The limits of a session, at their edges.
 
-use std::sync::Arc;
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use natter_shared::{
+    frame::{ErrorCode, SeenTo},
     id::{GroupId, UserId},
     position::Position,
     timestamp::Timestamp,
 };
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::{Protocol, SessionHandle};
@@ -38,4 +43,23 @@ async fn in_flight_sends_at_the_edge() {
     assert!(!session.enter(3) && !session.enter(3));
     session.leave_flight();
     assert!(session.enter(3) && !session.enter(3), "one for one");
+}
+
+#[tokio::test(start_paused = true)]
+async fn send_deadline_at_the_edge() {
+    let deadline = Duration::from_secs(15);
+    let edge = Edge::start(|config| config.limits.send_deadline = deadline).await;
+    let session = session(&edge);
+    let seen = || async { edge.app.seen(&session, SeenTo { id: None, ids: Some(Vec::new()), upto: None }).await };
+    edge.broker.stores_nothing.store(true, Ordering::Relaxed);
+    let begun = Instant::now();
+    assert_eq!(seen().await.err().map(|refusal| refusal.code), Some(ErrorCode::Pending));
+    let took = begun.elapsed();
+    assert!(took <= deadline && took > Duration::from_secs(13), "{took:?}");
+    // Back just before it.
+    let back = async {
+        tokio::time::sleep(Duration::from_secs(12)).await;
+        edge.broker.stores_nothing.store(false, Ordering::Relaxed);
+    };
+    assert!(tokio::join!(seen(), back).0.is_ok());
 }

@@ -1,6 +1,7 @@
 //! Natter as its users meet it: real processes over real NATS and real databases, real browsers.
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "tests fail by panicking")]
 
+mod abuse;
 mod api;
 mod api_access;
 mod api_document;
@@ -17,6 +18,7 @@ mod delivery;
 mod django_example;
 mod faults;
 mod inbox;
+mod limits;
 mod nats_identities;
 mod nats_tls;
 mod original_page;
@@ -28,6 +30,7 @@ mod page_looks;
 mod page_news;
 mod protocol;
 mod resume;
+mod secrets;
 mod sign_in;
 mod standalone;
 mod start_order;

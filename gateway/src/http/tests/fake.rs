@@ -64,6 +64,8 @@ pub(super) struct FakeSite {
 pub(crate) struct FakeBroker {
     /// The persister is away.
     pub(super) away: AtomicBool,
+    /// What is published is not stored.
+    pub(crate) stores_nothing: AtomicBool,
     /// What was published, and the position that was waited for after it.
     pub(super) published: Mutex<Vec<(Topic, Event)>>,
     pub(super) awaited: Mutex<Vec<Position>>,
@@ -257,6 +259,9 @@ impl Broker for FakeBroker {
     }
 
     async fn publish(&self, event: Outgoing) -> Result<Ack, BrokerError> {
+        if self.stores_nothing.load(Ordering::Relaxed) {
+            return Err(BrokerError::Unavailable("away".to_owned()));
+        }
         let mut published = self.published.lock();
         published.push((event.topic, Event::decode(&event.payload).unwrap()));
         Ok(Ack { position: Position::new(Epoch(1), published.len() as u64), duplicate: false })

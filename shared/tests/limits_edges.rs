@@ -1,0 +1,87 @@
+//! Every limit has a test of its edge: just below it passes, just above it is refused as documented; and
+//! every rule of docs/security.md has the test it names. Here is which; a key that is not here, or a test that is not there, fails.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use std::{collections::BTreeSet, fs, path::Path};
+
+use natter_shared::config::Config;
+
+/// Key, file, test.
+const EDGES: &[(&str, &str, &str)] = &[
+    ("frame_bytes", "gateway/src/edge/socket_limits.rs", "frame_bytes_by_what_the_header_says"),
+    ("connect_frame_bytes", "gateway/src/edge/socket_limits.rs", "connect_frame_bytes_are_for_the_first_frame_only"),
+    ("body_bytes", "gateway/src/publish/draft.rs", "body_bytes_at_the_edge"),
+    ("backlog_messages", "gateway/src/socket/outlet/tests.rs", "limits_hold_at_their_edge"),
+    ("backlog_bytes", "gateway/src/socket/outlet/tests.rs", "limits_hold_at_their_edge"),
+    ("frames_per_second", "gateway/src/socket/meter/tests.rs", "frames_at_the_edge_control_frames_and_fragments_counted"),
+    ("frames_burst", "gateway/src/edge/socket_limits.rs", "frames_per_second_counts_pings_and_fragments"),
+    ("bytes_per_second", "gateway/src/socket/meter/tests.rs", "bytes_at_the_edge"),
+    ("bytes_burst", "gateway/src/edge/socket_limits.rs", "bytes_per_second"),
+    ("fragments", "gateway/src/edge/socket_limits.rs", "fragments_of_a_message"),
+    ("assembly_timeout", "gateway/src/socket/meter/tests.rs", "a_message_that_drips_has_its_time_and_no_more"),
+    ("http_requests_per_second", "gateway/src/http/tests/api.rs", "callers_are_held_to_their_rate"),
+    ("http_requests_burst", "gateway/src/http/tests/api.rs", "callers_are_held_to_their_rate"),
+    ("server_requests_per_second", "gateway/src/http/tests/api.rs", "api_keys_are_held_to_their_rate"),
+    ("server_requests_burst", "gateway/src/http/tests/api.rs", "api_keys_are_held_to_their_rate"),
+    ("http_body_bytes", "gateway/src/edge/http_limits.rs", "bodies_by_size"),
+    ("http_timeout", "gateway/src/edge/http_limits.rs", "a_body_that_does_not_come_to_its_end"),
+    ("connections", "gateway/src/admission/tests.rs", "connections_of_the_process_at_the_edge"),
+    ("connections_per_ip", "gateway/src/admission/tests.rs", "connections_of_an_address_at_the_edge_before_they_say_a_word"),
+    ("connections_per_user", "gateway/src/edge/socket_limits.rs", "connections_of_a_user"),
+    ("handshakes_per_second", "gateway/src/admission/tests.rs", "handshakes_per_second_at_the_edge"),
+    ("memory_bytes", "gateway/src/admission/tests.rs", "memory_at_the_edge"),
+    ("groups_per_connection", "gateway/src/session/edge_tests.rs", "groups_per_connection_at_the_edge"),
+    ("in_flight_sends", "gateway/src/session/edge_tests.rs", "in_flight_sends_at_the_edge"),
+    ("ring_bytes", "gateway/src/delivery/ring.rs", "the_budget_is_kept_across_topics"),
+    ("ring_events_per_group", "gateway/src/delivery/ring.rs", "the_floor_rises_with_what_is_dropped"),
+    ("recovery_events", "tests/tests/natter/limits.rs", "recovery_events_and_a_page_of_history_at_the_edge"),
+    ("recoveries", "gateway/src/delivery/edge_tests.rs", "recoveries_at_the_edge"),
+    ("history_page", "tests/tests/natter/limits.rs", "recovery_events_and_a_page_of_history_at_the_edge"),
+    ("header_bytes", "gateway/src/edge/http_limits.rs", "headers_by_number_and_by_bytes"),
+    ("headers", "gateway/src/edge/http_limits.rs", "headers_by_number_and_by_bytes"),
+    ("header_timeout", "gateway/src/edge/http_limits.rs", "headers_have_their_time_and_so_has_a_connection_that_is_kept"),
+    ("handshake_timeout", "gateway/src/edge/http_limits.rs", "a_handshake_has_its_time"),
+    ("connect_timeout", "gateway/src/edge/socket_limits.rs", "the_connect_frame_has_its_time"),
+    ("heartbeat_interval", "gateway/src/session/run.rs", "a_silent_client_is_lost_after_the_timeout_and_one_that_speaks_is_not"),
+    ("heartbeat_timeout", "gateway/src/edge/socket_limits.rs", "the_heartbeat_ends_who_is_silent_and_nobody_else"),
+    ("send_deadline", "gateway/src/session/edge_tests.rs", "send_deadline_at_the_edge"),
+    ("slow_close_timeout", "gateway/src/edge/socket_limits.rs", "who_does_not_close_after_our_close_is_cut_off_in_time"),
+];
+
+/// Those whose edge nothing tries yet. It is to get shorter only.
+const MISSING: &[&str] = &["gap_fill_timeout"];
+
+#[test]
+fn every_limit_has_a_test_of_its_edge() {
+    let all = Config::describe();
+    let keys: BTreeSet<&str> =
+        all.iter().filter(|section| section.name == "limits").flat_map(|section| &section.keys).map(|key| key.name).collect();
+    assert!(keys.len() > 30);
+    let tried: BTreeSet<&str> = EDGES.iter().map(|(key, ..)| *key).chain(MISSING.iter().copied()).collect();
+    let missing: Vec<_> = keys.difference(&tried).collect();
+    assert!(missing.is_empty(), "limits without a test of their edge: {missing:?}");
+    let gone: Vec<_> = tried.difference(&keys).collect();
+    assert!(gone.is_empty(), "no limits any more: {gone:?}");
+}
+
+#[test]
+fn every_test_that_is_named_is_there_and_runs() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let document: &'static str = fs::read_to_string(root.join("docs/security.md")).unwrap().leak();
+    let rules = document.lines().filter_map(|line| {
+        let cells: Vec<&str> = line.trim_matches('|').split('|').map(str::trim).collect();
+        let [rule, file, test] = *cells.as_slice() else { return None };
+        let bare = |cell: &'static str| cell.strip_prefix('`')?.strip_suffix('`');
+        Some((rule, bare(file)?, bare(test)?))
+    });
+    let rules: Vec<_> = rules.collect();
+    assert!(rules.len() >= 20, "the table of docs/security.md is not read");
+    for (key, file, test) in EDGES.iter().copied().chain(rules) {
+        let source = fs::read_to_string(root.join(file)).unwrap_or_else(|error| panic!("{key}: {file}: {error}"));
+        let at = source.find(&format!("fn {test}()")).unwrap_or_else(|| panic!("{key}: no {test} in {file}"));
+        let attributes = source.get(..at).unwrap().rsplit("\n\n").next().unwrap();
+        assert!(attributes.contains("test"), "{key}: {test} is no test");
+        assert!(!attributes.contains("ignore"), "{key}: {test} is switched off");
+    }
+}
