@@ -23,7 +23,7 @@ test: ## Runs every test; installs what is missing (PostgreSQL, Chromium, a NATS
 		&& cargo build --workspace --bins --features failpoints && cargo test --workspace --features failpoints
 
 # A sabotage needs failpoints, which a release never has.
-faults: ## Makes everything go wrong under traffic: SEED=, FAULTS=a,b, ROUNDS=, LONG=1, SABOTAGE=name|all
+faults: ## Makes everything go wrong under traffic: SEED=, FAULTS=a,b, ROUNDS=, LONG=1, SABOTAGE=name or all
 	@server=$$(tests/setup.sh) && export NATTER_TEST_NATS_SERVER="$$server" \
 		&& if [ -n "$(SABOTAGE)" ]; then \
 			cargo build --workspace --bins --features failpoints && ./target/debug/natter-faults --sabotage "$(SABOTAGE)"; \

@@ -8,7 +8,7 @@ use std::{sync::Arc, time::Duration};
 use natter_shared::rpc::{RpcError, ShardPosition};
 use sea_orm::{
     ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, IsolationLevel,
-    SqliteTransactionMode, Statement, TransactionOptions, TransactionTrait, Value,
+    SqliteTransactionMode, Statement, TransactionOptions, TransactionTrait, Value, sqlx::Connection,
 };
 use sea_orm_migration::MigratorTrait;
 use tokio::{
@@ -49,6 +49,18 @@ pub async fn connect(options: &DatabaseOptions) -> Result<DatabaseConnection, Db
                 .pragma("temp_store", "MEMORY")
                 .pragma("cache_size", "-65536")
                 .pragma("mmap_size", "268435456")
+        })
+        // SQLite ends a transaction by itself when its disk is full, and the ROLLBACK after that fails: the
+        // connection counts as within a transaction from then on, and would hold its next one, and the
+        // lock with it, for ever.
+        .map_sqlx_sqlite_pool_opts(|pool| {
+            pool.after_release(|connection, _| {
+                Box::pin(async move {
+                    // Behind a rollback that was begun by dropping a transaction.
+                    connection.ping().await?;
+                    Ok(!connection.is_in_transaction())
+                })
+            })
         })
         // Snapshots are what most transactions are for; those that write say READ COMMITTED.
         .map_sqlx_postgres_opts(|postgres| {

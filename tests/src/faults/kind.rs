@@ -183,7 +183,7 @@ impl Fault {
             ),
             Self::SlowReaders => (
                 Plan { pause: Duration::from_millis(10), groups: 6, ..plan },
-                Extras { slow_tabs: true, tabs: 15, padding: 6000, ..extras },
+                Extras { slow_tabs: true, tabs: 15, padding: 20_000, ..extras },
             ),
             Self::Chaos => (Plan { pause: Duration::from_millis(80), ..plan }, extras),
             Self::Calm
