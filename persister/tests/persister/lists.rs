@@ -22,6 +22,7 @@ use crate::{
 on_both!(
     groups_are_listed_with_their_last_message_and_the_other_one,
     users_are_found_by_how_they_begin,
+    a_name_that_thousands_have_is_listed_in_pages_too,
     notifications_come_newest_first_in_pages,
     archived_notifications_are_out_of_the_list_and_never_counted,
     a_page_of_notifications_is_cut_by_size,
@@ -133,6 +134,30 @@ fn page(who: &UserId) -> ListNotifications {
 
 fn bodies(entries: &[InboxEntry]) -> Vec<&str> {
     entries.iter().map(|entry| entry.body.as_str()).collect()
+}
+
+/// More of them than are sorted, and handles in another order than ids.
+async fn a_name_that_thousands_have_is_listed_in_pages_too(harness: Harness) {
+    crate::figures::people(&harness, 3000).await;
+    let mut wanted: Vec<String> = harness
+        .rows("SELECT handle FROM users WHERE display_name LIKE 'Name%' AND id <> 'id7'")
+        .await
+        .iter()
+        .map(|row| row.try_get("", "handle").unwrap())
+        .collect();
+    wanted.sort();
+    assert_eq!(wanted.len(), 2999);
+    let (mut found, mut after) = (Vec::new(), None);
+    loop {
+        let call = ListUsers { user: Some(user("id7")), prefix: "nAmE".into(), after, limit: 200 };
+        let page = harness.call(call).await.unwrap().reply;
+        found.extend(page.users.into_iter().map(|user| user.handle));
+        after = found.last().cloned();
+        if !page.more {
+            break;
+        }
+    }
+    assert_eq!(found, wanted, "each once, in the order of handles");
 }
 
 async fn notifications_come_newest_first_in_pages(harness: Harness) {

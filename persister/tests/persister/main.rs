@@ -9,6 +9,7 @@ mod postgres;
 mod commands;
 mod dead_letters;
 mod erasing;
+mod figures;
 mod inbox;
 mod lists;
 mod outages;
