@@ -5,7 +5,8 @@
 #   tests/setup.sh            installs what is missing
 #   tests/setup.sh --check    only says what is missing; exit status 1 if anything is
 #
-# By apt-get, as root or with sudo: PostgreSQL, nginx, openssl, Chromium and its driver, jQuery, Python's venv, Node.
+# By apt-get, as root or with sudo: PostgreSQL, nginx, openssl, Chromium and its driver, jQuery, Python's venv, Node,
+#   libfaketime.
 # In .cache/nats, without root: a NATS server, unless PATH has one that is new enough.
 # In .cache/schemathesis, without root: Schemathesis, which tries the HTTP API.
 # In tests/js/node_modules, without root: what the tests of natter.js and of the page use.
@@ -66,6 +67,7 @@ missing_packages() {
     any_exists /usr/sbin/nginx || echo nginx-light
     have curl || echo curl
     have openssl || echo openssl
+    any_exists /usr/lib/*/faketime/libfaketimeMT.so.1 || echo libfaketime
     have python3 || echo python3
     { have python3 && python3 -c 'import ensurepip, venv' 2>/dev/null; } || echo python3-venv
     has_node || printf '%s\n' nodejs npm

@@ -20,6 +20,7 @@ use crate::{
     health::Health,
     http::team_pages::TeamPages,
     metrics::Metrics,
+    publish::Intake,
     session::SessionHandle,
     socket::{OutletLimits, ReadLimits},
 };
@@ -30,6 +31,8 @@ pub struct App {
     pub instance: InstanceId,
     /// Everything behind the gateway.
     pub broker: Arc<dyn Broker>,
+    /// Which shards take events.
+    pub intake: Intake,
     /// As validated at start.
     pub config: Config,
     /// Who may sign in.

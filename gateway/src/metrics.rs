@@ -1,5 +1,7 @@
 //! What the gateway counts.
 
+use std::sync::atomic::AtomicU64;
+
 use natter_shared::{frame::CloseCode, telemetry::metrics::Registry};
 use prometheus_client::{
     encoding::EncodeLabelSet,
@@ -24,6 +26,36 @@ pub struct ShardLabels {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct LimitLabels {
     limit: &'static str,
+}
+
+/// Why somebody was answered `busy`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Busy {
+    /// The connection's own window is full (`limits.in_flight_sends`).
+    Connection,
+    /// The gateway's is (`nats.in_flight`).
+    Gateway,
+    /// Too much of the shard's log is not in SQL.
+    Shard,
+    /// It came behind one that has to be sent again.
+    Order,
+}
+
+impl Busy {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Connection => "connection",
+            Self::Gateway => "gateway",
+            Self::Shard => "shard",
+            Self::Order => "order",
+        }
+    }
+}
+
+/// Labels of a `busy`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct BusyLabels {
+    reason: &'static str,
 }
 
 fn canary_histogram() -> Histogram {
@@ -55,6 +87,8 @@ pub struct Metrics {
     pub recoveries: Counter,
     refused: Family<LimitLabels, Counter>,
     closes: Family<CloseLabels, Counter>,
+    busy: Family<BusyLabels, Counter>,
+    unapplied: Family<ShardLabels, Gauge<f64, AtomicU64>>,
     /// From a canary's publish to its arrival, in seconds.
     pub canary: Family<ShardLabels, Histogram>,
 }
@@ -75,6 +109,8 @@ impl Metrics {
             recoveries: Counter::default(),
             refused: Family::default(),
             closes: Family::default(),
+            busy: Family::default(),
+            unapplied: Family::default(),
             canary: Family::new_with_constructor(canary_histogram),
             registry: registry.clone(),
         };
@@ -95,6 +131,9 @@ impl Metrics {
             r.register("natter_gateway_recoveries", "Recoveries from SQL and stream", metrics.recoveries.clone());
             r.register("natter_gateway_refused", "Connections, frames and calls refused, by the limit (limits.…)", metrics.refused.clone());
             r.register("natter_gateway_closes", "Closes begun here, by code", metrics.closes.clone());
+            r.register("natter_gateway_busy", "Requests answered busy, by reason", metrics.busy.clone());
+            let unapplied = "What is not in SQL, as a part of what the shard's log can hold";
+            r.register("natter_gateway_unapplied_ratio", unapplied, metrics.unapplied.clone());
             r.register("natter_gateway_canary_seconds", "From a canary's publish to its arrival", metrics.canary.clone());
         });
         metrics
@@ -111,6 +150,17 @@ impl Metrics {
     /// Counts what a limit refused.
     pub fn refused(&self, limit: Limit) {
         self.refused.get_or_create(&LimitLabels { limit: limit.key() }).inc();
+    }
+
+    /// Counts somebody told to come back.
+    pub fn busy(&self, reason: Busy) {
+        self.busy.get_or_create(&BusyLabels { reason: reason.as_str() }).inc();
+    }
+
+    /// Notes how much of a shard's log is not in SQL.
+    pub fn unapplied(&self, shard: usize, ratio: f64) {
+        let shard = u16::try_from(shard).unwrap_or(u16::MAX);
+        self.unapplied.get_or_create(&ShardLabels { shard }).set(ratio);
     }
 
     /// Notes how long a canary took.

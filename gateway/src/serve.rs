@@ -28,6 +28,7 @@ use crate::{
     },
     memory::Memory,
     metrics::Metrics,
+    publish::Intake,
     session::Protocol,
     socket::{ReadLimits, wire},
 };
@@ -81,9 +82,11 @@ pub async fn run(gateway: Gateway) -> Result<(), StartError> {
     auth.keep_keys(&tasks, &stop);
     let linger = config.gateway.interest_linger;
     let hub = Hub::start(Arc::clone(&broker), &config.limits, linger, Arc::clone(&metrics), &tasks, &stop);
+    let intake = Intake::new(broker.shards(), Arc::clone(&metrics));
     let app = Arc::new(App {
         instance,
         broker,
+        intake,
         auth,
         pages,
         hub,
@@ -102,6 +105,8 @@ pub async fn run(gateway: Gateway) -> Result<(), StartError> {
     let watched = Arc::clone(&app);
     let watching = stop.clone();
     tasks.spawn(async move { watched.health.watch(Arc::clone(&watched.broker), Arc::clone(&watched.metrics), watching).await });
+    let (watched, watching) = (Arc::clone(&app), stop.clone());
+    tasks.spawn(async move { watched.intake.watch(Arc::clone(&watched.broker), watching).await });
     let server = Server {
         router: http::router(Arc::clone(&app)),
         app: Arc::clone(&app),

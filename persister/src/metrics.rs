@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use natter_shared::{position::Position, subject::Shard};
+use natter_shared::{broker::Unapplied, position::Position, subject::Shard};
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{
@@ -37,6 +37,7 @@ struct Inner {
     applied: Family<ShardLabel, Gauge>,
     epoch: Family<ShardLabel, Gauge>,
     lag: Family<ShardLabel, Gauge>,
+    unapplied: Family<ShardLabel, Gauge>,
     batch: Histogram,
     commit: Histogram,
     rows: Family<KindLabel, Counter>,
@@ -57,6 +58,7 @@ impl Metrics {
             applied: Family::default(),
             epoch: Family::default(),
             lag: Family::default(),
+            unapplied: Family::default(),
             batch: Histogram::new(exponential_buckets(1.0, 4.0, 7)),
             commit: Histogram::new(exponential_buckets(0.0005, 2.0, 14)),
             rows: Family::default(),
@@ -71,6 +73,7 @@ impl Metrics {
         registry.register("applied_seq", "Sequence projected into SQL", inner.applied.clone());
         registry.register("applied_epoch", "Epoch projected into SQL", inner.epoch.clone());
         registry.register("lag_milliseconds", "Age of the last event projected, when it was", inner.lag.clone());
+        registry.register("unapplied_bytes", "Bytes of the log that are not in SQL yet", inner.unapplied.clone());
         registry.register("batch_events", "Events in a batch", inner.batch.clone());
         registry.register("commit_seconds", "Time to plan and commit a batch", inner.commit.clone());
         registry.register("rows", "Rows written, by kind", inner.rows.clone());
@@ -88,6 +91,10 @@ impl Metrics {
         let label = ShardLabel { shard: shard.0 };
         self.0.applied.get_or_create(&label).set(position.seq as i64);
         self.0.epoch.get_or_create(&label).set(i64::from(position.epoch.0));
+    }
+
+    pub(crate) fn unapplied(&self, shard: Shard, unapplied: Unapplied) {
+        self.0.unapplied.get_or_create(&ShardLabel { shard: shard.0 }).set(i64::try_from(unapplied.bytes).unwrap_or(i64::MAX));
     }
 
     pub(crate) fn batch(&self, shard: Shard, events: usize, took: Duration, lag: Duration) {

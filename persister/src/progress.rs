@@ -1,46 +1,59 @@
 //! How far SQL is known to have come in each shard, from this process's own commits and from what
-//! other persisters announce; and the announcing of our own.
+//! other persisters announce; and the announcing of our own, with what of the log is left.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use futures::StreamExt;
 use natter_shared::{
-    broker::{Broker, Control},
+    broker::{Broker, Control, Meter, Unapplied},
     position::Position,
     rpc::ShardPosition,
     subject::Shard,
+    timestamp::Timestamp,
 };
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-use crate::metrics::Metrics;
+use crate::{checkpoint::Checkpoint, lease::Leases, metrics::Metrics};
 
 /// Announcements of one shard are at least this far apart.
 const SPACING: Duration = Duration::from_millis(50);
 
-/// And at most this far, so that who missed one learns soon.
+/// And at most this far, so that who missed one learns soon. What is left of the log is measured as
+/// often.
 const REPEAT: Duration = Duration::from_secs(1);
 
 /// How far SQL is known to have come.
 pub(crate) struct Progress {
     /// By anybody's word.
     known: Vec<watch::Sender<Position>>,
-    /// By this process's own commits: what it announces.
-    own: Vec<watch::Sender<Position>>,
+    /// By this process's own commits: what it announces, and when that event was stored.
+    own: Vec<watch::Sender<(Position, Timestamp)>>,
+    /// Whether the shard takes what users ask for: so much of its log is not in SQL.
+    admits: Vec<AtomicBool>,
     metrics: Metrics,
 }
 
 impl Progress {
     pub(crate) fn new(shards: u16, metrics: Metrics) -> Arc<Self> {
-        let fresh = || (0..shards).map(|_| watch::Sender::new(Position::START)).collect();
-        Arc::new(Self { known: fresh(), own: fresh(), metrics })
+        let known = (0..shards).map(|_| watch::Sender::new(Position::START)).collect();
+        let own = (0..shards).map(|_| watch::Sender::new((Position::START, Timestamp::default()))).collect();
+        let admits = (0..shards).map(|_| AtomicBool::new(true)).collect();
+        Arc::new(Self { known, own, admits, metrics })
     }
 
-    /// This process has committed, or read, the checkpoint `position`.
-    pub(crate) fn committed(&self, shard: Shard, position: Position) {
+    /// This process has committed, or read, a checkpoint.
+    pub(crate) fn committed(&self, shard: Shard, checkpoint: &Checkpoint) {
+        let position = checkpoint.position;
         self.metrics.applied(shard, position);
         if let Some(own) = self.own.get(usize::from(shard.0)) {
-            own.send_replace(position);
+            own.send_replace((position, checkpoint.stored_at));
         }
         self.heard(shard, position);
     }
@@ -58,30 +71,60 @@ impl Progress {
         }
     }
 
+    /// Somebody has measured what is left.
+    fn measured(&self, shard: Shard, unapplied: Unapplied) {
+        if let Some(admits) = self.admits.get(usize::from(shard.0)) {
+            let before = admits.load(Ordering::Relaxed);
+            admits.store(unapplied.admits(before), Ordering::Relaxed);
+        }
+    }
+
+    /// Whether `shard` takes what users ask for. What follows from events that are stored already
+    /// goes in anyway: it is what makes room.
+    pub(crate) fn admits(&self, shard: Shard) -> bool {
+        self.admits.get(usize::from(shard.0)).is_some_and(|admits| admits.load(Ordering::Relaxed))
+    }
+
     /// Waits until SQL is known to have come to `at`. False if not by `deadline`.
-    pub(crate) async fn reached(&self, at: ShardPosition, deadline: tokio::time::Instant) -> bool {
+    pub(crate) async fn reached(&self, at: ShardPosition, deadline: Instant) -> bool {
         let Some(known) = self.known.get(usize::from(at.shard)) else { return false };
         let mut known = known.subscribe();
         let reached = known.wait_for(|position| *position >= at.position);
         matches!(tokio::time::timeout_at(deadline, reached).await, Ok(Ok(_)))
     }
 
-    /// Announces this process's progress in `shard` until `shutdown`.
-    pub(crate) async fn announce(self: Arc<Self>, broker: Arc<dyn Broker>, shard: Shard, shutdown: CancellationToken) {
+    /// Announces this process's progress in `shard` until `shutdown`, for as long as the shard is its
+    /// own to work on: while the database is away nobody else can take it, and the same position is
+    /// announced, so that gateways know how much waits.
+    pub(crate) async fn announce(self: Arc<Self>, broker: Arc<dyn Broker>, leases: Arc<Leases>, shard: Shard, shutdown: CancellationToken) {
         let Some(own) = self.own.get(usize::from(shard.0)) else { return };
         let mut own = own.subscribe();
         let mut told = Position::START;
+        let mut meter = Meter::default();
+        let mut measured = None;
         loop {
             tokio::select! {
                 () = shutdown.cancelled() => break,
                 _ = own.changed() => {}
                 () = tokio::time::sleep(REPEAT) => {}
             }
-            let position = *own.borrow_and_update();
-            if position == Position::START {
+            let (position, stored_at) = *own.borrow_and_update();
+            if position == Position::START || !leases.holds(shard) {
                 continue;
             }
-            let control = Control::Applied { shard: shard.0, position };
+            let mut unapplied = None;
+            if measured.is_none_or(|at: Instant| at.elapsed() >= REPEAT) {
+                measured = Some(Instant::now());
+                match broker.log_size(shard).await {
+                    Ok(size) => unapplied = Some(meter.measure(&size, position, stored_at, broker.now())),
+                    Err(error) => tracing::debug!(%error, shard = shard.0, "log_not_measured"),
+                }
+            }
+            if let Some(unapplied) = unapplied {
+                self.metrics.unapplied(shard, unapplied);
+                self.measured(shard, unapplied);
+            }
+            let control = Control::Applied { shard: shard.0, position, unapplied };
             if let Err(error) = broker.announce(&control).await {
                 tracing::debug!(%error, shard = shard.0, "announcement_failed");
             }
@@ -110,7 +153,12 @@ impl Progress {
                     control = controls.next() => control,
                 };
                 match control {
-                    Some(Control::Applied { shard, position }) => self.heard(Shard(shard), position),
+                    Some(Control::Applied { shard, position, unapplied }) => {
+                        self.heard(Shard(shard), position);
+                        if let Some(unapplied) = unapplied {
+                            self.measured(Shard(shard), unapplied);
+                        }
+                    }
                     Some(Control::Epoch { .. }) => {}
                     None => break,
                 }

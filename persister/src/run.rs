@@ -77,7 +77,7 @@ pub async fn run(
         };
         let task = ShardTask { projector, lease, batch: options.batch.max(1), check_interval: options.check_interval };
         tasks.spawn(task.run());
-        tasks.spawn(Arc::clone(&progress).announce(Arc::clone(&broker), shard, projecting.clone()));
+        tasks.spawn(Arc::clone(&progress).announce(Arc::clone(&broker), Arc::clone(&leases), shard, projecting.clone()));
     }
     let eraser = Eraser {
         store: store.clone(),

@@ -112,7 +112,7 @@ impl ShardTask {
 
     async fn settle(&mut self) -> Result<Checkpoint, Error> {
         let at = log::settle(&mut self.projector).await?;
-        self.projector.progress.committed(self.projector.shard, at.position);
+        self.projector.progress.committed(self.projector.shard, &at);
         Ok(at)
     }
 }

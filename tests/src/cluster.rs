@@ -262,8 +262,14 @@ impl Cluster {
 
     /// Starts one more gateway.
     pub fn add_gateway(&mut self) -> Result<()> {
+        self.add_gateway_with(&[])
+    }
+
+    /// Starts one more gateway, and tells it alone what `more` says.
+    pub fn add_gateway_with(&mut self, more: &[(&str, &str)]) -> Result<()> {
         let addr = loopback(free_port());
         let mut env = self.env.clone();
+        env.extend(more.iter().map(|&(key, value)| (key.to_owned(), value.to_owned())));
         env.push(("NATTER_HTTP__LISTEN".into(), addr.to_string()));
         env.push(("NATTER_NATS__NKEY_SEED".into(), self.identities.gateway.seed.clone()));
         let nats = self.through_proxy(&mut env)?;

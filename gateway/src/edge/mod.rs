@@ -14,6 +14,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use dashmap::DashMap;
 use natter_shared::{
+    broker::Broker,
     config::{Config, Secret},
     id::InstanceId,
     telemetry::metrics::Registry,
@@ -34,6 +35,7 @@ use crate::{
     http::{self, tests::fake::FakeBroker, upgrade},
     memory::Memory,
     metrics::Metrics,
+    publish::Intake,
     socket::ReadLimits,
 };
 
@@ -62,6 +64,7 @@ impl Edge {
         let app = Arc::new(App {
             instance: InstanceId::random(),
             broker: Arc::clone(&broker) as _,
+            intake: Intake::new(broker.shards(), Arc::clone(&metrics)),
             auth: Authenticator::from_config(&config.auth).unwrap(),
             pages: None,
             hub: Hub::start(Arc::clone(&broker) as _, &config.limits, Duration::ZERO, Arc::clone(&metrics), &tasks, &stop),

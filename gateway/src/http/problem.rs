@@ -19,8 +19,8 @@ use serde::Serialize;
 
 use crate::{auth::UNAUTHORIZED, limit::Limit, publish::NotAccepted};
 
-/// What a client waits before it tries again, in seconds.
-const RETRY_AFTER: &str = "2";
+/// What a client waits before it tries again, in seconds, where nothing else is known.
+const RETRY_AFTER: u64 = 2;
 
 /// A request that was not done.
 #[derive(Debug, Clone)]
@@ -30,6 +30,7 @@ pub struct Problem {
     detail: String,
     retryable: bool,
     limit: Option<Limit>,
+    retry_after: Option<u64>,
 }
 
 #[derive(Serialize)]
@@ -45,12 +46,12 @@ struct Body<'a> {
 impl Problem {
     /// With one of the codes of the module's table.
     pub fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
-        Self { status, code, detail: detail.into(), retryable: false, limit: None }
+        Self { status, code, detail: detail.into(), retryable: false, limit: None, retry_after: None }
     }
 
     /// With one of the socket's codes.
     pub fn of(code: ErrorCode, detail: impl Into<String>) -> Self {
-        Self { status: status_of(code), code: code.as_str(), detail: detail.into(), retryable: code.is_retryable(), limit: None }
+        Self { retryable: code.is_retryable(), ..Self::new(status_of(code), code.as_str(), detail) }
     }
 
     /// Refused by a limit, which is counted when the answer goes out.
@@ -122,7 +123,8 @@ impl From<NotAccepted> for Problem {
         if error.code == ErrorCode::Pending {
             return Self::of(error.code, "not known yet whether it was stored; try again with the same idempotency key");
         }
-        RpcError::new(error.code, error.message).into()
+        let retry_after = error.retry_after.map(|after| after.as_secs() + 1);
+        Self { retry_after, ..RpcError::new(error.code, error.message).into() }
     }
 }
 
@@ -145,7 +147,7 @@ impl IntoResponse for Problem {
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         if self.retryable {
-            headers.insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER));
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(self.retry_after.unwrap_or(RETRY_AFTER)));
         }
         if self.status == StatusCode::UNAUTHORIZED {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));

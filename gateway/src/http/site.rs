@@ -3,12 +3,14 @@
 use natter_shared::{broker::Broker, config::Config};
 
 use super::team_pages::TeamPages;
-use crate::{app::App, auth::Authenticator};
+use crate::{app::App, auth::Authenticator, publish::Intake};
 
 /// The process behind the routes.
 pub trait Site: Send + Sync + 'static {
     /// Everything behind the gateway.
     fn broker(&self) -> &dyn Broker;
+    /// Which shards take events.
+    fn intake(&self) -> &Intake;
     /// As validated at start.
     fn config(&self) -> &Config;
     /// Who may sign in.
@@ -26,6 +28,10 @@ pub trait Site: Send + Sync + 'static {
 impl Site for App {
     fn broker(&self) -> &dyn Broker {
         &*self.broker
+    }
+
+    fn intake(&self) -> &Intake {
+        &self.intake
     }
 
     fn config(&self) -> &Config {

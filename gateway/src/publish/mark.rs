@@ -13,7 +13,7 @@ use natter_shared::{
 };
 use tokio::time::Instant;
 
-use super::{NotAccepted, publish};
+use super::{Intake, NotAccepted, publish};
 
 /// Between two looks whether SQL has come far enough: one call waits a second by itself.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -21,12 +21,18 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// Stores a mark on the user's own topic.
 ///
 /// # Errors
-/// `pending` or `busy` after `patience`.
-pub async fn mark(broker: &dyn Broker, user: UserKey, event: &Event, patience: Duration) -> Result<ShardPosition, NotAccepted> {
+/// `busy` at once, `pending` after `patience`.
+pub async fn mark(
+    broker: &dyn Broker,
+    intake: &Intake,
+    user: UserKey,
+    event: &Event,
+    patience: Duration,
+) -> Result<ShardPosition, NotAccepted> {
     let topic = Topic::User(user);
     let payload = event.encode().map_err(|error| NotAccepted::new(ErrorCode::BadRequest, error.to_string()))?;
     let outgoing = Outgoing { topic, id: EventId::random(), made_at: broker.now(), payload };
-    let ack = publish(broker, &outgoing, patience).await?;
+    let ack = publish(broker, intake, &outgoing, patience).await?;
     Ok(ShardPosition { shard: broker.shards().of(topic).0, position: ack.position })
 }
 

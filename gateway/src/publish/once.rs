@@ -13,7 +13,7 @@ use natter_shared::{
     timestamp::Timestamp,
 };
 
-use super::{Draft, NotAccepted, publish, wait_until_applied};
+use super::{Draft, Intake, NotAccepted, publish, wait_until_applied};
 
 /// What is sent under a nonce older than this is looked up before it is published: the broker's
 /// memory of ids is two minutes long, and a retry must never make a second message.
@@ -25,9 +25,9 @@ const FUTURE_NONCE: Duration = Duration::from_secs(30);
 /// Gets a draft stored, and says where it stands: where it stood already if it is a retry.
 ///
 /// # Errors
-/// `nonce_reused` where its id stands for something else; `pending` where it is not known after
+/// `nonce_reused` where its id stands for something else; `busy` where it is not taken now; `pending` where it is not known after
 /// `patience` whether it is stored: the same draft may be given again, at any time.
-pub async fn accept(broker: &dyn Broker, draft: Draft, patience: Duration) -> Result<Position, NotAccepted> {
+pub async fn accept(broker: &dyn Broker, intake: &Intake, draft: Draft, patience: Duration) -> Result<Position, NotAccepted> {
     let Draft { topic, id, nonce, event, payload } = draft;
     let made_at = broker.now();
     let sent = Timestamp(nonce.millis());
@@ -51,7 +51,7 @@ pub async fn accept(broker: &dyn Broker, draft: Draft, patience: Duration) -> Re
             return same(&event, &accepted.event).then_some(accepted.position).ok_or_else(NotAccepted::nonce_reused);
         }
     }
-    let ack = publish(broker, &broker::Outgoing { topic, id, made_at, payload }, patience).await?;
+    let ack = publish(broker, intake, &broker::Outgoing { topic, id, made_at, payload }, patience).await?;
     if ack.duplicate { check_duplicate(broker, topic, ack.position, &event).await } else { Ok(ack.position) }
 }
 

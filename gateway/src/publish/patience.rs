@@ -1,5 +1,6 @@
 //! Publishing with patience: an event is tried again, with the same id and in order, until it is
-//! known to be stored or the deadline has passed.
+//! known to be stored or the deadline has passed. What cannot be taken now is refused at once:
+//! nothing queues up here.
 
 use std::time::Duration;
 
@@ -11,6 +12,9 @@ use natter_shared::{
 };
 use tokio::time::Instant;
 
+use super::Intake;
+use crate::metrics::Busy;
+
 /// Why an event was not accepted, and what to tell its sender.
 #[derive(Debug, thiserror::Error)]
 pub enum PublishError {
@@ -18,8 +22,11 @@ pub enum PublishError {
     #[error("not known whether it was stored: {0}")]
     Pending(BrokerError),
     /// Not stored: too much is in flight.
-    #[error("{0}")]
-    Busy(BrokerError),
+    #[error("too much is in flight")]
+    Busy,
+    /// Not stored: SQL is so far behind that the shard takes no more.
+    #[error("the database is too far behind; try again later")]
+    Behind,
     /// Not stored, for good.
     #[error("{0}")]
     Refused(BrokerError),
@@ -30,8 +37,19 @@ impl PublishError {
     pub fn code(&self) -> ErrorCode {
         match self {
             Self::Pending(_) => ErrorCode::Pending,
-            Self::Busy(_) => ErrorCode::Busy,
+            Self::Busy | Self::Behind => ErrorCode::Busy,
             Self::Refused(_) => ErrorCode::TooLarge,
+        }
+    }
+
+    /// When it may be worth another try; with jitter, so that not all come back at once.
+    pub fn retry_after(&self) -> Option<Duration> {
+        let between = |low: u64, high: u64| Some(Duration::from_millis(rand::random_range(low..high)));
+        match self {
+            Self::Pending(_) | Self::Busy => between(300, 1000),
+            // The database has to come back first, or to catch up.
+            Self::Behind => between(2000, 6000),
+            Self::Refused(_) => None,
         }
     }
 }
@@ -40,29 +58,36 @@ const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// Stores `event`, trying for as long as `patience`.
-pub async fn publish(broker: &dyn Broker, event: &Outgoing, patience: Duration) -> Result<Ack, PublishError> {
+///
+/// # Errors
+/// `Busy` or `Behind` at once, where nothing was tried yet; the others after `patience`.
+pub async fn publish(broker: &dyn Broker, intake: &Intake, event: &Outgoing, patience: Duration) -> Result<Ack, PublishError> {
+    if !intake.admits(broker.shards().of(event.topic)) {
+        intake.metrics().busy(Busy::Shard);
+        return Err(PublishError::Behind);
+    }
     let deadline = Instant::now() + patience;
     let mut pause = FIRST_PAUSE;
+    let mut in_doubt = false;
     loop {
         let mut event = event.clone();
         if failpoint::hit("no-dedup") {
             event.id = EventId::random();
         }
-        let error = match broker.publish(event).await {
+        let attempt = tokio::time::timeout_at(deadline, broker.publish(event)).await;
+        let error = match attempt.unwrap_or_else(|_| Err(BrokerError::Unavailable("no answer in time".to_owned()))) {
             Ok(ack) => return Ok(ack),
-            Err(BrokerError::Refused(reason)) => return Err(PublishError::Refused(BrokerError::Refused(reason))),
+            Err(error @ BrokerError::Refused(_)) => return Err(PublishError::Refused(error)),
+            Err(BrokerError::Busy) if !in_doubt => {
+                intake.metrics().busy(Busy::Gateway);
+                return Err(PublishError::Busy);
+            }
             Err(error) => error,
         };
+        // A copy may be stored, or on its way: from here on "busy" would be half a truth.
+        in_doubt = true;
         if Instant::now() + pause >= deadline {
-            return Err(match error {
-                BrokerError::Busy => PublishError::Busy(error),
-                BrokerError::Unavailable(_)
-                | BrokerError::NoLog(_)
-                | BrokerError::Epoch { .. }
-                | BrokerError::Evicted { .. }
-                | BrokerError::Refused(_)
-                | BrokerError::NoResponder => PublishError::Pending(error),
-            });
+            return Err(PublishError::Pending(error));
         }
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(LONGEST_PAUSE);

@@ -38,7 +38,9 @@ impl From<RpcError> for Refusal {
 
 impl From<NotAccepted> for Refusal {
     fn from(error: NotAccepted) -> Self {
-        Self::new(error.code, error.message)
+        let known = error.retry_after.map(|after| after.as_millis() as u64);
+        let refusal = Self::new(error.code, error.message);
+        Self { retry_after_ms: known.or(refusal.retry_after_ms), ..refusal }
     }
 }
 

@@ -123,7 +123,7 @@ impl App {
 
     /// Stores a mark of the user's own on the user's topic.
     async fn mark(&self, session: &SessionHandle, event: Event) -> Outcome {
-        mark(&*self.broker, session.key, &event, self.config.limits.send_deadline).await?;
+        mark(&*self.broker, &self.intake, session.key, &event, self.config.limits.send_deadline).await?;
         Ok(ReplyBody::Done {})
     }
 

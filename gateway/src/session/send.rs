@@ -1,5 +1,6 @@
 //! Sending: serial for each (connection, group), so that one sender's messages keep their order
-//! even where one of them must be tried again; groups do not wait for each other.
+//! even where one of them must be tried again; groups do not wait for each other. Where one has to be
+//! sent again by its client, what waits behind it has to be as well: accepted first, it would overtake.
 
 use std::{
     collections::{VecDeque, hash_map::Entry},
@@ -17,6 +18,7 @@ use super::{SessionHandle, reply::Refusal};
 use crate::{
     app::App,
     limit::Limit,
+    metrics::Busy,
     publish::{Draft, NotAccepted, Said, accept, check_body},
 };
 
@@ -38,6 +40,7 @@ impl App {
         }
         if !session.enter(self.config.limits.in_flight_sends) {
             self.metrics.refused(Limit::InFlightSends);
+            self.metrics.busy(Busy::Connection);
             return session.answer(message.id, Err(Refusal::new(ErrorCode::Busy, "too many requests in flight")));
         }
         let group = message.group;
@@ -64,11 +67,29 @@ impl App {
             let id = message.id;
             let outcome = self.send_one(session, message).await;
             session.leave_flight();
+            let retried = outcome.as_ref().err().filter(|refusal| refusal.code.is_retryable()).and_then(|refusal| refusal.retry_after_ms);
             session.answer(id, outcome);
-            let mut lanes = session.lanes.lock();
-            next = lanes.get_mut(&group).and_then(VecDeque::pop_front);
-            if next.is_none() {
-                lanes.remove(&group);
+            let mut behind = VecDeque::new();
+            {
+                let mut lanes = session.lanes.lock();
+                let lane = lanes.get_mut(&group);
+                next = lane.and_then(|lane| {
+                    if retried.is_some() {
+                        behind = std::mem::take(lane);
+                        None
+                    } else {
+                        lane.pop_front()
+                    }
+                });
+                if next.is_none() {
+                    lanes.remove(&group);
+                }
+            }
+            for message in behind {
+                session.leave_flight();
+                self.metrics.busy(Busy::Order);
+                let refusal = Refusal::new(ErrorCode::Busy, "an earlier message to this group has to be sent again first");
+                session.answer(message.id, Err(Refusal { retry_after_ms: retried, ..refusal }));
             }
         }
     }
@@ -106,6 +127,6 @@ impl App {
         if !session.nonces.lock().admit(draft.id(), draft.payload()) {
             return Err(NotAccepted::nonce_reused());
         }
-        accept(&*self.broker, draft, self.config.limits.send_deadline).await
+        accept(&*self.broker, &self.intake, draft, self.config.limits.send_deadline).await
     }
 }

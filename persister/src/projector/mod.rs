@@ -174,7 +174,7 @@ impl Projector {
             self.counters.clear();
         }
         self.counters.extend(counters);
-        self.progress.committed(self.shard, to.position);
+        self.progress.committed(self.shard, to);
         for change in changes {
             // Full means a storm; counts are absolute, the next change brings them.
             if self.changes.try_send(change).is_err() {

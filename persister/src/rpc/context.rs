@@ -76,8 +76,12 @@ impl Context {
         Err(RpcError::new(ErrorCode::Unavailable, "not applied yet"))
     }
 
-    /// Stores `event` and waits until it is applied, by whichever persister.
+    /// Stores what a user asked for and waits until it is applied, by whichever persister.
     pub(super) async fn publish(&self, topic: Topic, id: EventId, event: &Event) -> Result<ShardPosition, RpcError> {
+        let shard = self.broker.shards().of(topic);
+        if !self.progress.admits(shard) {
+            return Err(RpcError::new(ErrorCode::Busy, "the database is too far behind; try again later"));
+        }
         let payload = event.encode().map_err(|error| RpcError::new(ErrorCode::BadRequest, error.to_string()))?;
         let deadline = Instant::now() + PATIENCE;
         let made_at = self.broker.now();
@@ -88,7 +92,7 @@ impl Context {
                 Err(error) => return Err(error.into()),
             }
         };
-        let at = ShardPosition { shard: self.broker.shards().of(topic).0, position: ack.position };
+        let at = ShardPosition { shard: shard.0, position: ack.position };
         self.reach(at, deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(500))).await?;
         Ok(at)
     }

@@ -22,6 +22,7 @@
 
 pub mod embedded;
 pub mod nats;
+mod unapplied;
 mod window;
 
 use std::{pin::Pin, time::Duration};
@@ -31,6 +32,8 @@ use bytes::Bytes;
 use futures::{FutureExt, Stream, StreamExt};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{oneshot, watch};
+
+pub use self::unapplied::{LogSize, Meter, Unapplied};
 
 use crate::{
     failpoint,
@@ -180,6 +183,9 @@ pub enum Control {
         shard: u16,
         /// Up to where.
         position: Position,
+        /// What is left, where it was measured.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        unapplied: Option<Unapplied>,
     },
     /// `shard` goes on in a new epoch.
     Epoch {
@@ -290,6 +296,9 @@ pub trait Broker: Send + Sync + 'static {
 
     /// How `shard`'s log stands, [`BrokerError::NoLog`] if there is none.
     async fn log_state(&self, shard: Shard) -> Result<LogState, BrokerError>;
+
+    /// How much `shard`'s log holds, [`BrokerError::NoLog`] if there is none.
+    async fn log_size(&self, shard: Shard) -> Result<LogSize, BrokerError>;
 
     /// The event at `position`, if it is there.
     async fn get(&self, shard: Shard, position: Position) -> Result<Option<Stored>, BrokerError>;

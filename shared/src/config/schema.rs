@@ -56,9 +56,12 @@ section! {
         pub shards: u16 = 4 => 1..=64,
         /// Copies of each stream: 1 on a single server, 3 in a cluster.
         pub replicas: u8 = 1 => 1..=5,
-        /// Bytes that each stream keeps, reserved at creation.
+        /// Bytes that each stream keeps, reserved at creation. When four fifths of them wait for the
+        /// database, sends are answered "busy" until it has caught up, so that nothing is evicted that
+        /// is nowhere else; the last fifth should hold some seconds of traffic.
         pub max_bytes_per_shard: u64 as Bytes = GIB => 16 * MIB..=1024 * GIB,
-        /// Upper bound of an event's time in its stream; it stays in SQL for good.
+        /// Upper bound of an event's time in its stream; it stays in SQL for good. When the oldest that
+        /// is not in SQL comes to four fifths of it, sends are answered "busy".
         pub max_age: Duration = secs(72 * 3600) => secs(600)..=secs(365 * 86_400),
         /// User name.
         pub user: Option<String> = None,
@@ -76,7 +79,8 @@ section! {
         pub tls_required: bool = false,
         /// Messages that wait in one subscription before NATS drops the newest.
         pub subscription_capacity: usize = 1024 => 16..=1_048_576,
-        /// Publishes that wait for their ack; further ones are answered "busy".
+        /// Publishes of a gateway that wait for their ack, together 64 MiB at most; further ones are
+        /// answered "busy" at once.
         pub in_flight: usize = 16_384 => 1..=100_000,
     }
 }
@@ -286,7 +290,7 @@ section! {
         pub memory_bytes: u64 as Bytes = 0 => 0..=64 * 1024 * GIB,
         /// Groups that are delivered on one connection.
         pub groups_per_connection: usize = 1000 => 1..=100_000,
-        /// Sends of one connection that wait for their answer.
+        /// Requests of one connection that wait for their answer; further ones are answered "busy" at once.
         pub in_flight_sends: usize = 64 => 1..=10_000,
         /// Bytes of recent events that the process keeps for clients that resume.
         pub ring_bytes: usize as Bytes = 64 * MIB as usize => MIB as usize..=64 * GIB as usize,

@@ -70,6 +70,10 @@ impl Fixture for Nats {
         let persister = NatsBroker::connect(options, Role::Persister, InstanceId::random()).await.expect("options that work");
         connected(&*persister).await;
         open_all(&*persister, Epoch(1)).await;
+        // It knows the time by its first canary, and publishes nothing before.
+        for shard in shards() {
+            persister.fence(shard).await.expect("a fence");
+        }
         Self { server, persister }
     }
 

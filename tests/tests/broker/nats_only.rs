@@ -11,9 +11,11 @@ use natter_shared::{
     position::Epoch,
 };
 
+use natter_tests::proxy::{Condition, Link, Proxy, Select};
+
 use crate::fixture::{
-    Fixture, Nats, SHARDS, connected, disconnected, event, eventually, group_in, nats_options, number, publish, publish_stubbornly, shards,
-    take,
+    Fixture, Nats, SHARDS, START, connected, disconnected, event, eventually, group_in, nats_options, number, publish, publish_stubbornly,
+    shards, take,
 };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -132,4 +134,59 @@ async fn what_is_too_large_is_refused_for_good() {
     let refused = broker.publish(huge).await;
     assert!(matches!(refused, Err(BrokerError::Refused(_))), "{refused:?}");
     assert_eq!(broker.shards().count(), SHARDS);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_half_open_connection_is_noticed_and_replaced() {
+    let nats = Nats::start().await;
+    let proxy = Proxy::start(nats.server.address()).expect("a proxy");
+    let options = NatsOptions { urls: vec![proxy.nats_url()], ..nats_options(&nats.server) };
+    let gateway = NatsBroker::connect(options, Role::Gateway, InstanceId::random()).await.expect("options that work");
+    connected(&*gateway).await;
+    let topic = group_in(&*gateway, shards().next().expect("a shard"));
+    publish(&*gateway, topic, 1).await;
+    let open = proxy.names().len();
+    // No reset, no FIN: what is sent goes nowhere, and nothing comes. Who connects anew is well.
+    proxy.set(Select::All, Condition::both(Link::Silent));
+    let begun = Instant::now();
+    let lost = event(&*gateway, topic, 2);
+    let attempt = tokio::spawn({
+        let (gateway, lost) = (gateway.clone(), lost.clone());
+        async move { gateway.publish(lost).await }
+    });
+    disconnected(&*gateway).await;
+    let noticed = begun.elapsed();
+    // Three pings, two seconds apart, are not answered; the rest is for a busy machine.
+    assert!(noticed < Duration::from_secs(12), "{noticed:?}");
+    let attempt = attempt.await.expect("no panic");
+    assert!(matches!(attempt, Err(BrokerError::Unavailable(_))), "{attempt:?}");
+    assert_eq!(open, 4);
+    proxy.heal();
+    connected(&*gateway).await;
+    let ack = publish_stubbornly(&*gateway, lost.clone()).await;
+    // What the old connection still held may have come; then this is its second copy.
+    let again = publish_stubbornly(&*gateway, lost).await;
+    assert_eq!((again.position, again.duplicate), (ack.position, true));
+    eprintln!("half-open noticed after {noticed:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_that_waited_in_a_dead_link_and_comes_late_is_void() {
+    let nats = Nats::start().await;
+    let proxy = Proxy::start(nats.server.address()).expect("a proxy");
+    let options = NatsOptions { urls: vec![proxy.nats_url()], publish_timeout: Duration::from_millis(300), ..nats_options(&nats.server) };
+    let gateway = NatsBroker::connect(options, Role::Gateway, InstanceId::random()).await.expect("options that work");
+    connected(&*gateway).await;
+    let shard = shards().next().expect("a shard");
+    let topic = group_in(&*gateway, shard);
+    proxy.set(Select::named("publish"), Condition::both(Link::Silent));
+    // Its sender was told a minute and a half ago that it is pending.
+    let mut old = event(&*gateway, topic, 7);
+    old.made_at = old.made_at.offset_by(-91_000);
+    let first = gateway.publish(old.clone()).await;
+    assert!(matches!(first, Err(BrokerError::Unavailable(_))), "{first:?}");
+    proxy.heal();
+    let broker = nats.broker();
+    let late = eventually("the late copy", async || broker.next_of(topic, START).await.expect("an answer")).await;
+    assert!(late.id == old.id && late.is_void(), "{late:?}");
 }

@@ -31,6 +31,7 @@ mod page_news;
 mod protocol;
 mod resume;
 mod secrets;
+mod sending;
 mod sign_in;
 mod standalone;
 mod start_order;

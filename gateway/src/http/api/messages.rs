@@ -138,7 +138,7 @@ pub(super) async fn post_message(
 /// Gets a message stored, whose sender may send it.
 pub(super) async fn send(api: &Api, sender: &UserId, group: GroupId, nonce: Nonce, said: Said) -> Result<Sent, Problem> {
     let (message_id, draft) = Draft::message(api.limits(), sender, group, nonce, said, None)?;
-    let position = accept(api.broker(), draft, PATIENCE).await?;
+    let position = accept(api.broker(), api.intake(), draft, PATIENCE).await?;
     api.site.accepted();
     Ok(Sent { message_id, position })
 }
@@ -171,7 +171,7 @@ pub(super) async fn put_read(
 ) -> Result<StatusCode, Problem> {
     require_member(&api, &identity.user, group.id()).await?;
     let event = Event::Read(Read { user: identity.user.clone(), group: group.id(), position: to.position });
-    let at = mark(api.broker(), identity.user.key(), &event, PATIENCE).await?;
+    let at = mark(api.broker(), api.intake(), identity.user.key(), &event, PATIENCE).await?;
     wait_until_applied(api.broker(), at, PATIENCE).await?;
     Ok(StatusCode::NO_CONTENT)
 }

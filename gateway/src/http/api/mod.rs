@@ -36,6 +36,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use self::{keys::Keys, rates::Rates};
 use super::{Problem, Site};
+use crate::publish::Intake;
 pub(super) use cors::cors;
 
 /// How long a call tries to get something stored, or waits until SQL shows it. Shorter than the
@@ -66,6 +67,10 @@ impl Api {
 
     fn broker(&self) -> &dyn Broker {
         self.site.broker()
+    }
+
+    fn intake(&self) -> &Intake {
+        self.site.intake()
     }
 
     fn limits(&self) -> &Limits {

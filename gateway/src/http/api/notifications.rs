@@ -136,7 +136,7 @@ pub(super) async fn post_notification(
         }
     };
     let (notification_id, draft) = Draft::notification(api.limits(), Some(&identity.user), to, nonce, new.body, new.data)?;
-    let position = accept(api.broker(), draft, PATIENCE).await?;
+    let position = accept(api.broker(), api.intake(), draft, PATIENCE).await?;
     Ok((StatusCode::CREATED, Json(Notified { notification_id, position })))
 }
 
@@ -198,7 +198,7 @@ pub(super) async fn mark_archived(
 /// Stores a mark, and answers once the next page shows it.
 async fn store(api: &Api, seen: Seen) -> Result<StatusCode, Problem> {
     let user = seen.user.key();
-    let at = mark(api.broker(), user, &Event::Seen(seen), PATIENCE).await?;
+    let at = mark(api.broker(), api.intake(), user, &Event::Seen(seen), PATIENCE).await?;
     wait_until_applied(api.broker(), at, PATIENCE).await?;
     Ok(StatusCode::NO_CONTENT)
 }

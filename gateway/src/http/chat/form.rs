@@ -59,7 +59,7 @@ async fn clean_seen(site: &dyn Site, identity: &Identity, fields: &FormFields) -
     let ids: Vec<_> = ids.collect::<Result<_, _>>().map_err(|_| Problem::bad_request("`seen_id[]` is a notification's id"))?;
     if !ids.is_empty() {
         let seen = Seen { user: identity.user.clone(), what: SeenWhat::Ids(ids), read: true, archived: false };
-        let at = mark(site.broker(), identity.user.key(), &Event::Seen(seen), VISIBLE_WITHIN).await?;
+        let at = mark(site.broker(), site.intake(), identity.user.key(), &Event::Seen(seen), VISIBLE_WITHIN).await?;
         wait_until_applied(site.broker(), at, VISIBLE_WITHIN).await?;
     }
     Ok(text_html(String::new()))

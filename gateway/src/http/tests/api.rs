@@ -230,3 +230,18 @@ async fn an_api_key_is_asked_for_once_and_wrong_ones_are() {
     }
     assert_eq!(routes.site.broker.key_checks.load(Ordering::Relaxed), 2, "what is no key is not asked for");
 }
+
+#[tokio::test]
+async fn a_post_to_a_shard_that_is_behind_is_busy_and_says_when_to_come_back() {
+    let routes = Routes::new();
+    for shard in 0..4 {
+        routes.site.intake.set(shard, false);
+    }
+    let token = bearer(&routes);
+    let headers = [JSON, ("authorization", token.as_str())];
+    let answer = routes.send("POST", MESSAGES, &headers, r#"{"body":"hello"}"#).await;
+    assert_eq!((answer.status, answer.json()["code"].as_str()), (StatusCode::SERVICE_UNAVAILABLE, Some("busy")), "{}", answer.body);
+    assert_eq!(answer.json()["retryable"], true);
+    assert!(answer.header("retry-after").parse::<u64>().is_ok_and(|after| (3..=6).contains(&after)), "{:?}", answer.head);
+    assert!(routes.site.broker.published.lock().is_empty());
+}

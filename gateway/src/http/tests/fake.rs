@@ -18,8 +18,8 @@ use axum::{
 use bytes::Bytes;
 use natter_shared::{
     broker::{
-        Ack, Broker, BrokerError, BrokerStatus, Calls, Control, Controls, Interest, LogReader, LogState, Outgoing, Stored, Subscription,
-        Tails,
+        Ack, Broker, BrokerError, BrokerStatus, Calls, Control, Controls, Interest, LogReader, LogSize, LogState, Outgoing, Stored,
+        Subscription, Tails,
     },
     config::{Auth, Config, Http, Limits, Secret},
     event::{Event, GroupKind, InboxCounts, Role},
@@ -31,6 +31,7 @@ use natter_shared::{
         Profile, Request as RpcRequest, Rpc, RpcError, SignIn, SignedIn,
     },
     subject::{Shard, Shards, Topic},
+    telemetry::metrics::Registry,
     timestamp::Timestamp,
 };
 use parking_lot::Mutex;
@@ -41,6 +42,8 @@ use tower::ServiceExt;
 use crate::{
     auth::{Authenticator, Identity},
     http::{Site, team_pages::TeamPages},
+    metrics::Metrics,
+    publish::Intake,
 };
 
 const SECRET: &str = "0123456789abcdef0123456789abcdef";
@@ -54,6 +57,7 @@ pub(super) const MALLORY: &str = r#"m"><script>x</script>"#;
 
 pub(super) struct FakeSite {
     pub(super) broker: FakeBroker,
+    pub(super) intake: Intake,
     config: Config,
     auth: Authenticator,
     pages: Option<TeamPages>,
@@ -76,6 +80,10 @@ pub(crate) struct FakeBroker {
 impl Site for FakeSite {
     fn broker(&self) -> &dyn Broker {
         &self.broker
+    }
+
+    fn intake(&self) -> &Intake {
+        &self.intake
     }
 
     fn config(&self) -> &Config {
@@ -115,7 +123,9 @@ impl FakeSite {
         change(&mut config.http, &mut config.auth);
         let auth = Authenticator::from_config(&config.auth).unwrap();
         let pages = TeamPages::of_config(&config.http).unwrap();
-        Self { broker: FakeBroker::default(), config, auth, pages, missing: Vec::new() }
+        let broker = FakeBroker::default();
+        let intake = Intake::new(broker.shards(), Arc::new(Metrics::new(&Registry::new("test"))));
+        Self { broker, intake, config, auth, pages, missing: Vec::new() }
     }
 
     pub(super) fn token(&self, name: &str) -> String {
@@ -316,6 +326,10 @@ impl Broker for FakeBroker {
     }
 
     async fn log_state(&self, shard: Shard) -> Result<LogState, BrokerError> {
+        Err(BrokerError::NoLog(shard))
+    }
+
+    async fn log_size(&self, shard: Shard) -> Result<LogSize, BrokerError> {
         Err(BrokerError::NoLog(shard))
     }
 

@@ -179,6 +179,17 @@ impl Logs {
         self.with(shard, |log| LogState { epoch: log.epoch, first: log.first, last: log.last })
     }
 
+    /// When the last event of all was stored; 0 if that is long ago.
+    pub(super) fn latest(&self) -> Timestamp {
+        let of = |slot: &Slot| slot.log.read().as_ref().map(|log| log.stored_at);
+        self.0.iter().filter_map(of).max().unwrap_or_default()
+    }
+
+    /// The same with the bytes.
+    pub(super) fn size(&self, shard: Shard) -> Result<(LogState, u64), BrokerError> {
+        self.with(shard, |log| (LogState { epoch: log.epoch, first: log.first, last: log.last }, log.bytes))
+    }
+
     /// The end of the log, to wait for.
     pub(super) fn end(&self, shard: Shard) -> Result<watch::Receiver<Option<Position>>, BrokerError> {
         Ok(self.slot(shard)?.end.subscribe())

@@ -6,6 +6,7 @@
 
 mod backup;
 mod calls;
+mod clock;
 mod file;
 mod live;
 mod log;
@@ -23,6 +24,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 pub use self::backup::backup;
 use self::{
     calls::Servers,
+    clock::Clock,
     file::File,
     live::Hub,
     log::Logs,
@@ -31,8 +33,8 @@ use self::{
     writer::{Command, Writer},
 };
 use super::{
-    Ack, Broker, BrokerError, BrokerStatus, Calls, Control, Controls, Interest, LogReader, LogState, Outgoing, Stored, Subscription, Tails,
-    window::Window,
+    Ack, Broker, BrokerError, BrokerStatus, Calls, Control, Controls, Interest, LogReader, LogSize, LogState, Outgoing, Stored,
+    Subscription, Tails, window::Window,
 };
 use crate::{
     position::{Epoch, Position},
@@ -47,7 +49,8 @@ pub struct EmbeddedOptions {
     pub shards: u16,
     /// Sync each group before it is acknowledged: survives a power loss, not only a crash.
     pub sync: bool,
-    /// Bytes a shard keeps beyond what is not yet applied.
+    /// Bytes a shard keeps. What is not yet applied is kept beyond them; admission sees to it that
+    /// there is not much of it.
     pub max_bytes_per_shard: u64,
     /// How long an applied event is kept at most.
     pub max_age: Duration,
@@ -110,6 +113,8 @@ pub struct EmbeddedBroker {
     servers: Servers,
     controls: tokio::sync::broadcast::Sender<Control>,
     applied: Arc<Applied>,
+    clock: Arc<Clock>,
+    max_bytes: u64,
     writer: Mutex<Option<tokio::task::JoinHandle<()>>>,
 }
 
@@ -129,12 +134,14 @@ impl EmbeddedBroker {
         let status = Arc::new(watch::Sender::new(BrokerStatus { connected: true, generation: 0 }));
         let hub = Arc::new(Hub::new(Arc::clone(&status), options.subscription_capacity));
         let applied = Arc::new(Applied::default());
+        let clock = Arc::new(Clock::after(logs.latest()));
         let (commands, queue) = mpsc::channel(options.max_in_flight.max(1));
         let writer = Writer {
             file: writing,
             logs: Arc::clone(&logs),
             hub: Arc::clone(&hub),
             applied: Arc::clone(&applied),
+            clock: Arc::clone(&clock),
             shards,
             max_bytes: options.max_bytes_per_shard,
             max_age: options.max_age,
@@ -152,6 +159,8 @@ impl EmbeddedBroker {
             hub,
             controls,
             applied,
+            clock,
+            max_bytes: options.max_bytes_per_shard,
             writer: Mutex::new(Some(writer)),
         }))
     }
@@ -186,7 +195,7 @@ impl Broker for EmbeddedBroker {
     }
 
     fn now(&self) -> Timestamp {
-        Timestamp::now()
+        self.clock.now()
     }
 
     async fn publish(&self, event: Outgoing) -> Result<Ack, BrokerError> {
@@ -217,6 +226,12 @@ impl Broker for EmbeddedBroker {
 
     async fn log_state(&self, shard: Shard) -> Result<LogState, BrokerError> {
         self.logs.state(shard)
+    }
+
+    async fn log_size(&self, shard: Shard) -> Result<LogSize, BrokerError> {
+        let (state, bytes) = self.logs.size(shard)?;
+        // Nothing is evicted that is not applied, whatever its age.
+        Ok(LogSize { state, first_at: Timestamp::default(), bytes, max_bytes: self.max_bytes, max_age: None })
     }
 
     async fn get(&self, shard: Shard, position: Position) -> Result<Option<Stored>, BrokerError> {

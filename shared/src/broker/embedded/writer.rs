@@ -11,6 +11,7 @@ use tracing::{error, info, warn};
 
 use super::{
     super::{Ack, BrokerError, Outgoing, Stored},
+    clock::Clock,
     file::Writing,
     live::Hub,
     log::Logs,
@@ -46,6 +47,7 @@ pub(super) struct Writer {
     pub(super) logs: Arc<Logs>,
     pub(super) hub: Arc<Hub>,
     pub(super) applied: Arc<Applied>,
+    pub(super) clock: Arc<Clock>,
     pub(super) shards: Shards,
     pub(super) max_bytes: u64,
     pub(super) max_age: Duration,
@@ -137,7 +139,7 @@ impl Writer {
         let known = self.logs.with(shard, |log| {
             let duplicate = staged.and_then(|staged| staged.ids.get(&event.id).copied());
             let previous = staged.and_then(|staged| staged.last_of.get(&event.topic).copied());
-            let clock = Timestamp::now().max(log.stored_at);
+            let clock = self.clock.now().max(log.stored_at);
             (
                 duplicate.or_else(|| log.position_of(event.id)),
                 previous.unwrap_or_else(|| log.previous(event.topic)),

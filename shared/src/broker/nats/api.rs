@@ -9,8 +9,10 @@ use serde_json::Value;
 
 use super::{
     super::BrokerError,
+    envelope,
     exchange::{Exchange, ExchangeError},
 };
+use crate::timestamp::Timestamp;
 
 /// "stream not found".
 const STREAM_NOT_FOUND: u64 = 10059;
@@ -90,6 +92,10 @@ pub(super) struct StreamInfo {
 #[derive(Deserialize)]
 pub(super) struct StreamState {
     messages: u64,
+    #[serde(default)]
+    bytes: u64,
+    #[serde(default)]
+    first_ts: String,
     first_seq: u64,
     last_seq: u64,
 }
@@ -97,6 +103,15 @@ pub(super) struct StreamState {
 impl StreamState {
     pub(super) fn last(&self) -> u64 {
         self.last_seq
+    }
+
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// When the first event was stored; 0 if the stream is empty.
+    pub(super) fn first_at(&self) -> Timestamp {
+        if self.messages == 0 { Timestamp::default() } else { envelope::time_stamp(&self.first_ts).unwrap_or_default() }
     }
 
     /// `last + 1` when empty, whatever the server says then.

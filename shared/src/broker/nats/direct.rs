@@ -1,5 +1,7 @@
 //! Reads single events and tails from a shard's stream: direct gets, written by hand.
 
+use std::time::Duration;
+
 use async_nats::{Message, StatusCode, Subject};
 use bytes::Bytes;
 use futures::StreamExt;
@@ -7,7 +9,7 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::{
-    super::{BrokerError, LogState, Stored, Tails},
+    super::{BrokerError, LogSize, LogState, Stored, Tails},
     NatsBroker, envelope,
     exchange::ExchangeError,
 };
@@ -38,6 +40,24 @@ impl NatsBroker {
             Err(error) => return Err(error.into()),
         };
         Ok(LogState { epoch: current.epoch, first: state.first(), last: state.last() })
+    }
+
+    pub(super) async fn log_size_now(&self, shard: Shard) -> Result<LogSize, BrokerError> {
+        let current = self.epochs.current(shard).await?;
+        let info = match self.api.stream_info(&current.stream).await {
+            Ok(info) => info,
+            Err(error) if error.is_no_stream() => return Err(BrokerError::NoLog(shard)),
+            Err(error) => return Err(error.into()),
+        };
+        // What the server evicts by, whatever our config says by now. Unlimited is -1 there, or 0.
+        let limit = |field: &str| info.config.get(field).and_then(serde_json::Value::as_u64).filter(|limit| *limit > 0);
+        Ok(LogSize {
+            state: LogState { epoch: current.epoch, first: info.state.first(), last: info.state.last() },
+            first_at: info.state.first_at(),
+            bytes: info.state.bytes(),
+            max_bytes: limit("max_bytes").unwrap_or(u64::MAX),
+            max_age: limit("max_age").map(Duration::from_nanos),
+        })
     }
 
     pub(super) async fn get_now(&self, shard: Shard, position: Position) -> Result<Option<Stored>, BrokerError> {

@@ -143,7 +143,7 @@ pub(super) fn canary(message: &Message) -> Option<(EventId, Position, i64)> {
     Some((id(headers)?, Position::new(epoch, number(headers, SEQUENCE)?), micros))
 }
 
-fn time_stamp(text: &str) -> Option<Timestamp> {
+pub(super) fn time_stamp(text: &str) -> Option<Timestamp> {
     u64::try_from(time_stamp_micros(text)? / 1000).ok().map(Timestamp)
 }
 

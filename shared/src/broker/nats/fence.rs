@@ -17,7 +17,7 @@ use tracing::debug;
 
 use super::{
     super::{BrokerError, Outgoing},
-    clock::{Clock, local_micros},
+    clock::Clock,
     connect::Health,
     envelope,
     epochs::Epochs,
@@ -145,7 +145,7 @@ impl Canaries {
             let resend = (Instant::now() + RESEND).min(give_up);
             while let Ok(message) = tokio::time::timeout_at(resend, self.live.next()).await {
                 let message = message.ok_or_else(|| BrokerError::Unavailable("connection closed".to_owned()))?;
-                let received = local_micros();
+                let received = self.prober.clock.steady();
                 let Some((id, position, stored)) = envelope::canary(&message) else { continue };
                 // One from an earlier, abandoned round proves nothing for this one.
                 let Some((_, at)) = sent.iter().find(|(sent, _)| *sent == id) else { continue };
@@ -170,7 +170,7 @@ impl Canaries {
         };
         let subject = subject::subject(Space::Event, self.shard, event.topic);
         let headers = envelope::headers(&event, None);
-        let at = local_micros();
+        let at = self.prober.clock.steady();
         self.prober
             .client
             .publish_with_headers(subject, headers, event.payload)

@@ -44,8 +44,8 @@ pub use self::{
     options::{NatsAuth, NatsOptions, Role},
 };
 use super::{
-    Ack, Broker, BrokerError, BrokerStatus, Calls, Control, Controls, Interest, LogReader, LogState, Outgoing, Stored, Subscription, Tails,
-    window::Window,
+    Ack, Broker, BrokerError, BrokerStatus, Calls, Control, Controls, Interest, LogReader, LogSize, LogState, Outgoing, Stored,
+    Subscription, Tails, window::Window,
 };
 use crate::{
     id::InstanceId,
@@ -122,6 +122,7 @@ impl NatsBroker {
         let publisher = Publisher {
             exchange: publishing.clone(),
             epochs: Arc::clone(&epochs),
+            clock: Arc::clone(&clock),
             shards,
             window: Window::new(options.max_in_flight, options.max_in_flight_bytes),
             timeout: options.publish_timeout,
@@ -235,6 +236,10 @@ impl Broker for NatsBroker {
 
     async fn log_state(&self, shard: Shard) -> Result<LogState, BrokerError> {
         self.log_state_now(shard).await
+    }
+
+    async fn log_size(&self, shard: Shard) -> Result<LogSize, BrokerError> {
+        self.log_size_now(shard).await
     }
 
     async fn get(&self, shard: Shard, position: Position) -> Result<Option<Stored>, BrokerError> {

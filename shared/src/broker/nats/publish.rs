@@ -10,6 +10,7 @@ use serde::Deserialize;
 use super::{
     super::{Ack, BrokerError, Outgoing, window::Window},
     api::Failure,
+    clock::Clock,
     envelope,
     epochs::Epochs,
     exchange::{Exchange, ExchangeError},
@@ -23,6 +24,8 @@ use crate::{
 const WRONG_STREAM: u64 = 10060;
 /// The first copy of this id is in flight.
 const FIRST_COPY_IN_FLIGHT: u64 = 10158;
+/// "resource limits exceeded for account": full, though the server says it as if it were our mistake.
+const ACCOUNT_FULL: u64 = 10002;
 /// How long to leave the first copy before asking again.
 const COPY_PAUSE: Duration = Duration::from_millis(50);
 
@@ -30,6 +33,7 @@ const COPY_PAUSE: Duration = Duration::from_millis(50);
 pub(super) struct Publisher {
     pub(super) exchange: Exchange,
     pub(super) epochs: Arc<Epochs>,
+    pub(super) clock: Arc<Clock>,
     pub(super) shards: Shards,
     pub(super) window: Window,
     pub(super) timeout: Duration,
@@ -51,6 +55,10 @@ impl Publisher {
         if !self.exchange.is_connected() {
             // Else it would go out on reconnect, however late.
             return Err(BrokerError::Unavailable("not connected".to_owned()));
+        }
+        if !self.clock.is_sure() {
+            // Else it might be void by its stamp, though acknowledged.
+            return Err(BrokerError::Unavailable("the broker's time is not known".to_owned()));
         }
         let shard = self.shards.of(event.topic);
         let deadline = Instant::now() + self.timeout;
@@ -83,24 +91,83 @@ impl Publisher {
                 return Err(BrokerError::Unavailable(error.to_string()));
             }
         };
-        let ack: PubAck<'_> = serde_json::from_slice(&answer.payload)
-            .map_err(|error| BrokerError::Unavailable(format!("an ack that is not understood: {error}")))?;
-        match ack {
-            PubAck { error: Some(Failure { err_code: FIRST_COPY_IN_FLIGHT, .. }), .. } => Ok(None),
-            PubAck { error: Some(Failure { err_code: WRONG_STREAM, .. }), .. } => {
+        match Verdict::of(&answer.payload) {
+            Verdict::Stored(ack) => Ok(Some(ack)),
+            Verdict::InFlight => Ok(None),
+            Verdict::OtherStream => {
                 let now = self.epochs.look_up(shard).await?;
                 Err(BrokerError::Epoch { shard, current: now.epoch })
             }
-            PubAck { error: Some(Failure { code, description, .. }), .. } if (400..500).contains(&code) => {
-                Err(BrokerError::Refused(description))
-            }
-            PubAck { error: Some(Failure { description, .. }), .. } => Err(BrokerError::Unavailable(description)),
-            PubAck { stream: Some(stream), seq: Some(seq), duplicate, error: None } => {
-                let (_, epoch) = subject::parse_stream_name(stream)
-                    .ok_or_else(|| BrokerError::Refused(format!("stored in another's stream {stream}")))?;
-                Ok(Some(Ack { position: Position::new(epoch, seq), duplicate }))
-            }
-            PubAck { .. } => Err(BrokerError::Unavailable("an ack without a position".to_owned())),
+            Verdict::Refused(reason) => Err(BrokerError::Refused(reason)),
+            Verdict::NotNow(reason) => Err(BrokerError::Unavailable(reason)),
         }
+    }
+}
+
+/// What the stream says of a publish.
+#[derive(Debug, PartialEq, Eq)]
+enum Verdict {
+    /// It is stored.
+    Stored(Ack),
+    /// The first copy is on its way.
+    InFlight,
+    /// The shard goes on in another one.
+    OtherStream,
+    /// Not stored, and never will be.
+    Refused(String),
+    /// Not stored, or not known: the server is full, or has no leader.
+    NotNow(String),
+}
+
+impl Verdict {
+    fn of(payload: &[u8]) -> Self {
+        match serde_json::from_slice::<PubAck<'_>>(payload) {
+            Err(error) => Self::NotNow(format!("an ack that is not understood: {error}")),
+            Ok(PubAck { error: Some(Failure { err_code: FIRST_COPY_IN_FLIGHT, .. }), .. }) => Self::InFlight,
+            Ok(PubAck { error: Some(Failure { err_code: WRONG_STREAM, .. }), .. }) => Self::OtherStream,
+            Ok(PubAck { error: Some(Failure { code, err_code, description }), .. }) => {
+                let is_ours = (400..500).contains(&code) && err_code != ACCOUNT_FULL;
+                if is_ours { Self::Refused(description) } else { Self::NotNow(format!("{description} ({err_code})")) }
+            }
+            Ok(PubAck { stream: Some(stream), seq: Some(seq), duplicate, error: None }) => match subject::parse_stream_name(stream) {
+                Some((_, epoch)) => Self::Stored(Ack { position: Position::new(epoch, seq), duplicate }),
+                None => Self::Refused(format!("stored in another's stream {stream}")),
+            },
+            Ok(PubAck { .. }) => Self::NotNow("an ack without a position".to_owned()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::position::Epoch;
+
+    fn failure(code: u64, err_code: u64) -> Verdict {
+        Verdict::of(format!(r#"{{"error":{{"code":{code},"err_code":{err_code},"description":"so"}},"stream":"S","seq":0}}"#).as_bytes())
+    }
+
+    #[test]
+    fn an_ack_is_a_position_and_whether_it_was_there_already() {
+        let stream = subject::stream_name(Shard(3), Epoch(7));
+        let ack = |duplicate| Verdict::Stored(Ack { position: Position::new(Epoch(7), 12), duplicate });
+        assert_eq!(Verdict::of(format!(r#"{{"stream":"{stream}","seq":12}}"#).as_bytes()), ack(false));
+        assert_eq!(Verdict::of(format!(r#"{{"stream":"{stream}","seq":12,"duplicate":true,"domain":"x"}}"#).as_bytes()), ack(true));
+        assert!(matches!(Verdict::of(br#"{"stream":"ORDERS","seq":12}"#), Verdict::Refused(_)));
+        for odd in ["", "{}", "[]", r#"{"seq":"12"}"#] {
+            assert!(matches!(Verdict::of(odd.as_bytes()), Verdict::NotNow(_)), "{odd}");
+        }
+    }
+
+    #[test]
+    fn what_passes_is_told_from_what_does_not() {
+        assert_eq!(failure(409, 10158), Verdict::InFlight);
+        assert_eq!(failure(400, 10060), Verdict::OtherStream);
+        // Full: the account, the server, the disk. And no leader.
+        for (code, err_code) in [(400, 10002), (503, 10023), (500, 10047), (503, 10077), (503, 10008)] {
+            assert!(matches!(failure(code, err_code), Verdict::NotNow(_)), "{err_code}");
+        }
+        // Larger than the server takes.
+        assert!(matches!(failure(400, 10054), Verdict::Refused(_)));
     }
 }

@@ -50,7 +50,7 @@ pub(crate) async fn announces(fixture: impl Fixture) {
     let broker = fixture.broker();
     let mut one = broker.controls().await.expect("announcements");
     let mut other = broker.controls().await.expect("announcements");
-    let applied = Control::Applied { shard: 1, position: START };
+    let applied = Control::Applied { shard: 1, position: START, unapplied: None };
     // A subscription is on its way for a moment; whoever announces repeats it.
     for controls in [&mut one, &mut other] {
         let heard = eventually("announced", async || {
@@ -58,6 +58,6 @@ pub(crate) async fn announces(fixture: impl Fixture) {
             tokio::time::timeout(Duration::from_millis(100), controls.next()).await.ok().flatten()
         })
         .await;
-        assert!(matches!(heard, Control::Applied { shard: 1, position: START }), "{heard:?}");
+        assert!(matches!(heard, Control::Applied { shard: 1, position: START, unapplied: None }), "{heard:?}");
     }
 }

@@ -100,7 +100,7 @@ pub(in crate::http::api) async fn server_post_notifications(
     let stored = futures::stream::iter(drafts.into_iter().map(|(to, notification_id, draft)| {
         let api = &api;
         async move {
-            let position = accept(api.broker(), draft, PATIENCE).await?;
+            let position = accept(api.broker(), api.intake(), draft, PATIENCE).await?;
             let (user, group) = match to {
                 Audience::User(user) => (Some(user), None),
                 Audience::Group(group) => (None, Some(group)),
