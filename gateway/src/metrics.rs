@@ -83,6 +83,10 @@ pub struct Metrics {
     pub gaps: Counter,
     /// Times a client had to be told to load anew.
     pub resets: Counter,
+    /// Topics whose delivery was held back after an interruption.
+    pub holds: Counter,
+    /// Those of which no check came in time.
+    pub hold_timeouts: Counter,
     /// Recoveries from SQL and stream.
     pub recoveries: Counter,
     refused: Family<LimitLabels, Counter>,
@@ -106,6 +110,8 @@ impl Metrics {
             accepted: Counter::default(),
             gaps: Counter::default(),
             resets: Counter::default(),
+            holds: Counter::default(),
+            hold_timeouts: Counter::default(),
             recoveries: Counter::default(),
             refused: Family::default(),
             closes: Family::default(),
@@ -128,6 +134,8 @@ impl Metrics {
             r.register("natter_gateway_accepted", "Messages acknowledged to their senders", metrics.accepted.clone());
             r.register("natter_gateway_gaps", "Gaps found in live delivery", metrics.gaps.clone());
             r.register("natter_gateway_resets", "Resets told to clients", metrics.resets.clone());
+            r.register("natter_gateway_holds", "Topics held back until a check after an interruption", metrics.holds.clone());
+            r.register("natter_gateway_hold_timeouts", "Topics held back whose check did not come in time", metrics.hold_timeouts.clone());
             r.register("natter_gateway_recoveries", "Recoveries from SQL and stream", metrics.recoveries.clone());
             r.register("natter_gateway_refused", "Connections, frames and calls refused, by the limit (limits.…)", metrics.refused.clone());
             r.register("natter_gateway_closes", "Closes begun here, by code", metrics.closes.clone());

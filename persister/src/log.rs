@@ -32,7 +32,7 @@ pub(crate) async fn settle(projector: &mut Projector) -> Result<Checkpoint, Erro
     let shard = projector.shard;
     loop {
         let checkpoint = checkpoint::load(projector.store.database(), shard).await?;
-        let state = match projector.broker.log_state(shard).await {
+        let state = match fenced_state(projector).await {
             Ok(state) => state,
             Err(BrokerError::NoLog(_)) => {
                 if checkpoint.is_some() {
@@ -62,6 +62,17 @@ pub(crate) async fn settle(projector: &mut Projector) -> Result<Checkpoint, Erro
             switch(projector, &checkpoint, next).await?;
         }
     }
+}
+
+/// How the log stands, as of a write that this process has seen stored. Right after an election, or
+/// from a server that does not know yet that it leads no more, the log may look shorter than it is.
+async fn fenced_state(projector: &Projector) -> Result<LogState, BrokerError> {
+    let fence = projector.broker.fence(projector.shard).await?;
+    let state = projector.broker.log_state(projector.shard).await?;
+    if state.epoch == fence.epoch && state.last < fence.seq {
+        return Err(BrokerError::Unavailable("the log looks shorter than it is".to_owned()));
+    }
+    Ok(state)
 }
 
 /// Opens the next epoch.
@@ -108,7 +119,11 @@ async fn is_intact(projector: &Projector, checkpoint: &Checkpoint, state: LogSta
         Ok(Some(stored)) => Ok(stored.id == event),
         Ok(None) => {
             // Evicted since the state was read, or not there although it should be.
-            let state = projector.broker.log_state(projector.shard).await?;
+            let now = projector.broker.log_state(projector.shard).await?;
+            if now.epoch == position.epoch && now.last < state.last {
+                return Err(BrokerError::Unavailable("the log looks shorter than it is".to_owned()).into());
+            }
+            let state = now;
             Ok(state.epoch != position.epoch || position.seq < state.first)
         }
         Err(BrokerError::Evicted { .. }) => Ok(true),

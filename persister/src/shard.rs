@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use natter_shared::broker::BrokerError;
+use natter_shared::broker::{BrokerError, BrokerStatus};
 use tokio::{
     sync::watch,
     time::{Instant, sleep},
@@ -69,7 +69,8 @@ impl ShardTask {
         let mut checked = Instant::now();
         let mut gathered = checked;
         status.mark_unchanged();
-        let mut generation = status.borrow_and_update().generation;
+        let of = |status: &BrokerStatus| (status.generation, status.elections);
+        let mut known = of(&status.borrow_and_update());
         while *self.lease.borrow() {
             let open = match &mut reader {
                 Ok(open) => open,
@@ -80,9 +81,9 @@ impl ShardTask {
                 Err(BrokerError::Epoch { .. }) => return Ok(()),
                 Err(_) => return reader.map(drop).map_err(Error::from),
             };
-            let current = status.borrow().generation;
-            if current != generation || checked.elapsed() > self.check_interval {
-                generation = current;
+            let current = of(&status.borrow());
+            if current != known || checked.elapsed() > self.check_interval {
+                known = current;
                 checked = Instant::now();
                 let settled = self.settle().await?;
                 if settled.position != at.position {

@@ -15,6 +15,9 @@ pub(super) enum Verdict {
     Old,
     /// Something before it was missed.
     Gap,
+    /// The first of its topic that is still stored: whether it is the next one depends on what the
+    /// log has evicted.
+    First,
     /// The first seen of a new epoch.
     NewEpoch,
 }
@@ -27,6 +30,8 @@ impl Cursor {
             std::cmp::Ordering::Greater => Verdict::NewEpoch,
             std::cmp::Ordering::Equal if position.seq <= self.0.seq => Verdict::Old,
             std::cmp::Ordering::Equal if previous > self.0.seq => Verdict::Gap,
+            // An older one that is stored shows that nothing after it was evicted; none shows nothing.
+            std::cmp::Ordering::Equal if previous == 0 && self.0.seq > 0 => Verdict::First,
             std::cmp::Ordering::Equal => Verdict::Next,
         }
     }
@@ -44,7 +49,8 @@ mod tests {
         let cursor = Cursor(at(2, 10));
         assert_eq!(cursor.judge(at(2, 15), 10), Verdict::Next);
         assert_eq!(cursor.judge(at(2, 15), 7), Verdict::Next, "the fence lies after the topic's last event");
-        assert_eq!(cursor.judge(at(2, 15), 0), Verdict::Next, "the one before was evicted");
+        assert_eq!(cursor.judge(at(2, 15), 0), Verdict::First, "the one before was evicted, or what was missed");
+        assert_eq!(Cursor(at(2, 0)).judge(at(2, 15), 0), Verdict::Next);
         assert_eq!(cursor.judge(at(2, 15), 11), Verdict::Gap);
         assert_eq!(cursor.judge(at(2, 10), 9), Verdict::Old);
         assert_eq!(cursor.judge(at(1, 99), 98), Verdict::Old);

@@ -1,24 +1,29 @@
 //! The delivery task of one group: it owns the members and the ring, checks order once, encodes
 //! once, and writes the same bytes to every member's socket.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use natter_shared::{
     broker::{BrokerError, Delivery, Interest, Stored, Subscription},
     event::Event,
     failpoint,
-    frame::{ResetFrame, ServerFrame},
+    frame::{CloseCode, ResetFrame, ServerFrame},
     id::{GroupId, SessionId},
     position::{Epoch, Position},
     subject::Topic,
 };
-use tokio::{sync::mpsc, time::Instant};
+use tokio::{
+    sync::mpsc,
+    time::{Duration, Instant},
+};
 
 use super::{
     GroupMeta, Start,
     batch::Batch,
     cursor::{Cursor, Verdict},
     encode::{encode_ephemeral, encode_event},
+    fill,
+    hold::{Hold, HoldLimits},
     hub::Hub,
     join::{Answer, Join},
     ring::Ring,
@@ -31,8 +36,8 @@ const BATCH: usize = 64;
 /// After so many writes other tasks get a turn: `try_write` uses no coop budget.
 const WRITES_PER_TURN: usize = 256;
 
-/// Before a missing event is asked for again.
-const FILL_PAUSE: Duration = Duration::from_millis(20);
+/// How much is held back after an interruption.
+const HOLD_LIMITS: HoldLimits = HoldLimits { events: 256, bytes: 1 << 20 };
 
 /// What waits in a group's mailbox at most; who finds it full waits.
 pub(super) const MAILBOX: usize = 64;
@@ -43,10 +48,25 @@ pub(super) enum Command {
     Join(Box<Join>),
     /// A session goes.
     Leave(SessionId),
-    /// The topic's event at sequence `last` of `upto`'s epoch is known to be stored.
-    Tail { upto: Position, last: u64 },
+    /// The group's event at this position is known to be stored.
+    Reach(Position),
+    /// A fenced check has been made.
+    Checked(Checked),
     /// Memory is tight: forget what the ring holds if nothing happened lately.
     Trim,
+}
+
+/// What a fenced check knows of a group.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Checked {
+    /// So many interruptions came before it.
+    pub(super) interruptions: u64,
+    /// Everything of the group up to here is known by it.
+    pub(super) upto: Position,
+    /// The first event that the log had afterwards.
+    pub(super) first: u64,
+    /// The group's last event, where that came after the check before.
+    pub(super) last: Option<u64>,
 }
 
 /// A member whose position lies ahead of what was delivered here.
@@ -67,6 +87,10 @@ pub(super) struct GroupTask {
     cursor: Cursor,
     ring: Ring,
     batch: Batch,
+    /// Up to these interruptions it is known what was missed.
+    interruptions: u64,
+    /// What waits for that to be known of a later one.
+    hold: Option<Hold>,
     active: Instant,
     /// Nobody has been a member since.
     empty_since: Instant,
@@ -75,6 +99,8 @@ pub(super) struct GroupTask {
 impl GroupTask {
     /// Follows `group` until nobody has been a member of it here for a while.
     pub(super) async fn run(hub: Arc<Hub>, group: GroupId, meta: GroupMeta, mut mailbox: mpsc::Receiver<Command>) {
+        // Before the fence: an interruption after it is not covered by it.
+        let interruptions = hub.broker.interruptions();
         match Self::subscribe(&hub, group).await {
             Ok((subscription, floor)) => {
                 let task = Self {
@@ -88,6 +114,8 @@ impl GroupTask {
                     chat_floor: floor,
                     cursor: Cursor(floor),
                     batch: Batch::default(),
+                    interruptions,
+                    hold: None,
                     active: Instant::now(),
                     empty_since: Instant::now(),
                 };
@@ -122,20 +150,37 @@ impl GroupTask {
         let mut deliveries = Vec::with_capacity(4);
         let stop = self.hub.stop.clone();
         loop {
-            let (empty, linger_ends) = (self.is_empty(), self.empty_since + self.hub.linger);
+            let (empty, has_room) = (self.is_empty(), self.hold.as_ref().is_none_or(Hold::has_room));
+            let linger_ends = self.empty_since + self.hub.linger;
+            let ends = self.hold.as_ref().map_or(linger_ends, |hold| hold.until);
             tokio::select! {
                 command = mailbox.recv() => match command {
+                    Some(Command::Checked(checked)) => {
+                        // What the fence was behind lies in the subscription by now.
+                        while has_room && subscription.next_ready(&mut deliveries, BATCH) {
+                            self.on_deliveries(&mut deliveries).await;
+                        }
+                        self.on_checked(checked).await;
+                    }
                     Some(command) => self.on_command(command).await,
                     None => return,
                 },
-                open = subscription.next_batch(&mut deliveries, BATCH) => {
+                open = subscription.next_batch(&mut deliveries, BATCH), if has_room => {
                     if !open {
                         // The broker ended it; whoever is here comes back and starts anew.
                         return self.end(mailbox).await;
                     }
                     self.on_deliveries(&mut deliveries).await;
                 }
-                () = tokio::time::sleep_until(linger_ends), if empty => return self.end(mailbox).await,
+                () = tokio::time::sleep_until(ends), if empty || self.hold.is_some() => {
+                    if self.hold.as_ref().is_some_and(|hold| hold.until <= Instant::now()) {
+                        self.close_all();
+                        return self.end(mailbox).await;
+                    }
+                    if empty {
+                        return self.end(mailbox).await;
+                    }
+                }
                 () = stop.cancelled() => return self.end(mailbox).await,
             }
         }
@@ -161,7 +206,8 @@ impl GroupTask {
             Command::Leave(id) => {
                 self.remove(|session| session.id == id, |ahead| ahead.session.id == id);
             }
-            Command::Tail { upto, last } => self.on_tail(upto, last).await,
+            Command::Reach(position) => self.on_reach(position).await,
+            Command::Checked(checked) => self.on_checked(checked).await,
             Command::Trim => {
                 if self.active.elapsed() > Duration::from_secs(30) {
                     self.ring.restart(self.cursor.0);
@@ -271,6 +317,20 @@ impl GroupTask {
 
     async fn on_deliveries(&mut self, deliveries: &mut Vec<Delivery>) {
         self.active = Instant::now();
+        if self.hold.is_none() && self.hub.broker.interruptions() != self.interruptions {
+            self.hub.metrics.holds.inc();
+            self.hold = Some(Hold::new(HOLD_LIMITS));
+        }
+        if let Some(hold) = &mut self.hold {
+            for delivery in deliveries.drain(..) {
+                match delivery {
+                    Delivery::Stored(stored) => hold.push(stored),
+                    // Of use now or never; who may hear it is not known now.
+                    Delivery::Ephemeral { .. } => {}
+                }
+            }
+            return;
+        }
         for delivery in deliveries.drain(..) {
             match delivery {
                 Delivery::Stored(stored) => self.on_stored(stored).await,
@@ -289,6 +349,13 @@ impl GroupTask {
         match self.cursor.judge(stored.position, stored.previous) {
             Verdict::Next => self.take(stored).await,
             Verdict::Old => {}
+            Verdict::First => {
+                if fill::is_whole(&self.hub, Topic::Group(self.group), self.cursor.0, self.active).await {
+                    self.take(stored).await;
+                } else {
+                    self.lose(stored.position).await;
+                }
+            }
             Verdict::Gap => {
                 self.fill(stored.previous).await;
                 if self.cursor.0 < stored.position {
@@ -307,37 +374,87 @@ impl GroupTask {
         }
     }
 
-    async fn on_tail(&mut self, upto: Position, last: u64) {
-        if upto.epoch > self.cursor.0.epoch {
-            self.enter_epoch(upto.epoch).await;
+    async fn on_reach(&mut self, position: Position) {
+        // What is held is judged when all before it is known.
+        if self.hold.is_some() {
+            return;
         }
-        if upto.epoch == self.cursor.0.epoch && last > self.cursor.0.seq {
-            self.fill(last).await;
+        if position.epoch > self.cursor.0.epoch {
+            self.enter_epoch(position.epoch).await;
+        }
+        if position.epoch == self.cursor.0.epoch && position.seq > self.cursor.0.seq {
+            self.fill(position.seq).await;
             self.flush().await;
         }
     }
 
+    /// What was missed before the check comes first, then what was held back.
+    async fn on_checked(&mut self, checked: Checked) {
+        let Checked { interruptions, upto, first, last } = checked;
+        if upto.epoch > self.cursor.0.epoch {
+            self.enter_epoch(upto.epoch).await;
+        }
+        if upto.epoch == self.cursor.0.epoch {
+            let last = last.unwrap_or_default();
+            if self.cursor.0.seq + 1 < first {
+                self.lose(Position::new(upto.epoch, upto.seq.max(last))).await;
+            } else if last > self.cursor.0.seq {
+                self.fill(last).await;
+            }
+            self.cursor = Cursor(self.cursor.0.max(upto));
+            self.flush().await;
+            self.settle_ahead();
+        }
+        self.interruptions = self.interruptions.max(interruptions);
+        if self.interruptions == self.hub.broker.interruptions()
+            && let Some(hold) = self.hold.take()
+        {
+            self.active = Instant::now();
+            for stored in hold.into_events() {
+                self.on_stored(stored).await;
+            }
+            self.flush().await;
+            self.settle_ahead();
+        }
+    }
+
     /// Delivers what was missed up to the event at sequence `last`, which is known to be stored, in
-    /// order; or says that it cannot.
+    /// order; or lets everybody recover it.
     async fn fill(&mut self, last: u64) {
-        let deadline = Instant::now() + self.hub.limits.gap_fill_timeout;
-        let topic = Topic::Group(self.group);
         self.hub.metrics.gaps.inc();
-        while self.cursor.0.seq < last {
-            let next = tokio::time::timeout_at(deadline, self.hub.broker.next_of(topic, self.cursor.0)).await;
-            match next {
-                Ok(Ok(Some(stored))) if stored.position.epoch == self.cursor.0.epoch && stored.position.seq <= last => {
+        match fill::missed(&self.hub, Topic::Group(self.group), self.cursor.0, last).await {
+            Some(missed) => {
+                for stored in missed {
                     self.take(stored).await;
                 }
-                // A replica that lags behind, or nobody to ask just now.
-                Ok(Ok(None)) => tokio::time::sleep(FILL_PAUSE).await,
-                Ok(Err(error)) if error.is_retryable() => tokio::time::sleep(FILL_PAUSE).await,
-                Ok(Ok(Some(_)) | Err(_)) | Err(_) => {
-                    tracing::warn!(group = %self.group, after = %self.cursor.0, last, "gap_not_filled");
-                    // What comes next is delivered; that something before it is missing is said.
-                    return self.reset(Position::new(self.cursor.0.epoch, last)).await;
-                }
             }
+            None => {
+                tracing::warn!(group = %self.group, after = %self.cursor.0, last, "gap_not_filled");
+                self.lose(Position::new(self.cursor.0.epoch, last)).await;
+            }
+        }
+    }
+
+    /// What there was up to `floor` is not known here: who is here recovers it, and comes back with it.
+    async fn lose(&mut self, floor: Position) {
+        self.flush().await;
+        // What is not known may have been a removal.
+        self.release_all();
+        self.go_on_after(floor);
+    }
+
+    fn go_on_after(&mut self, floor: Position) {
+        self.cursor = Cursor(floor);
+        self.chat_floor = floor;
+        self.ring.restart(floor);
+    }
+
+    /// Nobody knows what was missed, and too much time has passed: everybody comes back.
+    fn close_all(&mut self) {
+        tracing::warn!(group = %self.group, members = self.members.len(), "not_checked_in_time");
+        self.hub.metrics.hold_timeouts.inc();
+        for session in self.remove(|_| true, |_| true) {
+            session.outlet.close(CloseCode::TryAgain);
         }
     }
 
@@ -351,9 +468,7 @@ impl GroupTask {
         let frame = serde_json::to_vec(&ServerFrame::Reset(ResetFrame { group: Some(self.group) }));
         self.batch.add_frame(&frame.unwrap_or_default());
         self.flush().await;
-        self.cursor = Cursor(floor);
-        self.chat_floor = floor;
-        self.ring.restart(floor);
+        self.go_on_after(floor);
         // What is not known may have been a removal.
         self.release_all();
     }

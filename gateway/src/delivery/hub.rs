@@ -5,20 +5,26 @@ use std::{sync::Arc, time::Duration};
 
 use dashmap::{DashMap, Entry};
 use natter_shared::{
-    broker::Broker,
+    broker::{Broker, BrokerError},
     config::Limits,
-    id::{GroupId, SessionId},
+    id::{GroupId, SessionId, UserKey},
     position::Position,
+    rpc::ShardPosition,
     subject::{Shard, Topic},
 };
 use parking_lot::Mutex;
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::{
+    sync::{Semaphore, mpsc, oneshot},
+    time::Instant,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     GroupMeta, Insistence, JoinError, Joined, Start,
+    flights::Flights,
     group::{self, Command, GroupTask},
     join::{Answer, Join},
+    log_states::LogStates,
     recover::{self, Whose},
     ring::RingBudget,
     users::{self, UserCommand, UsersTask},
@@ -38,6 +44,8 @@ pub struct Hub {
     pub(super) linger: Duration,
     pub(super) metrics: Arc<Metrics>,
     pub(super) ring_budget: Arc<RingBudget>,
+    pub(super) log_states: LogStates,
+    pub(super) flights: Flights,
     /// Recoveries at once.
     pub(super) recoveries: Semaphore,
     pub(super) groups: DashMap<GroupId, mpsc::Sender<Command>>,
@@ -45,7 +53,9 @@ pub struct Hub {
     /// Cancelled: nothing is followed any more.
     pub(super) stop: CancellationToken,
     live: Mutex<Vec<bool>>,
-    tasks: TaskTracker,
+    /// After where every hint of a shard was heard, and since when.
+    heard: Mutex<Vec<Option<(Position, Instant)>>>,
+    pub(super) tasks: TaskTracker,
 }
 
 impl Hub {
@@ -63,6 +73,8 @@ impl Hub {
         let hub = Arc::new(Self {
             broker,
             ring_budget: RingBudget::new(limits.ring_bytes, limits.ring_events_per_group),
+            log_states: LogStates::new(shards),
+            flights: Flights::default(),
             recoveries: Semaphore::new(limits.recoveries),
             limits: limits.clone(),
             linger,
@@ -71,6 +83,7 @@ impl Hub {
             users: senders,
             stop: stop.clone(),
             live: Mutex::new(vec![false; usize::from(shards.count())]),
+            heard: Mutex::new(vec![None; usize::from(shards.count())]),
             tasks: tasks.clone(),
         });
         for (shard, mailbox) in shards.iter().zip(receivers) {
@@ -89,6 +102,22 @@ impl Hub {
         if let Some(slot) = self.live.lock().get_mut(usize::from(shard.0)) {
             *slot = live;
         }
+    }
+
+    /// From now on every hint after `position` is heard; one before it may have been missed.
+    pub(super) fn hints_are_heard_after(&self, shard: Shard, position: Position) {
+        if let Some(slot) = self.heard.lock().get_mut(usize::from(shard.0)) {
+            *slot = Some((position, Instant::now()));
+        }
+    }
+
+    /// Up to where SQL has to have come when it lists a user's groups, that a hint which was missed
+    /// is no membership that is missed: shortly after an interruption.
+    pub fn hints_missed_until(&self, user: UserKey) -> Option<ShardPosition> {
+        let shard = self.broker.shards().of(Topic::User(user));
+        let heard = self.heard.lock().get(usize::from(shard.0)).copied().flatten();
+        let (position, _) = heard.filter(|(_, since)| since.elapsed() < users::RECENT_FOR)?;
+        Some(ShardPosition { shard: shard.0, position })
     }
 
     /// Makes `session` a member of `group`'s delivery, from `start` on; what was missed since is
@@ -148,7 +177,7 @@ impl Hub {
                 }
                 // An inbox has no ring: one that is written to without a pause cannot be caught up with.
                 Ok(Answer::Behind(_)) if matches!(whose, Whose::Inbox) && attempt > ATTEMPTS / 2 => {
-                    recover::say_reset(self, session, whose);
+                    recover::say_reset(self, session, whose.group());
                     (start, complete) = (Start::Now, false);
                 }
                 Ok(Answer::Behind(floor)) => {
@@ -160,7 +189,7 @@ impl Hub {
                     }
                 }
                 Ok(Answer::TooMuch) => {
-                    recover::say_reset(self, session, whose);
+                    recover::say_reset(self, session, whose.group());
                     (start, complete) = (Start::Now, false);
                 }
                 Ok(Answer::NotMember) => return Err(JoinError::NotMember),
@@ -218,8 +247,18 @@ impl Hub {
     pub async fn reach(&self, group: GroupId, position: Position) {
         let mailbox = self.groups.get(&group).map(|mailbox| mailbox.clone());
         if let Some(mailbox) = mailbox {
-            let _ = mailbox.send(Command::Tail { upto: position, last: position.seq }).await;
+            let _ = mailbox.send(Command::Reach(position)).await;
         }
+    }
+
+    /// Whether the log of `topic` has come to `position`.
+    pub async fn is_stored(&self, topic: Topic, position: Position) -> Result<bool, BrokerError> {
+        self.log_states.reaches(&*self.broker, self.broker.shards().of(topic), position).await
+    }
+
+    /// Tells `session` that something of `group` may be missing.
+    pub fn say_reset(&self, session: &SessionHandle, group: GroupId) {
+        recover::say_reset(self, session, Some(group));
     }
 
     /// Ends what `session` hears of its user.

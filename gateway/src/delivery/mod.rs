@@ -1,8 +1,9 @@
 //! Delivery: from the broker's subscriptions to the sockets of who is concerned. Each group with
 //! a local member has a task ([`group`]) that owns its members and its [`ring`], each shard's users
-//! have one ([`users`]); what they write is encoded once ([`encode`]). Who comes back after a while
-//! gets what was missed from the ring, or through [`recover`], which asks again ([`insist`]) for what
-//! cannot be answered just now; [`tail`] finds what was lost without
+//! have one ([`users`]); what they write is encoded once ([`encode`]), and after an interruption held
+//! ([`hold`]) until a check. Who comes back after a while gets what was missed from the ring, or through
+//! [`recover`], read once for all ([`flights`], [`read`]), which asks again ([`insist`]) for what cannot
+//! be answered just now; [`tail`] finds what was lost without
 //! a trace.
 
 mod batch;
@@ -10,13 +11,21 @@ mod cursor;
 #[cfg(test)]
 mod edge_tests;
 mod encode;
+mod fill;
+mod flights;
 mod group;
+mod hold;
 mod hub;
 mod insist;
 mod join;
+mod log_states;
+mod missed;
+mod read;
 mod recover;
 mod ring;
 mod tail;
+#[cfg(test)]
+mod tests;
 mod users;
 
 pub use encode::message_frame;

@@ -4,15 +4,19 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use natter_shared::{
-    broker::BrokerError,
-    id::UserKey,
+    broker::{BrokerError, BrokerStatus},
+    id::{GroupId, UserKey},
     position::Position,
     subject::{Shard, Topic},
 };
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc::error::TrySendError, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use super::{group::Command, hub::Hub, users::UserCommand};
+use super::{
+    group::{self, Command},
+    hub::Hub,
+    users::{self, UserCommand},
+};
 
 /// How often without a disturbance.
 const EVERY: Duration = Duration::from_mins(1);
@@ -26,12 +30,16 @@ const TOPICS: usize = 100;
 /// How often idle rings are looked at when memory is tight.
 const TRIM_EVERY: Duration = Duration::from_secs(5);
 
+/// What the last check of a shard left.
+type Seen = Option<Position>;
+
 /// Checks until `stop`.
 pub(super) async fn run(hub: Arc<Hub>, stop: CancellationToken) {
     let mut status = hub.broker.status();
-    let mut generation = status.borrow_and_update().generation;
-    // Where the last check ended: only what came after it is asked for.
-    let mut checked: HashMap<Shard, Position> = HashMap::new();
+    let of = |status: BrokerStatus| (status.generation, status.elections);
+    let mut known = of(*status.borrow_and_update());
+    // Where the last checks ended: only what came after is asked for.
+    let mut seen: Vec<Seen> = hub.broker.shards().iter().map(|_| None).collect();
     let mut trim = tokio::time::interval(TRIM_EVERY);
     // At once: an epoch that ends later is known by comparison with the one that was seen first.
     let mut due = tokio::time::Instant::now();
@@ -43,8 +51,8 @@ pub(super) async fn run(hub: Arc<Hub>, stop: CancellationToken) {
                     return;
                 }
                 let now = *status.borrow_and_update();
-                if now.connected && now.generation != generation {
-                    generation = now.generation;
+                if now.connected && of(now) != known {
+                    known = of(now);
                     due = tokio::time::Instant::now();
                 }
             }
@@ -54,75 +62,94 @@ pub(super) async fn run(hub: Arc<Hub>, stop: CancellationToken) {
                     due = tokio::time::Instant::now() + RETRY;
                     continue;
                 }
-                let mut failed = false;
-                for shard in hub.broker.shards().iter() {
-                    match check(&hub, shard, &mut checked).await {
-                        Ok(()) => {}
-                        // Nothing can have been lost from a log that nobody has made yet.
-                        Err(BrokerError::NoLog(_)) => failed = true,
-                        Err(error) => {
-                            tracing::warn!(%shard, %error, "tail_check_failed");
-                            failed = true;
-                        }
-                    }
-                }
+                let done = tokio::select! {
+                    done = check_all(&hub, &mut seen) => done,
+                    () = stop.cancelled() => return,
+                };
                 let jitter = Duration::from_millis(rand::random_range(0..5_000));
-                due = tokio::time::Instant::now() + if failed { RETRY } else { EVERY + jitter };
+                due = tokio::time::Instant::now() + if done { EVERY + jitter } else { RETRY };
             }
             _ = trim.tick() => trim_rings(&hub),
         }
     }
 }
 
-async fn check(hub: &Hub, shard: Shard, checked: &mut HashMap<Shard, Position>) -> Result<(), BrokerError> {
-    let floor = hub.broker.fence(shard).await?;
-    let before = checked.get(&shard).copied();
-    let shards = hub.broker.shards();
-    let mut topics: Vec<Topic> =
-        hub.groups.iter().map(|entry| Topic::Group(*entry.key())).filter(|topic| shards.of(*topic) == shard).collect();
-    topics.extend(users_of(hub, shard).await.into_iter().map(Topic::User));
-    if before.is_some_and(|before| before.epoch != floor.epoch) {
-        // What the old epoch lost shows in no topic: all of them start anew.
-        for topic in &topics {
-            tell(hub, shard, *topic, floor, 0).await;
+/// All shards at the same time: none waits for one without a leader. False where one is to be checked
+/// again soon.
+async fn check_all(hub: &Hub, seen: &mut [Seen]) -> bool {
+    let checks = hub.broker.shards().iter().zip(seen).map(|(shard, seen)| async move {
+        match check(hub, shard, *seen).await {
+            Ok(now) => {
+                *seen = Some(now);
+                true
+            }
+            // Nothing can have been lost from a log that nobody has made yet.
+            Err(BrokerError::NoLog(_)) => false,
+            Err(error) => {
+                tracing::warn!(%shard, %error, "tail_check_failed");
+                false
+            }
         }
-    }
+    });
+    futures::future::join_all(checks).await.into_iter().all(|done| done)
+}
+
+/// Looks for what was missed in `shard` since `before`, and tells all who follow something of it.
+async fn check(hub: &Hub, shard: Shard, before: Seen) -> Result<Position, BrokerError> {
+    // What an interruption after this lost is for the next check.
+    let interruptions = hub.broker.interruptions();
+    let floor = hub.broker.fence(shard).await?;
+    let shards = hub.broker.shards();
+    let groups = hub.groups.iter().map(|entry| *entry.key()).filter(|group| shards.of(Topic::Group(*group)) == shard);
+    let groups: Vec<GroupId> = groups.collect();
+    let users = users_of(hub, shard).await;
     // A topic followed since the last check was fenced later than it, so nothing of it is older.
     let after = before.filter(|before| before.epoch == floor.epoch).unwrap_or(Position::new(floor.epoch, 0));
-    for some in topics.chunks(TOPICS) {
-        let tails = hub.broker.tails(shard, some, after, floor).await?;
-        for (topic, last) in tails.changed {
-            tell(hub, shard, topic, tails.upto, last).await;
+    let mut last: HashMap<Topic, u64> = HashMap::new();
+    // In NATS a fence is an event itself; elsewhere a log may stand where it stood.
+    if after < floor {
+        let topics: Vec<Topic> = groups.iter().copied().map(Topic::Group).chain(users.into_iter().map(Topic::User)).collect();
+        for some in topics.chunks(TOPICS) {
+            last.extend(hub.broker.tails(shard, some, after, floor).await?.changed);
         }
     }
-    checked.insert(shard, floor);
-    Ok(())
+    // Afterwards: what was evicted before it was asked for may have been somebody's last event.
+    let first = hub.log_states.first(&*hub.broker, shard, floor, tokio::time::Instant::now()).await?;
+    let first = first.ok_or(BrokerError::NoLog(shard))?;
+    for group in groups {
+        let last = last.get(&Topic::Group(group)).copied();
+        tell_group(hub, group, group::Checked { interruptions, upto: floor, first, last });
+    }
+    if let Some(mailbox) = hub.users.get(usize::from(shard.0)) {
+        let of_user = |(topic, last)| match topic {
+            Topic::User(user) => Some((user, last)),
+            Topic::Group(_) | Topic::Canary(_) => None,
+        };
+        let last = last.into_iter().filter_map(of_user).collect();
+        let checked = users::Checked { interruptions, upto: floor, first, last };
+        // Not told, it is asked again from where this check began.
+        let told = mailbox.send_timeout(UserCommand::Checked(checked), RETRY).await;
+        told.map_err(|_| BrokerError::Unavailable("the users' task does not listen".to_owned()))?;
+    }
+    Ok(floor)
+}
+
+/// One that is busy does not hold up the others.
+fn tell_group(hub: &Hub, group: GroupId, checked: group::Checked) {
+    let Some(mailbox) = hub.groups.get(&group).map(|mailbox| mailbox.clone()) else { return };
+    if let Err(TrySendError::Full(command)) = mailbox.try_send(Command::Checked(checked)) {
+        // As many at most as there are groups, until the next check.
+        hub.tasks.spawn(async move { mailbox.send(command).await });
+    }
 }
 
 async fn users_of(hub: &Hub, shard: Shard) -> Vec<UserKey> {
     let (answer, answered) = oneshot::channel();
     let Some(mailbox) = hub.users.get(usize::from(shard.0)) else { return Vec::new() };
-    match mailbox.send(UserCommand::List(answer)).await {
+    match mailbox.send_timeout(UserCommand::List(answer), RETRY).await {
         // A task that is subscribing anew does not listen; its users join anew afterwards.
         Ok(()) => tokio::time::timeout(RETRY, answered).await.ok().and_then(Result::ok).unwrap_or_default(),
         Err(_) => Vec::new(),
-    }
-}
-
-async fn tell(hub: &Hub, shard: Shard, topic: Topic, upto: Position, last: u64) {
-    match topic {
-        Topic::Group(group) => {
-            let mailbox = hub.groups.get(&group).map(|mailbox| mailbox.clone());
-            if let Some(mailbox) = mailbox {
-                let _ = mailbox.send(Command::Tail { upto, last }).await;
-            }
-        }
-        Topic::User(user) => {
-            if let Some(mailbox) = hub.users.get(usize::from(shard.0)) {
-                let _ = mailbox.send(UserCommand::Tail { user, upto, last }).await;
-            }
-        }
-        Topic::Canary(_) => {}
     }
 }
 

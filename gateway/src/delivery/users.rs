@@ -4,7 +4,7 @@
 use std::{
     collections::{HashMap, VecDeque},
     sync::Arc,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use natter_shared::{
@@ -16,13 +16,18 @@ use natter_shared::{
     subject::{Shard, Topic},
 };
 use smallvec::SmallVec;
-use tokio::sync::{mpsc, oneshot};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::Instant,
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{
     Start,
     cursor::{Cursor, Verdict},
     encode::{Effect, encode_ephemeral, encode_event},
+    fill,
+    hold::{Hold, HoldLimits},
     hub::Hub,
     join::{Answer, Join},
 };
@@ -42,14 +47,30 @@ pub(super) enum UserCommand {
     Join(Box<Join>),
     /// A session goes.
     Leave(UserKey, SessionId),
-    /// Which users have sessions here.
+    /// Which users have sessions here: a check begins.
     List(oneshot::Sender<Vec<UserKey>>),
-    /// By a fenced check, the user's last event up to `upto` is the one at sequence `last`.
-    Tail { user: UserKey, upto: Position, last: u64 },
+    /// The check has been made.
+    Checked(Checked),
+}
+
+/// What a fenced check knows of a shard's users.
+pub(super) struct Checked {
+    /// So many interruptions came before it.
+    pub(super) interruptions: u64,
+    /// Everything of those who were listed, up to here, is known by it.
+    pub(super) upto: Position,
+    /// The first event that the log had afterwards.
+    pub(super) first: u64,
+    /// The last events of those who had any since the check before.
+    pub(super) last: HashMap<UserKey, u64>,
 }
 
 struct User {
     cursor: Cursor,
+    /// How many interruptions there had been when the first session came.
+    interruptions: u64,
+    /// Listed for the check that is under way.
+    listed: bool,
     listeners: SmallVec<[Listener; 1]>,
 }
 
@@ -64,7 +85,10 @@ const HINT: &[u8] = br#"{"type":"group_joined""#;
 
 /// Recent hints that are kept of a shard's users, and for how long.
 const RECENT: usize = 4096;
-const RECENT_FOR: Duration = Duration::from_secs(10);
+pub(super) const RECENT_FOR: Duration = Duration::from_secs(10);
+
+/// How much is held back after an interruption.
+const HOLD_LIMITS: HoldLimits = HoldLimits { events: 4096, bytes: 8 << 20 };
 
 pub(super) struct UsersTask {
     hub: Arc<Hub>,
@@ -75,6 +99,10 @@ pub(super) struct UsersTask {
     /// The last hints of users, connected or not: a hint is told before its rows are committed, and a
     /// session that signs in between finds it here. Copies: the originals hold a read buffer each.
     recent: VecDeque<(Instant, UserKey, Box<[u8]>)>,
+    /// Up to these interruptions it is known what was missed.
+    interruptions: u64,
+    /// What waits for that to be known of a later one.
+    hold: Option<Hold>,
 }
 
 impl UsersTask {
@@ -83,14 +111,25 @@ impl UsersTask {
         let mut users = HashMap::new();
         let mut pause = std::time::Duration::from_millis(50);
         while !stop.is_cancelled() {
+            // Before the fence: an interruption after it is not covered by it.
+            let interruptions = hub.broker.interruptions();
             let subscribed = async {
                 let subscription = hub.broker.subscribe(Interest::Users(shard)).await?;
                 hub.broker.fence(shard).await.map(|floor| (subscription, floor))
             };
             match subscribed.await {
                 Ok((subscription, fed)) => {
-                    let mut task = Self { hub: Arc::clone(&hub), shard, users: std::mem::take(&mut users), fed, recent: VecDeque::new() };
+                    let mut task = Self {
+                        hub: Arc::clone(&hub),
+                        shard,
+                        users: std::mem::take(&mut users),
+                        fed,
+                        recent: VecDeque::new(),
+                        interruptions,
+                        hold: None,
+                    };
                     task.lose_all();
+                    hub.hints_are_heard_after(shard, fed);
                     hub.users_are_live(shard, true);
                     task.follow(subscription, &mut mailbox, &stop).await;
                     hub.users_are_live(shard, false);
@@ -112,20 +151,45 @@ impl UsersTask {
     async fn follow(&mut self, mut subscription: Subscription, mailbox: &mut mpsc::Receiver<UserCommand>, stop: &CancellationToken) {
         let mut deliveries = Vec::with_capacity(BATCH);
         loop {
+            let has_room = self.hold.as_ref().is_none_or(Hold::has_room);
+            let ends = self.hold.as_ref().map_or_else(Instant::now, |hold| hold.until);
             tokio::select! {
                 command = mailbox.recv() => match command {
+                    Some(UserCommand::Checked(checked)) => {
+                        // What the fence was behind lies in the subscription by now.
+                        while has_room && subscription.next_ready(&mut deliveries, BATCH) {
+                            self.on_deliveries(&mut deliveries).await;
+                        }
+                        self.on_checked(checked).await;
+                    }
                     Some(command) => self.on_command(command),
                     None => return,
                 },
-                open = subscription.next_batch(&mut deliveries, BATCH) => {
+                open = subscription.next_batch(&mut deliveries, BATCH), if has_room => {
                     if !open {
                         return;
                     }
-                    for delivery in deliveries.drain(..) {
-                        self.on_delivery(delivery);
-                    }
+                    self.on_deliveries(&mut deliveries).await;
                 }
+                // Followed anew, all others recover.
+                () = tokio::time::sleep_until(ends), if self.hold.is_some() => return self.close_held(),
                 () = stop.cancelled() => return,
+            }
+        }
+    }
+
+    async fn on_deliveries(&mut self, deliveries: &mut Vec<Delivery>) {
+        let came = Instant::now();
+        if self.hold.is_none() && self.hub.broker.interruptions() != self.interruptions {
+            self.hub.metrics.holds.inc();
+            self.hold = Some(Hold::new(HOLD_LIMITS));
+        }
+        for delivery in deliveries.drain(..) {
+            match (delivery, &mut self.hold) {
+                (Delivery::Stored(stored), Some(hold)) => hold.push(stored),
+                (Delivery::Stored(stored), None) => self.on_stored(stored, came).await,
+                // Sent to whoever is here, whatever was missed.
+                (Delivery::Ephemeral { topic, payload }, _) => self.on_ephemeral(topic, &payload),
             }
         }
     }
@@ -142,22 +206,75 @@ impl UsersTask {
                 }
             }
             UserCommand::List(answer) => {
+                self.users.values_mut().for_each(|entry| entry.listed = true);
                 let _ = answer.send(self.users.keys().copied().collect());
             }
-            UserCommand::Tail { user, upto, last } => {
-                let missed = self.users.get(&user).is_some_and(|entry| {
-                    upto.epoch > entry.cursor.0.epoch || (upto.epoch == entry.cursor.0.epoch && last > entry.cursor.0.seq)
-                });
-                if missed {
-                    self.lose(user, Position::new(upto.epoch, last));
-                }
+            // Done where the subscription is at hand.
+            UserCommand::Checked(_) => {}
+        }
+    }
+
+    /// Who missed something recovers; then comes what was held back.
+    async fn on_checked(&mut self, checked: Checked) {
+        let Checked { interruptions, upto, first, last } = checked;
+        let mut behind = Vec::new();
+        for (user, entry) in &mut self.users {
+            let (at, last) = (entry.cursor.0, last.get(user).copied().unwrap_or_default());
+            let missed = match at.epoch.cmp(&upto.epoch) {
+                std::cmp::Ordering::Less => true,
+                std::cmp::Ordering::Greater => false,
+                // Came after the list was made: nothing was asked about them.
+                std::cmp::Ordering::Equal if !entry.listed => entry.interruptions < interruptions,
+                std::cmp::Ordering::Equal => last > at.seq || at.seq + 1 < first,
+            };
+            if missed {
+                behind.push((*user, Position::new(upto.epoch, upto.seq.max(last))));
+            } else if entry.listed {
+                entry.cursor = Cursor(at.max(upto));
+            }
+            entry.listed = false;
+        }
+        for (user, upto) in behind {
+            self.lose(user, upto);
+        }
+        self.fed = self.fed.max(upto);
+        if interruptions > self.interruptions {
+            // A hint may have been among what was missed.
+            self.interruptions = interruptions;
+            self.hub.hints_are_heard_after(self.shard, upto);
+        }
+        if self.interruptions == self.hub.broker.interruptions()
+            && let Some(hold) = self.hold.take()
+        {
+            let came = Instant::now();
+            for stored in hold.into_events() {
+                self.on_stored(stored, came).await;
+            }
+        }
+    }
+
+    /// Nobody knows what was missed, and too much time has passed: who would be told something comes
+    /// back.
+    fn close_held(&mut self) {
+        let Some(hold) = self.hold.take() else { return };
+        tracing::warn!(shard = %self.shard, held = hold.events().len(), "not_checked_in_time");
+        self.hub.metrics.hold_timeouts.inc();
+        for stored in hold.events() {
+            if let Topic::User(user) = stored.topic
+                && let Some(entry) = self.users.remove(&user)
+            {
+                entry.listeners.iter().for_each(|listener| listener.session.outlet.close(CloseCode::TryAgain));
             }
         }
     }
 
     fn on_join(&mut self, join: Join) {
         let Join { session, start, answer, .. } = join;
-        let entry = self.users.entry(session.key).or_insert_with(|| User { cursor: Cursor(self.fed), listeners: SmallVec::new() });
+        let is_new = !self.users.contains_key(&session.key);
+        let interruptions = self.interruptions;
+        let cursor = Cursor(self.fed);
+        let fresh = || User { cursor, interruptions, listed: false, listeners: SmallVec::new() };
+        let entry = self.users.entry(session.key).or_insert_with(fresh);
         let seen = entry.cursor.0;
         let said = match start {
             Start::After(position) if position < seen => Answer::Behind(seen),
@@ -172,45 +289,47 @@ impl UsersTask {
             tell_recent(&self.recent, &session);
             entry.listeners.retain(|other| other.session.id != session.id);
             entry.listeners.push(Listener { session, after });
-        } else if entry.listeners.is_empty() {
+        } else if is_new {
             let key = session.key;
             self.users.remove(&key);
         }
     }
 
-    fn on_delivery(&mut self, delivery: Delivery) {
-        match delivery {
-            Delivery::Stored(stored) => {
-                let Topic::User(user) = stored.topic else { return };
-                self.fed = self.fed.max(stored.position);
-                self.remember(user, &stored);
-                let Some(entry) = self.users.get_mut(&user) else { return };
-                match entry.cursor.judge(stored.position, stored.previous) {
-                    Verdict::Next => {
-                        entry.cursor = Cursor(stored.position);
-                        tell(&self.hub, &entry.listeners, &stored);
-                    }
-                    Verdict::Old => {}
-                    // The sessions read back what was missed, this event included.
-                    Verdict::Gap | Verdict::NewEpoch => self.lose(user, stored.position),
-                }
-            }
-            Delivery::Ephemeral { topic, payload } => {
-                let Topic::User(user) = topic else { return };
-                let Some(entry) = self.users.get(&user) else { return };
-                let Ok(ephemeral) = serde_json::from_slice(&payload) else { return };
-                if let Ephemeral::Disconnect { reconnect } = ephemeral {
-                    let code = if reconnect { CloseCode::Restart } else { CloseCode::NotAllowed };
-                    entry.listeners.iter().for_each(|listener| listener.session.outlet.close(code));
-                    return;
-                }
-                let Some(frame) = encode_ephemeral(ephemeral) else { return };
-                let frame = wire::text(&frame);
-                for Listener { session, .. } in &entry.listeners {
-                    if session.protocol == Protocol::V1 {
-                        session.outlet.push(&frame, 1);
-                    }
-                }
+    /// `came` is when the event was here at the latest.
+    async fn on_stored(&mut self, stored: Stored, came: Instant) {
+        let Topic::User(user) = stored.topic else { return };
+        self.fed = self.fed.max(stored.position);
+        self.remember(user, &stored);
+        let Some(entry) = self.users.get_mut(&user) else { return };
+        let is_next = match entry.cursor.judge(stored.position, stored.previous) {
+            Verdict::Next => true,
+            Verdict::First => fill::is_whole(&self.hub, stored.topic, entry.cursor.0, came).await,
+            Verdict::Old => return,
+            Verdict::Gap | Verdict::NewEpoch => false,
+        };
+        if is_next {
+            entry.cursor = Cursor(stored.position);
+            tell(&self.hub, &entry.listeners, &stored);
+        } else {
+            // The sessions read back what was missed, this event included.
+            self.lose(user, stored.position);
+        }
+    }
+
+    fn on_ephemeral(&mut self, topic: Topic, payload: &[u8]) {
+        let Topic::User(user) = topic else { return };
+        let Some(entry) = self.users.get(&user) else { return };
+        let Ok(ephemeral) = serde_json::from_slice(payload) else { return };
+        if let Ephemeral::Disconnect { reconnect } = ephemeral {
+            let code = if reconnect { CloseCode::Restart } else { CloseCode::NotAllowed };
+            entry.listeners.iter().for_each(|listener| listener.session.outlet.close(code));
+            return;
+        }
+        let Some(frame) = encode_ephemeral(ephemeral) else { return };
+        let frame = wire::text(&frame);
+        for Listener { session, .. } in &entry.listeners {
+            if session.protocol == Protocol::V1 {
+                session.outlet.push(&frame, 1);
             }
         }
     }
@@ -226,13 +345,13 @@ impl UsersTask {
 
     /// Something of `user` was missed: its sessions recover from where they were, then join again.
     fn lose(&mut self, user: UserKey, upto: Position) {
-        if let Some(entry) = self.users.remove(&user) {
-            self.hub.metrics.gaps.inc();
-            let after = entry.cursor.0;
-            self.fed = self.fed.max(upto);
-            for listener in entry.listeners {
-                listener.session.notice(Notice::InboxLost { after: after.max(listener.after) });
-            }
+        let Some(entry) = self.users.get_mut(&user) else { return };
+        self.hub.metrics.gaps.inc();
+        let after = std::mem::replace(&mut entry.cursor, Cursor(upto)).0;
+        // The entry stays, so that who comes back after `after` is told to recover; it goes with the
+        // last session's leave.
+        for listener in std::mem::take(&mut entry.listeners) {
+            listener.session.notice(Notice::InboxLost { after: after.max(listener.after) });
         }
     }
 

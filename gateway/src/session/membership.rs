@@ -129,7 +129,15 @@ impl App {
     pub(super) async fn find_again(&self, session: &Arc<SessionHandle>, group: GroupId, after: Position) -> Result<(), Refusal> {
         let attempt = {
             let mut groups = session.groups.lock();
-            let Some(live) = groups.get_mut(&group).filter(|live| live.joined.is_some()) else { return Ok(()) };
+            let Some(live) = groups.get_mut(&group) else {
+                // Left meanwhile; what stood before that may be missing.
+                drop(groups);
+                self.hub.say_reset(session, group);
+                return Ok(());
+            };
+            if live.joined.is_none() {
+                return Ok(());
+            }
             // Requests wait for it as for any join.
             (live.joined, live.attempt) = (None, session.next_attempt());
             live.attempt

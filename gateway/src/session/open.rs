@@ -136,7 +136,8 @@ impl App {
         let inbox_start = resume.inbox.map_or(Start::Now, Start::After);
         let mut inbox_joined = self.hub.join_inbox(session, inbox_start).await?;
         let call = SignIn { user: identity.user.clone(), handle: identity.handle, display_name: identity.display_name, limit: GROUPS_PAGE };
-        let answer: Answer<SignedIn> = rpc::call(&*self.broker, call, None).await?;
+        let heard = self.hub.hints_missed_until(session.key);
+        let answer: Answer<SignedIn> = rpc::call(&*self.broker, call, heard).await?;
         // Once: a session signs in once.
         let _ = session.signed_in.set(answer.applied.clone().into_boxed_slice());
         let own = Topic::User(session.key);
@@ -231,8 +232,7 @@ impl App {
 
     /// Whether the topic's log has come to `position`: SQL may lag behind it.
     async fn is_stored(&self, topic: Topic, position: Position) -> Result<bool, OpenError> {
-        let log = self.broker.log_state(self.broker.shards().of(topic)).await.map_err(rpc::RpcError::from)?;
-        Ok(position <= Position::new(log.epoch, log.last))
+        Ok(self.hub.is_stored(topic, position).await.map_err(rpc::RpcError::from)?)
     }
 
     /// Joins an open group for good, and its delivery.

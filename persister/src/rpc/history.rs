@@ -62,7 +62,9 @@ pub(super) async fn events_after(context: &Context, call: EventsAfter) -> Result
     let (after, fetch) = ([epoch.into(), seq.into()], (limit as i64 + 1).into());
     let page = "AND (epoch, seq) > (?, ?) ORDER BY epoch, seq LIMIT ?";
     let (topic, found) = if let Some(group) = call.group {
-        if memberships::find(&snapshot, &call.user, group).await?.is_none() {
+        if let Some(user) = &call.user
+            && memberships::find(&snapshot, user, group).await?.is_none()
+        {
             return Err(not_found());
         }
         let values = || -> Vec<Value> { std::iter::once(group.0.into()).chain(after.clone()).chain([fetch]).collect() };
@@ -77,10 +79,11 @@ pub(super) async fn events_after(context: &Context, call: EventsAfter) -> Result
         found.sort_by_key(|event| event.position);
         (Topic::Group(group), found)
     } else {
+        let user = call.user.as_ref().ok_or_else(not_found)?;
         let sql = format!("{NOTIFICATIONS} WHERE recipient = ? AND group_id IS NULL {page}");
-        let values = std::iter::once(call.user.as_str().into()).chain(after).chain([fetch]);
+        let values = std::iter::once(user.as_str().into()).chain(after).chain([fetch]);
         let found = snapshot.all(&sql, values).await?.iter().map(notification).collect::<Result<Vec<_>, _>>()?;
-        (Topic::User(call.user.key()), found)
+        (Topic::User(user.key()), found)
     };
     let complete = is_complete(context, &snapshot, topic, call.after).await? && call.after >= floor(&snapshot, &call).await?;
     let (events, more) = cut(found, limit);
@@ -110,7 +113,7 @@ async fn floor(snapshot: &Snapshot<'_>, call: &EventsAfter) -> Result<Position, 
         }
         None => {
             let sql = "SELECT inbox_floor_epoch AS epoch, inbox_floor_seq AS seq FROM users WHERE id = ?";
-            snapshot.one(sql, [call.user.as_str().into()]).await?
+            snapshot.one(sql, [call.user.as_ref().map_or("", UserId::as_str).into()]).await?
         }
     };
     row.map_or(Ok(Position::START), |row| Ok(checkpoint::position(column(&row, "epoch")?, column(&row, "seq")?)))

@@ -106,7 +106,7 @@ async fn seen_upto_covers_the_users_topic_up_to_there(harness: Harness) {
     harness.applied(topic, ack).await;
     let inbox = harness.sign_in(&alice, None).await.inbox;
     assert_eq!((inbox.unseen, inbox.unread), (2, 3));
-    let call = EventsAfter { user: alice, group: None, after: acks[2].position, limit: 10 };
+    let call = EventsAfter { user: Some(alice), group: None, after: acks[2].position, limit: 10 };
     let page = harness.call(call).await.unwrap().reply;
     assert_eq!(page.events.iter().map(|event| event.position).collect::<Vec<_>>(), [acks[3].position, acks[4].position]);
     assert!(page.complete && !page.more);

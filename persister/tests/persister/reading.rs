@@ -53,7 +53,7 @@ async fn recovery_brings_messages_and_memberships_in_order(harness: Harness) {
     let added = natter_shared::event::MemberAdded { group, user: bob, role: natter_shared::event::Role::Member, by: Some(alice.clone()) };
     harness.publish(topic, natter_shared::id::EventId::random(), &Event::MemberAdded(added)).await;
     let last = harness.say(group, &alice, "2").await;
-    let ask = |after, limit| EventsAfter { user: alice.clone(), group: Some(group), after, limit };
+    let ask = |after, limit| EventsAfter { user: Some(alice.clone()), group: Some(group), after, limit };
     let page = harness.call_after(topic, last, ask(created.position, 10)).await;
     let kinds: Vec<bool> = page.events.iter().map(|event| matches!(event.event, Event::Message(_))).collect();
     assert_eq!(kinds, [true, false, true]);
@@ -77,7 +77,7 @@ async fn answers_are_cut_by_size(harness: Harness) {
     let topic = Topic::Group(group);
     let (mut after, mut seen) = (created.position, 0);
     loop {
-        let call = EventsAfter { user: alice.clone(), group: Some(group), after, limit: 500 };
+        let call = EventsAfter { user: Some(alice.clone()), group: Some(group), after, limit: 500 };
         let page = harness.call_after(topic, last, call).await;
         assert!(page.events.len() <= 9 && !page.events.is_empty());
         seen += page.events.len();

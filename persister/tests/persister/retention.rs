@@ -94,7 +94,7 @@ async fn old_messages_go_and_nothing_told_of_the_rest_is_wrong(mut harness: Harn
     assert_eq!((page.messages.len(), page.more), (10, false));
     // Recovery from before what went says so; from there on it is complete.
     let after = async |position| {
-        let call = EventsAfter { user: dave.clone(), group: Some(group), after: position, limit: 500 };
+        let call = EventsAfter { user: Some(dave.clone()), group: Some(group), after: position, limit: 500 };
         let page = harness.call(call).await.unwrap().reply;
         (page.complete, page.events.len())
     };
@@ -102,7 +102,7 @@ async fn old_messages_go_and_nothing_told_of_the_rest_is_wrong(mut harness: Harn
     assert!(!after(acks[598].position).await.0);
     assert_eq!(after(acks[599].position).await, (true, 100));
     assert_eq!(after(acks[690].position).await, (true, 9));
-    let call = EventsAfter { user: alice.clone(), group: Some(other), after: Position::START, limit: 500 };
+    let call = EventsAfter { user: Some(alice.clone()), group: Some(other), after: Position::START, limit: 500 };
     assert!(harness.call(call).await.unwrap().reply.complete, "another group is not concerned");
     // New ones are counted on.
     let last = said(&harness, group, &alice, 1).await[0];
@@ -144,7 +144,7 @@ async fn old_notifications_go_with_their_texts_and_counts(mut harness: Harness) 
     assert_eq!((page.notifications.len(), page.more), (6, false));
     assert!(page.notifications.iter().all(|entry| !entry.body.is_empty()));
     let after = async |group, position| {
-        let call = EventsAfter { user: bob.clone(), group, after: position, limit: 500 };
+        let call = EventsAfter { user: Some(bob.clone()), group, after: position, limit: 500 };
         let page = harness.call(call).await.unwrap().reply;
         (page.complete, page.events.len())
     };

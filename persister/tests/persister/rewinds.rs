@@ -65,7 +65,7 @@ async fn a_lost_log_goes_on_in_a_new_epoch(mut harness: Harness) {
     let now = harness.positions(group).await;
     assert_eq!(now[..10], before[..]);
     assert_eq!((now[10].0.as_str(), now[10].3), ("after", 11));
-    let ask = |after| EventsAfter { user: alice.clone(), group: Some(group), after, limit: 100 };
+    let ask = |after| EventsAfter { user: Some(alice.clone()), group: Some(group), after, limit: 100 };
     let page = harness.call(ask(created.position)).await.unwrap().reply;
     assert_eq!((page.events.len(), page.complete), (11, true));
     // What a client saw beyond the end of the old epoch is nowhere any more.

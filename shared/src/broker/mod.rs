@@ -11,7 +11,8 @@
 //! 4. **The previous position.** Each live event says the sequence of the event before it on its
 //!    topic that is still stored (0: none), so a subscriber sees for itself that it missed one.
 //! 5. **Live delivery may lose** (a slow subscriber, a lost connection), never reorder. After a
-//!    loss it knows of, [`BrokerStatus::generation`] rises.
+//!    loss it knows of, [`BrokerStatus::generation`] rises; and before anything is yielded that
+//!    follows a lost connection, [`Broker::interruptions`] has risen.
 //! 6. **Fence.** What is stored after the position that [`Broker::fence`] returns reaches every
 //!    subscription made before the call.
 //! 7. **Rewind shows.** A log that lost its tail or its store is never continued under the same
@@ -142,6 +143,11 @@ impl Subscription {
         }
         true
     }
+
+    /// Appends what is ready, `max` at most, without waiting; false where nothing is.
+    pub fn next_ready(&mut self, batch: &mut Vec<Delivery>, max: usize) -> bool {
+        self.next_batch(batch, max).now_or_never().unwrap_or(false)
+    }
 }
 
 /// How a shard's log stands.
@@ -171,6 +177,9 @@ pub struct BrokerStatus {
     pub connected: bool,
     /// Rises whenever live deliveries may have been lost: reconnect, slow consumer, new epoch.
     pub generation: u64,
+    /// Rises whenever a log may have got another leader: the one before may have stored an event and
+    /// died before it was delivered.
+    pub elections: u64,
 }
 
 /// What services announce to each other; lossy, repeated by whoever announces.
@@ -278,6 +287,10 @@ pub trait Broker: Send + Sync + 'static {
     /// The connection, to watch.
     fn status(&self) -> watch::Receiver<BrokerStatus>;
 
+    /// How often live delivery was interrupted: an atomic's read. Whoever finds it unchanged after a
+    /// delivery knows that nothing before it was lost with a connection.
+    fn interruptions(&self) -> u64;
+
     /// The broker's clock, as far as this process knows it: the clock of [`Stored::stored_at`].
     fn now(&self) -> Timestamp;
 
@@ -299,6 +312,13 @@ pub trait Broker: Send + Sync + 'static {
 
     /// How much `shard`'s log holds, [`BrokerError::NoLog`] if there is none.
     async fn log_size(&self, shard: Shard) -> Result<LogSize, BrokerError>;
+
+    /// The first sequence still stored of `shard`'s log in `epoch`; none if that is not there. One
+    /// question at most, unlike [`Broker::log_state`].
+    async fn first(&self, shard: Shard, epoch: Epoch) -> Result<Option<u64>, BrokerError> {
+        let state = self.log_state(shard).await?;
+        Ok((state.epoch == epoch).then_some(state.first))
+    }
 
     /// The event at `position`, if it is there.
     async fn get(&self, shard: Shard, position: Position) -> Result<Option<Stored>, BrokerError>;

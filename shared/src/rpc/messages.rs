@@ -38,8 +38,9 @@ rpc!("history", MessageHistory => HistoryPage);
 /// Everything that happened in a group, or to a user, after a position: for recovery.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct EventsAfter {
-    /// Whose events; must be a member where it is a group's.
-    pub user: UserId,
+    /// Whose events; of a group, who has to be a member. None where a gateway reads for several
+    /// members that it knows, and looks for their removals itself.
+    pub user: Option<UserId>,
     /// The group; without one the user's own topic.
     pub group: Option<GroupId>,
     /// Only later ones.

@@ -7,6 +7,7 @@ mod embedded_only;
 mod fixture;
 mod nats_only;
 mod outage;
+mod three_nodes;
 mod throughput;
 
 /// One test for each promise and broker.

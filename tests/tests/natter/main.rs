@@ -17,6 +17,7 @@ mod compose;
 mod delivery;
 mod django_example;
 mod faults;
+mod herd;
 mod inbox;
 mod limits;
 mod nats_identities;

@@ -256,12 +256,16 @@ impl FakeBroker {
 
 #[async_trait]
 impl Broker for FakeBroker {
+    fn interruptions(&self) -> u64 {
+        0
+    }
+
     fn shards(&self) -> Shards {
         Shards::new(4).unwrap()
     }
 
     fn status(&self) -> watch::Receiver<BrokerStatus> {
-        watch::channel(BrokerStatus { connected: true, generation: 0 }).1
+        watch::channel(BrokerStatus { connected: true, generation: 0, elections: 0 }).1
     }
 
     fn now(&self) -> Timestamp {

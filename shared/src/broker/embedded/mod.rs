@@ -131,7 +131,7 @@ impl EmbeddedBroker {
         let shards = Shards::new(options.shards).ok_or(EmbeddedError::Shards)?;
         let (file, writing) = File::open(path, &options).await?;
         let logs = Arc::new(Logs::load(&file, shards, options.tail_bytes).await?);
-        let status = Arc::new(watch::Sender::new(BrokerStatus { connected: true, generation: 0 }));
+        let status = Arc::new(watch::Sender::new(BrokerStatus { connected: true, generation: 0, elections: 0 }));
         let hub = Arc::new(Hub::new(Arc::clone(&status), options.subscription_capacity));
         let applied = Arc::new(Applied::default());
         let clock = Arc::new(Clock::after(logs.latest()));
@@ -186,6 +186,11 @@ impl EmbeddedBroker {
 
 #[async_trait]
 impl Broker for EmbeddedBroker {
+    fn interruptions(&self) -> u64 {
+        // There is no connection to lose.
+        0
+    }
+
     fn shards(&self) -> Shards {
         self.shards
     }

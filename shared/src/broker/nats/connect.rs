@@ -31,8 +31,8 @@ const REPLY_CAPACITY: usize = 65_536;
 const SUBSCRIBE: &str = "subscribe";
 
 /// Between two pings. A server whose third is due while none was answered is left for another: with
-/// the connect timeout on top, one that stands still or is cut off is left within 8 s.
-const PING_INTERVAL: Duration = Duration::from_secs(2);
+/// the connect timeout on top, one that stands still or is cut off is left within 6 s.
+const PING_INTERVAL: Duration = Duration::from_millis(1500);
 
 /// How often the connections are looked at without an event: the client's events may be lost.
 const LOOK_INTERVAL: Duration = Duration::from_millis(250);
@@ -61,7 +61,7 @@ pub(super) struct Health {
 impl Health {
     pub(super) fn new(role: Role, auth: &NatsAuth) -> Arc<Self> {
         Arc::new(Self {
-            status: watch::Sender::new(BrokerStatus { connected: false, generation: 0 }),
+            status: watch::Sender::new(BrokerStatus { connected: false, generation: 0, elections: 0 }),
             changed: Notify::new(),
             troubled: Notify::new(),
             slow: AtomicU64::new(0),
@@ -83,6 +83,11 @@ impl Health {
     /// Live deliveries may have been lost.
     pub(super) fn raise_generation(&self) {
         self.status.send_modify(|status| status.generation += 1);
+    }
+
+    /// A stream has another leader, or seems to have none.
+    pub(super) fn note_election(&self) {
+        self.status.send_modify(|status| status.elections += 1);
     }
 
     pub(super) fn set_clock_known(&self) {

@@ -6,7 +6,6 @@ use async_nats::{Message, StatusCode, Subject};
 use bytes::Bytes;
 use futures::StreamExt;
 use serde_json::{Value, json};
-use tokio::time::Instant;
 
 use super::{
     super::{BrokerError, LogSize, LogState, Stored, Tails},
@@ -14,9 +13,13 @@ use super::{
     exchange::ExchangeError,
 };
 use crate::{
-    position::Position,
+    position::{Epoch, Position},
     subject::{self, Shard, Space, Topic},
 };
+
+/// How long the next part of an answer about tails may take: it comes in milliseconds or, from a
+/// server that is gone, never, and delivery may be waiting for it.
+const TAILS_WITHIN: Duration = Duration::from_millis(1500);
 
 /// Topics asked for at once, beside our canary; the server holds the stream's lock meanwhile.
 const TOPICS_AT_ONCE: usize = 99;
@@ -58,6 +61,14 @@ impl NatsBroker {
             max_bytes: limit("max_bytes").unwrap_or(u64::MAX),
             max_age: limit("max_age").map(Duration::from_nanos),
         })
+    }
+
+    pub(super) async fn first_now(&self, shard: Shard, epoch: Epoch) -> Result<Option<u64>, BrokerError> {
+        match self.api.stream_info(&subject::stream_name(shard, epoch)).await {
+            Ok(info) => Ok(Some(info.state.first())),
+            Err(error) if error.is_no_stream() => Ok(None),
+            Err(error) => Err(error.into()),
+        }
     }
 
     pub(super) async fn get_now(&self, shard: Shard, position: Position) -> Result<Option<Stored>, BrokerError> {
@@ -172,9 +183,8 @@ impl NatsBroker {
         let inbox = client.new_inbox();
         let mut answers = client.subscribe(inbox.clone()).await.map_err(unavailable)?;
         client.publish_with_reply(direct_get(stream), inbox, Bytes::from(request.to_string())).await.map_err(unavailable)?;
-        let deadline = Instant::now() + self.options.request_timeout;
         loop {
-            let message: Message = tokio::time::timeout_at(deadline, answers.next())
+            let message: Message = tokio::time::timeout(TAILS_WITHIN, answers.next())
                 .await
                 .map_err(|_| unavailable("timed out"))?
                 .ok_or_else(|| unavailable("connection closed"))?;

@@ -155,6 +155,8 @@ impl Canaries {
                 *self.last.lock() = Some(Probe { at: self.prober.clock.now(), latency, position });
                 return Ok(position);
             }
+            // The advisory of a new leader may be lost like anything else.
+            self.prober.health.note_election();
             // Perhaps there is no stream any more.
             self.prober.epochs.look_up(self.shard).await?;
         }

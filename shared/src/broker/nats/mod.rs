@@ -21,7 +21,11 @@ mod streams;
 mod subscribe;
 mod unreachable;
 
-use std::{io, sync::Arc, time::Duration};
+use std::{
+    io,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -50,9 +54,12 @@ use super::{
 use crate::{
     id::InstanceId,
     position::{Epoch, Position},
-    subject::{Shard, Shards, Topic},
+    subject::{self, Shard, Shards, Topic},
     timestamp::Timestamp,
 };
+
+/// Where JetStream says that a stream has got another leader.
+const LEADER_ELECTED: &str = "$JS.EVENT.ADVISORY.STREAM.LEADER_ELECTED.*";
 
 /// Why the broker could not even be set up; NATS being away is none of these.
 #[derive(Debug, thiserror::Error)]
@@ -181,6 +188,16 @@ impl NatsBroker {
                 }
             }
         });
+        let health = Arc::clone(&self.health);
+        let mut elections = self.connections.subscribing.subscribe(LEADER_ELECTED).await.map_err(setup)?;
+        let stop = self.stop.clone();
+        tokio::spawn(async move {
+            while let Some(Some(elected)) = stop.run_until_cancelled(elections.next()).await {
+                if elected.subject.rsplit('.').next().is_some_and(|stream| subject::parse_stream_name(stream).is_some()) {
+                    health.note_election();
+                }
+            }
+        });
         let (fences, health) = (Arc::clone(&self.fences), Arc::clone(&self.health));
         tokio::spawn(fence::probe_all(fences, health, self.options.probe_interval, self.stop.clone()));
         Ok(())
@@ -213,6 +230,11 @@ impl Broker for NatsBroker {
         self.health.watch()
     }
 
+    fn interruptions(&self) -> u64 {
+        // The client counts a connection before it reads anything from it.
+        self.connections.subscribing.statistics().connects.load(Ordering::Relaxed)
+    }
+
     fn now(&self) -> Timestamp {
         self.clock.now()
     }
@@ -240,6 +262,10 @@ impl Broker for NatsBroker {
 
     async fn log_size(&self, shard: Shard) -> Result<LogSize, BrokerError> {
         self.log_size_now(shard).await
+    }
+
+    async fn first(&self, shard: Shard, epoch: Epoch) -> Result<Option<u64>, BrokerError> {
+        self.first_now(shard, epoch).await
     }
 
     async fn get(&self, shard: Shard, position: Position) -> Result<Option<Stored>, BrokerError> {

@@ -50,7 +50,7 @@ impl Default for NatsOptions {
             auth: NatsAuth::None,
             tls_required: false,
             ca_file: None,
-            connect_timeout: Duration::from_secs(2),
+            connect_timeout: Duration::from_secs(1),
             request_timeout: Duration::from_secs(5),
             publish_timeout: Duration::from_secs(5),
             max_in_flight: 16_384,

@@ -1,0 +1,121 @@
+//! Events of a topic that somebody missed, read once and framed once, for as many as missed them.
+
+use std::collections::VecDeque;
+
+use bytes::{Bytes, BytesMut};
+use natter_shared::{
+    event::{Event, GroupJoined, GroupLeft},
+    id::{SessionId, UserId},
+    position::Position,
+    timestamp::Timestamp,
+};
+
+use super::{
+    GroupMeta,
+    encode::{Effect, encode_event},
+};
+use crate::{
+    session::{Notice, Protocol, SessionHandle},
+    socket::wire,
+};
+
+/// How much is kept of what is read; of more, the newest.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct MissedLimits {
+    pub(super) events: usize,
+    pub(super) bytes: usize,
+}
+
+/// What an event changes for one user.
+enum Change {
+    None,
+    Added(UserId),
+    Removed(UserId),
+    Joined(Box<GroupJoined>),
+    Left(GroupLeft),
+}
+
+struct One {
+    position: Position,
+    v1: Bytes,
+    chat: Bytes,
+    origin: Option<SessionId>,
+    change: Change,
+}
+
+/// Everything of a topic after a position.
+pub(super) struct Missed {
+    from: Position,
+    events: VecDeque<One>,
+    bytes: usize,
+    limits: MissedLimits,
+}
+
+/// What became of it for one session.
+pub(super) struct Told {
+    /// Where the session was when it was looked at: all after its position was written.
+    pub(super) complete: bool,
+    /// Its user was removed, and nothing after that was written.
+    pub(super) removed: bool,
+}
+
+impl Missed {
+    pub(super) fn new(from: Position, limits: MissedLimits) -> Self {
+        Self { from, events: VecDeque::new(), bytes: 0, limits }
+    }
+
+    /// Adds the next event.
+    pub(super) fn push(&mut self, event: Event, position: Position, stored_at: Timestamp, meta: Option<&GroupMeta>) {
+        let added = match &event {
+            Event::MemberAdded(added) => Some(added.user.clone()),
+            _ => None,
+        };
+        let encoded = encode_event(event, position, stored_at, meta, true);
+        let change = match (encoded.effect, added) {
+            (Effect::Removed(user), _) => Change::Removed(user),
+            (Effect::Joined(joined), _) => Change::Joined(joined),
+            (Effect::Left(left), _) => Change::Left(left),
+            (Effect::None, Some(user)) => Change::Added(user),
+            (Effect::None, None) => Change::None,
+        };
+        let framed = |frame: Option<Vec<u8>>| frame.map_or_else(Bytes::new, |frame| wire::text(&frame));
+        let one = One { position, v1: framed(encoded.v1), chat: framed(encoded.chat), origin: encoded.origin, change };
+        self.bytes += one.v1.len();
+        self.events.push_back(one);
+        while self.events.len() > self.limits.events || self.bytes > self.limits.bytes {
+            let Some(oldest) = self.events.pop_front() else { return };
+            self.bytes -= oldest.v1.len();
+            self.from = oldest.position;
+        }
+    }
+
+    /// Bytes of its frames.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Writes to `session` what it missed after `from`, up to `floor`, as far as it is its user's, who
+    /// was a member as of `known`. What it was not told, it must be told of.
+    pub(super) fn tell(&self, session: &SessionHandle, from: Position, known: Position, floor: Position) -> Told {
+        let (mut removed, chat) = (false, session.protocol == Protocol::ChatRoom);
+        let mut frames = BytesMut::new();
+        for one in self.events.iter().take_while(|one| one.position <= floor) {
+            match &one.change {
+                Change::Added(user) if *user == session.user => removed = false,
+                Change::Removed(user) if *user == session.user && one.position > known => removed = true,
+                Change::Joined(joined) if one.position > from => session.notice(Notice::Joined(joined.clone())),
+                Change::Left(left) if one.position > from => session.notice(Notice::Left(left.clone())),
+                Change::Added(_) | Change::Removed(_) | Change::Joined(_) | Change::Left(_) | Change::None => {}
+            }
+            let is_echo = chat && one.origin == Some(session.id);
+            if one.position > from && !removed && !is_echo {
+                frames.extend_from_slice(if chat { &one.chat } else { &one.v1 });
+            }
+        }
+        let complete = self.from <= from.min(known) && session.outlet.has_room_for_missed(frames.len());
+        if complete && !frames.is_empty() {
+            session.outlet.push_missed(&frames.freeze());
+        }
+        Told { complete, removed }
+    }
+}

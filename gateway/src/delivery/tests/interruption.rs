@@ -1,0 +1,147 @@
+//! What is delivered after an interruption, and what is not.
+
+use natter_shared::{event::Ephemeral, frame::CloseCode};
+
+use super::*;
+use crate::socket::OutletState;
+
+#[tokio::test]
+async fn nothing_overtakes_a_removal_that_was_missed_and_evicted() {
+    let stage = Stage::new().await;
+    let (mut ann, mut ben) = (stage.member("ann").await, stage.member("ben").await);
+    let last = stage.say("hello");
+    ann.until("hello").await;
+    ben.until("hello").await;
+    stage.script.interrupt();
+    stage.script.store(Topic::Group(group()), &removal("ben"), true);
+    stage.script.evict();
+    stage.say("not for ben");
+    assert!(!ben.said().await.contains("not for ben"));
+    stage.script.notice();
+    // Both are told to look whether they are still members, and to recover.
+    assert_eq!((ann.lost().await, ben.lost().await), (last, last));
+    assert!(!ben.said().await.contains("not for ben"));
+}
+
+#[tokio::test]
+async fn the_first_event_that_is_left_is_not_taken_for_the_next() {
+    let stage = Stage::new().await;
+    let mut ben = stage.member("ben").await;
+    let last = stage.say("hello");
+    ben.until("hello").await;
+    // Nobody noticed anything: a leader died before it sent this on.
+    stage.script.store(Topic::Group(group()), &removal("ben"), true);
+    stage.script.evict();
+    stage.say("not for ben");
+    assert_eq!(ben.lost().await, last);
+    assert!(!ben.said().await.contains("not for ben"));
+}
+
+#[tokio::test]
+async fn what_was_missed_and_evicted_without_a_trace_is_looked_for() {
+    let stage = Stage::new().await;
+    let mut ann = stage.member("ann").await;
+    let last = stage.say("hello");
+    ann.until("hello").await;
+    stage.script.store(Topic::Group(group()), &message("evicted"), true);
+    stage.script.evict();
+    stage.script.notice();
+    assert_eq!(ann.lost().await, last);
+}
+
+#[tokio::test]
+async fn a_quiet_groups_first_event_is_the_next_while_nothing_is_evicted() {
+    let stage = Stage::new().await;
+    let mut ben = stage.member("ben").await;
+    stage.say("the first of all");
+    ben.until("the first of all").await;
+    assert!(ben.notices.try_recv().is_err());
+}
+
+#[tokio::test]
+async fn what_is_held_comes_after_what_was_missed() {
+    let stage = Stage::new().await;
+    let mut ann = stage.member("ann").await;
+    stage.say("one");
+    ann.until("one").await;
+    stage.script.unfenced.store(true, std::sync::atomic::Ordering::Relaxed);
+    stage.script.interrupt();
+    stage.script.store(Topic::Group(group()), &message("two"), true);
+    stage.say("three");
+    stage.say("four");
+    stage.script.notice();
+    let said = ann.said().await;
+    assert!(!said.contains("three") && !said.contains("four"), "held until the check is done: {said}");
+    assert_eq!(stage.metrics.holds.get(), 1);
+    stage.script.unfenced.store(false, std::sync::atomic::Ordering::Relaxed);
+    let said = ann.until("four").await;
+    let places = ["two", "three", "four"].map(|body| said.find(body).unwrap());
+    assert!(places.is_sorted(), "{said}");
+    assert_eq!(said.matches("\"three\"").count(), 1, "{said}");
+    stage.say("five");
+    ann.until("five").await;
+}
+
+#[tokio::test]
+async fn ephemera_do_not_reach_who_may_be_no_member_any_more() {
+    let stage = Stage::new().await;
+    let mut ben = stage.member("ben").await;
+    let typing = |name: &str| Ephemeral::Typing { group: group(), user: user(name) };
+    stage.script.pass(Topic::Group(group()), &typing("cid"));
+    ben.until("cid").await;
+    stage.script.interrupt();
+    stage.script.store(Topic::Group(group()), &removal("ben"), true);
+    stage.script.pass(Topic::Group(group()), &typing("dot"));
+    assert!(!ben.said().await.contains("dot"));
+    stage.script.notice();
+    ben.until("member_removed").await;
+    stage.script.pass(Topic::Group(group()), &typing("eve"));
+    assert!(!ben.said().await.contains("eve"));
+}
+
+#[tokio::test]
+async fn who_is_not_checked_in_time_is_closed_and_comes_back() {
+    let stage = Stage::new().await;
+    let ann = stage.member("ann").await;
+    stage.script.unfenced.store(true, std::sync::atomic::Ordering::Relaxed);
+    stage.script.interrupt();
+    tokio::time::pause();
+    let begun = tokio::time::Instant::now();
+    stage.say("held");
+    while ann.session.outlet.state() == OutletState::Open {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        assert!(begun.elapsed() < Duration::from_secs(10), "never closed");
+    }
+    assert_eq!(ann.session.outlet.state(), OutletState::Sealed(CloseCode::TryAgain));
+    assert!(begun.elapsed() >= super::super::hold::HOLD);
+    assert_eq!(stage.metrics.hold_timeouts.get(), 1);
+}
+
+#[tokio::test]
+async fn a_check_asks_only_for_what_came_after_the_one_before() {
+    let stage = Stage::new().await;
+    let mut ann = stage.member("ann").await;
+    for body in ["one", "two"] {
+        let at = stage.say(body);
+        ann.until(body).await;
+        let before = stage.script.checks();
+        stage.script.notice();
+        stage.until("a check", || stage.script.checks() > before).await;
+        // The next one begins where this one was fenced.
+        let next = stage.script.checks();
+        stage.say("more");
+        stage.script.notice();
+        stage.until("a check", || stage.script.checks() > next).await;
+        assert_eq!(stage.script.tails.lock().last(), Some(&at.seq));
+    }
+}
+
+#[tokio::test]
+async fn a_check_finds_what_no_later_event_shows() {
+    let stage = Stage::new().await;
+    let mut ann = stage.member("ann").await;
+    stage.script.store(Topic::Group(group()), &message("alone"), true);
+    assert!(ann.said().await.is_empty());
+    stage.script.notice();
+    ann.until("alone").await;
+}

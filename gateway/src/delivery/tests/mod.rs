@@ -1,0 +1,159 @@
+//! Delivery over a broker that loses what it is told to lose.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
+
+mod interruption;
+mod recovery;
+mod script;
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use natter_shared::{
+    config::Limits,
+    event::{Event, GroupKind, MemberRemoved, Message},
+    id::{GroupId, MessageId, Nonce, RoomName, UserId, open_group},
+    position::Position,
+    subject::Topic,
+    telemetry::metrics::Registry,
+    timestamp::Timestamp,
+};
+use tokio::{
+    io::AsyncReadExt,
+    net::{TcpListener, TcpStream},
+    sync::mpsc,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use self::script::Script;
+use super::{GroupMeta, Hub, JoinError, Joined, Start};
+use crate::{
+    metrics::Metrics,
+    session::{Notice, Protocol, SessionHandle},
+    socket::{Outlet, OutletLimits},
+};
+
+/// Longer than anything takes that comes.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Long enough to see that nothing comes.
+const SILENCE: Duration = Duration::from_millis(100);
+
+fn group() -> GroupId {
+    open_group(&RoomName::slug("lobby").unwrap())
+}
+
+fn user(name: &str) -> UserId {
+    UserId::new(name).unwrap()
+}
+
+fn message(body: &str) -> Event {
+    let (sender, nonce) = (user("cid"), Nonce::now());
+    let id = MessageId::derive(&sender, nonce);
+    Event::Message(Message { id, group: group(), sender, nonce, body: body.to_owned(), reply_to: None, data: None, origin: None })
+}
+
+fn removal(name: &str) -> Event {
+    Event::MemberRemoved(MemberRemoved { group: group(), user: user(name), by: None })
+}
+
+/// A hub over a script.
+struct Stage {
+    script: Arc<Script>,
+    hub: Arc<Hub>,
+    metrics: Arc<Metrics>,
+    stop: CancellationToken,
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+impl Stage {
+    /// Set up, and past its first check.
+    async fn new() -> Self {
+        Self::with(&Limits::default()).await
+    }
+
+    async fn with(limits: &Limits) -> Self {
+        let (script, stop) = (Script::new(), CancellationToken::new());
+        let metrics = Arc::new(Metrics::new(&Registry::new("test")));
+        // Nothing is ever at position 0.
+        script.store(Topic::Group(GroupId(uuid::Uuid::nil())), &message("before"), true);
+        let hub = Hub::start(script.clone(), limits, Duration::from_mins(1), Arc::clone(&metrics), &TaskTracker::new(), &stop);
+        let stage = Self { script, hub, metrics, stop };
+        stage.until("the first check", || stage.hub.is_live() && stage.script.checks() <= 1).await;
+        stage
+    }
+
+    async fn until(&self, what: &str, is: impl Fn() -> bool) {
+        let waited = async {
+            while !is() {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        };
+        assert!(tokio::time::timeout(PATIENCE, waited).await.is_ok(), "waited in vain for {what}");
+    }
+
+    fn say(&self, body: &str) -> Position {
+        self.script.store(Topic::Group(group()), &message(body), false)
+    }
+
+    async fn member(&self, name: &str) -> Member {
+        let mut member = Member::new(name).await;
+        member.join(self, Start::Now, self.script.fence_now()).await;
+        member
+    }
+}
+
+/// A session with a socket.
+struct Member {
+    session: Arc<SessionHandle>,
+    notices: mpsc::Receiver<Box<Notice>>,
+    socket: TcpStream,
+    read: Vec<u8>,
+}
+
+impl Member {
+    async fn new(name: &str) -> Self {
+        let outlet = Arc::new(Outlet::held(OutletLimits { messages: 10_000, bytes: 16 << 20, missed: 16 << 20 }));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let socket = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        outlet.attach(listener.accept().await.unwrap().0);
+        outlet.release(Bytes::new());
+        let (session, notices) = SessionHandle::new(user(name), Protocol::V1, outlet, Timestamp(u64::MAX));
+        Self { session, notices, socket, read: Vec::new() }
+    }
+
+    async fn join(&mut self, stage: &Stage, start: Start, known: Position) -> Joined {
+        let meta = GroupMeta { kind: GroupKind::Group, display_name: "lobby".into() };
+        stage.hub.join_group(&self.session, group(), &meta, start, known).await.unwrap()
+    }
+
+    /// All that was written, once `what` is in it.
+    async fn until(&mut self, what: &str) -> String {
+        let text = |read: &[u8]| String::from_utf8_lossy(read).into_owned();
+        while !text(&self.read).contains(what) {
+            let read = tokio::time::timeout(PATIENCE, self.socket.read_buf(&mut self.read)).await;
+            let said = text(&self.read);
+            assert!(matches!(read, Ok(Ok(1..))), "waited in vain for {what:?}, got {said:?}");
+        }
+        text(&self.read)
+    }
+
+    /// All that was written until it is silent.
+    async fn said(&mut self) -> String {
+        while let Ok(Ok(1..)) = tokio::time::timeout(SILENCE, self.socket.read_buf(&mut self.read)).await {}
+        String::from_utf8_lossy(&self.read).into_owned()
+    }
+
+    /// Delivery ends, and after which position it is to go on.
+    async fn lost(&mut self) -> Position {
+        match tokio::time::timeout(PATIENCE, self.notices.recv()).await.unwrap().map(|notice| *notice) {
+            Some(Notice::GroupLost { after, .. }) => after,
+            other => panic!("another notice: {other:?}"),
+        }
+    }
+}

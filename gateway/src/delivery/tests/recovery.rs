@@ -1,0 +1,110 @@
+//! What is read for those who come back, and how often.
+
+use std::sync::atomic::Ordering::Relaxed;
+
+use futures::future::join_all;
+
+use super::*;
+
+fn say(stage: &Stage, bodies: std::ops::Range<usize>) -> Vec<Position> {
+    bodies.map(|number| stage.say(&format!("say {number}."))).collect()
+}
+
+fn reads(stage: &Stage) -> (usize, usize) {
+    (stage.script.sql_reads.load(Relaxed), stage.script.stream_reads.load(Relaxed))
+}
+
+/// So many come back at once, with what they have.
+async fn come_back(stage: &Stage, count: usize, after: impl Fn(usize) -> Position) -> Vec<Member> {
+    let known = stage.script.fence_now();
+    let mut members = join_all((0..count).map(|number| {
+        let name = format!("member-{number}");
+        async move { Member::new(&name).await }
+    }))
+    .await;
+    let joins = members.iter_mut().enumerate().map(|(number, member)| member.join(stage, Start::After(after(number)), known));
+    assert!(join_all(joins).await.iter().all(|joined| joined.complete));
+    members
+}
+
+#[tokio::test]
+async fn what_a_whole_group_missed_is_read_once() {
+    for (missed, most) in [(10, (0, 11)), (300, (1, 17))] {
+        let stage = Stage::new().await;
+        let said = say(&stage, 0..missed);
+        // They are not all at the same place.
+        let mut members = come_back(&stage, 100, |number| Position::new(said[0].epoch, said[0].seq + number as u64 % 3)).await;
+        for (number, member) in members.iter_mut().enumerate() {
+            let told = member.until(&format!("say {}.", missed - 1)).await;
+            assert_eq!(told.matches("say ").count(), missed - 1 - number % 3, "member {number}");
+        }
+        let (sql, stream) = reads(&stage);
+        assert!(sql <= most.0 && stream <= most.1, "{missed} missed: {sql} calls of SQL, {stream} events of the stream");
+    }
+}
+
+#[tokio::test]
+async fn who_was_removed_meanwhile_is_told_only_what_came_before() {
+    let stage = Stage::new().await;
+    let said = say(&stage, 0..1);
+    stage.script.store(Topic::Group(group()), &removal("ben"), false);
+    say(&stage, 1..2);
+    let meta = GroupMeta { kind: GroupKind::Group, display_name: "lobby".into() };
+    let (mut ann, mut ben) = (Member::new("ann").await, Member::new("ben").await);
+    let before = Position::new(said[0].epoch, said[0].seq - 1);
+    let join = |member: &Member| {
+        let (hub, session, meta) = (Arc::clone(&stage.hub), Arc::clone(&member.session), meta.clone());
+        async move { hub.join_group(&session, group(), &meta, Start::After(before), before).await }
+    };
+    let (anns, bens) = tokio::join!(join(&ann), join(&ben));
+    assert!(anns.unwrap().complete);
+    assert!(matches!(bens, Err(JoinError::NotMember)), "{bens:?}");
+    ann.until("say 1.").await;
+    let told = ben.said().await;
+    assert!(told.contains("say 0.") && !told.contains("say 1."), "{told}");
+}
+
+#[tokio::test]
+async fn the_ring_answers_from_its_floor_on_and_not_before() {
+    let stage = Stage::with(&Limits { ring_events_per_group: 3, ..Limits::default() }).await;
+    let mut ann = stage.member("ann").await;
+    let said = say(&stage, 0..5);
+    ann.until("say 4.").await;
+    // Of five it keeps three: its floor is the second.
+    come_back(&stage, 5, |_| said[1]).await;
+    assert_eq!(reads(&stage), (0, 0));
+    let mut ben = come_back(&stage, 1, |_| said[0]).await.remove(0);
+    let told = ben.until("say 4.").await;
+    assert_eq!(told.matches("say ").count(), 4);
+    assert!(reads(&stage).1 > 0);
+}
+
+#[tokio::test]
+async fn what_the_stream_has_evicted_comes_from_sql_or_is_declared() {
+    for is_sql_incomplete in [false, true] {
+        let stage = Stage::new().await;
+        let said = say(&stage, 0..3);
+        stage.script.evict();
+        stage.script.is_sql_incomplete.store(is_sql_incomplete, Relaxed);
+        let known = stage.script.fence_now();
+        let mut ann = Member::new("ann").await;
+        let joined = ann.join(&stage, Start::After(said[0]), known).await;
+        assert_eq!(joined.complete, !is_sql_incomplete);
+        stage.say("then");
+        let told = ann.until("then").await;
+        assert_eq!(told.matches("say ").count(), if is_sql_incomplete { 0 } else { 2 });
+        assert_eq!(told.contains("\"reset\""), is_sql_incomplete, "{told}");
+        assert_eq!(reads(&stage).0, 1);
+    }
+}
+
+#[tokio::test]
+async fn more_than_a_session_may_be_told_is_declared_and_others_have_no_part_in_it() {
+    let stage = Stage::with(&Limits { recovery_events: 10, ..Limits::default() }).await;
+    let said = say(&stage, 0..30);
+    let known = stage.script.fence_now();
+    for (after, complete) in [(said[19], true), (said[18], false)] {
+        let mut member = Member::new("ann").await;
+        assert_eq!(member.join(&stage, Start::After(after), known).await.complete, complete);
+    }
+}

@@ -1,0 +1,267 @@
+//! A broker whose losses are on demand: it stores events, and delivers live those that it is told to.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::stream;
+use natter_shared::{
+    broker::{
+        Ack, Broker, BrokerError, BrokerStatus, Calls, Control, Controls, Delivery, Interest, LogReader, LogSize, LogState, Outgoing,
+        Stored, Subscription, Tails,
+    },
+    event::{Ephemeral, Event, GroupKind, Role},
+    id::EventId,
+    position::{Epoch, Position},
+    rpc::{Answer, EventsAfter, EventsPage, FindMembership, Membership, RecoveredEvent, Request, Rpc, RpcError, ShardPosition},
+    subject::{Shard, Shards, Topic},
+    timestamp::Timestamp,
+};
+use parking_lot::Mutex;
+use tokio::sync::{mpsc, watch};
+
+#[derive(Default)]
+struct Log {
+    /// All there ever was: SQL has it.
+    all: Vec<Stored>,
+    /// The first that is still stored.
+    first: u64,
+    live: HashMap<Interest, Vec<mpsc::Sender<Delivery>>>,
+}
+
+/// One shard, epoch 1.
+pub(super) struct Script {
+    log: Mutex<Log>,
+    status: watch::Sender<BrokerStatus>,
+    interruptions: AtomicU64,
+    /// No fence is reached.
+    pub(super) unfenced: AtomicBool,
+    /// SQL has not everything.
+    pub(super) is_sql_incomplete: AtomicBool,
+    /// Calls of SQL for events.
+    pub(super) sql_reads: AtomicUsize,
+    /// Events read one by one.
+    pub(super) stream_reads: AtomicUsize,
+    /// After where tails were asked for.
+    pub(super) tails: Mutex<Vec<u64>>,
+}
+
+impl Script {
+    pub(super) fn new() -> Arc<Self> {
+        Arc::new(Self {
+            log: Mutex::new(Log { first: 1, ..Log::default() }),
+            status: watch::Sender::new(BrokerStatus { connected: true, generation: 0, elections: 0 }),
+            interruptions: AtomicU64::new(0),
+            unfenced: AtomicBool::new(false),
+            is_sql_incomplete: AtomicBool::new(false),
+            sql_reads: AtomicUsize::new(0),
+            stream_reads: AtomicUsize::new(0),
+            tails: Mutex::default(),
+        })
+    }
+
+    /// Stores an event, and delivers it unless it is to be missed.
+    pub(super) fn store(&self, topic: Topic, event: &Event, is_missed: bool) -> Position {
+        let mut log = self.log.lock();
+        let previous = log.all.iter().rev().find(|stored| stored.topic == topic && stored.position.seq >= log.first);
+        let stored = Stored {
+            topic,
+            position: Position::new(Epoch(1), log.all.len() as u64 + 1),
+            previous: previous.map_or(0, |stored| stored.position.seq),
+            id: EventId::random(),
+            made_at: Timestamp::now(),
+            stored_at: Timestamp::now(),
+            payload: event.encode().unwrap(),
+        };
+        log.all.push(stored.clone());
+        if !is_missed {
+            let interest = match topic {
+                Topic::User(_) => Interest::Users(Shard(0)),
+                Topic::Group(_) | Topic::Canary(_) => Interest::Topic(topic),
+            };
+            for listener in log.live.get(&interest).into_iter().flatten() {
+                let _ = listener.try_send(Delivery::Stored(stored.clone()));
+            }
+        }
+        stored.position
+    }
+
+    /// Passes something on.
+    pub(super) fn pass(&self, topic: Topic, ephemeral: &Ephemeral) {
+        let payload = Bytes::from(serde_json::to_vec(ephemeral).unwrap());
+        for listener in self.log.lock().live.get(&Interest::Topic(topic)).into_iter().flatten() {
+            let _ = listener.try_send(Delivery::Ephemeral { topic, payload: payload.clone() });
+        }
+    }
+
+    /// Everything stored so far is evicted.
+    pub(super) fn evict(&self) {
+        let mut log = self.log.lock();
+        log.first = log.all.len() as u64 + 1;
+    }
+
+    /// The connection is lost and comes back; that is not noticed before [`Self::notice`].
+    pub(super) fn interrupt(&self) {
+        self.interruptions.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// What was lost is noticed: a check is due.
+    pub(super) fn notice(&self) {
+        self.status.send_modify(|status| status.generation += 1);
+    }
+
+    /// Where the log ends now.
+    pub(super) fn fence_now(&self) -> Position {
+        Position::new(Epoch(1), self.log.lock().all.len() as u64)
+    }
+
+    /// Checks made until now.
+    pub(super) fn checks(&self) -> usize {
+        self.tails.lock().len()
+    }
+
+    fn answer<T: Rpc>(&self, payload: &[u8], reply: impl FnOnce(T) -> Result<T::Reply, RpcError>) -> Bytes {
+        let request: Request<T> = serde_json::from_slice(payload).unwrap();
+        let position = Position::new(Epoch(1), self.log.lock().all.len() as u64);
+        let applied = vec![ShardPosition { shard: 0, position }];
+        Bytes::from(serde_json::to_vec(&reply(request.call).map(|reply| Answer { applied, reply })).unwrap())
+    }
+}
+
+#[async_trait]
+impl Broker for Script {
+    fn shards(&self) -> Shards {
+        Shards::new(1).unwrap()
+    }
+
+    fn status(&self) -> watch::Receiver<BrokerStatus> {
+        self.status.subscribe()
+    }
+
+    fn interruptions(&self) -> u64 {
+        self.interruptions.load(Ordering::Relaxed)
+    }
+
+    fn now(&self) -> Timestamp {
+        Timestamp::now()
+    }
+
+    async fn publish(&self, _event: Outgoing) -> Result<Ack, BrokerError> {
+        Err(BrokerError::Busy)
+    }
+
+    async fn publish_ephemeral(&self, _topic: Topic, _payload: Bytes) -> Result<(), BrokerError> {
+        Err(BrokerError::Busy)
+    }
+
+    async fn subscribe(&self, interest: Interest) -> Result<Subscription, BrokerError> {
+        let (sender, receiver) = mpsc::channel(4096);
+        self.log.lock().live.entry(interest).or_default().push(sender);
+        Ok(Subscription::new(stream::unfold(receiver, |mut receiver| async move { Some((receiver.recv().await?, receiver)) })))
+    }
+
+    async fn fence(&self, _shard: Shard) -> Result<Position, BrokerError> {
+        while self.unfenced.load(Ordering::Relaxed) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        Ok(Position::new(Epoch(1), self.log.lock().all.len() as u64))
+    }
+
+    async fn log_state(&self, _shard: Shard) -> Result<LogState, BrokerError> {
+        let log = self.log.lock();
+        Ok(LogState { epoch: Epoch(1), first: log.first, last: log.all.len() as u64 })
+    }
+
+    async fn log_size(&self, _shard: Shard) -> Result<LogSize, BrokerError> {
+        Err(BrokerError::Busy)
+    }
+
+    async fn get(&self, _shard: Shard, _position: Position) -> Result<Option<Stored>, BrokerError> {
+        Err(BrokerError::Busy)
+    }
+
+    async fn next_of(&self, topic: Topic, after: Position) -> Result<Option<Stored>, BrokerError> {
+        self.stream_reads.fetch_add(1, Ordering::Relaxed);
+        let log = self.log.lock();
+        let is_next = |stored: &&Stored| stored.topic == topic && stored.position > after && stored.position.seq >= log.first;
+        Ok(log.all.iter().find(is_next).cloned())
+    }
+
+    async fn tails(&self, _shard: Shard, topics: &[Topic], after: Position, at_least: Position) -> Result<Tails, BrokerError> {
+        self.tails.lock().push(after.seq);
+        let log = self.log.lock();
+        let last = |topic: &Topic| {
+            let is_it = |stored: &&Stored| stored.topic == *topic && stored.position > after && stored.position.seq >= log.first;
+            Some((*topic, log.all.iter().rev().find(is_it)?.position.seq))
+        };
+        Ok(Tails { upto: at_least, changed: topics.iter().filter_map(last).collect() })
+    }
+
+    async fn read(&self, _shard: Shard, _after: Position) -> Result<Box<dyn LogReader>, BrokerError> {
+        Err(BrokerError::Busy)
+    }
+
+    async fn open_epoch(&self, _shard: Shard, _epoch: Epoch) -> Result<(), BrokerError> {
+        Err(BrokerError::Busy)
+    }
+
+    async fn announce(&self, _control: &Control) -> Result<(), BrokerError> {
+        Err(BrokerError::Busy)
+    }
+
+    async fn controls(&self) -> Result<Controls, BrokerError> {
+        Err(BrokerError::Busy)
+    }
+
+    async fn request(&self, name: &str, payload: Bytes, _timeout: Duration) -> Result<Bytes, BrokerError> {
+        Ok(match name {
+            EventsAfter::NAME => {
+                self.sql_reads.fetch_add(1, Ordering::Relaxed);
+                // Long enough for others to come.
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                self.answer(&payload, |call: EventsAfter| {
+                    let topic = call.group.map_or_else(|| Topic::User(call.user.as_ref().unwrap().key()), Topic::Group);
+                    let log = self.log.lock();
+                    let after = log.all.iter().filter(|stored| stored.topic == topic && stored.position > call.after);
+                    let read = |stored: &Stored| RecoveredEvent {
+                        position: stored.position,
+                        id: stored.id,
+                        stored_at: stored.stored_at,
+                        event: Event::decode(&stored.payload).unwrap(),
+                    };
+                    Ok(EventsPage {
+                        events: after.map(read).collect(),
+                        more: false,
+                        complete: !self.is_sql_incomplete.load(Ordering::Relaxed),
+                    })
+                })
+            }
+            FindMembership::NAME => self.answer(&payload, |call: FindMembership| {
+                Ok(Some(Membership {
+                    group: call.group,
+                    kind: GroupKind::Group,
+                    name: None,
+                    display_name: "lobby".to_owned(),
+                    role: Role::Member,
+                    since: Position::START,
+                    last_read: None,
+                    unread: 0,
+                }))
+            }),
+            other => panic!("an unexpected call: {other}"),
+        })
+    }
+
+    async fn serve(&self) -> Result<Calls, BrokerError> {
+        Err(BrokerError::Busy)
+    }
+
+    async fn applied(&self, _shard: Shard, _position: Position) {}
+}
