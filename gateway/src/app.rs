@@ -19,10 +19,12 @@ use crate::{
     delivery::Hub,
     health::Health,
     http::team_pages::TeamPages,
+    knowledge::Knowledge,
     metrics::Metrics,
     publish::Intake,
     session::SessionHandle,
     socket::{OutletLimits, ReadLimits},
+    standings::Standings,
 };
 
 /// The running gateway.
@@ -53,6 +55,12 @@ pub struct App {
     pub metrics: Arc<Metrics>,
     /// How the path behind is.
     pub health: Health,
+    /// How old what is known of memberships is.
+    pub knowledge: Arc<Knowledge>,
+    /// Who is blocked, and whose tokens were revoked.
+    pub standings: Standings,
+    /// Cancelled: the gateway takes nothing new, and its sessions are told to leave.
+    pub closing: CancellationToken,
     /// Everything that runs beside the sessions' own tasks.
     pub tasks: TaskTracker,
     /// Cancelled: everything breaks off.
@@ -65,6 +73,9 @@ impl App {
         let mut missing = self.health.missing();
         if !self.hub.is_live() {
             missing.push("subscriptions");
+        }
+        if !self.standings.is_loaded() {
+            missing.push("standings");
         }
         missing
     }

@@ -14,10 +14,11 @@ use natter_shared::{
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
-use crate::metrics::Metrics;
+use crate::{knowledge::Knowledge, metrics::Metrics};
 
 /// How often a canary is sent where all is well.
-const EVERY: Duration = Duration::from_secs(5);
+/// [`crate::knowledge`] lives on it.
+const EVERY: Duration = Duration::from_secs(2);
 
 /// How often until it first comes back, and after it did not.
 const RETRY: Duration = Duration::from_millis(500);
@@ -36,7 +37,7 @@ struct State {
     canaries: Vec<Option<Instant>>,
     persister: Option<Instant>,
     connected: bool,
-    draining: bool,
+    leaving: bool,
 }
 
 impl Health {
@@ -54,40 +55,40 @@ impl Health {
         if !fresh(&state.persister) {
             missing.push("persister");
         }
-        if state.draining {
+        if state.leaving {
             missing.push("draining");
         }
         missing
     }
 
-    /// The process is on its way out.
-    pub fn drain(&self) {
-        self.state.lock().draining = true;
-    }
-
-    /// Whether the process is on its way out.
-    pub fn is_draining(&self) -> bool {
-        self.state.lock().draining
+    /// The process is on its way out: not ready any more.
+    pub fn leave(&self) {
+        self.state.lock().leaving = true;
     }
 
     /// Watches all of it until `stop`.
-    pub async fn watch(&self, broker: Arc<dyn Broker>, metrics: Arc<Metrics>, stop: CancellationToken) {
+    pub async fn watch(&self, broker: &dyn Broker, metrics: &Metrics, knowledge: &Knowledge, stop: CancellationToken) {
         let shards = broker.shards();
         self.state.lock().canaries = vec![None; usize::from(shards.count())];
-        let canaries = futures::future::join_all(shards.iter().map(|shard| self.probe(&*broker, &metrics, shard)));
+        let canaries = futures::future::join_all(shards.iter().map(|shard| self.probe(broker, metrics, knowledge, shard)));
         tokio::select! {
             () = stop.cancelled() => {}
             _ = canaries => {}
-            () = self.hear_persister(&*broker) => {}
-            () = self.watch_connection(&*broker) => {}
+            () = self.hear_persister(broker) => {}
+            () = self.watch_connection(broker) => {}
         }
     }
 
-    async fn probe(&self, broker: &dyn Broker, metrics: &Metrics, shard: Shard) {
+    async fn probe(&self, broker: &dyn Broker, metrics: &Metrics, knowledge: &Knowledge, shard: Shard) {
+        let status = broker.status();
         loop {
-            let begun = Instant::now();
+            let (begun, generation) = (Instant::now(), status.borrow().generation);
             let pause = match broker.fence(shard).await {
-                Ok(_) => {
+                Ok(position) => {
+                    // Lost on the way, the canary proves nothing.
+                    if status.borrow().generation == generation {
+                        knowledge.canary(shard, begun, position, generation);
+                    }
                     metrics.canary(shard.0, begun.elapsed().as_secs_f64());
                     if let Some(slot) = self.state.lock().canaries.get_mut(usize::from(shard.0)) {
                         *slot = Some(Instant::now());
@@ -110,6 +111,7 @@ impl Health {
                     match control {
                         Control::Applied { .. } => self.state.lock().persister = Some(Instant::now()),
                         Control::Epoch { shard, epoch } => tracing::info!(shard, %epoch, "epoch_opened"),
+                        Control::Standings { .. } | Control::Gateway { .. } => {}
                     }
                 }
             }

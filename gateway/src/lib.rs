@@ -14,12 +14,15 @@ pub mod delivery;
 pub mod socket;
 
 pub mod app;
+mod drain;
 pub mod health;
+pub mod knowledge;
 pub mod limit;
 mod memory;
 pub mod metrics;
 mod rate;
 mod serve;
+pub mod standings;
 
 #[cfg(test)]
 mod edge;

@@ -90,6 +90,12 @@ pub struct Metrics {
     /// Recoveries from SQL and stream.
     pub recoveries: Counter,
     refused: Family<LimitLabels, Counter>,
+    /// Sessions ended because their users were blocked or their tokens revoked.
+    pub revoked: Counter,
+    /// Sessions that a fresh token extended.
+    pub refreshed: Counter,
+    /// Memberships that had to be looked up because what was known of them was too old.
+    pub looked_up: Counter,
     closes: Family<CloseLabels, Counter>,
     busy: Family<BusyLabels, Counter>,
     unapplied: Family<ShardLabels, Gauge<f64, AtomicU64>>,
@@ -114,6 +120,9 @@ impl Metrics {
             hold_timeouts: Counter::default(),
             recoveries: Counter::default(),
             refused: Family::default(),
+            revoked: Counter::default(),
+            refreshed: Counter::default(),
+            looked_up: Counter::default(),
             closes: Family::default(),
             busy: Family::default(),
             unapplied: Family::default(),
@@ -138,6 +147,9 @@ impl Metrics {
             r.register("natter_gateway_hold_timeouts", "Topics held back whose check did not come in time", metrics.hold_timeouts.clone());
             r.register("natter_gateway_recoveries", "Recoveries from SQL and stream", metrics.recoveries.clone());
             r.register("natter_gateway_refused", "Connections, frames and calls refused, by the limit (limits.…)", metrics.refused.clone());
+            r.register("natter_gateway_revoked", "Sessions ended by a block or a revoked token", metrics.revoked.clone());
+            r.register("natter_gateway_refreshed", "Sessions extended by a fresh token", metrics.refreshed.clone());
+            r.register("natter_gateway_memberships_looked_up", "Memberships known too long ago, and looked up", metrics.looked_up.clone());
             r.register("natter_gateway_closes", "Closes begun here, by code", metrics.closes.clone());
             r.register("natter_gateway_busy", "Requests answered busy, by reason", metrics.busy.clone());
             let unapplied = "What is not in SQL, as a part of what the shard's log can hold";

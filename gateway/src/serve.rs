@@ -1,19 +1,12 @@
 //! The gateway's life: everything started, connections accepted, and on the way out clients told
 //! to go elsewhere, in paced batches.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use dashmap::DashMap;
-use natter_shared::{
-    broker::Broker,
-    config::Config,
-    frame::{CloseCode, DrainingFrame, ServerFrame},
-    id::InstanceId,
-    lifecycle::Lifecycle,
-    telemetry::metrics::Registry,
-};
+use natter_shared::{broker::Broker, config::Config, id::InstanceId, lifecycle::Lifecycle, telemetry::metrics::Registry};
 use tokio::{net::TcpListener, sync::Semaphore};
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     accept::{self, REFUSALS, Server},
@@ -21,23 +14,19 @@ use crate::{
     app::{App, Connections},
     auth::{Authenticator, AuthenticatorError},
     delivery::Hub,
+    drain,
     health::Health,
     http::{
         self,
         team_pages::{PagesError, TeamPages},
     },
+    knowledge::Knowledge,
     memory::Memory,
     metrics::Metrics,
     publish::Intake,
-    session::Protocol,
-    socket::{ReadLimits, wire},
+    socket::ReadLimits,
+    standings::Standings,
 };
-
-/// Between two batches of clients told to leave.
-const DRAIN_STEP: Duration = Duration::from_millis(100);
-
-/// Clients told to leave come back after a random part of this, elsewhere.
-const RETRY_WITHIN_MS: u64 = 5_000;
 
 /// What a gateway is made of.
 pub struct Gateway {
@@ -66,7 +55,7 @@ pub enum StartError {
     Pages(#[from] PagesError),
 }
 
-/// Serves until the lifecycle's soft token, then drains.
+/// Serves until the lifecycle's soft token, then drains ([`crate::drain`]).
 ///
 /// # Errors
 /// Where the config's issuers or the team's own pages cannot be used.
@@ -81,7 +70,8 @@ pub async fn run(gateway: Gateway) -> Result<(), StartError> {
     let tasks = lifecycle.tasks.clone();
     auth.keep_keys(&tasks, &stop);
     let linger = config.gateway.interest_linger;
-    let hub = Hub::start(Arc::clone(&broker), &config.limits, linger, Arc::clone(&metrics), &tasks, &stop);
+    let knowledge = Arc::new(Knowledge::new(broker.shards()));
+    let hub = Hub::start(Arc::clone(&broker), &config.limits, linger, Arc::clone(&metrics), Arc::clone(&knowledge), &tasks, &stop);
     let intake = Intake::new(broker.shards(), Arc::clone(&metrics));
     let app = Arc::new(App {
         instance,
@@ -96,54 +86,44 @@ pub async fn run(gateway: Gateway) -> Result<(), StartError> {
         read_limits: Arc::new(ReadLimits::new(&config.limits)),
         metrics,
         health: Health::default(),
+        knowledge,
+        standings: Standings::default(),
         tasks: tasks.clone(),
+        closing: CancellationToken::new(),
         hard: lifecycle.hard.clone(),
         config,
     });
     let (of_memory, watching) = (Arc::clone(&app.metrics), stop.clone());
     tasks.spawn(async move { memory.watch(of_memory, watching).await });
-    let watched = Arc::clone(&app);
-    let watching = stop.clone();
-    tasks.spawn(async move { watched.health.watch(Arc::clone(&watched.broker), Arc::clone(&watched.metrics), watching).await });
+    let (watched, watching) = (Arc::clone(&app), stop.clone());
+    tasks.spawn(async move { watched.health.watch(&*watched.broker, &watched.metrics, &watched.knowledge, watching).await });
+    let (keeper, keeping) = (Arc::clone(&app), stop.clone());
+    tasks.spawn(async move { keeper.keep_standings(keeping).await });
     let (watched, watching) = (Arc::clone(&app), stop.clone());
     tasks.spawn(async move { watched.intake.watch(Arc::clone(&watched.broker), watching).await });
+    let connections = TaskTracker::new();
     let server = Server {
         router: http::router(Arc::clone(&app)),
         app: Arc::clone(&app),
         refusals: Arc::new(Semaphore::new(REFUSALS)),
-        tasks,
-        soft: lifecycle.soft.clone(),
+        tasks: connections.clone(),
+        soft: app.closing.clone(),
         hard: lifecycle.hard.clone(),
     };
-    accept::accept(&listener, &server).await;
+    tokio::select! {
+        () = accept::accept(&listener, &server) => {}
+        () = drain::announce(&app, &lifecycle) => {}
+    }
     drop(listener);
     tokio::select! {
-        () = drain(&app) => {}
+        () = async {
+            drain::drain(&app).await;
+            // Requests under way still need what is behind.
+            connections.close();
+            connections.wait().await;
+        } => {}
         () = lifecycle.hard.cancelled() => {}
     }
     stop.cancel();
     Ok(())
-}
-
-/// Tells every session to leave, so many a second, and waits until they have.
-async fn drain(app: &App) {
-    app.health.drain();
-    let batch = (app.config.gateway.drain_rate as usize).div_ceil(10).max(1);
-    loop {
-        let sessions: Vec<_> = app.sessions.iter().take(batch).map(|entry| Arc::clone(entry.value())).collect();
-        if sessions.is_empty() {
-            return;
-        }
-        tracing::info!(sessions = app.sessions.len(), "draining_sessions");
-        for session in sessions {
-            if session.protocol == Protocol::V1 {
-                let retry_after_ms = rand::random_range(0..RETRY_WITHIN_MS);
-                session.outlet.push(&wire::json(&ServerFrame::Draining(DrainingFrame { retry_after_ms })), 1);
-            }
-            session.outlet.close(CloseCode::Restart);
-            // Its loop ends by itself; it is not told twice.
-            app.sessions.remove(&session.id);
-        }
-        tokio::time::sleep(DRAIN_STEP).await;
-    }
 }

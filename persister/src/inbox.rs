@@ -13,8 +13,9 @@ use natter_shared::{
     event::{Ephemeral, InboxCounts},
     failpoint,
     id::{NotificationId, UserId},
-    position::Position,
-    subject::{Shards, Topic},
+    position::{Epoch, Position},
+    rpc::ShardPosition,
+    subject::Topic,
 };
 use sea_orm::{ConnectionTrait, DbErr};
 use tokio::sync::mpsc;
@@ -40,18 +41,22 @@ pub(crate) enum Change {
     Group(NotificationId),
 }
 
+/// The version of counts made when SQL had come so far. What a group is told counts in inboxes of other
+/// shards, so all shards are in it: added up, by epochs and then by sequences, they only ever rise, for
+/// a shard that begins anew does so in a later epoch.
+pub(crate) fn version(applied: &[ShardPosition]) -> Position {
+    let epochs = applied.iter().map(|at| at.position.epoch.0).fold(0, u32::saturating_add);
+    let sequences = applied.iter().map(|at| at.position.seq).fold(0, u64::saturating_add);
+    Position::new(Epoch(epochs), sequences)
+}
+
 /// Counts the inboxes of `users`, in the snapshot that `database` is.
-pub(crate) async fn count(
-    database: &impl ConnectionTrait,
-    shards: Shards,
-    users: &[UserId],
-) -> Result<BTreeMap<UserId, InboxCounts>, DbErr> {
+pub(crate) async fn count(database: &impl ConnectionTrait, users: &[UserId]) -> Result<BTreeMap<UserId, InboxCounts>, DbErr> {
     let applied = checkpoint::positions(database).await?;
+    let version = version(&applied);
     let mut rows = Rows::new([("u", Kind::Text)]);
     let mut counts = BTreeMap::new();
     for user in users {
-        let shard = shards.of(Topic::User(user.key())).0;
-        let version = applied.iter().find(|at| at.shard == shard).map_or(Position::START, |at| at.position);
         counts.insert(user.clone(), InboxCounts { unseen: 0, unread: 0, version });
         rows.push([user.as_str().into()]);
     }
@@ -128,7 +133,10 @@ async fn tell_recipients(store: &Store, broker: &dyn Broker, notification: Notif
 }
 
 async fn tell(store: &Store, broker: &dyn Broker, users: &[UserId]) -> Result<(), DbErr> {
-    let counts = count(store.database(), broker.shards(), users).await?;
+    // Counted later than its version says, a count would go back with the next one.
+    let (snapshot, _) = store.snapshot().await.map_err(|error| DbErr::Custom(error.message))?;
+    let counts = count(&snapshot, users).await?;
+    snapshot.commit().await?;
     stream::iter(counts)
         .for_each_concurrent(64, |(user, counts)| async move {
             let Ok(payload) = serde_json::to_vec(&Ephemeral::Inbox(counts)) else { return };

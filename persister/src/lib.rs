@@ -19,6 +19,7 @@ mod projector;
 
 mod inbox;
 mod progress;
+mod standings;
 
 mod rpc;
 

@@ -159,7 +159,7 @@ impl Progress {
                             self.measured(Shard(shard), unapplied);
                         }
                     }
-                    Some(Control::Epoch { .. }) => {}
+                    Some(Control::Epoch { .. } | Control::Standings { .. } | Control::Gateway { .. }) => {}
                     None => break,
                 }
             }

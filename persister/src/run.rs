@@ -25,6 +25,7 @@ use crate::{
     retention::Retention,
     rpc::Server,
     shard::ShardTask,
+    standings::Standings,
 };
 
 /// Changes of inboxes waiting to be counted.
@@ -104,7 +105,9 @@ pub async fn run(
     tasks.spawn(Arc::clone(&progress).listen(Arc::clone(&broker), projecting.clone()));
     tasks.spawn(inbox::announce(store.clone(), Arc::clone(&broker), options.inbox_debounce, to_count, projecting.clone()));
     tasks.spawn(watch_readiness(store.clone(), Arc::clone(&broker), Arc::clone(&progress), ready.clone(), projecting.clone()));
-    let server = Server::new(store, broker, progress, metrics, options);
+    let standings = Standings::new(store.clone(), Arc::clone(&broker));
+    tasks.spawn(Arc::clone(&standings).run(projecting.clone()));
+    let server = Server::new(store, broker, progress, standings, metrics, options);
     let mut serving = tokio::spawn(server.run(shutdown.clone()));
 
     // Nothing ends by itself; what does has died.

@@ -353,6 +353,7 @@ pub struct InboxCounts {
     pub unseen: u64,
     /// Not read.
     pub unread: u64,
-    /// The position applied when they were counted; of two counts the later one holds.
+    /// Rises with all that SQL has applied, in any shard; of two counts the later one holds. No place in
+    /// the inbox.
     pub version: Position,
 }

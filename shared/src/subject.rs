@@ -6,7 +6,8 @@
 //! | `ev.<shard>.g.<group>` · `ev.<shard>.u.<user>` · `ev.<shard>.c.<gateway>` | events to be stored |
 //! | `live.<shard>.…` | the same after they are stored (RePublish), and ephemera |
 //! | `retired.<shard>.e<epoch>` | the empty subject space of an epoch that has ended |
-//! | `ctl` | announcements between services |
+//! | `ctl` | announcements of persisters |
+//! | `gw` | announcements of gateways |
 //! | `rpc.<name>` | calls to the persister |
 
 use std::fmt::{self, Write as _};
@@ -19,8 +20,11 @@ use crate::{
     position::Epoch,
 };
 
-/// Announcements between services (core NATS).
+/// Announcements of persisters (core NATS).
 pub const CONTROL: &str = "ctl";
+
+/// Announcements of gateways (core NATS): apart, so that no gateway can speak for a persister.
+pub const GATEWAYS: &str = "gw";
 
 /// A partition of all groups and users: one stream each. Numbered from 0.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]

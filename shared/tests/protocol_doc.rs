@@ -112,13 +112,14 @@ fn change(change: GroupChange) -> &'static str {
     }
 }
 
-const CODES: [&str; 15] = [
+const CODES: [&str; 16] = [
     "bad_frame",
     "unknown_type",
     "bad_request",
     "unauthorized",
     "not_found",
     "forbidden",
+    "blocked",
     "nonce_reused",
     "too_large",
     "out_of_order",
@@ -138,6 +139,7 @@ fn code(code: ErrorCode) -> &'static str {
         ErrorCode::Unauthorized => "unauthorized",
         ErrorCode::NotFound => "not_found",
         ErrorCode::Forbidden => "forbidden",
+        ErrorCode::Blocked => "blocked",
         ErrorCode::NonceReused => "nonce_reused",
         ErrorCode::TooLarge => "too_large",
         ErrorCode::OutOfOrder => "out_of_order",

@@ -30,6 +30,7 @@ pub(super) struct Claims {
     sub: String,
     exp: serde_json::Number,
     nbf: Option<serde_json::Number>,
+    iat: Option<serde_json::Number>,
     preferred_username: Option<String>,
     name: Option<String>,
 }
@@ -72,6 +73,7 @@ impl Claims {
             handle: identity::handle(self.preferred_username),
             display_name: identity::display_name(self.name),
             expires_at,
+            issued_at: self.iat.as_ref().map(instant).transpose()?.unwrap_or_default(),
         })
     }
 }

@@ -17,6 +17,16 @@ pub struct Identity {
     pub display_name: Option<String>,
     /// The token's `exp`.
     pub expires_at: Timestamp,
+    /// The token's `iat`, or of a cookie when it was given; the epoch where a token does not say.
+    pub issued_at: Timestamp,
+}
+
+#[cfg(test)]
+impl Identity {
+    /// A user whose token says nothing more, and has expired.
+    pub(crate) fn of(user: UserId) -> Self {
+        Self { user, handle: None, display_name: None, expires_at: Timestamp::default(), issued_at: Timestamp::default() }
+    }
 }
 
 /// A handle worth claiming.

@@ -28,6 +28,9 @@ struct Content {
     name: Option<String>,
     /// Seconds since the epoch.
     exp: u64,
+    /// When it was given, in milliseconds since the epoch; the release before does not say.
+    #[serde(default)]
+    iat: u64,
 }
 
 impl Sessions {
@@ -39,7 +42,8 @@ impl Sessions {
     /// with may end before.
     pub fn issue(&self, identity: &Identity, now: Timestamp, lifetime: Duration) -> (String, Timestamp) {
         let exp = (now.0 / 1000).saturating_add(lifetime.as_secs()).min(LAST_SECOND);
-        let content = Content { sub: identity.user.clone(), handle: identity.handle.clone(), name: identity.display_name.clone(), exp };
+        let content =
+            Content { sub: identity.user.clone(), handle: identity.handle.clone(), name: identity.display_name.clone(), exp, iat: now.0 };
         // Plain data: writing it cannot fail.
         let content = BASE64URL_NOPAD.encode(&serde_json::to_vec(&content).unwrap_or_default());
         let signature = BASE64URL_NOPAD.encode(&self.mac(&content).finalize().into_bytes());
@@ -59,7 +63,8 @@ impl Sessions {
         if now >= expires_at {
             return Err(AuthError::Expired);
         }
-        Ok(Identity { user: content.sub, handle: content.handle, display_name: content.name, expires_at })
+        let issued_at = Timestamp(content.iat);
+        Ok(Identity { user: content.sub, handle: content.handle, display_name: content.name, expires_at, issued_at })
     }
 
     fn mac(&self, content: &str) -> Hmac<Sha256> {
@@ -80,6 +85,7 @@ mod tests {
             handle: Some("al".to_owned()),
             display_name: Some("愛麗絲 \"A\"".to_owned()),
             expires_at: Timestamp(0),
+            issued_at: Timestamp(0),
         }
     }
 
@@ -89,7 +95,7 @@ mod tests {
         let (value, ends) = sessions.issue(&alice(), NOW, Duration::from_mins(1));
         assert_eq!(ends, Timestamp(1_800_000_060_000));
         let identity = sessions.verify(&value, Timestamp(ends.0 - 1)).unwrap();
-        assert_eq!(identity, Identity { expires_at: ends, ..alice() });
+        assert_eq!(identity, Identity { expires_at: ends, issued_at: NOW, ..alice() });
         assert_eq!(sessions.verify(&value, ends), Err(AuthError::Expired));
         // Another gateway, the same secret; and one with another.
         assert!(Sessions::new(b"one").verify(&value, NOW).is_ok());

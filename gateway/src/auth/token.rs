@@ -62,6 +62,15 @@ pub enum AuthError {
     /// `sub` cannot be a user's id.
     #[error("`sub` is no user id")]
     Subject,
+    /// Its user is blocked.
+    #[error("the user is blocked")]
+    Blocked,
+    /// Issued before the user's tokens were revoked.
+    #[error("revoked")]
+    Revoked,
+    /// Who is blocked is not known yet.
+    #[error("it is not known yet who is blocked")]
+    Unknown,
     /// There is no secret to sign with.
     #[error("no secret to sign with")]
     CannotSign,

@@ -29,7 +29,7 @@ use super::{
     ring::RingBudget,
     users::{self, UserCommand, UsersTask},
 };
-use crate::{metrics::Metrics, session::SessionHandle};
+use crate::{knowledge::Knowledge, metrics::Metrics, session::SessionHandle};
 
 /// How often a session asks again after a topic's task ended under it or was ahead of it.
 const ATTEMPTS: usize = 8;
@@ -43,6 +43,7 @@ pub struct Hub {
     pub(super) limits: Limits,
     pub(super) linger: Duration,
     pub(super) metrics: Arc<Metrics>,
+    pub(super) knowledge: Arc<Knowledge>,
     pub(super) ring_budget: Arc<RingBudget>,
     pub(super) log_states: LogStates,
     pub(super) flights: Flights,
@@ -65,6 +66,7 @@ impl Hub {
         limits: &Limits,
         linger: Duration,
         metrics: Arc<Metrics>,
+        knowledge: Arc<Knowledge>,
         tasks: &TaskTracker,
         stop: &CancellationToken,
     ) -> Arc<Self> {
@@ -79,6 +81,7 @@ impl Hub {
             limits: limits.clone(),
             linger,
             metrics,
+            knowledge,
             groups: DashMap::new(),
             users: senders,
             stop: stop.clone(),

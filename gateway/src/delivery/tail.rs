@@ -1,7 +1,11 @@
 //! Finds losses that no later event would show: after every disturbance of the broker, and once a
 //! minute, the last event of each followed topic is compared with the last one delivered.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use natter_shared::{
     broker::{BrokerError, BrokerStatus},
@@ -98,6 +102,7 @@ async fn check_all(hub: &Hub, seen: &mut [Seen]) -> bool {
 async fn check(hub: &Hub, shard: Shard, before: Seen) -> Result<Position, BrokerError> {
     // What an interruption after this lost is for the next check.
     let interruptions = hub.broker.interruptions();
+    let (begun, generation) = (Instant::now(), hub.broker.status().borrow().generation);
     let floor = hub.broker.fence(shard).await?;
     let shards = hub.broker.shards();
     let groups = hub.groups.iter().map(|entry| *entry.key()).filter(|group| shards.of(Topic::Group(*group)) == shard);
@@ -131,6 +136,7 @@ async fn check(hub: &Hub, shard: Shard, before: Seen) -> Result<Position, Broker
         let told = mailbox.send_timeout(UserCommand::Checked(checked), RETRY).await;
         told.map_err(|_| BrokerError::Unavailable("the users' task does not listen".to_owned()))?;
     }
+    hub.knowledge.checked(shard, begun, generation);
     Ok(floor)
 }
 

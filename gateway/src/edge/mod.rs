@@ -33,10 +33,12 @@ use crate::{
     delivery::Hub,
     health::Health,
     http::{self, tests::fake::FakeBroker, upgrade},
+    knowledge::Knowledge,
     memory::Memory,
     metrics::Metrics,
     publish::Intake,
     socket::ReadLimits,
+    standings::Standings,
 };
 
 /// How long anything may take here.
@@ -61,20 +63,32 @@ impl Edge {
         let memory = Arc::new(Memory::new(config.limits.memory_bytes));
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
         let broker = Arc::new(FakeBroker::default());
+        let knowledge = Arc::new(Knowledge::new(broker.shards()));
         let app = Arc::new(App {
             instance: InstanceId::random(),
             broker: Arc::clone(&broker) as _,
             intake: Intake::new(broker.shards(), Arc::clone(&metrics)),
             auth: Authenticator::from_config(&config.auth).unwrap(),
             pages: None,
-            hub: Hub::start(Arc::clone(&broker) as _, &config.limits, Duration::ZERO, Arc::clone(&metrics), &tasks, &stop),
+            hub: Hub::start(
+                Arc::clone(&broker) as _,
+                &config.limits,
+                Duration::ZERO,
+                Arc::clone(&metrics),
+                Arc::clone(&knowledge),
+                &tasks,
+                &stop,
+            ),
             sessions: DashMap::new(),
             connections: Connections::default(),
             admission: Admission::new(&config.limits, Arc::clone(&memory), Arc::clone(&metrics)),
             read_limits: Arc::new(ReadLimits::new(&config.limits)),
             metrics,
             health: Health::default(),
+            knowledge,
+            standings: Standings::of_nobody(),
             tasks: tasks.clone(),
+            closing: CancellationToken::new(),
             hard: stop.clone(),
             config,
         });

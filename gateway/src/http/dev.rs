@@ -47,7 +47,7 @@ pub(super) async fn login(
         tracing::error!(%reason, "token_not_issued");
         Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "no token could be issued")
     })?;
-    let identity = Identity { user, handle: Some(name.clone()), display_name: Some(name), expires_at };
+    let identity = Identity { user, handle: Some(name.clone()), display_name: Some(name), expires_at, issued_at: Timestamp::now() };
     let user = session::make_known(&*site, &identity).await?;
     let (headers, expires_at) = session::cookies_for(&*site, &identity, caller.https)?;
     Ok((headers, Json(LoggedIn { token, user, expires_at })).into_response())

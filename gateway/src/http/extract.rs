@@ -21,6 +21,7 @@ use super::{Problem, Site};
 use crate::{
     auth::{AuthError, By, CSRF_COOKIE, Identity, SignedIn, cookie, origin},
     limit::Limit,
+    standings,
 };
 
 /// The header in which scripts echo the CSRF cookie.
@@ -56,6 +57,7 @@ impl Caller {
         let peer = peer(parts);
         let http = &site.config().http;
         let who = site.auth().identify(&parts.headers).await;
+        let who = who.and_then(|found| found.map(|signed_in| site.judge(&signed_in.identity).map(|()| signed_in)).transpose());
         if let Err(reason) = &who {
             tracing::debug!(%reason, "token_refused");
         }
@@ -69,7 +71,7 @@ impl Caller {
 
     /// The user of a call that changes nothing.
     pub(super) fn require_user(&self) -> Result<&Identity, Problem> {
-        self.identity().ok_or_else(Problem::unauthorized)
+        self.identity().ok_or_else(|| self.refusal())
     }
 
     /// The user of a call that changes something: as of a form, and a cookie counts only on a page
@@ -87,6 +89,14 @@ impl Caller {
         self.who.as_ref().ok()?.as_ref().map(|signed_in| &signed_in.identity)
     }
 
+    /// What nobody is answered, or who may not come in.
+    pub(super) fn refusal(&self) -> Problem {
+        match self.who {
+            Err(refusal @ (AuthError::Blocked | AuthError::Unknown)) => Problem::of(standings::error_code(refusal), refusal.to_string()),
+            Ok(_) | Err(_) => Problem::unauthorized(),
+        }
+    }
+
     /// Refuses foreign pages.
     pub(super) fn require_origin(&self) -> Result<(), Problem> {
         match self.origin {
@@ -100,7 +110,7 @@ impl Caller {
     /// `csrfmiddlewaretoken`.
     pub(super) fn require_form(&self, site: &dyn Site, field: Option<&str>) -> Result<&Identity, Problem> {
         self.require_origin()?;
-        let Ok(Some(SignedIn { identity, by })) = &self.who else { return Err(Problem::unauthorized()) };
+        let Ok(Some(SignedIn { identity, by })) = &self.who else { return Err(self.refusal()) };
         match by {
             By::Bearer => Ok(identity),
             By::Cookie => {

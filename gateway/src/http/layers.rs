@@ -1,6 +1,6 @@
 //! What holds for every request: a deadline, and headers that keep browsers from guessing.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     extract::{Request, State},
@@ -8,8 +8,9 @@ use axum::{
     middleware::Next,
     response::{IntoResponse, Response},
 };
+use natter_shared::frame::ErrorCode;
 
-use super::Problem;
+use super::{Problem, Site};
 use crate::limit::Limit;
 
 /// Scripts, styles and sockets of this host only, and nothing inline. Escaping is the first wall
@@ -31,6 +32,15 @@ pub(super) async fn deadline(State(timeout): State<Duration>, request: Request, 
         Ok(response) => response,
         Err(_) => Problem::timeout(Limit::HttpTimeout).into_response(),
     }
+}
+
+/// Refuses what would change something once the process is on its way out; who asks again finds
+/// another one.
+pub(super) async fn closing(State(site): State<Arc<dyn Site>>, request: Request, next: Next) -> Response {
+    if site.is_closing() && !request.method().is_safe() {
+        return Problem::of(ErrorCode::Draining, "this gateway is shutting down: try again elsewhere").into_response();
+    }
+    next.run(request).await
 }
 
 /// Adds the headers of [`SAFE`].

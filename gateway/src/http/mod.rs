@@ -62,6 +62,7 @@ fn routes(site: Arc<dyn Site>) -> Router {
         .fallback(problem::not_found)
         .method_not_allowed_fallback(problem::method_not_allowed)
         .layer(DefaultBodyLimit::max(body_bytes))
+        .layer(middleware::from_fn_with_state(Arc::clone(&site), layers::closing))
         .layer(middleware::from_fn_with_state(timeout, layers::deadline))
         .layer(middleware::from_fn(layers::safe_headers))
         .with_state(site)

@@ -29,7 +29,7 @@ struct Session {
 pub(super) async fn sign_in(State(site): State<Arc<dyn Site>>, caller: Caller) -> Result<Response, Problem> {
     // A foreign page must not sign its visitor in as somebody of its choice.
     caller.require_origin()?;
-    let Ok(Some(SignedIn { identity, by: By::Bearer })) = &caller.who else { return Err(Problem::unauthorized()) };
+    let Ok(Some(SignedIn { identity, by: By::Bearer })) = &caller.who else { return Err(caller.refusal()) };
     let user = make_known(&*site, identity).await?;
     let (headers, expires_at) = cookies_for(&*site, identity, caller.https)?;
     Ok((headers, Json(Session { user, expires_at })).into_response())
@@ -37,7 +37,7 @@ pub(super) async fn sign_in(State(site): State<Arc<dyn Site>>, caller: Caller) -
 
 /// `GET`: who is signed in, and until when. Sets the CSRF cookie where the browser has none.
 pub(super) async fn current(State(site): State<Arc<dyn Site>>, caller: Caller) -> Result<Response, Problem> {
-    let Ok(Some(SignedIn { identity, by })) = &caller.who else { return Err(Problem::unauthorized()) };
+    let Ok(Some(SignedIn { identity, by })) = &caller.who else { return Err(caller.refusal()) };
     let found = rpc::call(site.broker(), FindUser::Id(identity.user.clone()), None).await?.reply;
     let user = match found {
         Some(user) => user,
@@ -81,6 +81,6 @@ pub(super) fn cookies_for(site: &dyn Site, identity: &Identity, https: bool) -> 
 
 /// So that the user is there at once, for others to write to.
 pub(super) async fn make_known(site: &dyn Site, identity: &Identity) -> Result<Profile, Problem> {
-    let Identity { user, handle, display_name, .. } = identity.clone();
-    Ok(rpc::call(site.broker(), SignIn { user, handle, display_name, limit: 1 }, None).await?.reply.profile)
+    let Identity { user, handle, display_name, issued_at, .. } = identity.clone();
+    Ok(rpc::call(site.broker(), SignIn { user, handle, display_name, limit: 1, issued_at: Some(issued_at) }, None).await?.reply.profile)
 }

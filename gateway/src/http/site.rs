@@ -1,9 +1,13 @@
 //! What the handlers need of the process they run in, so that they can be tried without one.
 
-use natter_shared::{broker::Broker, config::Config};
+use natter_shared::{broker::Broker, config::Config, position::Position, subject::Shard};
 
 use super::team_pages::TeamPages;
-use crate::{app::App, auth::Authenticator, publish::Intake};
+use crate::{
+    app::App,
+    auth::{AuthError, Authenticator, Identity},
+    publish::Intake,
+};
 
 /// The process behind the routes.
 pub trait Site: Send + Sync + 'static {
@@ -19,6 +23,13 @@ pub trait Site: Send + Sync + 'static {
     fn pages(&self) -> Option<&TeamPages>;
     /// What is missing before requests can be served; nothing when ready.
     fn missing(&self) -> Vec<&'static str>;
+    /// Whether a verified identity may come in.
+    fn judge(&self, identity: &Identity) -> Result<(), AuthError>;
+    /// A position in a shard that SQL has reached where it knows what was stored until a few seconds
+    /// ago; none where it is not known.
+    fn recent(&self, shard: Shard) -> Option<Position>;
+    /// Whether the process takes nothing new any more.
+    fn is_closing(&self) -> bool;
     /// Metrics in the OpenMetrics text format.
     fn metrics(&self) -> String;
     /// Counts a message that was accepted.
@@ -48,6 +59,18 @@ impl Site for App {
 
     fn missing(&self) -> Vec<&'static str> {
         self.readiness()
+    }
+
+    fn judge(&self, identity: &Identity) -> Result<(), AuthError> {
+        Self::judge(self, identity)
+    }
+
+    fn recent(&self, shard: Shard) -> Option<Position> {
+        self.knowledge.recent(shard).map(|(_, position)| position)
+    }
+
+    fn is_closing(&self) -> bool {
+        self.closing.is_cancelled()
     }
 
     fn metrics(&self) -> String {

@@ -98,7 +98,7 @@ impl Handshake {
         let offers_v1 = has(header::SEC_WEBSOCKET_PROTOCOL, SUBPROTOCOL);
         let peer = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|ConnectInfo(peer)| peer.ip());
         let identity = identify(app, headers, peer).await?;
-        if app.health.is_draining() {
+        if app.closing.is_cancelled() {
             return Err(Problem::of(ErrorCode::Draining, "this gateway is shutting down"));
         }
         let place = request.extensions().get::<Arc<Place>>().cloned();

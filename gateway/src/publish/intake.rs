@@ -124,7 +124,7 @@ impl Intake {
                 () = stop.cancelled() => return,
                 control = next => match control {
                     Some(Control::Applied { shard, position, unapplied }) => self.hear(&mut known, shard, position, unapplied),
-                    Some(Control::Epoch { .. }) => {}
+                    Some(Control::Epoch { .. } | Control::Standings { .. } | Control::Gateway { .. }) => {}
                     None => controls = None,
                 },
                 _ = look.tick() => self.look(&*broker, &mut known).await,

@@ -18,7 +18,7 @@ use super::{
     open::Live,
     run::{self, Guard, Running, Step},
 };
-use crate::{app::App, http::upgrade, socket::Outlet};
+use crate::{app::App, auth::Identity, http::upgrade, socket::Outlet};
 
 /// Serves a connection from its 101 to its end.
 pub(crate) async fn serve_echo(app: Arc<App>, stream: TcpStream, read: Vec<u8>) {
@@ -27,7 +27,8 @@ pub(crate) async fn serve_echo(app: Arc<App>, stream: TcpStream, read: Vec<u8>) 
     let socket = upgrade::websocket(&app, &outlet, read).await;
     let user = UserId::new("echo").unwrap();
     let seat = app.connections.sit(&user.key(), usize::MAX).unwrap();
-    let (session, notices) = SessionHandle::new(user, Protocol::ChatRoom, Arc::clone(&outlet), Timestamp(u64::MAX / 2));
+    let identity = Identity { expires_at: Timestamp(u64::MAX / 2), ..Identity::of(user) };
+    let (session, notices) = SessionHandle::new(&identity, Protocol::ChatRoom, Arc::clone(&outlet));
     let guard = Guard::register(Arc::clone(&app), session, seat);
     outlet.release(bytes::Bytes::new());
     run::run(app, Live { guard, notices, room: None, echo: true }, socket).await;

@@ -9,17 +9,16 @@ use natter_shared::{
     frame::{ErrorCode, SeenTo},
     id::{GroupId, UserId},
     position::Position,
-    timestamp::Timestamp,
 };
 use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::{Protocol, SessionHandle};
-use crate::{delivery::JoinError, edge::Edge, socket::Outlet};
+use crate::{auth::Identity, delivery::JoinError, edge::Edge, socket::Outlet};
 
 fn session(edge: &Edge) -> Arc<SessionHandle> {
     let outlet = Arc::new(Outlet::held(edge.app.outlet_limits()));
-    SessionHandle::new(UserId::new("ann").unwrap(), Protocol::V1, outlet, Timestamp::now()).0
+    SessionHandle::new(&Identity::of(UserId::new("ann").unwrap()), Protocol::V1, outlet).0
 }
 
 #[tokio::test]

@@ -6,6 +6,7 @@ use std::{
         Arc, OnceLock,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
+    time::Instant,
 };
 
 use natter_shared::{
@@ -20,8 +21,9 @@ use natter_shared::{
 use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc};
 
-use super::{nonces::Nonces, send::Outgoing};
+use super::{nonces::Nonces, reply::Refusal, send::Outgoing};
 use crate::{
+    auth::Identity,
     delivery::{Joined, Start},
     socket::Outlet,
 };
@@ -78,6 +80,8 @@ pub(super) struct LiveGroup {
     pub(super) known: Position,
     /// The last message that this connection sent: its history shows it.
     pub(super) sent: Position,
+    /// Since when SQL had the membership, where it had to be asked.
+    pub(super) found: Option<Instant>,
 }
 
 /// One connection of one user, as the rest of the gateway sees it.
@@ -97,7 +101,13 @@ pub struct SessionHandle {
     closed: AtomicBool,
     /// When the token ends, in milliseconds since the epoch.
     expires_at: AtomicU64,
+    /// When the token was issued, likewise.
+    issued_at: AtomicU64,
     in_flight: AtomicUsize,
+    /// Told to leave: nothing new is begun.
+    leaving: AtomicBool,
+    /// What was begun and is not answered yet.
+    unanswered: AtomicUsize,
     pub(super) nonces: Mutex<Nonces>,
     pub(super) groups: Mutex<HashMap<GroupId, LiveGroup>>,
     attempts: AtomicU64,
@@ -106,27 +116,34 @@ pub struct SessionHandle {
     /// A join of a group has ended, well or not.
     pub(super) join_ended: Notify,
     /// Sends that wait for the one before them in the same group.
-    pub(super) lanes: Mutex<HashMap<GroupId, VecDeque<Outgoing>>>,
+    pub(super) lanes: Mutex<HashMap<GroupId, VecDeque<(Outgoing, Work)>>>,
+}
+
+/// Something begun for a session; dropped once it is answered.
+pub(super) struct Work(Arc<SessionHandle>);
+
+impl Drop for Work {
+    fn drop(&mut self) {
+        self.0.unanswered.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 impl SessionHandle {
-    pub(crate) fn new(
-        user: UserId,
-        protocol: Protocol,
-        outlet: Arc<Outlet>,
-        expires_at: Timestamp,
-    ) -> (Arc<Self>, mpsc::Receiver<Box<Notice>>) {
+    pub(crate) fn new(identity: &Identity, protocol: Protocol, outlet: Arc<Outlet>) -> (Arc<Self>, mpsc::Receiver<Box<Notice>>) {
         let (notices, inbox) = mpsc::channel(NOTICES);
         let handle = Self {
             id: SessionId::random(),
-            key: user.key(),
-            user,
+            key: identity.user.key(),
+            user: identity.user.clone(),
             protocol,
             outlet,
             notices,
             closed: AtomicBool::new(false),
-            expires_at: AtomicU64::new(expires_at.0),
+            expires_at: AtomicU64::new(identity.expires_at.0),
+            issued_at: AtomicU64::new(identity.issued_at.0),
             in_flight: AtomicUsize::new(0),
+            leaving: AtomicBool::new(false),
+            unanswered: AtomicUsize::new(0),
             nonces: Mutex::default(),
             groups: Mutex::new(HashMap::new()),
             attempts: AtomicU64::new(0),
@@ -182,13 +199,44 @@ impl SessionHandle {
         Timestamp(self.expires_at.load(Ordering::Acquire))
     }
 
-    /// A fresh token is good until then. One that ends before the session does takes nothing away.
-    pub(super) fn extend(&self, expires_at: Timestamp) {
-        self.expires_at.fetch_max(expires_at.0, Ordering::AcqRel);
+    /// When the token was issued that the session stands on.
+    pub(crate) fn issued_at(&self) -> Timestamp {
+        Timestamp(self.issued_at.load(Ordering::Acquire))
+    }
+
+    /// The session stands on a fresh token of its user. One that ends before the session does, or was
+    /// issued before, takes nothing away.
+    pub(super) fn extend(&self, identity: &Identity) {
+        self.expires_at.fetch_max(identity.expires_at.0, Ordering::AcqRel);
+        self.issued_at.fetch_max(identity.issued_at.0, Ordering::AcqRel);
     }
 
     pub(super) fn mark_closed(&self) {
         self.closed.store(true, Ordering::Release);
+    }
+
+    /// Begins something that is answered before the session is closed by [`crate::drain`]; refused
+    /// once it was told to leave.
+    pub(super) fn begin(self: &Arc<Self>) -> Result<Work, Refusal> {
+        // In the opposite order to `leave`: one of the two sees the other.
+        self.unanswered.fetch_add(1, Ordering::SeqCst);
+        let work = Work(Arc::clone(self));
+        if self.is_leaving() { Err(Refusal::draining()) } else { Ok(work) }
+    }
+
+    /// From now on nothing is begun.
+    pub(crate) fn leave(&self) {
+        self.leaving.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether the session was told to leave.
+    pub(crate) fn is_leaving(&self) -> bool {
+        self.leaving.load(Ordering::SeqCst)
+    }
+
+    /// Whether all that was begun is answered.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.unanswered.load(Ordering::SeqCst) == 0
     }
 
     /// Counts a request in flight; false if there are `limit` already.

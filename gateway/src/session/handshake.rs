@@ -21,6 +21,7 @@ use super::{
 use crate::{
     app::App,
     auth::{Identity, UNAUTHORIZED},
+    drain,
     http::upgrade,
     limit::Limit,
     socket::{Outlet, wire},
@@ -35,7 +36,10 @@ struct Failure {
 impl Failure {
     fn new(id: Option<u32>, code: ErrorCode, message: impl Into<String>, close: CloseCode) -> Self {
         let mut error = ErrorFrame::new(id, code, message);
-        error.retry_after_ms = error.retryable.then_some(1000);
+        error.retry_after_ms = error.retryable.then(|| match close {
+            CloseCode::Restart => drain::retry_after_ms(),
+            _ => 1000,
+        });
         Self { error: Some(error), close: Some(close) }
     }
 
@@ -82,7 +86,12 @@ async fn sign_in(
     let Ok(identity) = identity else {
         return Err(Failure::new(None, ErrorCode::Unauthorized, UNAUTHORIZED, CloseCode::Token));
     };
-    let connect = match time::timeout(app.config.limits.connect_timeout, first_frame(app, socket)).await {
+    let first = time::timeout(app.config.limits.connect_timeout, first_frame(app, socket));
+    let Some(first) = app.closing.run_until_cancelled(first).await else {
+        let OpenError { code, message } = OpenError::draining();
+        return Err(Failure::new(None, code, message, CloseCode::Restart));
+    };
+    let connect = match first {
         Ok(connect) => connect?,
         Err(_) => {
             app.metrics.refused(Limit::ConnectTimeout);

@@ -1,21 +1,28 @@
 //! A session's groups: joining their delivery, leaving it, and looking up what is not known yet.
 
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use natter_shared::{
     frame::{ErrorCode, GroupState},
     id::GroupId,
     position::Position,
-    rpc::{self, FindMembership, Groups, Membership},
-    subject::Topic,
+    rpc::{self, FindMembership, Groups, Membership, ShardPosition},
+    subject::{Shard, Topic},
 };
 
 use super::{SessionHandle, handle::LiveGroup, open::GROUPS_PAGE, reply::Refusal};
 use crate::{
     app::App,
     delivery::{GroupMeta, Insistence, JoinError, Joined, Start},
+    knowledge,
     limit::Limit,
 };
+
+/// Before a membership is looked up again.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 /// What delivery must know of the group.
 pub(super) fn meta_of(membership: &Membership) -> GroupMeta {
@@ -86,7 +93,7 @@ impl App {
                     return Err(JoinError::TooMany(limit));
                 }
                 let attempt = session.next_attempt();
-                groups.insert(group, LiveGroup { attempt, joined: None, known, sent: Position::START });
+                groups.insert(group, LiveGroup { attempt, joined: None, known, sent: Position::START, found: None });
                 Ok(Begun::Ours(attempt))
             }
         }
@@ -200,19 +207,65 @@ impl App {
         self.hub.leave_group(group, session.id).await;
     }
 
-    /// The group, live: at once if the session has it, else if its user turns out to be a member
-    /// (a group made a moment ago, whose hint has not come yet).
-    pub(super) async fn live_group(&self, session: &Arc<SessionHandle>, group: GroupId) -> Result<LiveGroup, Refusal> {
-        if let Some(live) = session.group(group) {
-            return Ok(live);
-        }
-        let call = FindMembership { user: session.user.clone(), group };
-        let answer = rpc::call(&*self.broker, call, None).await?;
+    /// The group, live, to a user who is known to be a member by what is at most some seconds old: at
+    /// once where the gateway has that from the group's own shard; else SQL is asked, behind the end of
+    /// the log, until `deadline`. A group that the session does not have (made a moment ago, its hint
+    /// still under way) is looked up once.
+    pub(super) async fn authorise(&self, session: &Arc<SessionHandle>, group: GroupId, deadline: Instant) -> Result<LiveGroup, Refusal> {
         let shard = self.broker.shards().of(Topic::Group(group));
+        loop {
+            let live = session.group(group);
+            if let Some(live) = &live
+                && (self.knowledge.is_fresh(shard) || live.found.is_some_and(knowledge::is_recent))
+            {
+                return Ok(live.clone());
+            }
+            // A call may take longer than there is time.
+            let found = tokio::time::timeout_at(deadline.into(), self.look_up(session, group, shard)).await;
+            let late = || Err(Refusal::new(ErrorCode::Unavailable, "whether the user is a member cannot be known now"));
+            match found.unwrap_or_else(|_| late()) {
+                Ok(()) => {}
+                Err(refusal) if live.is_some() && refusal.code.is_retryable() && Instant::now() + LOOK_AGAIN < deadline => {
+                    tokio::time::sleep(LOOK_AGAIN).await;
+                }
+                Err(refusal) => return Err(refusal),
+            }
+            if session.is_closed() {
+                return Err(Refusal::new(ErrorCode::Unavailable, "the session is closing"));
+            }
+        }
+    }
+
+    /// The same for what need not be told when it does not work at once.
+    pub(super) async fn live_group(&self, session: &Arc<SessionHandle>, group: GroupId) -> Result<LiveGroup, Refusal> {
+        self.authorise(session, group, Instant::now() + self.config.limits.send_deadline).await
+    }
+
+    /// Where SQL must have come to, to be asked who is a member, and since when it knows that then.
+    pub(super) async fn floor(&self, shard: Shard) -> Result<(Instant, ShardPosition), rpc::RpcError> {
+        let (since, position) = match self.knowledge.recent(shard) {
+            Some(recent) => recent,
+            None => {
+                let now = Instant::now();
+                let log = self.broker.log_state(shard).await?;
+                (now, Position::new(log.epoch, log.last))
+            }
+        };
+        Ok((since, ShardPosition { shard: shard.0, position }))
+    }
+
+    /// Asks SQL for a membership, and goes live where the session is not.
+    async fn look_up(&self, session: &Arc<SessionHandle>, group: GroupId, shard: Shard) -> Result<(), Refusal> {
+        self.metrics.looked_up.inc();
+        let (since, behind) = self.floor(shard).await?;
+        let answer = rpc::call(&*self.broker, FindMembership { user: session.user.clone(), group }, Some(behind)).await?;
         let known = answer.applied(shard);
         let Some(membership) = answer.reply else { return Err(Refusal::no_such_group()) };
         let start = session.start_of(shard, membership.since);
         self.go_live(session, group, meta_of(&membership), start, known).await?;
-        session.group(group).ok_or_else(|| Refusal::new(ErrorCode::Unavailable, "the session is closing"))
+        if let Some(live) = session.groups.lock().get_mut(&group) {
+            live.found = live.found.max(Some(since));
+        }
+        Ok(())
     }
 }

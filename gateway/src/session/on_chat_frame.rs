@@ -69,6 +69,10 @@ impl Running {
 
     fn notify_by_handle(&self, handle: String, body: String) {
         let (app, session) = (Arc::clone(&self.app), Arc::clone(&self.session));
+        let begun = match session.begin() {
+            Ok(begun) => begun,
+            Err(refusal) => return session.answer(None, Err(refusal)),
+        };
         if !session.enter(app.config.limits.in_flight_sends) {
             app.metrics.refused(Limit::InFlightSends);
             return session.answer(None, Err(Refusal::new(ErrorCode::Busy, "too many requests in flight")));
@@ -82,6 +86,7 @@ impl Running {
             let outcome = outcome.await;
             session.leave_flight();
             session.answer(None, outcome);
+            drop(begun);
         });
     }
 }

@@ -13,7 +13,7 @@ use super::{
     run::{Running, Step},
     send::Outgoing,
 };
-use crate::{app::App, auth::UNAUTHORIZED, limit::Limit};
+use crate::{app::App, auth::UNAUTHORIZED, limit::Limit, standings};
 
 impl Running {
     /// Reads a frame and begins what it asks; answers come when they are ready.
@@ -73,6 +73,10 @@ impl Running {
         Work: Future<Output = Result<ReplyBody, Refusal>> + Send + 'static,
     {
         let (app, session) = (Arc::clone(&self.app), Arc::clone(&self.session));
+        let begun = match session.begin() {
+            Ok(begun) => begun,
+            Err(refusal) => return session.answer(id, Err(refusal)),
+        };
         if !session.enter(app.config.limits.in_flight_sends) {
             app.metrics.refused(Limit::InFlightSends);
             return session.answer(id, Err(Refusal::new(ErrorCode::Busy, "too many requests in flight")));
@@ -82,6 +86,7 @@ impl Running {
             let outcome = work.await;
             session.leave_flight();
             session.answer(id, outcome);
+            drop(begun);
         });
     }
 
@@ -92,7 +97,11 @@ impl Running {
         self.request(id, |app, session| async move {
             match app.auth.authenticate(&token).await {
                 Ok(identity) if identity.user == session.user => {
-                    session.extend(identity.expires_at);
+                    if let Err(refusal) = app.judge(&identity) {
+                        return Err(Refusal::new(standings::error_code(refusal), refusal.to_string()));
+                    }
+                    session.extend(&identity);
+                    app.metrics.refreshed.inc();
                     Ok(ReplyBody::Done {})
                 }
                 Ok(_) => Err(Refusal::new(ErrorCode::Unauthorized, "the token is another user's")),

@@ -44,12 +44,17 @@ pub struct OpenError {
 }
 
 impl OpenError {
+    /// The gateway is on its way out.
+    pub(super) fn draining() -> Self {
+        Self { code: ErrorCode::Draining, message: "this gateway is shutting down: try again elsewhere".to_owned() }
+    }
+
     /// What the connection is closed with.
     pub fn close_code(&self) -> CloseCode {
         match self.code {
             ErrorCode::Unauthorized => CloseCode::Token,
             ErrorCode::RateLimited => CloseCode::RateLimited,
-            ErrorCode::Forbidden | ErrorCode::NotFound => CloseCode::NotAllowed,
+            ErrorCode::Forbidden | ErrorCode::Blocked | ErrorCode::NotFound => CloseCode::NotAllowed,
             ErrorCode::BadFrame
             | ErrorCode::UnknownType
             | ErrorCode::BadRequest
@@ -57,7 +62,8 @@ impl OpenError {
             | ErrorCode::TooLarge
             | ErrorCode::OutOfOrder
             | ErrorCode::TooManyGroups => CloseCode::BadFrame,
-            ErrorCode::Busy | ErrorCode::Unavailable | ErrorCode::Pending | ErrorCode::Draining => CloseCode::TryAgain,
+            ErrorCode::Busy | ErrorCode::Unavailable | ErrorCode::Pending => CloseCode::TryAgain,
+            ErrorCode::Draining => CloseCode::Restart,
         }
     }
 }
@@ -130,13 +136,18 @@ impl App {
             self.metrics.refused(Limit::ConnectionsPerUser);
         }
         let seat = seat.ok_or_else(too_many)?;
-        let (session, notices) = SessionHandle::new(identity.user.clone(), protocol, outlet, identity.expires_at);
+        let (session, notices) = SessionHandle::new(&identity, protocol, outlet);
         let guard = Guard::register(Arc::clone(self), session, seat);
         let session = guard.session();
+        // After registering: who drains either finds the session, or is seen here.
+        if self.closing.is_cancelled() {
+            return Err(OpenError::draining());
+        }
         let inbox_start = resume.inbox.map_or(Start::Now, Start::After);
         let mut inbox_joined = self.hub.join_inbox(session, inbox_start).await?;
-        let call = SignIn { user: identity.user.clone(), handle: identity.handle, display_name: identity.display_name, limit: GROUPS_PAGE };
         let heard = self.hub.hints_missed_until(session.key);
+        let Identity { user, handle, display_name, issued_at, .. } = identity;
+        let call = SignIn { user, handle, display_name, limit: GROUPS_PAGE, issued_at: Some(issued_at) };
         let answer: Answer<SignedIn> = rpc::call(&*self.broker, call, heard).await?;
         // Once: a session signs in once.
         let _ = session.signed_in.set(answer.applied.clone().into_boxed_slice());

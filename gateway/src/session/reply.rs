@@ -24,6 +24,11 @@ impl Refusal {
         Self { code, message: message.into(), retry_after_ms }
     }
 
+    /// The session was told to leave.
+    pub(super) fn draining() -> Self {
+        Self::new(ErrorCode::Draining, "this gateway is shutting down: try again elsewhere")
+    }
+
     /// Absent and forbidden look alike.
     pub(super) fn no_such_group() -> Self {
         Self::new(ErrorCode::NotFound, "no such group")

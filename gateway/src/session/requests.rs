@@ -74,8 +74,10 @@ impl App {
         let call = MessageHistory { user: Some(session.user.clone()), group, before: asked.before, after: asked.after, limit };
         let shard = self.broker.shards().of(Topic::Group(group));
         // One's own messages are in it.
-        let sent = session.group(group).map(|live| ShardPosition { shard: shard.0, position: live.sent });
-        let answer = rpc::call(&*self.broker, call, sent).await?;
+        let sent = session.group(group).map(|live| live.sent).unwrap_or_default();
+        let (_, floor) = self.floor(shard).await?;
+        let behind = ShardPosition { position: floor.position.max(sent), ..floor };
+        let answer = rpc::call(&*self.broker, call, Some(behind)).await?;
         let position = answer.applied(shard);
         let more = answer.reply.more;
         let messages = answer.reply.messages.into_iter().filter_map(|m| message_frame(m.event, m.position, m.stored_at)).collect();
@@ -91,9 +93,8 @@ impl App {
         data: Option<Data>,
     ) -> Outcome {
         match &to {
-            Audience::Group(group) => {
-                self.live_group(session, *group).await?;
-            }
+            // Asked where it is stored.
+            Audience::Group(_) => {}
             Audience::User(user) => {
                 let found = rpc::call(&*self.broker, FindUser::Id(user.clone()), None).await?.reply;
                 if found.is_none() {

@@ -5,6 +5,7 @@
 use std::{
     collections::{VecDeque, hash_map::Entry},
     sync::Arc,
+    time::{Duration, Instant},
 };
 
 use natter_shared::{
@@ -14,13 +15,16 @@ use natter_shared::{
     position::Position,
 };
 
-use super::{SessionHandle, reply::Refusal};
+use super::{SessionHandle, handle::Work, reply::Refusal};
 use crate::{
     app::App,
     limit::Limit,
     metrics::Busy,
     publish::{Draft, NotAccepted, Said, accept, check_body},
 };
+
+/// How long one try may go on, before it is asked again whether its sender is a member.
+const TRY: Duration = Duration::from_secs(4);
 
 /// A message on its way.
 pub(super) struct Outgoing {
@@ -38,6 +42,10 @@ impl App {
         if let Err(refusal) = check_body(&self.config.limits, &message.body) {
             return session.answer(message.id, Err(refusal.into()));
         }
+        let work = match session.begin() {
+            Ok(work) => work,
+            Err(refusal) => return session.answer(message.id, Err(refusal)),
+        };
         if !session.enter(self.config.limits.in_flight_sends) {
             self.metrics.refused(Limit::InFlightSends);
             self.metrics.busy(Busy::Connection);
@@ -46,12 +54,12 @@ impl App {
         let group = message.group;
         let is_first = match session.lanes.lock().entry(group) {
             Entry::Occupied(mut lane) => {
-                lane.get_mut().push_back(message);
+                lane.get_mut().push_back((message, work));
                 None
             }
             Entry::Vacant(lane) => {
                 lane.insert(VecDeque::new());
-                Some(message)
+                Some((message, work))
             }
         };
         if let Some(first) = is_first {
@@ -60,15 +68,16 @@ impl App {
         }
     }
 
-    async fn run_lane(&self, session: &Arc<SessionHandle>, first: Outgoing) {
-        let group = first.group;
+    async fn run_lane(&self, session: &Arc<SessionHandle>, first: (Outgoing, Work)) {
+        let group = first.0.group;
         let mut next = Some(first);
-        while let Some(message) = next {
+        while let Some((message, work)) = next {
             let id = message.id;
             let outcome = self.send_one(session, message).await;
             session.leave_flight();
             let retried = outcome.as_ref().err().filter(|refusal| refusal.code.is_retryable()).and_then(|refusal| refusal.retry_after_ms);
             session.answer(id, outcome);
+            drop(work);
             let mut behind = VecDeque::new();
             {
                 let mut lanes = session.lanes.lock();
@@ -85,7 +94,7 @@ impl App {
                     lanes.remove(&group);
                 }
             }
-            for message in behind {
+            for (message, _work) in behind {
                 session.leave_flight();
                 self.metrics.busy(Busy::Order);
                 let refusal = Refusal::new(ErrorCode::Busy, "an earlier message to this group has to be sent again first");
@@ -95,11 +104,10 @@ impl App {
     }
 
     async fn send_one(&self, session: &Arc<SessionHandle>, message: Outgoing) -> Result<ReplyBody, Refusal> {
-        self.live_group(session, message.group).await?;
         let Outgoing { group, nonce, body, reply_to, data, .. } = message;
         let said = Said { body, reply_to, data };
         let (message_id, draft) = Draft::message(&self.config.limits, &session.user, group, nonce, said, Some(session.id))?;
-        let position = self.accept(session, draft).await?;
+        let position = self.accept_of_member(session, group, draft).await?;
         if let Some(live) = session.groups.lock().get_mut(&group) {
             live.sent = live.sent.max(position);
         }
@@ -107,26 +115,50 @@ impl App {
         Ok(ReplyBody::Sent { message_id, position })
     }
 
+    /// Gets a member's draft stored. Who is a member is asked again between tries, which may go on for
+    /// longer than that may be old.
+    async fn accept_of_member(&self, session: &Arc<SessionHandle>, group: GroupId, draft: Draft) -> Result<Position, Refusal> {
+        let deadline = Instant::now() + self.config.limits.send_deadline;
+        let mut tried = None;
+        loop {
+            match (self.authorise(session, group, deadline).await, tried) {
+                (Ok(_), _) => {}
+                // It may be stored all the same.
+                (Err(_), Some(unknown)) => return Err(unknown),
+                (Err(refusal), None) => return Err(refusal),
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            match self.accept(session, draft.clone(), left.min(TRY)).await {
+                Ok(position) => return Ok(position),
+                Err(error) if error.code == ErrorCode::Pending && left > TRY => tried = Some(error.into()),
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
     /// Stores a notification to a user or a group.
     pub(super) async fn notify_one(
         &self,
-        session: &SessionHandle,
+        session: &Arc<SessionHandle>,
         to: Audience,
         nonce: Nonce,
         body: String,
         data: Option<Data>,
     ) -> Result<ReplyBody, Refusal> {
-        let (notification_id, draft) = Draft::notification(&self.config.limits, Some(&session.user), to, nonce, body, data)?;
-        let position = self.accept(session, draft).await?;
+        let (notification_id, draft) = Draft::notification(&self.config.limits, Some(&session.user), to.clone(), nonce, body, data)?;
+        let position = match to {
+            Audience::Group(group) => self.accept_of_member(session, group, draft).await?,
+            Audience::User(_) => self.accept(session, draft, self.config.limits.send_deadline).await?,
+        };
         Ok(ReplyBody::Notified { notification_id, position })
     }
 
     /// Gets a draft stored. The stream refuses a second event under one id within a shard only; that
     /// this connection used the nonce for another one shows here.
-    async fn accept(&self, session: &SessionHandle, draft: Draft) -> Result<Position, NotAccepted> {
+    async fn accept(&self, session: &SessionHandle, draft: Draft, patience: Duration) -> Result<Position, NotAccepted> {
         if !session.nonces.lock().admit(draft.id(), draft.payload()) {
             return Err(NotAccepted::nonce_reused());
         }
-        accept(&*self.broker, &self.intake, draft, self.config.limits.send_deadline).await
+        accept(&*self.broker, &self.intake, draft, patience).await
     }
 }

@@ -17,4 +17,5 @@ pub mod members;
 pub mod messages;
 pub mod notifications;
 pub mod read_positions;
+pub mod standings;
 pub mod users;

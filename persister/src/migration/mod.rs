@@ -3,6 +3,7 @@
 
 mod m20261122_000001_first;
 mod m20261124_000002_inboxes_keys_erasures;
+mod m20261124_000003_standings;
 
 use sea_orm_migration::{MigrationTrait, MigratorTrait};
 
@@ -11,6 +12,10 @@ pub struct Migrator;
 
 impl MigratorTrait for Migrator {
     fn migrations() -> Vec<Box<dyn MigrationTrait>> {
-        vec![Box::new(m20261122_000001_first::Migration), Box::new(m20261124_000002_inboxes_keys_erasures::Migration)]
+        vec![
+            Box::new(m20261122_000001_first::Migration),
+            Box::new(m20261124_000002_inboxes_keys_erasures::Migration),
+            Box::new(m20261124_000003_standings::Migration),
+        ]
     }
 }

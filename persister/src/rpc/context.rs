@@ -13,7 +13,7 @@ use natter_shared::{
 use sea_orm::{ConnectionTrait, DatabaseTransaction, DbErr, QueryResult, Value};
 use tokio::time::{Instant, sleep};
 
-use crate::{checkpoint, database::Store, error::unavailable, options::Options, progress::Progress};
+use crate::{checkpoint, database::Store, error::unavailable, options::Options, progress::Progress, standings::Standings};
 
 /// How long a command waits for its event to be stored and applied.
 const PATIENCE: Duration = Duration::from_secs(4);
@@ -23,6 +23,7 @@ pub(super) struct Context {
     pub(super) store: Store,
     pub(super) broker: Arc<dyn Broker>,
     pub(super) progress: Arc<Progress>,
+    pub(super) standings: Arc<Standings>,
     pub(super) options: Options,
 }
 

@@ -3,9 +3,7 @@
 use natter_shared::{
     event::{Event, InboxCounts},
     id::{GroupId, NotificationId, UserId},
-    position::Position,
     rpc::{Answer, ChatPage, ChatPageData, CountInbox, InboxCursor, InboxEntry, ListNotifications, NotificationsPage, Profile, RpcError},
-    subject::{Shards, Topic},
     timestamp::Timestamp,
 };
 use sea_orm::{QueryResult, Value};
@@ -16,17 +14,16 @@ use super::{
     history::{self, MAX_BYTES},
     memberships, users,
 };
-use crate::error::not_found;
+use crate::{error::not_found, inbox::version};
 
 /// Rows of a page at most.
 const MAX_ROWS: u32 = 200;
 
 /// The counts of `user`'s inbox. What is archived is seen and read, and so in neither.
-pub(super) async fn counts(snapshot: &Snapshot<'_>, shards: Shards, user: &UserId) -> Result<InboxCounts, RpcError> {
+pub(super) async fn counts(snapshot: &Snapshot<'_>, user: &UserId) -> Result<InboxCounts, RpcError> {
     let sql = "SELECT count(*) FILTER (WHERE s.seen IS NOT TRUE) AS unseen, count(*) FILTER (WHERE s.is_read IS NOT TRUE) AS unread \
                FROM notifications n LEFT JOIN inbox_state s ON s.recipient = n.recipient AND s.notification = n.id WHERE n.recipient = ?";
-    let shard = shards.of(Topic::User(user.key())).0;
-    let version = snapshot.applied().iter().find(|at| at.shard == shard).map_or(Position::START, |at| at.position);
+    let version = version(snapshot.applied());
     let Some(row) = snapshot.one(sql, [user.as_str().into()]).await? else {
         return Ok(InboxCounts { version, ..InboxCounts::default() });
     };
@@ -45,7 +42,7 @@ pub(super) async fn chat_page(context: &Context, call: ChatPage) -> Result<Answe
     let users = rows.iter().map(users::profile).collect::<Result<Vec<_>, _>>()?;
     let newest = Page { before: None, archived: false, unseen: false, limit: call.notifications };
     let (notifications, _) = notifications(&snapshot, &call.user, newest).await?;
-    let inbox = counts(&snapshot, context.broker.shards(), &call.user).await?;
+    let inbox = counts(&snapshot, &call.user).await?;
     snapshot.answer(ChatPageData { profile, groups, users, notifications, inbox }).await
 }
 
@@ -53,13 +50,13 @@ pub(super) async fn list(context: &Context, call: ListNotifications) -> Result<A
     let snapshot = context.snapshot().await?;
     let page = Page { before: call.before, archived: call.archived, unseen: call.unseen, limit: call.limit };
     let (notifications, more) = notifications(&snapshot, &call.user, page).await?;
-    let inbox = counts(&snapshot, context.broker.shards(), &call.user).await?;
+    let inbox = counts(&snapshot, &call.user).await?;
     snapshot.answer(NotificationsPage { notifications, more, inbox }).await
 }
 
 pub(super) async fn count(context: &Context, call: CountInbox) -> Result<Answer<InboxCounts>, RpcError> {
     let snapshot = context.snapshot().await?;
-    let inbox = counts(&snapshot, context.broker.shards(), &call.user).await?;
+    let inbox = counts(&snapshot, &call.user).await?;
     snapshot.answer(inbox).await
 }
 

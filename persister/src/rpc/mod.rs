@@ -9,6 +9,7 @@ mod inbox;
 mod keys;
 pub(crate) mod memberships;
 mod sessions;
+mod standings;
 mod users;
 
 use std::{
@@ -22,9 +23,9 @@ use natter_shared::{
     broker::{Broker, Call},
     frame::ErrorCode,
     rpc::{
-        AddMember, Answer, AwaitApplied, ChatPage, CheckApiKey, CountInbox, CreateGroup, CreateSingle, EnsureGroup, EventsAfter,
-        FindAccepted, FindGroup, FindMembership, FindUser, Groups, JoinOpen, LeaveGroup, ListGroups, ListNotifications, ListUsers, Members,
-        MessageHistory, RemoveMember, RenameGroup, Request, Rpc, RpcError, SignIn,
+        self, AddMember, Answer, AwaitApplied, ChangeStanding, ChatPage, CheckApiKey, CountInbox, CreateGroup, CreateSingle, EnsureGroup,
+        EventsAfter, FindAccepted, FindGroup, FindMembership, FindUser, Groups, JoinOpen, LeaveGroup, ListGroups, ListNotifications,
+        ListUsers, Members, MessageHistory, RemoveMember, RenameGroup, Request, Rpc, RpcError, SignIn,
     },
 };
 use tokio::{sync::Semaphore, time::sleep};
@@ -32,7 +33,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub(crate) use self::commands::member_event;
 use self::context::Context;
-use crate::{database::Store, metrics::Metrics, options::Options, progress::Progress};
+use crate::{database::Store, metrics::Metrics, options::Options, progress::Progress, standings::Standings};
 
 /// An answer later than this finds nobody waiting ([`natter_shared::rpc::TIMEOUT`]).
 const DEADLINE: Duration = Duration::from_millis(4500);
@@ -51,9 +52,16 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    pub(crate) fn new(store: Store, broker: Arc<dyn Broker>, progress: Arc<Progress>, metrics: Metrics, options: Options) -> Self {
+    pub(crate) fn new(
+        store: Store,
+        broker: Arc<dyn Broker>,
+        progress: Arc<Progress>,
+        standings: Arc<Standings>,
+        metrics: Metrics,
+        options: Options,
+    ) -> Self {
         let concurrency = options.rpc_concurrency.max(1);
-        Self { context: Arc::new(Context { store, broker, progress, options }), metrics, concurrency }
+        Self { context: Arc::new(Context { store, broker, progress, standings, options }), metrics, concurrency }
     }
 
     /// Serves until `shutdown`, then finishes what is under way.
@@ -137,6 +145,8 @@ async fn answer(context: Arc<Context>, metrics: Metrics, call: Call) {
         ListNotifications => inbox::list,
         CountInbox => inbox::count,
         CheckApiKey => keys::check,
+        ChangeStanding => standings::change,
+        rpc::Standings => standings::list,
     });
     // Nobody waits any more: no matter.
     let _ = call.respond.send(answer);

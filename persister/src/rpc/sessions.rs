@@ -2,7 +2,7 @@
 
 use natter_shared::rpc::{Answer, RpcError, SignIn, SignedIn};
 
-use super::{context::Context, inbox, memberships, users};
+use super::{context::Context, inbox, memberships, standings, users};
 use crate::error::unavailable;
 
 pub(super) async fn sign_in(context: &Context, call: SignIn) -> Result<Answer<SignedIn>, RpcError> {
@@ -10,9 +10,12 @@ pub(super) async fn sign_in(context: &Context, call: SignIn) -> Result<Answer<Si
     // Nothing is written where the token says what it said before, which is nearly always.
     for attempt in 0..2 {
         let snapshot = context.snapshot().await?;
+        if let Some(issued_at) = call.issued_at {
+            standings::check(&snapshot, &call.user, issued_at).await?;
+        }
         if let Some(profile) = users::unchanged(&snapshot, &call.user, &claims).await? {
             let (groups, more) = memberships::page(&snapshot, &call.user, None, call.limit).await?;
-            let inbox = inbox::counts(&snapshot, context.broker.shards(), &call.user).await?;
+            let inbox = inbox::counts(&snapshot, &call.user).await?;
             return snapshot.answer(SignedIn { profile, groups, more, inbox }).await;
         }
         drop(snapshot);

@@ -39,7 +39,13 @@ async fn export(harness: &Harness, who: &UserId) -> Vec<serde_json::Value> {
 async fn lives(harness: &Harness) -> (UserId, UserId, GroupId, GroupId) {
     let (alice, bob) = (user("alice-id"), user("bob-id"));
     for (user, handle) in [(&alice, "al\"ice"), (&bob, "bob")] {
-        let call = SignIn { user: user.clone(), handle: Some(handle.into()), display_name: Some(format!("{handle} secret")), limit: 1 };
+        let call = SignIn {
+            user: user.clone(),
+            handle: Some(handle.into()),
+            display_name: Some(format!("{handle} secret")),
+            limit: 1,
+            issued_at: None,
+        };
         harness.call(call).await.unwrap();
     }
     let (group, ack) = harness.create(GroupKind::Group, &[&alice, &bob]).await;
@@ -173,7 +179,7 @@ async fn an_erased_user_is_gone_and_others_keep_what_is_theirs(harness: Harness)
     assert!(inbox.notifications.iter().all(|entry| entry.body.is_empty()));
     // Again is harmless; and a token still brings somebody in, as somebody new.
     erase(&harness, &alice).await.unwrap();
-    let call = SignIn { user: alice.clone(), handle: Some("alice2".into()), display_name: None, limit: 10 };
+    let call = SignIn { user: alice.clone(), handle: Some("alice2".into()), display_name: None, limit: 10, issued_at: None };
     let back = harness.call(call).await.unwrap().reply;
     assert_eq!((back.profile.handle.as_str(), back.profile.display_name.as_str(), back.groups.len()), ("alice2", "alice2", 0));
     assert_eq!(harness.call(again).await.unwrap().reply.display_name, "bob_with_alice2");

@@ -175,7 +175,7 @@ impl Harness {
     }
 
     pub(crate) async fn sign_in(&self, user: &UserId, handle: Option<&str>) -> SignedIn {
-        let call = SignIn { user: user.clone(), handle: handle.map(str::to_owned), display_name: None, limit: 200 };
+        let call = SignIn { user: user.clone(), handle: handle.map(str::to_owned), display_name: None, limit: 200, issued_at: None };
         self.call(call).await.unwrap().reply
     }
 

@@ -91,7 +91,7 @@ async fn users_are_found_by_how_they_begin(harness: Harness) {
     ];
     for (id, handle, name) in people {
         let (handle, display_name) = (Some(handle.to_owned()), Some(name.to_owned()));
-        harness.call(SignIn { user: user(id), handle, display_name, limit: 1 }).await.unwrap();
+        harness.call(SignIn { user: user(id), handle, display_name, limit: 1, issued_at: None }).await.unwrap();
     }
     let find = async |prefix: &str| -> Vec<String> {
         let call = ListUsers { user: Some(user("5")), prefix: prefix.into(), after: None, limit: 50 };

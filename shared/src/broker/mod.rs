@@ -38,7 +38,7 @@ pub use self::unapplied::{LogSize, Meter, Unapplied};
 
 use crate::{
     failpoint,
-    id::EventId,
+    id::{EventId, InstanceId},
     position::{Epoch, Position},
     subject::{Shard, Shards, Topic},
     timestamp::Timestamp,
@@ -203,6 +203,28 @@ pub enum Control {
         /// The new one.
         epoch: Epoch,
     },
+    /// A persister has read that the list of users' standings is at `version`.
+    Standings {
+        /// Of the last change.
+        version: u64,
+    },
+    /// A gateway is there, and keeps to the standings up to `standings`.
+    Gateway {
+        /// Which one.
+        instance: InstanceId,
+        /// The version of the list that it keeps to.
+        standings: u64,
+    },
+}
+
+impl Control {
+    /// Whether gateways say it, and persisters do not.
+    pub(crate) fn is_of_gateways(&self) -> bool {
+        match self {
+            Self::Gateway { .. } => true,
+            Self::Applied { .. } | Self::Epoch { .. } | Self::Standings { .. } => false,
+        }
+    }
 }
 
 /// Why the broker did not do what was asked.

@@ -16,6 +16,9 @@ pub(super) fn check(config: &Config, role: Role, values: &mut Values) {
     auth::check(&config.auth, role, values);
     check_limits(&config.limits, values);
     check_retention(&config.retention, values);
+    if config.gateway.drain_delay > config.gateway.drain_timeout {
+        values.problem("gateway.drain_delay", "is longer than gateway.drain_timeout, which it is a part of");
+    }
     if let Err(error) = EnvFilter::try_new(&config.telemetry.filter) {
         values.problem("telemetry.filter", &format!("{:?} is not a log filter: {error}", config.telemetry.filter));
     }

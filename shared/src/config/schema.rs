@@ -330,10 +330,14 @@ section! {
     pub struct Gateway in "gateway" {
         /// How long a group's subscription outlives its last local member.
         pub interest_linger: Duration = secs(10) => Duration::ZERO..=secs(600),
-        /// Connections per second that are told to go elsewhere when the process stops.
+        /// How long a stopping process goes on serving after `/readyz` says that it is going, so that
+        /// proxies notice. Not needed where they are told before (Kubernetes' `preStop`).
+        pub drain_delay: Duration = Duration::ZERO => Duration::ZERO..=secs(60),
+        /// Connections per second that are told to go elsewhere when the process stops; more where
+        /// they would not all be told within `drain_timeout`.
         pub drain_rate: u32 = 500 => 1..=1_000_000,
-        /// How long a stopping process waits for its connections.
-        pub drain_timeout: Duration = secs(20) => Duration::ZERO..=secs(600),
+        /// From SIGTERM to the end, `drain_delay` included; what is still connected then is cut off.
+        pub drain_timeout: Duration = secs(25) => Duration::ZERO..=secs(600),
     }
 }
 

@@ -18,6 +18,8 @@ pub enum ErrorCode {
     NotFound,
     /// Not allowed to this member.
     Forbidden,
+    /// The user is blocked.
+    Blocked,
     /// The nonce was used with another group or body.
     NonceReused,
     /// The body or frame is larger than `limits` says.
@@ -49,6 +51,7 @@ impl ErrorCode {
             | Self::Unauthorized
             | Self::NotFound
             | Self::Forbidden
+            | Self::Blocked
             | Self::NonceReused
             | Self::TooLarge
             | Self::OutOfOrder
@@ -65,6 +68,7 @@ impl ErrorCode {
             Self::Unauthorized => "unauthorized",
             Self::NotFound => "not_found",
             Self::Forbidden => "forbidden",
+            Self::Blocked => "blocked",
             Self::NonceReused => "nonce_reused",
             Self::TooLarge => "too_large",
             Self::OutOfOrder => "out_of_order",

@@ -8,6 +8,7 @@ mod groups;
 mod inbox;
 mod keys;
 mod messages;
+mod standings;
 mod users;
 
 use bytes::Bytes;
@@ -22,6 +23,7 @@ pub use self::{
     inbox::{ChatPage, ChatPageData, CountInbox, InboxCursor, InboxEntry, ListNotifications, NotificationsPage},
     keys::{ApiKey, CheckApiKey},
     messages::{Accepted, AwaitApplied, EventsAfter, EventsPage, FindAccepted, HistoryPage, MessageHistory, RecoveredEvent},
+    standings::{ChangeStanding, Standing, StandingChange, StandingChanged, Standings, StandingsPage},
     users::{FindUser, ListUsers, Profile, SignIn, SignedIn, UsersPage},
 };
 use crate::{

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{Membership, rpc};
-use crate::{event::InboxCounts, id::UserId};
+use crate::{event::InboxCounts, id::UserId, timestamp::Timestamp};
 
 /// A user as others know it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,6 +27,10 @@ pub struct SignIn {
     pub display_name: Option<String>,
     /// How many groups to list at most.
     pub limit: u32,
+    /// When the token was issued: refused where the user is blocked, or the token was issued before
+    /// the user's tokens were revoked. None where nobody signs in and the user is only made known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub issued_at: Option<Timestamp>,
 }
 
 /// What a session starts with.

@@ -216,7 +216,13 @@ fn a_config_nobody_could_sign_in_with_is_refused() {
 async fn a_bearer_token_wins_over_a_cookie() {
     let authenticator = authenticator();
     let session_of = |name: &str| {
-        let identity = super::Identity { user: UserId::new(name).unwrap(), handle: None, display_name: None, expires_at: Timestamp::now() };
+        let identity = super::Identity {
+            user: UserId::new(name).unwrap(),
+            handle: None,
+            display_name: None,
+            expires_at: Timestamp::now(),
+            issued_at: Timestamp::default(),
+        };
         authenticator.sessions().issue(&identity, Timestamp::now(), Duration::from_mins(1)).0
     };
     let token_of = |name: &str| {

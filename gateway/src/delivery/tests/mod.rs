@@ -10,13 +10,13 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use natter_shared::{
+    broker::Broker,
     config::Limits,
     event::{Event, GroupKind, MemberRemoved, Message},
     id::{GroupId, MessageId, Nonce, RoomName, UserId, open_group},
     position::Position,
     subject::Topic,
     telemetry::metrics::Registry,
-    timestamp::Timestamp,
 };
 use tokio::{
     io::AsyncReadExt,
@@ -28,6 +28,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use self::script::Script;
 use super::{GroupMeta, Hub, JoinError, Joined, Start};
 use crate::{
+    auth::Identity,
+    knowledge::Knowledge,
     metrics::Metrics,
     session::{Notice, Protocol, SessionHandle},
     socket::{Outlet, OutletLimits},
@@ -82,7 +84,8 @@ impl Stage {
         let metrics = Arc::new(Metrics::new(&Registry::new("test")));
         // Nothing is ever at position 0.
         script.store(Topic::Group(GroupId(uuid::Uuid::nil())), &message("before"), true);
-        let hub = Hub::start(script.clone(), limits, Duration::from_mins(1), Arc::clone(&metrics), &TaskTracker::new(), &stop);
+        let knowledge = Arc::new(Knowledge::new(Broker::shards(&*script)));
+        let hub = Hub::start(script.clone(), limits, Duration::from_mins(1), Arc::clone(&metrics), knowledge, &TaskTracker::new(), &stop);
         let stage = Self { script, hub, metrics, stop };
         stage.until("the first check", || stage.hub.is_live() && stage.script.checks() <= 1).await;
         stage
@@ -123,7 +126,7 @@ impl Member {
         let socket = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         outlet.attach(listener.accept().await.unwrap().0);
         outlet.release(Bytes::new());
-        let (session, notices) = SessionHandle::new(user(name), Protocol::V1, outlet, Timestamp(u64::MAX));
+        let (session, notices) = SessionHandle::new(&Identity::of(user(name)), Protocol::V1, outlet);
         Self { session, notices, socket, read: Vec::new() }
     }
 

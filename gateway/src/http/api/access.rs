@@ -54,7 +54,8 @@ impl Api {
 
 /// The call that makes a user known, and tells the profile and the inbox.
 pub(super) fn sign_in(identity: &Identity) -> SignIn {
-    SignIn { user: identity.user.clone(), handle: identity.handle.clone(), display_name: identity.display_name.clone(), limit: 1 }
+    let Identity { user, handle, display_name, issued_at, .. } = identity.clone();
+    SignIn { user, handle, display_name, limit: 1, issued_at: Some(issued_at) }
 }
 
 /// A call of the server API.

@@ -7,7 +7,7 @@ use natter_shared::{
     event::{Data, Event, Read},
     id::{GroupId, GroupRef, MessageId, Nonce, UserId},
     position::Position,
-    rpc::{FindMembership, MessageHistory, ShardPosition},
+    rpc::{FindMembership, MessageHistory},
     subject::Topic,
 };
 use serde::{Deserialize, Serialize};
@@ -67,7 +67,7 @@ pub(super) async fn list_messages(
     Asked(around): Asked<Around>,
 ) -> Result<Json<History>, Problem> {
     // One's own messages are in it.
-    let sent = api.sent.get(&(identity.user.key(), group.id())).map(|at| api.at(Topic::Group(group.id()), at));
+    let sent = api.sent.get(&(identity.user.key(), group.id()));
     history(&api, Some(identity.user), group.id(), &around, sent).await.map(Json)
 }
 
@@ -77,14 +77,15 @@ pub(super) async fn history(
     user: Option<UserId>,
     group: GroupId,
     around: &Around,
-    behind: Option<ShardPosition>,
+    sent: Option<Position>,
 ) -> Result<History, Problem> {
     if around.before.is_some() && around.after.is_some() {
         return Err(Problem::bad_request("history takes `before` or `after`, not both"));
     }
     let limit = limit(around.limit)?.min(api.limits().history_page);
+    let of_member = user.is_some();
     let call = MessageHistory { user, group, before: around.before, after: around.after, limit };
-    let answer = api.call_behind(call, behind).await?;
+    let answer = if of_member { api.call_of_member(call, group, sent).await? } else { api.call(call).await? };
     let position = answer.applied(api.broker().shards().of(Topic::Group(group)));
     let told = answer.reply.messages.into_iter().filter_map(|m| message_frame(m.event, m.position, m.stored_at));
     Ok(History { messages: told.map(MessageWord::from).collect(), more: answer.reply.more, position })
@@ -145,7 +146,7 @@ pub(super) async fn send(api: &Api, sender: &UserId, group: GroupId, nonce: Nonc
 
 /// Whether the user is a member now.
 pub(super) async fn require_member(api: &Api, user: &UserId, group: GroupId) -> Result<(), Problem> {
-    let found = api.call(FindMembership { user: user.clone(), group }).await?.reply;
+    let found = api.call_of_member(FindMembership { user: user.clone(), group }, group, None).await?.reply;
     found.map(drop).ok_or_else(no_such_group)
 }
 

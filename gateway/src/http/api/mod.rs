@@ -85,8 +85,19 @@ impl Api {
         rpc::call(self.broker(), call, at).await.map_err(Problem::from)
     }
 
-    fn at(&self, topic: Topic, position: Position) -> ShardPosition {
-        ShardPosition { shard: self.broker().shards().of(topic).0, position }
+    /// A call whose answer depends on who is a member: SQL must know what was stored in the group's
+    /// shard until a few seconds ago, and where it is behind, the call fails and may be repeated.
+    async fn call_of_member<T: Rpc>(&self, call: T, group: GroupId, at: Option<Position>) -> Result<Answer<T::Reply>, Problem> {
+        let shard = self.broker().shards().of(Topic::Group(group));
+        let floor = match self.site.recent(shard) {
+            Some(recent) => recent,
+            None => {
+                let log = self.broker().log_state(shard).await.map_err(rpc::RpcError::from)?;
+                Position::new(log.epoch, log.last)
+            }
+        };
+        let position = floor.max(at.unwrap_or_default());
+        self.call_behind(call, Some(ShardPosition { shard: shard.0, position })).await
     }
 }
 

@@ -74,7 +74,13 @@ async fn create_single(site: &dyn Site, identity: &Identity, fields: &FormFields
     }
     let broker = site.broker();
     let user = identity.user.clone();
-    let sign_in = SignIn { user: user.clone(), handle: identity.handle.clone(), display_name: identity.display_name.clone(), limit: 1 };
+    let sign_in = SignIn {
+        user: user.clone(),
+        handle: identity.handle.clone(),
+        display_name: identity.display_name.clone(),
+        limit: 1,
+        issued_at: Some(identity.issued_at),
+    };
     let mine = rpc::call(broker, sign_in, None).await?.reply.profile;
     let theirs = rpc::call(broker, FindUser::Id(other.clone()), None).await?.reply;
     let theirs = theirs.ok_or_else(|| Problem::of(ErrorCode::NotFound, "there is no such user"))?;

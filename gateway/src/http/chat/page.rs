@@ -45,8 +45,13 @@ pub(in crate::http) async fn page(State(site): State<Arc<dyn Site>>, Room(room):
         return Ok(to_sign_in(&path_of(&room)).into_response());
     };
     // Somebody may come with the token of an issuer of one's own, never seen here before.
-    let sign_in =
-        SignIn { user: identity.user.clone(), handle: identity.handle.clone(), display_name: identity.display_name.clone(), limit: 1 };
+    let sign_in = SignIn {
+        user: identity.user.clone(),
+        handle: identity.handle.clone(),
+        display_name: identity.display_name.clone(),
+        limit: 1,
+        issued_at: Some(identity.issued_at),
+    };
     rpc::call(site.broker(), sign_in, None).await?;
     let call = ChatPage { user: identity.user.clone(), notifications: NOTIFICATIONS, users: OTHER_USERS, groups: GROUPS };
     let data = rpc::call(site.broker(), call, None).await?.reply;

@@ -40,7 +40,7 @@ use tokio::sync::watch;
 use tower::ServiceExt;
 
 use crate::{
-    auth::{Authenticator, Identity},
+    auth::{AuthError, Authenticator, Identity},
     http::{Site, team_pages::TeamPages},
     metrics::Metrics,
     publish::Intake,
@@ -62,6 +62,7 @@ pub(super) struct FakeSite {
     auth: Authenticator,
     pages: Option<TeamPages>,
     pub(super) missing: Vec<&'static str>,
+    pub(super) closing: bool,
 }
 
 #[derive(Default)]
@@ -102,6 +103,18 @@ impl Site for FakeSite {
         self.missing.clone()
     }
 
+    fn judge(&self, _: &Identity) -> Result<(), AuthError> {
+        Ok(())
+    }
+
+    fn recent(&self, _: Shard) -> Option<Position> {
+        Some(Position::START)
+    }
+
+    fn is_closing(&self) -> bool {
+        self.closing
+    }
+
     fn metrics(&self) -> String {
         "# EOF\n".to_owned()
     }
@@ -125,7 +138,7 @@ impl FakeSite {
         let pages = TeamPages::of_config(&config.http).unwrap();
         let broker = FakeBroker::default();
         let intake = Intake::new(broker.shards(), Arc::new(Metrics::new(&Registry::new("test"))));
-        Self { broker, intake, config, auth, pages, missing: Vec::new() }
+        Self { broker, intake, config, auth, pages, missing: Vec::new(), closing: false }
     }
 
     pub(super) fn token(&self, name: &str) -> String {
@@ -144,7 +157,7 @@ impl FakeSite {
 
     fn session_since(&self, name: &str, since: Timestamp) -> String {
         let (user, handle) = (UserId::new(name).unwrap(), Some(name.to_owned()));
-        let identity = Identity { user, display_name: handle.clone(), handle, expires_at: since };
+        let identity = Identity { user, display_name: handle.clone(), handle, expires_at: since, issued_at: since };
         format!("natter_session={}", self.auth.sessions().issue(&identity, since, Duration::from_mins(1)).0)
     }
 

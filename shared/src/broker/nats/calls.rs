@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use async_nats::{Client, connection::State};
 use bytes::Bytes;
-use futures::StreamExt;
+use futures::{StreamExt, stream};
 use tokio::sync::{Semaphore, oneshot};
 use tracing::{debug, warn};
 
@@ -70,17 +70,21 @@ impl NatsBroker {
     pub(super) async fn announce_now(&self, control: &Control) -> Result<(), BrokerError> {
         let payload = serde_json::to_vec(control).map_err(|error| BrokerError::Refused(error.to_string()))?;
         let client = connected(&self.connections.calls)?;
-        client.publish(subject::CONTROL, Bytes::from(payload)).await.map_err(unavailable)
+        let subject = if control.is_of_gateways() { subject::GATEWAYS } else { subject::CONTROL };
+        client.publish(subject, Bytes::from(payload)).await.map_err(unavailable)
     }
 
     pub(super) async fn controls_now(&self) -> Result<Controls, BrokerError> {
-        let messages = self.connections.calls.subscribe(subject::CONTROL).await.map_err(unavailable)?;
-        Ok(Box::pin(messages.filter_map(|message| {
-            let control = serde_json::from_slice(&message.payload);
+        let of_persisters = self.connections.calls.subscribe(subject::CONTROL).await.map_err(unavailable)?;
+        let of_gateways = self.connections.calls.subscribe(subject::GATEWAYS).await.map_err(unavailable)?;
+        Ok(Box::pin(stream::select(of_persisters, of_gateways).filter_map(|message| {
+            let control = serde_json::from_slice::<Control>(&message.payload);
             if let Err(error) = &control {
                 warn!(%error, "control_not_understood");
             }
-            std::future::ready(control.ok())
+            // Nobody speaks for the others.
+            let by_gateway = message.subject.as_str() == subject::GATEWAYS;
+            std::future::ready(control.ok().filter(|control| control.is_of_gateways() == by_gateway))
         })))
     }
 

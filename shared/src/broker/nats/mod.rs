@@ -184,7 +184,7 @@ impl NatsBroker {
                         // Announced, but the server's word counts.
                         let _ = epochs.look_up_now(Shard(shard)).await;
                     }
-                    Control::Applied { .. } => {}
+                    Control::Applied { .. } | Control::Standings { .. } | Control::Gateway { .. } => {}
                 }
             }
         });

@@ -5,11 +5,12 @@ use std::sync::Arc;
 use axum::{Json, extract::State, http::StatusCode};
 use natter_shared::{
     event::Ephemeral,
-    id::UserId,
-    rpc::{RpcError, SignIn},
+    id::{InstanceId, UserId},
+    rpc::{ChangeStanding, RpcError, SignIn, StandingChange},
     subject::Topic,
+    timestamp::Timestamp,
 };
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::{
@@ -51,7 +52,7 @@ pub(in crate::http::api) async fn server_put_user(
     JsonBody(known): JsonBody<Known>,
 ) -> Result<Json<UserWord>, Problem> {
     let (handle, display_name) = (name("handle", known.handle)?, name("display_name", known.display_name)?);
-    let profile = api.call(SignIn { user, handle, display_name, limit: 1 }).await?.reply.profile;
+    let profile = api.call(SignIn { user, handle, display_name, limit: 1, issued_at: None }).await?.reply.profile;
     Ok(Json(profile.into()))
 }
 
@@ -107,4 +108,88 @@ pub(in crate::http::api) async fn server_disconnect_user(
     let payload = serde_json::to_vec(&frame).map_err(|error| Problem::bad_request(error.to_string()))?;
     api.broker().publish_ephemeral(Topic::User(user.key()), payload.into()).await.map_err(RpcError::from)?;
     Ok(StatusCode::ACCEPTED)
+}
+
+/// How a user stands, and which gateways keep to it.
+#[derive(Serialize, ToSchema)]
+pub(in crate::http::api) struct StandingWord {
+    blocked: bool,
+    /// Tokens issued before then are void; null where none are.
+    #[schema(value_type = Option<String>, required = true)]
+    tokens_void_before: Option<Timestamp>,
+    /// Gateways (by process) that keep to it already.
+    #[schema(value_type = Vec<uuid::Uuid>)]
+    confirmed: Vec<InstanceId>,
+    /// Gateways heard of in the last 5 s that have not said so yet: gone, or cut off, and then they end
+    /// their sessions by themselves within 5 s. Empty: it holds everywhere. The call may be repeated.
+    #[schema(value_type = Vec<uuid::Uuid>)]
+    unconfirmed: Vec<InstanceId>,
+}
+
+async fn change(api: &Api, user: UserId, change: StandingChange) -> Result<Json<StandingWord>, Problem> {
+    let changed = api.call(ChangeStanding { user, change }).await?.reply;
+    let void_before = changed.standing.void_before;
+    Ok(Json(StandingWord {
+        blocked: changed.standing.blocked,
+        tokens_void_before: (void_before > Timestamp::default()).then_some(void_before),
+        confirmed: changed.confirmed,
+        unconfirmed: changed.unconfirmed,
+    }))
+}
+
+/// Blocks a user, known or not: connections are closed (4403) on every gateway, and nobody signs in or
+/// calls as that user until unblocked. Memberships stay.
+#[utoipa::path(
+    post, path = "/api/v1/server/users/{user}/block", tag = "server",
+    params(("user" = String, Path, description = "A user's id")),
+    responses((status = 200, body = StandingWord)),
+)]
+pub(in crate::http::api) async fn server_block_user(
+    State(api): State<Arc<Api>>,
+    _: BackEnd,
+    At(user): At<UserId>,
+) -> Result<Json<StandingWord>, Problem> {
+    change(&api, user, StandingChange::Block).await
+}
+
+/// Takes a block back.
+#[utoipa::path(
+    post, path = "/api/v1/server/users/{user}/unblock", tag = "server",
+    params(("user" = String, Path, description = "A user's id")),
+    responses((status = 200, body = StandingWord)),
+)]
+pub(in crate::http::api) async fn server_unblock_user(
+    State(api): State<Arc<Api>>,
+    _: BackEnd,
+    At(user): At<UserId>,
+) -> Result<Json<StandingWord>, Problem> {
+    change(&api, user, StandingChange::Unblock).await
+}
+
+/// Which tokens.
+#[derive(Default, Deserialize, ToSchema)]
+pub(in crate::http::api) struct Revoked {
+    /// Those issued before this time, which is not in the future. Unset: all issued until now.
+    #[schema(value_type = Option<String>)]
+    before: Option<Timestamp>,
+}
+
+/// Voids a user's tokens and cookies by when they were issued (`iat`; a token without one is as old as
+/// can be), for good: connections that stand on one are closed (4401) on every gateway.
+#[utoipa::path(
+    post, path = "/api/v1/server/users/{user}/revoke", tag = "server", request_body = Option<Revoked>,
+    params(("user" = String, Path, description = "A user's id")),
+    responses((status = 200, body = StandingWord)),
+)]
+pub(in crate::http::api) async fn server_revoke_tokens(
+    State(api): State<Arc<Api>>,
+    _: BackEnd,
+    At(user): At<UserId>,
+    Perhaps(which): Perhaps<Revoked>,
+) -> Result<Json<StandingWord>, Problem> {
+    if which.before.is_some_and(|before| before > Timestamp::now()) {
+        // Later tokens would be void as well, and nothing takes that back.
+        return Err(Problem::bad_request("`before` lies in the future"));
+    }
+    change(&api, user, StandingChange::Revoke(which.before)).await
 }
