@@ -12,12 +12,16 @@ use natter_shared::{
     subject::Topic,
     timestamp::Timestamp,
 };
+use tokio::time::Instant;
 
 use super::{Draft, Intake, NotAccepted, publish, wait_until_applied};
 
 /// What is sent under a nonce older than this is looked up before it is published: the broker's
 /// memory of ids is two minutes long, and a retry must never make a second message.
 const OLD_NONCE: Duration = Duration::from_mins(1);
+
+/// Before a first copy that could not be read is asked for again.
+const COPY_PAUSE: Duration = Duration::from_millis(50);
 
 /// A nonce from further ahead than this would count as new when it is old.
 const FUTURE_NONCE: Duration = Duration::from_secs(30);
@@ -51,15 +55,32 @@ pub async fn accept(broker: &dyn Broker, intake: &Intake, draft: Draft, patience
             return same(&event, &accepted.event).then_some(accepted.position).ok_or_else(NotAccepted::nonce_reused);
         }
     }
+    let deadline = Instant::now() + patience;
     let ack = publish(broker, intake, &broker::Outgoing { topic, id, made_at, payload }, patience).await?;
-    if ack.duplicate { check_duplicate(broker, topic, ack.position, &event).await } else { Ok(ack.position) }
+    if ack.duplicate { check_duplicate(broker, topic, ack.position, &event, deadline).await } else { Ok(ack.position) }
 }
 
 /// The id was stored before: as this very thing, or as another under the same nonce.
-async fn check_duplicate(broker: &dyn Broker, topic: Topic, position: Position, event: &Event) -> Result<Position, NotAccepted> {
+async fn check_duplicate(
+    broker: &dyn Broker,
+    topic: Topic,
+    position: Position,
+    event: &Event,
+    deadline: Instant,
+) -> Result<Position, NotAccepted> {
     let pending = |reason: String| NotAccepted::new(ErrorCode::Pending, reason);
-    let first = broker.get(broker.shards().of(topic), position).await.map_err(|error| pending(error.to_string()))?;
-    let Some(first) = first else { return Err(pending("the first copy is not readable yet".to_owned())) };
+    let first = loop {
+        let reason = match broker.get(broker.shards().of(topic), position).await {
+            Ok(Some(first)) => break first,
+            Ok(None) => "the first copy is not readable yet".to_owned(),
+            Err(error) => error.to_string(),
+        };
+        // Its id is known to be stored there: a replica that lags was asked, or there is no leader just now.
+        if Instant::now() + COPY_PAUSE >= deadline {
+            return Err(pending(reason));
+        }
+        tokio::time::sleep(COPY_PAUSE).await;
+    };
     if first.is_void() {
         return Err(pending("the first copy came too late to count; try again in two minutes".to_owned()));
     }

@@ -25,7 +25,8 @@ pub struct NatsOptions {
     pub connect_timeout: Duration,
     /// How long an answer of the broker is waited for.
     pub request_timeout: Duration,
-    /// How long a publish waits for its ack, retries included.
+    /// How long a publish waits for its ack. Short, for it is tried again under the same id: a dead leader
+    /// never answers, and the next one is there after 5 s or so.
     pub publish_timeout: Duration,
     /// Publishes in flight; one more is [`super::super::BrokerError::Busy`].
     pub max_in_flight: usize,
@@ -52,7 +53,7 @@ impl Default for NatsOptions {
             ca_file: None,
             connect_timeout: Duration::from_secs(1),
             request_timeout: Duration::from_secs(5),
-            publish_timeout: Duration::from_secs(5),
+            publish_timeout: Duration::from_secs(2),
             max_in_flight: 16_384,
             max_in_flight_bytes: 64 << 20,
             subscription_capacity: 1024,
