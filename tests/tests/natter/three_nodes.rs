@@ -15,8 +15,9 @@ use natter_tests::{
 
 use super::faults::under_traffic;
 
-/// From a leader's end until its streams accept again.
-const ACCEPTED_WITHIN: Duration = Duration::from_secs(10);
+/// From a leader's end until its streams accept again. It is 5 to 8 s; the rest is for a machine that
+/// has more to do than to elect a leader.
+const ACCEPTED_WITHIN: Duration = Duration::from_secs(20);
 
 fn three() -> Builder {
     Cluster::builder().gateways(2).nats_nodes(3)
@@ -50,7 +51,7 @@ impl Probe {
     /// Until a message is accepted it takes no longer than promised.
     async fn is_accepted(&mut self, cluster: &Cluster) -> Result<()> {
         let begun = Instant::now();
-        let patience = 4 * ACCEPTED_WITHIN;
+        let patience = 2 * ACCEPTED_WITHIN;
         self.client.send_until_accepted(Nonce::now(), self.group, "again", &cluster.addrs(), patience).await?;
         let pause = begun.elapsed();
         eprintln!("accepted again after {pause:?}");
