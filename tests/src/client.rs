@@ -101,8 +101,11 @@ impl Client {
     pub async fn reconnect(&mut self, gateway: SocketAddr) -> Result<Value> {
         self.disconnect();
         let outcome = self.sign_in(gateway).await;
-        if outcome.is_err() {
-            self.disconnect();
+        if let Err(error) = &outcome {
+            // Who is refused is told why by the Close that follows.
+            if !matches!(error.downcast_ref(), Some(RequestError::Refused(_))) {
+                self.disconnect();
+            }
         }
         outcome
     }
