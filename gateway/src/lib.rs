@@ -26,5 +26,7 @@ pub mod standings;
 
 #[cfg(test)]
 mod edge;
+#[cfg(any(test, feature = "fuzz"))]
+pub mod fuzz;
 
 pub use serve::{Gateway, run};

@@ -25,3 +25,6 @@ pub mod failpoint;
 pub mod lifecycle;
 pub mod listen;
 pub mod telemetry;
+
+#[cfg(any(test, feature = "fuzz"))]
+pub mod fuzz;

@@ -7,7 +7,7 @@ mod assets;
 mod chat;
 mod cookies;
 mod dev;
-mod extract;
+pub(crate) mod extract;
 mod health;
 mod layers;
 mod pages;
