@@ -24,7 +24,7 @@ use natter_shared::{
     config::{Auth, Config, Http, Limits, Secret},
     event::{Event, GroupKind, InboxCounts, Role},
     frame::ErrorCode,
-    id::{GroupId, RoomName, UserId, open_group, single_group},
+    id::{EventId, GroupId, RoomName, UserId, open_group, single_group},
     position::{Epoch, Position},
     rpc::{
         Answer, ApiKey, AwaitApplied, ChatPage, ChatPageData, CheckApiKey, CreateSingle, FindMembership, FindUser, InboxEntry, Membership,
@@ -71,6 +71,8 @@ pub(crate) struct FakeBroker {
     pub(super) away: AtomicBool,
     /// What is published is not stored.
     pub(crate) stores_nothing: AtomicBool,
+    /// From when on what was published can be read back; never without.
+    pub(crate) readable_from: Mutex<Option<tokio::time::Instant>>,
     /// What was published, and the position that was waited for after it.
     pub(super) published: Mutex<Vec<(Topic, Event)>>,
     pub(super) awaited: Mutex<Vec<Position>>,
@@ -354,8 +356,24 @@ impl Broker for FakeBroker {
         Err(BrokerError::Busy)
     }
 
-    async fn next_of(&self, _topic: Topic, _after: Position) -> Result<Option<Stored>, BrokerError> {
-        Err(BrokerError::Busy)
+    async fn first(&self, _shard: Shard, _epoch: Epoch) -> Result<Option<u64>, BrokerError> {
+        self.readable_from.lock().map(|_| Some(1)).ok_or(BrokerError::Busy)
+    }
+
+    async fn next_of(&self, topic: Topic, after: Position) -> Result<Option<Stored>, BrokerError> {
+        let from = self.readable_from.lock().ok_or(BrokerError::Busy)?;
+        let published = self.published.lock();
+        let found = published.iter().enumerate().skip(after.seq as usize).find(|(_, (of, _))| *of == topic);
+        let found = found.filter(|_| tokio::time::Instant::now() >= from);
+        Ok(found.map(|(index, (_, event))| Stored {
+            topic,
+            position: Position::new(Epoch(1), index as u64 + 1),
+            previous: 0,
+            id: EventId(uuid::Uuid::nil()),
+            made_at: Timestamp::now(),
+            stored_at: Timestamp::now(),
+            payload: event.encode().unwrap(),
+        }))
     }
 
     async fn tails(&self, _shard: Shard, _topics: &[Topic], _after: Position, _at_least: Position) -> Result<Tails, BrokerError> {
