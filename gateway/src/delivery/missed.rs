@@ -89,6 +89,12 @@ impl Missed {
         }
     }
 
+    /// Whether a membership that is hinted at ended before `floor`: nothing of it is told any more.
+    fn ends(&self, joined: &GroupJoined, floor: Position) -> bool {
+        let mut hints = self.events.iter().take_while(|one| one.position <= floor);
+        hints.any(|one| matches!(&one.change, Change::Left(left) if left.group == joined.group && left.until > joined.since))
+    }
+
     /// Bytes of its frames.
     pub(super) fn bytes(&self) -> usize {
         self.bytes
@@ -100,6 +106,11 @@ impl Missed {
         let (mut removed, chat) = (false, session.protocol == Protocol::ChatRoom);
         let mut frames = BytesMut::new();
         for one in self.events.iter().take_while(|one| one.position <= floor) {
+            if let Change::Joined(joined) = &one.change
+                && self.ends(joined, floor)
+            {
+                continue;
+            }
             match &one.change {
                 Change::Added(user) if *user == session.user => removed = false,
                 Change::Removed(user) if *user == session.user && one.position > known => removed = true,

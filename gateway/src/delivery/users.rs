@@ -9,7 +9,7 @@ use std::{
 
 use natter_shared::{
     broker::{Delivery, Interest, Stored, Subscription},
-    event::{Ephemeral, Event},
+    event::{Ephemeral, Event, GroupJoined},
     frame::CloseCode,
     id::{SessionId, UserKey},
     position::Position,
@@ -80,8 +80,8 @@ struct Listener {
     after: Position,
 }
 
-/// How the payload of a hint begins; a test of the events' encoding keeps it true.
-const HINT: &[u8] = br#"{"type":"group_joined""#;
+/// How the payloads of hints begin; a test of the events' encoding keeps it true.
+const HINTS: [&[u8]; 2] = [br#"{"type":"group_joined""#, br#"{"type":"group_left""#];
 
 /// Recent hints that are kept of a shard's users, and for how long.
 const RECENT: usize = 4096;
@@ -338,7 +338,7 @@ impl UsersTask {
         while self.recent.len() >= RECENT || self.recent.front().is_some_and(|(at, ..)| at.elapsed() > RECENT_FOR) {
             self.recent.pop_front();
         }
-        if stored.payload.starts_with(HINT) {
+        if HINTS.iter().any(|hint| stored.payload.starts_with(hint)) {
             self.recent.push_back((Instant::now(), user, (*stored.payload).into()));
         }
     }
@@ -366,11 +366,18 @@ impl UsersTask {
 }
 
 /// Tells a new session of the groups that its user joined a moment ago.
+/// Tells a session of its user's memberships that began lately and go on.
 fn tell_recent(recent: &VecDeque<(Instant, UserKey, Box<[u8]>)>, session: &SessionHandle) {
+    let mut begun: SmallVec<[GroupJoined; 4]> = SmallVec::new();
     for (.., payload) in recent.iter().filter(|(_, user, _)| *user == session.key) {
-        if let Ok(Event::GroupJoined(joined)) = Event::decode(payload) {
-            session.notice(Notice::Joined(Box::new(joined)));
+        match Event::decode(payload) {
+            Ok(Event::GroupJoined(joined)) => begun.push(joined),
+            Ok(Event::GroupLeft(left)) => begun.retain(|joined| joined.group != left.group || joined.since >= left.until),
+            Ok(_) | Err(_) => {}
         }
+    }
+    for joined in begun {
+        session.notice(Notice::Joined(Box::new(joined)));
     }
 }
 
@@ -411,7 +418,7 @@ fn tell(hub: &Hub, listeners: &[Listener], stored: &Stored) {
 #[allow(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use natter_shared::{
-        event::{GroupJoined, GroupKind, Role},
+        event::{GroupKind, GroupLeft, Role},
         id::{GroupId, UserId},
     };
 
@@ -419,15 +426,19 @@ mod tests {
 
     #[test]
     fn a_hint_is_known_by_its_beginning() {
-        let hint = Event::GroupJoined(GroupJoined {
-            group: GroupId(uuid::Uuid::now_v7()),
-            user: UserId::new("ann").unwrap(),
+        let (group, user) = (GroupId(uuid::Uuid::now_v7()), UserId::new("ann").unwrap());
+        let left = Event::GroupLeft(GroupLeft { group, user: user.clone(), until: Position::START });
+        let joined = Event::GroupJoined(GroupJoined {
+            group,
+            user,
             kind: GroupKind::Open,
             name: None,
             display_name: "lobby".to_owned(),
             role: Role::Member,
             since: Position::START,
         });
-        assert!(hint.encode().unwrap().starts_with(HINT));
+        for (hint, begins) in [joined, left].into_iter().zip(HINTS) {
+            assert!(hint.encode().unwrap().starts_with(begins));
+        }
     }
 }

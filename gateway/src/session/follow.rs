@@ -3,7 +3,12 @@
 
 use std::sync::Arc;
 
-use natter_shared::{frame::CloseCode, position::Position};
+use natter_shared::{
+    frame::CloseCode,
+    id::GroupId,
+    position::Position,
+    subject::{Shard, Topic},
+};
 use tokio::task::JoinHandle;
 use tokio_util::task::TaskTracker;
 
@@ -53,9 +58,11 @@ impl App {
     /// Does what a notice asks for; a session that cannot is closed, and comes back.
     pub(super) async fn follow(&self, session: &Arc<SessionHandle>, notice: Notice) {
         let followed = match notice {
+            // A hint is told again to who resumes, and its membership may be over long since.
+            Notice::Joined(joined) if session.was_listed(self.shard_of(joined.group), joined.since) => Ok(()),
             Notice::Joined(joined) => {
                 let meta = GroupMeta { kind: joined.kind, display_name: joined.display_name.as_str().into() };
-                match self.go_live(session, joined.group, meta, Start::After(joined.since), joined.since).await {
+                match self.go_live(session, joined.group, meta, session.start_of_hint(joined.group, joined.since), joined.since).await {
                     Ok(_) | Err(JoinError::NotMember | JoinError::TooMany(_)) => Ok(()),
                     Err(error @ JoinError::Unavailable(_)) => Err(Refusal::from(error)),
                 }
@@ -70,6 +77,10 @@ impl App {
             tracing::info!(session = %session.id, reason = refusal.message, "session_cannot_follow");
             session.outlet.close(CloseCode::TryAgain);
         }
+    }
+
+    fn shard_of(&self, group: GroupId) -> Shard {
+        self.broker.shards().of(Topic::Group(group))
     }
 
     async fn hear_again(&self, session: &Arc<SessionHandle>, after: Position) -> Result<(), Refusal> {

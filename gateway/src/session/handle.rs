@@ -113,6 +113,8 @@ pub struct SessionHandle {
     attempts: AtomicU64,
     /// How far SQL had come when it listed the user's groups.
     pub(super) signed_in: OnceLock<Box<[ShardPosition]>>,
+    /// Where the client goes on in groups that were not listed.
+    pub(super) unlisted: OnceLock<Box<[(GroupId, Position)]>>,
     /// A join of a group has ended, well or not.
     pub(super) join_ended: Notify,
     /// Sends that wait for the one before them in the same group.
@@ -148,6 +150,7 @@ impl SessionHandle {
             groups: Mutex::new(HashMap::new()),
             attempts: AtomicU64::new(0),
             signed_in: OnceLock::new(),
+            unlisted: OnceLock::new(),
             join_ended: Notify::new(),
             lanes: Mutex::new(HashMap::new()),
         };
@@ -188,10 +191,21 @@ impl SessionHandle {
     /// Where a session goes on in a group that it was not told of at sign-in: with all of a newer
     /// membership, else with what comes next.
     pub(super) fn start_of(&self, shard: Shard, since: Position) -> Start {
-        match self.signed_in.get() {
-            Some(all) if since <= applied_in(all, shard) => Start::Now,
-            Some(_) | None => Start::After(since),
-        }
+        if self.was_listed(shard, since) { Start::Now } else { Start::After(since) }
+    }
+
+    /// Whether the list at sign-in came after a membership of `since`: if that was not on it, it had
+    /// ended.
+    pub(super) fn was_listed(&self, shard: Shard, since: Position) -> bool {
+        self.signed_in.get().is_some_and(|all| since <= applied_in(all, shard))
+    }
+
+    /// Where a membership of `since` is followed from, that the list at sign-in came too early for: an
+    /// earlier connection of the client may have been told some of it.
+    pub(super) fn start_of_hint(&self, group: GroupId, since: Position) -> Start {
+        let mut unlisted = self.unlisted.get().into_iter().flatten();
+        let told = unlisted.find(|(id, _)| *id == group).map(|(_, position)| *position);
+        Start::After(told.map_or(since, |told| told.max(since)))
     }
 
     /// When the session ends, unless a fresh token extends it.

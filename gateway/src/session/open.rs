@@ -160,6 +160,13 @@ impl App {
         }
         let more = answer.reply.groups.last().filter(|_| answer.reply.more).map(|last| last.group);
         let groups = self.all_live(session, answer.reply.groups, &answer.applied, &resume).await?;
+        if more.is_none() {
+            let is_unlisted = |group: &GroupId| !groups.iter().any(|state| state.id == *group);
+            let unlisted: Vec<_> = resume.groups.iter().filter(|(group, _)| is_unlisted(group)).map(|(group, at)| (*group, *at)).collect();
+            if !unlisted.is_empty() {
+                let _ = session.unlisted.set(unlisted.into_boxed_slice());
+            }
+        }
         let SignedIn { profile, inbox, .. } = SignedIn { groups: Vec::new(), ..answer.reply };
         let live = Live {
             guard,

@@ -121,3 +121,29 @@ async fn a_position_from_another_time_is_declared_not_guessed() -> Result<()> {
     }
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_membership_that_is_over_is_not_told_again_to_who_comes_back() -> Result<()> {
+    let cluster = Cluster::builder().gateways(2).start().await?;
+    let ann = Client::connect(cluster.gateway(0), &User::named("ann")).await?;
+    let mut ben = Client::connect(cluster.gateway(0), &User::named("ben")).await?;
+    let (left, other) = (ann.join("left").await?, ann.join("other").await?);
+    ben.join("other").await?;
+    for round in 0..5 {
+        ben.join("left").await?;
+        say_all(&ann, left, 3 * round..3 * round + 3).await?;
+        ben.wait_for_body(&(3 * round + 2).to_string()).await?;
+        ben.leave(left).await?;
+        // At once, to where the hints of the membership are fresh.
+        for gateway in [1, 0] {
+            ben.reconnect(cluster.gateway(gateway)).await?;
+            let after = format!("after {round} on {gateway}");
+            ann.send(other, &after).await?;
+            ben.wait_for_body(&after).await?;
+            // What a follow-up would write, it has written once a call behind it is answered.
+            ben.join("other").await?;
+        }
+        assert_eq!(ben.bodies(left), counted(3 * round + 3), "round {round}");
+    }
+    Ok(())
+}
