@@ -233,10 +233,10 @@ impl App {
             Some(_) | None => Start::Now,
         };
         // Live from a later position already, by a hint or an earlier request: what lies between is
-        // not told.
-        let resumed = |joined: &Joined| match start {
-            Start::After(position) => joined.start <= position,
-            Start::Now => false,
+        // not told. Nor is what an earlier membership still had for a client that followed that one.
+        let resumed = |joined: &Joined| match (start, from) {
+            (Start::After(position), Some(from)) => from >= membership.since && joined.start <= position,
+            (Start::After(_) | Start::Now, _) => false,
         };
         match self.go_live(session, membership.group, meta_of(&membership), start, applied).await {
             Ok(joined) => {
