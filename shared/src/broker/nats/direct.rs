@@ -21,6 +21,10 @@ use crate::{
 /// server that is gone, never, and delivery may be waiting for it.
 const TAILS_WITHIN: Duration = Duration::from_millis(1500);
 
+/// How long the first try to read one event may take; each further one takes twice as long. In a
+/// cluster any server is asked, and one that has just fallen silent is asked on for some seconds.
+const ONE_WITHIN: Duration = Duration::from_millis(600);
+
 /// Topics asked for at once, beside our canary; the server holds the stream's lock meanwhile.
 const TOPICS_AT_ONCE: usize = 99;
 /// The end of an answer of several messages (ADR-31).
@@ -119,8 +123,15 @@ impl NatsBroker {
 
     async fn get_one(&self, stream: &str, request: &Value) -> Result<Option<Stored>, ExchangeError> {
         let payload = Bytes::from(request.to_string());
-        let exchange = &self.api.exchange;
-        let answer = exchange.call(direct_get(stream), None, payload, self.options.request_timeout).await?;
+        let (exchange, mut left, mut within) = (&self.api.exchange, self.options.request_timeout, ONE_WITHIN);
+        let answer = loop {
+            let patience = within.min(left);
+            left -= patience;
+            match exchange.call(direct_get(stream), None, payload.clone(), patience).await {
+                Err(ExchangeError::TimedOut) if !left.is_zero() => within *= 2,
+                answer => break answer?,
+            }
+        };
         match answer.status {
             None => {
                 envelope::direct(answer).map(Some).ok_or_else(|| ExchangeError::Refused("a stored message that is not ours".to_owned()))
