@@ -181,6 +181,8 @@ struct View {
     /// The same by the group's own order, where that is known.
     truly: Option<Vec<Time>>,
     delivered: Vec<Fact>,
+    /// The last end of a membership.
+    left: Position,
     /// Declared gaps: after this position, up to the next delivery.
     gaps: Vec<(Position, Option<Position>)>,
 }
@@ -234,9 +236,14 @@ fn check_client(
                 }
             }
             Entry::Left(group, at) => {
-                if let Some((_, until @ None)) = views.entry(*group).or_default().times.last_mut() {
+                let view = views.entry(*group).or_default();
+                if let Some((_, until @ None)) = view.times.last_mut() {
                     *until = Some(*at);
                 }
+                if let Some(later) = view.delivered.iter().find(|fact| fact.position > *at) {
+                    report.violations.push(Violation::OutOfOrder(client.to_owned(), *later));
+                }
+                view.left = *at;
             }
             Entry::Gone(group) => {
                 let view = views.entry(*group).or_default();
@@ -254,6 +261,9 @@ fn check_client(
             Entry::Delivered(fact) => {
                 report.deliveries += 1;
                 let view = views.entry(fact.group).or_default();
+                if fact.position <= view.left {
+                    report.violations.push(Violation::OutOfOrder(client.to_owned(), *fact));
+                }
                 if let Some((_, before @ None)) = view.gaps.last_mut() {
                     *before = Some(fact.position);
                 }
@@ -381,6 +391,17 @@ mod tests {
     fn a_delivery_after_the_end_of_membership_is_found() {
         let found = violations(|seen| seen.clients[1].1.push(Entry::Delivered(fact(5))));
         assert_eq!(found, [Violation::NotMember("part".into(), fact(5))]);
+    }
+
+    #[test]
+    fn an_end_of_membership_that_overtakes_or_comes_late_is_found() {
+        let found = violations(|seen| seen.clients[1].1.swap(2, 3));
+        assert_eq!(found, [Violation::OutOfOrder("part".into(), fact(4))]);
+        let found = violations(|seen| {
+            seen.clients[1].1.extend([Entry::Joined(GROUP, at(4)), Entry::Delivered(fact(5)), Entry::Delivered(fact(6))]);
+            seen.clients[1].1.swap(3, 5);
+        });
+        assert!(found.contains(&Violation::OutOfOrder("part".into(), fact(5))), "{found:?}");
     }
 
     #[test]

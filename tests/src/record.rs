@@ -55,6 +55,8 @@ pub struct Record {
     listed: Option<HashSet<GroupId>>,
     connection: u64,
     groups: BTreeMap<GroupId, Position>,
+    /// Of which it was told that delivery has begun.
+    told: HashSet<GroupId>,
     inbox: Option<Position>,
     waiting: HashMap<u32, (bool, oneshot::Sender<Value>)>,
 }
@@ -177,8 +179,7 @@ impl Record {
         let Some(listed) = self.listed.take() else { return };
         let gone: Vec<GroupId> = self.groups.keys().filter(|group| !listed.contains(group)).copied().collect();
         for group in gone {
-            self.groups.remove(&group);
-            self.entries.push(Entry::Gone(group));
+            self.end(group, Entry::Gone(group));
         }
     }
 
@@ -201,25 +202,46 @@ impl Record {
 
     /// The answer to a join; one of a member changes nothing.
     fn joined(&mut self, state: &Value) {
-        if group_of(&state["id"]).is_some_and(|group| !self.groups.contains_key(&group)) {
-            self.follow(state);
+        if let (Some(group), Some(position)) = (group_of(&state["id"]), position_of(&state["position"])) {
+            self.begin(group, position);
+            self.advance(group, position);
         }
     }
 
     /// A group's state: where delivery goes on, and whether something is missing before it.
     fn follow(&mut self, state: &Value) {
         let (Some(group), Some(position)) = (group_of(&state["id"]), position_of(&state["position"])) else { return };
-        let resumed = self.groups.contains_key(&group);
-        if resumed && state["recovered"] == true {
+        let resumed = self.groups.get(&group).copied();
+        if let Some(last) = resumed
+            && state["recovered"] == true
+        {
             self.recovered += 1;
+            self.begin(group, last);
             return;
         }
-        if resumed {
+        if resumed.is_some() {
             self.entries.push(Entry::Reset(group));
-        } else {
+        }
+        self.begin(group, position);
+        self.groups.insert(group, position);
+    }
+
+    /// Delivery of a group goes on from `position`; messages may have come before that was told.
+    fn begin(&mut self, group: GroupId, position: Position) {
+        if self.told.insert(group) {
             self.entries.push(Entry::Joined(group, position));
         }
-        self.groups.insert(group, position);
+    }
+
+    fn end(&mut self, group: GroupId, entry: Entry) {
+        self.groups.remove(&group);
+        self.told.remove(&group);
+        self.entries.push(entry);
+    }
+
+    fn advance(&mut self, group: GroupId, position: Position) {
+        let last = self.groups.entry(group).or_insert(position);
+        *last = position.max(*last);
     }
 
     fn message(&mut self, frame: &Value) {
@@ -228,7 +250,7 @@ impl Record {
             Some(Fact { message, group: group_of(&frame["group"])?, position: position_of(&frame["position"])? })
         };
         let Some(fact) = fact() else { panic!("not a message: {frame}") };
-        self.groups.entry(fact.group).and_modify(|last| *last = fact.position.max(*last));
+        self.advance(fact.group, fact.position);
         match self.sabotage.take() {
             None => self.entries.push(Entry::Delivered(fact)),
             Some(Sabotage::Drop) => {}
@@ -250,7 +272,7 @@ impl Record {
         let (Some(position), Some(id)) = (position_of(&frame["position"]), id) else { return };
         match group_of(&frame["group"]) {
             Some(group) => {
-                self.groups.entry(group).and_modify(|last| *last = position.max(*last));
+                self.advance(group, position);
                 self.entries.push(Entry::Delivered(Fact { message: MessageId(id), group, position }));
             }
             None => {
@@ -263,18 +285,15 @@ impl Record {
     fn group(&mut self, frame: &Value) {
         let (Some(group), Some(position)) = (group_of(&frame["group"]), position_of(&frame["position"])) else { return };
         match frame["change"].as_str() {
-            Some("joined") if !self.groups.contains_key(&group) => {
-                self.entries.push(Entry::Joined(group, position));
-                self.groups.insert(group, position);
+            Some("joined") => {
+                self.begin(group, position);
+                self.advance(group, position);
                 if let Some(listed) = &mut self.listed {
                     listed.insert(group);
                 }
             }
-            Some("left") => {
-                self.entries.push(Entry::Left(group, position));
-                self.groups.remove(&group);
-            }
-            _ => drop(self.groups.entry(group).and_modify(|last| *last = position.max(*last))),
+            Some("left") => self.end(group, Entry::Left(group, position)),
+            _ => self.advance(group, position),
         }
     }
 

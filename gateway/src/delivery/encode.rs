@@ -116,20 +116,9 @@ pub(super) fn encode_event(event: Event, position: Position, stored_at: Timestam
             };
             Encoded { v1: json(&ServerFrame::Group(frame)), ..Encoded::silent(Effect::None) }
         }
-        Event::GroupJoined(joined) => {
-            let frame = GroupFrame {
-                role: Some(joined.role),
-                kind: Some(joined.kind),
-                name: joined.name.clone(),
-                display_name: Some(joined.display_name.clone()),
-                ..group_frame(joined.group, GroupChange::Joined, joined.user.clone(), joined.since)
-            };
-            Encoded { v1: json(&ServerFrame::Group(frame)), ..Encoded::silent(Effect::Joined(Box::new(joined))) }
-        }
-        Event::GroupLeft(left) => {
-            let frame = group_frame(left.group, GroupChange::Left, left.user.clone(), left.until);
-            Encoded { v1: json(&ServerFrame::Group(frame)), ..Encoded::silent(Effect::Left(left)) }
-        }
+        // Told in the group's own order, where delivery comes to it.
+        Event::GroupJoined(joined) => Encoded::silent(Effect::Joined(Box::new(joined))),
+        Event::GroupLeft(left) => Encoded::silent(Effect::Left(left)),
         Event::Read(read) => {
             let frame = ServerFrame::Read(ReadFrame { group: read.group, user: read.user, position: read.position });
             Encoded { v1: json(&frame), ..Encoded::silent(Effect::None) }
@@ -137,6 +126,19 @@ pub(super) fn encode_event(event: Event, position: Position, stored_at: Timestam
         // Counts of the inbox tell it; a group's creation is told by its members' hints.
         Event::Seen(_) | Event::GroupCreated(_) | Event::Canary => Encoded::silent(Effect::None),
     }
+}
+
+/// The beginning of its user's membership, as protocol v1 tells it.
+pub(super) fn encode_joined(joined: GroupJoined) -> Option<Vec<u8>> {
+    let GroupJoined { group, user, kind, name, display_name, role, since } = joined;
+    let frame = group_frame(group, GroupChange::Joined, user, since);
+    let frame = GroupFrame { role: Some(role), kind: Some(kind), name, display_name: Some(display_name), ..frame };
+    json(&ServerFrame::Group(frame))
+}
+
+/// The end of a membership, as protocol v1 tells it to whose it was.
+pub(super) fn encode_left(group: GroupId, user: UserId, at: Position) -> Option<Vec<u8>> {
+    json(&ServerFrame::Group(group_frame(group, GroupChange::Left, user, at)))
 }
 
 /// Encodes what is passed on live only; the chat-room protocol has none of it.

@@ -25,10 +25,10 @@ use super::{
     fill,
     hold::{Hold, HoldLimits},
     hub::Hub,
-    join::{Answer, Join},
+    join::{Answer, Join, say_left},
     ring::Ring,
 };
-use crate::session::{Notice, Protocol, SessionHandle};
+use crate::session::{Lost, Notice, Protocol, SessionHandle};
 
 /// How many deliveries are handled between two looks at the mailbox.
 const BATCH: usize = 64;
@@ -72,6 +72,8 @@ pub(super) struct Checked {
 /// A member whose position lies ahead of what was delivered here.
 struct Ahead {
     position: Position,
+    /// Its user was a member as of here.
+    known: Position,
     session: Arc<SessionHandle>,
 }
 
@@ -197,7 +199,7 @@ impl GroupTask {
         while mailbox.recv().await.is_some() {
             // A dropped `Join` tells its session to ask again.
         }
-        self.release_all();
+        self.release_all(self.cursor.0);
     }
 
     async fn on_command(&mut self, command: Command) {
@@ -218,18 +220,19 @@ impl GroupTask {
     }
 
     fn on_join(&mut self, join: Join) {
-        let Join { session, start, known, answer } = join;
+        let Join { session, start, known, mut telling, answer } = join;
         if answer.is_closed() {
             return;
         }
-        if let Some(answered) = self.is_member(&session, start) {
+        if let Some(answered) = self.is_member(&session) {
             let _ = answer.send(Answer::Live(answered));
             return;
         }
         let floor = self.ring.floor();
         let chat = session.protocol == Protocol::ChatRoom;
         let start = match start {
-            Start::Now => self.cursor.0,
+            // Delivery here may be behind where the membership began.
+            Start::Now => self.cursor.0.max(known),
             Start::After(position) => position,
         };
         let floor = if chat && start < self.cursor.0 { floor.max(self.chat_floor) } else { floor };
@@ -239,13 +242,30 @@ impl GroupTask {
             let _ = answer.send(Answer::Behind(asked));
             return;
         }
-        if self.ring.after(known).any(|entry| entry.removed.as_ref() == Some(&session.user)) {
-            let _ = answer.send(Answer::NotMember);
+        let removal = self.ring.after(known).find(|entry| entry.removed.as_ref() == Some(&session.user));
+        let ended = removal.map(|entry| entry.position);
+        if let Some(at) = ended
+            && telling.is_nothing()
+        {
+            let _ = answer.send(Answer::NotMember(at));
             return;
         }
-        let missed: usize = self.ring.after(start).map(|entry| if chat { entry.chat.len() } else { entry.v1.len() }).sum();
-        if !session.outlet.has_room_for_missed(missed) {
+        let missed = || self.ring.after(start).take_while(|entry| ended.is_none_or(|at| entry.position <= at));
+        let bytes: usize = missed().map(|entry| if chat { entry.chat.len() } else { entry.v1.len() }).sum();
+        if !session.outlet.has_room_for_missed(bytes) {
             let _ = answer.send(Answer::TooMuch);
+            return;
+        }
+        telling.begin(&session);
+        for entry in missed() {
+            let frames = if chat { &entry.chat } else { &entry.v1 };
+            if !frames.is_empty() && (!chat || entry.origin != Some(session.id)) {
+                session.outlet.push_missed(frames);
+            }
+        }
+        if let Some(at) = ended {
+            say_left(&session, self.group, at);
+            let _ = answer.send(Answer::NotMember(at));
             return;
         }
         if chat {
@@ -253,17 +273,11 @@ impl GroupTask {
         }
         if start > self.cursor.0 {
             if answer.send(Answer::Live(start)).is_ok() {
-                self.ahead.push(Ahead { position: start, session });
+                self.ahead.push(Ahead { position: start, known, session });
             } else if chat {
                 self.chat_members -= 1;
             }
             return;
-        }
-        for entry in self.ring.after(start) {
-            let frames = if chat { &entry.chat } else { &entry.v1 };
-            if !frames.is_empty() && (!chat || entry.origin != Some(session.id)) {
-                session.outlet.push_missed(frames);
-            }
         }
         if answer.send(Answer::Live(start)).is_ok() {
             self.members.push(session);
@@ -272,23 +286,11 @@ impl GroupTask {
         }
     }
 
-    /// Where a session that is a member already is live from: nothing is written to it again. A start
-    /// that lies ahead is of its user's next membership; the end of this one comes before it.
-    fn is_member(&mut self, session: &Arc<SessionHandle>, start: Start) -> Option<Position> {
-        if let Some(ahead) = self.ahead.iter().find(|ahead| ahead.session.id == session.id) {
-            return Some(ahead.position);
-        }
-        if !self.members.iter().any(|member| member.id == session.id) {
-            return None;
-        }
-        match start {
-            Start::After(position) if position > self.cursor.0 => {
-                self.chat_members += usize::from(session.protocol == Protocol::ChatRoom);
-                self.ahead.push(Ahead { position, session: Arc::clone(session) });
-                Some(position)
-            }
-            Start::After(_) | Start::Now => Some(self.cursor.0),
-        }
+    /// Where a session that is a member already is live from: nothing is written to it again.
+    fn is_member(&self, session: &SessionHandle) -> Option<Position> {
+        let ahead = self.ahead.iter().find(|ahead| ahead.session.id == session.id);
+        let member = || self.members.iter().any(|member| member.id == session.id).then_some(self.cursor.0);
+        ahead.map(|ahead| ahead.position).or_else(member)
     }
 
     /// Removes members, and those ahead, by what they are; returns who was one.
@@ -303,14 +305,15 @@ impl GroupTask {
         gone
     }
 
-    /// Ends everybody's delivery here: whether they are still members, and from where they go on,
-    /// each finds out anew.
-    fn release_all(&mut self) {
+    /// Ends everybody's delivery here, who were members as of `known`: whether they still are, each
+    /// finds out anew, and goes on with what comes after the cursor.
+    fn release_all(&mut self, known: Position) {
+        let (group, meta, after) = (self.group, self.meta.clone(), self.cursor.0);
         for session in self.remove(|_| true, |_| false) {
-            session.notice(Notice::GroupLost { group: self.group, after: self.cursor.0 });
+            session.notice(Notice::GroupLost { group, meta: meta.clone(), lost: Lost { after, known } });
         }
-        for Ahead { position, session } in std::mem::take(&mut self.ahead) {
-            session.notice(Notice::GroupLost { group: self.group, after: position });
+        for Ahead { position, known, session } in std::mem::take(&mut self.ahead) {
+            session.notice(Notice::GroupLost { group, meta: meta.clone(), lost: Lost { after: position, known } });
         }
         (self.chat_members, self.empty_since) = (0, Instant::now());
     }
@@ -439,7 +442,7 @@ impl GroupTask {
     async fn lose(&mut self, floor: Position) {
         self.flush().await;
         // What is not known may have been a removal.
-        self.release_all();
+        self.release_all(self.cursor.0);
         self.go_on_after(floor);
     }
 
@@ -468,9 +471,10 @@ impl GroupTask {
         let frame = serde_json::to_vec(&ServerFrame::Reset(ResetFrame { group: Some(self.group) }));
         self.batch.add_frame(&frame.unwrap_or_default());
         self.flush().await;
+        let known = self.cursor.0;
         self.go_on_after(floor);
         // What is not known may have been a removal.
-        self.release_all();
+        self.release_all(known);
     }
 
     /// The next event: into the batch, and past the cursor.
@@ -503,9 +507,10 @@ impl GroupTask {
             // What stands before the removal is still the member's; nothing after it is.
             self.flush().await;
             let at = stored.position;
-            let gone = self.remove(|session| session.user == user, |ahead| ahead.session.user == user && ahead.position < at);
+            let gone = self.remove(|session| session.user == user, |ahead| ahead.session.user == user && ahead.known < at);
             for session in gone {
-                session.notice(Notice::Removed { group: self.group, at });
+                say_left(&session, self.group, at);
+                session.end_in_order(self.group, at);
             }
         }
     }
@@ -522,7 +527,7 @@ impl GroupTask {
                 tokio::task::yield_now().await;
             }
         }
-        for Ahead { position, session } in &self.ahead {
+        for Ahead { position, session, .. } in &self.ahead {
             batch.write_after(session, *position);
         }
         self.hub.metrics.deliveries.inc_by(self.members.len() as u64 * u64::from(batch.messages()));

@@ -20,7 +20,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    GroupMeta, Insistence, JoinError, Joined, Start,
+    GroupMeta, Insistence, JoinError, Joined, Start, Telling,
     flights::Flights,
     group::{self, Command, GroupTask},
     join::{Answer, Join},
@@ -124,7 +124,8 @@ impl Hub {
     }
 
     /// Makes `session` a member of `group`'s delivery, from `start` on; what was missed since is
-    /// written to it first. `known` is a position at which its user was known to be a member.
+    /// written to it first. `known` is a position at which its user was known to be a member. Of the
+    /// membership itself it hears what `telling` says.
     pub async fn join_group(
         self: &Arc<Self>,
         session: &Arc<SessionHandle>,
@@ -132,12 +133,13 @@ impl Hub {
         meta: &GroupMeta,
         start: Start,
         known: Position,
+        telling: Telling,
     ) -> Result<Joined, JoinError> {
         let ask = |join: Box<Join>| {
             let mailbox = self.group_mailbox(group, meta);
             async move { mailbox.send(Command::Join(join)).await.is_ok() }
         };
-        self.join(session, Whose::Group { group, meta }, start, known, ask).await
+        self.join(session, Whose::Group { group, meta }, start, known, telling, ask).await
     }
 
     /// Makes `session` hear what concerns its user, from `start` on.
@@ -149,7 +151,7 @@ impl Hub {
                 None => false,
             }
         };
-        self.join(session, Whose::Inbox, start, Position::START, ask).await
+        self.join(session, Whose::Inbox, start, Position::START, Telling::Nothing, ask).await
     }
 
     async fn join<Asked: Future<Output = bool>>(
@@ -158,6 +160,7 @@ impl Hub {
         whose: Whose<'_>,
         mut start: Start,
         mut known: Position,
+        mut telling: Telling,
         ask: impl Fn(Box<Join>) -> Asked,
     ) -> Result<Joined, JoinError> {
         let insistence = Insistence::of(session);
@@ -167,7 +170,7 @@ impl Hub {
         while attempt < ATTEMPTS {
             attempt += 1;
             let (answer, answered) = oneshot::channel();
-            if !ask(Box::new(Join { session: Arc::clone(session), start, known, answer })).await {
+            if !ask(Box::new(Join { session: Arc::clone(session), start, known, telling: telling.clone(), answer })).await {
                 continue;
             }
             match answered.await {
@@ -184,7 +187,7 @@ impl Hub {
                     (start, complete) = (Start::Now, false);
                 }
                 Ok(Answer::Behind(floor)) => {
-                    let recovered = recover::recover(self, session, &insistence, whose, start, known, floor).await?;
+                    let recovered = recover::recover(self, &insistence, whose, start, known, floor, &mut telling).await?;
                     complete &= recovered.complete;
                     known = known.max(floor);
                     if let Start::After(position) = start {
@@ -192,10 +195,11 @@ impl Hub {
                     }
                 }
                 Ok(Answer::TooMuch) => {
+                    telling.begin(session);
                     recover::say_reset(self, session, whose.group());
                     (start, complete) = (Start::Now, false);
                 }
-                Ok(Answer::NotMember) => return Err(JoinError::NotMember),
+                Ok(Answer::NotMember(at)) => return Err(JoinError::NotMember(at)),
                 // Its next task may be luckier; that it was behind somewhere is what counts as an attempt.
                 Ok(Answer::Unavailable(_)) if insistence.goes_on() => {
                     attempt -= 1;

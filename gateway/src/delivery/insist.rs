@@ -30,6 +30,11 @@ impl<'a> Insistence<'a> {
         Self { session, deadline: Instant::now() + PATIENCE }
     }
 
+    /// Which session.
+    pub(super) fn session(&self) -> &'a SessionHandle {
+        self.session
+    }
+
     /// Whether it is worth asking again.
     pub(super) fn goes_on(&self) -> bool {
         !self.session.is_closed() && Instant::now() < self.deadline

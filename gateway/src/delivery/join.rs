@@ -2,10 +2,20 @@
 
 use std::sync::Arc;
 
-use natter_shared::{event::GroupKind, position::Position, rpc::RpcError};
+use bytes::Bytes;
+use natter_shared::{
+    event::{GroupJoined, GroupKind},
+    id::GroupId,
+    position::Position,
+    rpc::RpcError,
+};
 use tokio::sync::oneshot;
 
-use crate::session::SessionHandle;
+use super::encode::{encode_joined, encode_left};
+use crate::{
+    session::{Protocol, SessionHandle},
+    socket::wire,
+};
 
 /// Where a member's delivery starts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,12 +35,56 @@ pub struct GroupMeta {
     pub display_name: Arc<str>,
 }
 
+/// What a session is told of its membership itself, beside what the group has: in the group's own
+/// order, so before the first of it and after the last.
+#[derive(Debug, Clone)]
+pub enum Telling {
+    /// Nothing: what it asked for is answered. If the membership is over, nothing of it is told.
+    Nothing,
+    /// Its end.
+    End,
+    /// Its beginning, by this frame, and its end.
+    All(Bytes),
+}
+
+impl Telling {
+    /// Of a membership that `session` has not heard of.
+    pub fn all(session: &SessionHandle, joined: GroupJoined) -> Self {
+        match session.protocol {
+            Protocol::V1 => encode_joined(joined).map_or(Self::End, |frame| Self::All(wire::text(&frame))),
+            Protocol::ChatRoom => Self::End,
+        }
+    }
+
+    /// Tells the beginning, unless that was done.
+    pub(super) fn begin(&mut self, session: &SessionHandle) {
+        if let Self::All(frame) = self {
+            session.outlet.push(frame, 1);
+            *self = Self::End;
+        }
+    }
+
+    pub(super) fn is_nothing(&self) -> bool {
+        matches!(self, Self::Nothing)
+    }
+}
+
+/// Tells `session` that its user's membership ended with the group's event at `at`.
+pub(super) fn say_left(session: &SessionHandle, group: GroupId, at: Position) {
+    if session.protocol == Protocol::V1
+        && let Some(frame) = encode_left(group, session.user.clone(), at)
+    {
+        session.outlet.push(&wire::text(&frame), 1);
+    }
+}
+
 /// A session wants to be a member.
 pub(super) struct Join {
     pub(super) session: Arc<SessionHandle>,
     pub(super) start: Start,
     /// The session's user is known to be a member as of here; a removal after it must be looked for.
     pub(super) known: Position,
+    pub(super) telling: Telling,
     pub(super) answer: oneshot::Sender<Answer>,
 }
 
@@ -43,8 +97,8 @@ pub(super) enum Answer {
     Behind(Position),
     /// More was missed than the connection may be sent at once.
     TooMuch,
-    /// The user was removed after `known`.
-    NotMember,
+    /// The user was removed after `known`, by the event here.
+    NotMember(Position),
     /// The topic cannot be followed now.
     Unavailable(String),
 }
@@ -63,9 +117,9 @@ pub struct Joined {
 /// Why a session did not become a member of a topic's delivery.
 #[derive(Debug, thiserror::Error)]
 pub enum JoinError {
-    /// Removed meanwhile.
+    /// Removed meanwhile: the membership ended here, or before where that cannot be known.
     #[error("no member any more")]
-    NotMember,
+    NotMember(Position),
     /// The connection has as many groups as it may.
     #[error("a connection has at most {0} groups")]
     TooMany(usize),
@@ -76,6 +130,6 @@ pub enum JoinError {
 
 impl From<RpcError> for JoinError {
     fn from(error: RpcError) -> Self {
-        if error.code == natter_shared::frame::ErrorCode::NotFound { Self::NotMember } else { Self::Unavailable(error.message) }
+        Self::Unavailable(error.message)
     }
 }

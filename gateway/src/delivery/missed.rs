@@ -11,7 +11,7 @@ use natter_shared::{
 };
 
 use super::{
-    GroupMeta,
+    GroupMeta, Telling,
     encode::{Effect, encode_event},
 };
 use crate::{
@@ -29,7 +29,6 @@ pub(super) struct MissedLimits {
 /// What an event changes for one user.
 enum Change {
     None,
-    Added(UserId),
     Removed(UserId),
     Joined(Box<GroupJoined>),
     Left(GroupLeft),
@@ -55,8 +54,8 @@ pub(super) struct Missed {
 pub(super) struct Told {
     /// Where the session was when it was looked at: all after its position was written.
     pub(super) complete: bool,
-    /// Its user was removed, and nothing after that was written.
-    pub(super) removed: bool,
+    /// Where its user was removed; nothing after that was written.
+    pub(super) ended: Option<Position>,
 }
 
 impl Missed {
@@ -66,17 +65,12 @@ impl Missed {
 
     /// Adds the next event.
     pub(super) fn push(&mut self, event: Event, position: Position, stored_at: Timestamp, meta: Option<&GroupMeta>) {
-        let added = match &event {
-            Event::MemberAdded(added) => Some(added.user.clone()),
-            _ => None,
-        };
         let encoded = encode_event(event, position, stored_at, meta, true);
-        let change = match (encoded.effect, added) {
-            (Effect::Removed(user), _) => Change::Removed(user),
-            (Effect::Joined(joined), _) => Change::Joined(joined),
-            (Effect::Left(left), _) => Change::Left(left),
-            (Effect::None, Some(user)) => Change::Added(user),
-            (Effect::None, None) => Change::None,
+        let change = match encoded.effect {
+            Effect::Removed(user) => Change::Removed(user),
+            Effect::Joined(joined) => Change::Joined(joined),
+            Effect::Left(left) => Change::Left(left),
+            Effect::None => Change::None,
         };
         let framed = |frame: Option<Vec<u8>>| frame.map_or_else(Bytes::new, |frame| wire::text(&frame));
         let one = One { position, v1: framed(encoded.v1), chat: framed(encoded.chat), origin: encoded.origin, change };
@@ -100,33 +94,35 @@ impl Missed {
         self.bytes
     }
 
-    /// Writes to `session` what it missed after `from`, up to `floor`, as far as it is its user's, who
-    /// was a member as of `known`. What it was not told, it must be told of.
-    pub(super) fn tell(&self, session: &SessionHandle, from: Position, known: Position, floor: Position) -> Told {
-        let (mut removed, chat) = (false, session.protocol == Protocol::ChatRoom);
+    /// Writes to `session` what it missed after `from`, up to `floor` or to the end of its user's
+    /// membership, which held as of `known`; and what it is to be told of the membership itself. What
+    /// hints of its user say, it must be told of.
+    pub(super) fn tell(&self, session: &SessionHandle, from: Position, known: Position, floor: Position, telling: &mut Telling) -> Told {
+        let (mut ended, chat) = (None, session.protocol == Protocol::ChatRoom);
         let mut frames = BytesMut::new();
         for one in self.events.iter().take_while(|one| one.position <= floor) {
-            if let Change::Joined(joined) = &one.change
-                && self.ends(joined, floor)
-            {
-                continue;
-            }
             match &one.change {
-                Change::Added(user) if *user == session.user => removed = false,
-                Change::Removed(user) if *user == session.user && one.position > known => removed = true,
+                Change::Joined(joined) if self.ends(joined, floor) => continue,
                 Change::Joined(joined) if one.position > from => session.notice(Notice::Joined(joined.clone())),
                 Change::Left(left) if one.position > from => session.notice(Notice::Left(left.clone())),
-                Change::Added(_) | Change::Removed(_) | Change::Joined(_) | Change::Left(_) | Change::None => {}
+                Change::Removed(user) if *user == session.user && one.position > known => ended = Some(one.position),
+                Change::Removed(_) | Change::Joined(_) | Change::Left(_) | Change::None => {}
             }
             let is_echo = chat && one.origin == Some(session.id);
-            if one.position > from && !removed && !is_echo {
+            if one.position > from && !is_echo {
                 frames.extend_from_slice(if chat { &one.chat } else { &one.v1 });
+            }
+            if ended.is_some() {
+                break;
             }
         }
         let complete = self.from <= from.min(known) && session.outlet.has_room_for_missed(frames.len());
-        if complete && !frames.is_empty() {
-            session.outlet.push_missed(&frames.freeze());
+        if complete && (ended.is_none() || !telling.is_nothing()) {
+            telling.begin(session);
+            if !frames.is_empty() {
+                session.outlet.push_missed(&frames.freeze());
+            }
         }
-        Told { complete, removed }
+        Told { complete, ended }
     }
 }

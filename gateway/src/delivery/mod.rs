@@ -31,4 +31,4 @@ mod users;
 pub use encode::message_frame;
 pub use hub::Hub;
 pub(crate) use insist::Insistence;
-pub use join::{GroupMeta, JoinError, Joined, Start};
+pub use join::{GroupMeta, JoinError, Joined, Start, Telling};

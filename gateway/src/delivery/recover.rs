@@ -11,7 +11,7 @@ use natter_shared::{
     subject::Topic,
 };
 
-use super::{GroupMeta, Insistence, JoinError, Start, flights, hub::Hub, missed::Missed, read::Reading};
+use super::{GroupMeta, Insistence, JoinError, Start, Telling, flights, hub::Hub, join::say_left, missed::Missed, read::Reading};
 use crate::{
     session::{Protocol, SessionHandle},
     socket::wire,
@@ -49,13 +49,14 @@ pub(super) struct Recovered {
 /// removed from the group between `known` and `floor`.
 pub(super) async fn recover(
     hub: &Arc<Hub>,
-    session: &Arc<SessionHandle>,
     insistence: &Insistence<'_>,
     whose: Whose<'_>,
     start: Start,
     known: Position,
     floor: Position,
+    telling: &mut Telling,
 ) -> Result<Recovered, JoinError> {
+    let session = insistence.session();
     let from = match start {
         Start::Now => floor,
         Start::After(position) => position,
@@ -76,30 +77,49 @@ pub(super) async fn recover(
         }
     };
     let known = if group.is_some() { known } else { floor };
-    let told = missed.map(|missed| missed.tell(session, from, known, floor)).filter(|told| told.complete);
+    let told = missed.map(|missed| missed.tell(session, from, known, floor, telling)).filter(|told| told.complete);
     match (told, group) {
-        (Some(told), _) if told.removed => Err(JoinError::NotMember),
+        (Some(told), Some((group, _))) if let Some(at) = told.ended => Err(end(session, group, at, telling)),
         (Some(_), _) => Ok(Recovered { complete: true }),
         (None, Some((group, _))) => {
             // What could not be read may have been the user's removal.
             let call = FindMembership { user: session.user.clone(), group };
-            let at = ShardPosition { shard: hub.broker.shards().of(Topic::Group(group)).0, position: floor };
-            let member = insistence.call(&*hub.broker, call, Some(at)).await?.reply;
-            if member.is_none_or(|member| member.since > floor) {
-                return Err(JoinError::NotMember);
-            }
+            let shard = hub.broker.shards().of(Topic::Group(group));
+            let at = ShardPosition { shard: shard.0, position: floor };
+            let answer = insistence.call(&*hub.broker, call, Some(at)).await?;
+            let ended = match &answer.reply {
+                None => Some(answer.applied(shard)),
+                // This one is another, which is told by itself.
+                Some(member) if member.since > known => Some(before(member.since)),
+                Some(_) => None,
+            };
             // Who wants only what comes next has missed nothing.
             let complete = from >= floor;
-            if !complete {
+            if !complete && (ended.is_none() || !telling.is_nothing()) {
+                telling.begin(session);
                 say_reset(hub, session, Some(group));
             }
-            Ok(Recovered { complete })
+            ended.map_or(Ok(Recovered { complete }), |at| Err(end(session, group, at, telling)))
         }
         (None, None) => {
             say_reset(hub, session, None);
             Ok(Recovered { complete: false })
         }
     }
+}
+
+/// The membership is over; where it is told at all, its end is.
+fn end(session: &SessionHandle, group: GroupId, at: Position, telling: &mut Telling) -> JoinError {
+    if !telling.is_nothing() {
+        telling.begin(session);
+        say_left(session, group, at);
+    }
+    JoinError::NotMember(at)
+}
+
+/// The position before `position`.
+fn before(position: Position) -> Position {
+    Position::new(position.epoch, position.seq.saturating_sub(1))
 }
 
 async fn read_inbox(hub: &Hub, session: &SessionHandle, from: Position, floor: Position) -> Result<Option<Arc<Missed>>, JoinError> {

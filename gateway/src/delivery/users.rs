@@ -283,7 +283,7 @@ impl UsersTask {
         };
         let live = match said {
             Answer::Live(after) => Some(after),
-            Answer::Behind(_) | Answer::TooMuch | Answer::NotMember | Answer::Unavailable(_) => None,
+            Answer::Behind(_) | Answer::TooMuch | Answer::NotMember(_) | Answer::Unavailable(_) => None,
         };
         if let (Ok(()), Some(after)) = (answer.send(said), live) {
             tell_recent(&self.recent, &session);
@@ -365,7 +365,6 @@ impl UsersTask {
     }
 }
 
-/// Tells a new session of the groups that its user joined a moment ago.
 /// Tells a session of its user's memberships that began lately and go on.
 fn tell_recent(recent: &VecDeque<(Instant, UserKey, Box<[u8]>)>, session: &SessionHandle) {
     let mut begun: SmallVec<[GroupJoined; 4]> = SmallVec::new();

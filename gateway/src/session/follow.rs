@@ -12,10 +12,10 @@ use natter_shared::{
 use tokio::task::JoinHandle;
 use tokio_util::task::TaskTracker;
 
-use super::{Notice, SessionHandle, handle::NOTICES, reply::Refusal};
+use super::{Notice, SessionHandle, handle::NOTICES, membership::Followed, reply::Refusal};
 use crate::{
     app::App,
-    delivery::{GroupMeta, JoinError, Start},
+    delivery::{GroupMeta, JoinError, Start, Telling},
 };
 
 /// Work that waits for the work before it: memberships that follow each other must not overtake.
@@ -61,16 +61,23 @@ impl App {
             // A hint is told again to who resumes, and its membership may be over long since.
             Notice::Joined(joined) if session.was_listed(self.shard_of(joined.group), joined.since) => Ok(()),
             Notice::Joined(joined) => {
-                let meta = GroupMeta { kind: joined.kind, display_name: joined.display_name.as_str().into() };
-                match self.go_live(session, joined.group, meta, session.start_of_hint(joined.group, joined.since), joined.since).await {
-                    Ok(_) | Err(JoinError::NotMember | JoinError::TooMany(_)) => Ok(()),
+                let membership = Followed {
+                    group: joined.group,
+                    meta: GroupMeta { kind: joined.kind, display_name: joined.display_name.as_str().into() },
+                    since: joined.since,
+                    known: joined.since,
+                    start: session.start_of(self.shard_of(joined.group), joined.group, joined.since),
+                    telling: Telling::all(session, *joined),
+                };
+                match self.go_live(session, &membership).await {
+                    Ok(_) | Err(JoinError::NotMember(_) | JoinError::TooMany(_)) => Ok(()),
                     Err(error @ JoinError::Unavailable(_)) => Err(Refusal::from(error)),
                 }
             }
-            Notice::GroupLost { group, after } => self.find_again(session, group, after).await,
+            Notice::GroupLost { group, meta, .. } => self.find_again(session, group, &meta).await,
             Notice::InboxLost { after } => self.hear_again(session, after).await,
-            // Done with when they came.
-            Notice::Removed { .. } | Notice::Left(_) => Ok(()),
+            // Done with when it came.
+            Notice::Left(_) => Ok(()),
         };
         if let Err(refusal) = followed {
             // What cannot be proved complete is not left half done: the session comes back.

@@ -24,12 +24,16 @@ use tokio::sync::{Notify, mpsc};
 use super::{nonces::Nonces, reply::Refusal, send::Outgoing};
 use crate::{
     auth::Identity,
-    delivery::{Joined, Start},
+    delivery::{GroupMeta, Joined, Start},
     socket::Outlet,
 };
 
 /// Notices that wait for a session's loop at most; one that lags behind so far is closed.
 pub(super) const NOTICES: usize = 1024;
+
+/// Memberships that a session remembers the end of: SQL may be asked, and a hint be read again, that
+/// do not know of it yet.
+const ENDS: usize = 64;
 
 /// Which protocol a session speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,19 +51,14 @@ pub enum Notice {
     Joined(Box<GroupJoined>),
     /// The user is no member of a group now.
     Left(GroupLeft),
-    /// By the group's own order the user is no member any more; delivery has ended.
-    Removed {
-        /// The group.
-        group: GroupId,
-        /// Where the removal stands.
-        at: Position,
-    },
     /// Delivery of a group ended under the session: join it again.
     GroupLost {
         /// The group.
         group: GroupId,
-        /// Everything up to here was delivered.
-        after: Position,
+        /// What delivery must know of it.
+        meta: GroupMeta,
+        /// Where.
+        lost: Lost,
     },
     /// Something of the user's own topic was missed: recover, then join it again.
     InboxLost {
@@ -68,7 +67,17 @@ pub enum Notice {
     },
 }
 
-/// A group the session is, or is becoming, a live member of.
+/// Where delivery of a group ended under a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lost {
+    /// Everything up to here was delivered, or told to be missing.
+    pub after: Position,
+    /// The user was a member as of here.
+    pub known: Position,
+}
+
+/// A group the session is, or is becoming, a live member of. One membership after the other: the next
+/// begins when this one has ended in the group's own order.
 #[derive(Debug, Clone)]
 pub(super) struct LiveGroup {
     /// Which join this is of: one that ends late must not touch what a newer one made.
@@ -76,12 +85,29 @@ pub(super) struct LiveGroup {
     /// None while it is becoming one. A second join waits for the first: two at once would each
     /// write what was missed.
     pub(super) joined: Option<Joined>,
-    /// Where the membership was last known to hold.
-    pub(super) known: Position,
+    /// The event that began the membership.
+    pub(super) since: Position,
+    /// The membership is known to end: nothing may be done in the group any more, while what stands
+    /// before its end is still delivered.
+    pub(super) ends: bool,
+    /// Where the membership ended in the group's own order, while a join is under way.
+    pub(super) ended: Option<Position>,
+    /// Delivery has ended without that; whoever comes first joins it again.
+    pub(super) lost: Option<Lost>,
     /// The last message that this connection sent: its history shows it.
     pub(super) sent: Position,
     /// Since when SQL had the membership, where it had to be asked.
     pub(super) found: Option<Instant>,
+}
+
+impl LiveGroup {
+    /// Begins to join again what was lost, by this attempt; nothing is lost, or a join is under way.
+    pub(super) fn begin_again(&mut self, attempt: u64) -> Option<Lost> {
+        self.joined?;
+        let lost = self.lost.take()?;
+        (self.joined, self.attempt) = (None, attempt);
+        Some(lost)
+    }
 }
 
 /// One connection of one user, as the rest of the gateway sees it.
@@ -111,6 +137,8 @@ pub struct SessionHandle {
     pub(super) nonces: Mutex<Nonces>,
     pub(super) groups: Mutex<HashMap<GroupId, LiveGroup>>,
     attempts: AtomicU64,
+    /// The last memberships that ended, and where.
+    ends: Mutex<Vec<(GroupId, Position)>>,
     /// How far SQL had come when it listed the user's groups.
     pub(super) signed_in: OnceLock<Box<[ShardPosition]>>,
     /// Where the client goes on in groups that were not listed.
@@ -149,6 +177,7 @@ impl SessionHandle {
             nonces: Mutex::default(),
             groups: Mutex::new(HashMap::new()),
             attempts: AtomicU64::new(0),
+            ends: Mutex::default(),
             signed_in: OnceLock::new(),
             unlisted: OnceLock::new(),
             join_ended: Notify::new(),
@@ -158,8 +187,14 @@ impl SessionHandle {
     }
 
     /// Tells the session something; one that does not listen any more, or not fast enough, is
-    /// closed and comes back.
+    /// closed and comes back. That a group is lost holds at once, whoever asks for it next.
     pub fn notice(&self, notice: Notice) {
+        if let Notice::GroupLost { group, lost, .. } = &notice {
+            if let Some(live) = self.groups.lock().get_mut(group) {
+                live.lost.get_or_insert(*lost);
+            }
+            self.join_ended.notify_waiters();
+        }
         if self.notices.try_send(Box::new(notice)).is_err() {
             self.outlet.close(CloseCode::TryAgain);
         }
@@ -176,36 +211,57 @@ impl SessionHandle {
         self.attempts.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Forgets a group whose membership ended with the event at `until`; false if the session knows
-    /// of a later one.
-    pub(super) fn forget_group(&self, group: GroupId, until: Position) -> bool {
+    /// The membership that the session has in `group`, if it began before `until`, is known to end
+    /// there; whether there is one.
+    pub(super) fn end_group(&self, group: GroupId, until: Position) -> bool {
         let mut groups = self.groups.lock();
-        let ended = groups.get(&group).is_some_and(|live| live.known < until);
-        if ended {
-            groups.remove(&group);
-            self.join_ended.notify_waiters();
+        let live = groups.get_mut(&group).filter(|live| live.since < until);
+        live.map(|live| live.ends = true).is_some()
+    }
+
+    /// Delivery of `group` has come to the end of the membership, at `at`, and told it.
+    pub(crate) fn end_in_order(&self, group: GroupId, at: Position) {
+        self.remember_end(group, at);
+        let mut groups = self.groups.lock();
+        match groups.get_mut(&group) {
+            Some(live) if live.since < at && live.joined.is_none() => live.ended = Some(at),
+            Some(live) if live.since < at => drop(groups.remove(&group)),
+            Some(_) | None => {}
         }
-        ended
+        self.join_ended.notify_waiters();
+    }
+
+    /// Whoever still knows of a membership from before `at` is late.
+    pub(super) fn remember_end(&self, group: GroupId, at: Position) {
+        let mut ends = self.ends.lock();
+        ends.retain(|(other, _)| *other != group);
+        if ends.len() == ENDS {
+            ends.remove(0);
+        }
+        ends.push((group, at));
+    }
+
+    /// Where the membership that began with `since` has ended, if it has, and not long ago.
+    pub(super) fn end_of(&self, group: GroupId, since: Position) -> Option<Position> {
+        let ends = self.ends.lock();
+        ends.iter().find(|(other, at)| *other == group && *at > since).map(|(_, at)| *at)
     }
 
     /// Where a session goes on in a group that it was not told of at sign-in: with all of a newer
-    /// membership, else with what comes next.
-    pub(super) fn start_of(&self, shard: Shard, since: Position) -> Start {
-        if self.was_listed(shard, since) { Start::Now } else { Start::After(since) }
+    /// membership but what an earlier connection of the client was told, else with what comes next.
+    pub(super) fn start_of(&self, shard: Shard, group: GroupId, since: Position) -> Start {
+        if self.was_listed(shard, since) {
+            return Start::Now;
+        }
+        let mut unlisted = self.unlisted.get().into_iter().flatten();
+        let told = unlisted.find(|(id, _)| *id == group).map(|(_, position)| *position);
+        Start::After(told.map_or(since, |told| told.max(since)))
     }
 
     /// Whether the list at sign-in came after a membership of `since`: if that was not on it, it had
     /// ended.
     pub(super) fn was_listed(&self, shard: Shard, since: Position) -> bool {
         self.signed_in.get().is_some_and(|all| since <= applied_in(all, shard))
-    }
-
-    /// Where a membership of `since` is followed from, that the list at sign-in came too early for: an
-    /// earlier connection of the client may have been told some of it.
-    pub(super) fn start_of_hint(&self, group: GroupId, since: Position) -> Start {
-        let mut unlisted = self.unlisted.get().into_iter().flatten();
-        let told = unlisted.find(|(id, _)| *id == group).map(|(_, position)| *position);
-        Start::After(told.map_or(since, |told| told.max(since)))
     }
 
     /// When the session ends, unless a fresh token extends it.
@@ -268,6 +324,7 @@ impl SessionHandle {
 
     /// The group, if the session is a live member of it.
     pub(super) fn group(&self, group: GroupId) -> Option<LiveGroup> {
-        self.groups.lock().get(&group).filter(|live| live.joined.is_some()).cloned()
+        let is_live = |live: &&LiveGroup| live.joined.is_some() && live.lost.is_none() && !live.ends;
+        self.groups.lock().get(&group).filter(is_live).cloned()
     }
 }

@@ -6,6 +6,7 @@ use std::{
 };
 
 use natter_shared::{
+    event::GroupJoined,
     frame::{ErrorCode, GroupState},
     id::GroupId,
     position::Position,
@@ -13,13 +14,21 @@ use natter_shared::{
     subject::{Shard, Topic},
 };
 
-use super::{SessionHandle, handle::LiveGroup, open::GROUPS_PAGE, reply::Refusal};
+use super::{
+    SessionHandle,
+    handle::{LiveGroup, Lost},
+    open::GROUPS_PAGE,
+    reply::Refusal,
+};
 use crate::{
     app::App,
-    delivery::{GroupMeta, Insistence, JoinError, Joined, Start},
+    delivery::{GroupMeta, Insistence, JoinError, Joined, Start, Telling},
     knowledge,
     limit::Limit,
 };
+
+/// How long the end of a membership may take that another one follows.
+const EARLIER_ENDS_WITHIN: Duration = Duration::from_secs(15);
 
 /// Before a membership is looked up again.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
@@ -45,127 +54,178 @@ pub(super) fn group_state(membership: Membership, joined: Joined, applied: Posit
     }
 }
 
+/// A membership, as a session begins to follow it.
+pub(super) struct Followed {
+    pub(super) group: GroupId,
+    pub(super) meta: GroupMeta,
+    /// The event that began it: another membership of the group is another.
+    pub(super) since: Position,
+    /// It is known to hold as of here.
+    pub(super) known: Position,
+    pub(super) start: Start,
+    pub(super) telling: Telling,
+}
+
+impl Followed {
+    /// What SQL said at `known`.
+    pub(super) fn of(membership: &Membership, known: Position, start: Start, telling: Telling) -> Self {
+        Self { group: membership.group, meta: meta_of(membership), since: membership.since, known, start, telling }
+    }
+
+    /// One that SQL has at `known`, and the session has not heard of.
+    fn found(session: &SessionHandle, shard: Shard, membership: &Membership, known: Position) -> Self {
+        let Membership { group, kind, name, display_name, role, since, .. } = membership.clone();
+        let start = session.start_of(shard, group, since);
+        let telling = match start {
+            Start::After(_) => {
+                Telling::all(session, GroupJoined { group, user: session.user.clone(), kind, name, display_name, role, since })
+            }
+            // It was listed; it is told what ends it.
+            Start::Now => Telling::End,
+        };
+        Self::of(membership, known, start, telling)
+    }
+}
+
 /// How a join begins.
 pub(super) enum Begun {
     /// The session is a member already.
     Live(Joined),
     /// This join is the one, of this number.
     Ours(u64),
+    /// Delivery of this or an earlier membership has ended before the membership: first this join of it.
+    Lost(u64, Lost),
+    /// An earlier membership has not ended yet.
+    Earlier,
     /// Another one is under way.
     Another,
 }
 
 impl App {
-    /// Makes the session a live member of a group that its user is a member of as of `known`. One
-    /// that is already goes on as it is: everything after its first position follows.
-    pub(super) async fn go_live(
-        &self,
-        session: &Arc<SessionHandle>,
-        group: GroupId,
-        meta: GroupMeta,
-        start: Start,
-        known: Position,
-    ) -> Result<Joined, JoinError> {
-        let attempt = loop {
+    /// Makes the session a live member of a group, as of a membership of its user. One that is already
+    /// goes on as it is: everything after its first position follows.
+    pub(super) async fn go_live(&self, session: &Arc<SessionHandle>, followed: &Followed) -> Result<Joined, JoinError> {
+        let (group, since) = (followed.group, followed.since);
+        let deadline = tokio::time::Instant::now() + EARLIER_ENDS_WITHIN;
+        loop {
             let ended = session.join_ended.notified();
             tokio::pin!(ended);
             ended.as_mut().enable();
-            match self.begin_join(session, group, known)? {
+            match self.begin_join(session, group, since)? {
                 Begun::Live(joined) => return Ok(joined),
-                Begun::Ours(attempt) => break attempt,
+                Begun::Ours(attempt) => return self.finish_join(session, attempt, followed).await,
+                Begun::Lost(attempt, lost) => match self.join_again(session, attempt, lost, (group, &followed.meta)).await {
+                    Ok(_) => {}
+                    // It was an earlier one.
+                    Err(JoinError::NotMember(at)) if at < since => {}
+                    Err(error) => return Err(error),
+                },
                 Begun::Another => ended.await,
-            }
-        };
-        self.finish_join(session, group, attempt, &meta, start, known).await
-    }
-
-    pub(super) fn begin_join(&self, session: &SessionHandle, group: GroupId, known: Position) -> Result<Begun, JoinError> {
-        let mut groups = session.groups.lock();
-        match groups.get_mut(&group) {
-            Some(live) => {
-                live.known = live.known.max(known);
-                Ok(live.joined.map_or(Begun::Another, Begun::Live))
-            }
-            None => {
-                let limit = self.config.limits.groups_per_connection;
-                if groups.len() >= limit {
-                    self.metrics.refused(Limit::GroupsPerConnection);
-                    return Err(JoinError::TooMany(limit));
+                Begun::Earlier => {
+                    // It ends before this one begins.
+                    self.hub.reach(group, since).await;
+                    let waited = tokio::time::timeout_at(deadline, ended).await;
+                    waited.map_err(|_| JoinError::Unavailable("an earlier membership does not end".to_owned()))?;
                 }
-                let attempt = session.next_attempt();
-                groups.insert(group, LiveGroup { attempt, joined: None, known, sent: Position::START, found: None });
-                Ok(Begun::Ours(attempt))
             }
         }
     }
 
-    async fn finish_join(
-        &self,
-        session: &Arc<SessionHandle>,
-        group: GroupId,
-        attempt: u64,
-        meta: &GroupMeta,
-        start: Start,
-        known: Position,
-    ) -> Result<Joined, JoinError> {
-        let joined = self.hub.join_group(session, group, meta, start, known).await;
+    pub(super) fn begin_join(&self, session: &SessionHandle, group: GroupId, since: Position) -> Result<Begun, JoinError> {
+        if let Some(at) = session.end_of(group, since) {
+            return Err(JoinError::NotMember(at));
+        }
+        let mut groups = session.groups.lock();
+        if let Some(live) = groups.get_mut(&group) {
+            let lost = live.begin_again(session.next_attempt());
+            return Ok(match (lost, live.joined) {
+                (Some(lost), _) => Begun::Lost(live.attempt, lost),
+                (None, None) => Begun::Another,
+                (None, Some(_)) if live.since < since => Begun::Earlier,
+                (None, Some(joined)) => Begun::Live(joined),
+            });
+        }
+        let limit = self.config.limits.groups_per_connection;
+        if groups.len() >= limit {
+            self.metrics.refused(Limit::GroupsPerConnection);
+            return Err(JoinError::TooMany(limit));
+        }
+        let attempt = session.next_attempt();
+        let live = LiveGroup { attempt, joined: None, since, ends: false, ended: None, lost: None, sent: Position::START, found: None };
+        groups.insert(group, live);
+        Ok(Begun::Ours(attempt))
+    }
+
+    async fn finish_join(&self, session: &Arc<SessionHandle>, attempt: u64, followed: &Followed) -> Result<Joined, JoinError> {
+        let Followed { group, meta, start, known, telling, .. } = followed;
+        let joined = self.hub.join_group(session, *group, meta, *start, *known, telling.clone()).await;
         let (leaves, joined) = {
             let mut groups = session.groups.lock();
-            match (groups.get_mut(&group), joined) {
-                (Some(live), Ok(joined)) if live.attempt == attempt && !session.is_closed() => {
-                    live.joined = Some(joined);
-                    (false, Ok(joined))
-                }
-                (Some(live), joined) if live.attempt == attempt => {
-                    groups.remove(&group);
-                    (true, joined)
-                }
-                (Some(_), joined) => (false, joined),
-                // The membership ended meanwhile.
-                (None, _) => (true, Err(JoinError::NotMember)),
+            match groups.get_mut(group).filter(|live| live.attempt == attempt) {
+                Some(live) => match (joined, live.ended) {
+                    (Ok(joined), None) if !session.is_closed() => {
+                        live.joined = Some(joined);
+                        (false, Ok(joined))
+                    }
+                    (joined, ended) => {
+                        groups.remove(group);
+                        (true, ended.map_or(joined, |at| Err(JoinError::NotMember(at))))
+                    }
+                },
+                // The session is closed.
+                None => (true, joined),
             }
         };
+        if let Err(JoinError::NotMember(at)) = &joined {
+            session.remember_end(*group, *at);
+        }
         if leaves {
-            self.hub.leave_group(group, session.id).await;
+            self.hub.leave_group(*group, session.id).await;
         }
         session.join_ended.notify_waiters();
         joined
     }
 
+    /// Goes on where delivery ended, if the user is still a member; else what is left is told, and the
+    /// end.
+    async fn join_again(
+        &self,
+        session: &Arc<SessionHandle>,
+        attempt: u64,
+        lost: Lost,
+        of: (GroupId, &GroupMeta),
+    ) -> Result<Joined, JoinError> {
+        let (group, meta) = (of.0, of.1.clone());
+        let (start, telling) = (Start::After(lost.after), Telling::End);
+        self.finish_join(session, attempt, &Followed { group, meta, since: lost.known, known: lost.known, start, telling }).await
+    }
+
     /// Goes on in a group whose delivery ended, from where it was, if the user is still a member.
-    pub(super) async fn find_again(&self, session: &Arc<SessionHandle>, group: GroupId, after: Position) -> Result<(), Refusal> {
-        let attempt = {
-            let mut groups = session.groups.lock();
-            let Some(live) = groups.get_mut(&group) else {
-                // Left meanwhile; what stood before that may be missing.
-                drop(groups);
-                self.hub.say_reset(session, group);
-                return Ok(());
+    pub(super) async fn find_again(&self, session: &Arc<SessionHandle>, group: GroupId, meta: &GroupMeta) -> Result<(), Refusal> {
+        loop {
+            let ended = session.join_ended.notified();
+            tokio::pin!(ended);
+            ended.as_mut().enable();
+            let begun = {
+                let mut groups = session.groups.lock();
+                // Whoever came first has done it, or the membership has ended.
+                let Some(live) = groups.get_mut(&group).filter(|live| live.lost.is_some()) else { return Ok(()) };
+                live.begin_again(session.next_attempt()).map(|lost| (live.attempt, lost))
             };
-            if live.joined.is_none() {
-                return Ok(());
+            match begun {
+                Some((attempt, lost)) => {
+                    return match self.join_again(session, attempt, lost, (group, meta)).await {
+                        Ok(_) | Err(JoinError::NotMember(_)) => Ok(()),
+                        Err(error) => Err(error.into()),
+                    };
+                }
+                None => ended.await,
             }
-            // Requests wait for it as for any join.
-            (live.joined, live.attempt) = (None, session.next_attempt());
-            live.attempt
-        };
-        let call = FindMembership { user: session.user.clone(), group };
-        let found = Insistence::of(session).call(&*self.broker, call, None).await;
-        let found = found.map(|answer| (answer.applied(self.broker.shards().of(Topic::Group(group))), answer.reply));
-        if let Ok((known, Some(membership))) = found {
-            let start = Start::After(after.max(membership.since));
-            return match self.finish_join(session, group, attempt, &meta_of(&membership), start, known).await {
-                Ok(_) | Err(JoinError::NotMember) => Ok(()),
-                Err(error) => Err(error.into()),
-            };
         }
-        session.groups.lock().retain(|id, live| *id != group || live.attempt != attempt);
-        session.join_ended.notify_waiters();
-        found.map(drop).map_err(Refusal::from)
     }
 
     /// Lists the user's groups anew, and goes live in those that the session has not: hints may have
-    /// been missed, and SQL keeps none.
+    /// been missed, and SQL keeps none. That one has ended, the group's own order says.
     pub(super) async fn relist(&self, session: &Arc<SessionHandle>) -> Result<(), Refusal> {
         let mut after = None;
         loop {
@@ -175,14 +235,13 @@ impl App {
             for membership in answer.reply.groups {
                 let group = membership.group;
                 after = Some(group);
-                if session.groups.lock().contains_key(&group) {
+                if session.groups.lock().get(&group).is_some_and(|live| live.since >= membership.since) {
                     continue;
                 }
                 let shard = self.broker.shards().of(Topic::Group(group));
-                let known = rpc::applied_in(&applied, shard);
-                let start = session.start_of(shard, membership.since);
-                match self.go_live(session, group, meta_of(&membership), start, known).await {
-                    Ok(_) | Err(JoinError::NotMember | JoinError::TooMany(_)) => {}
+                let followed = Followed::found(session, shard, &membership, rpc::applied_in(&applied, shard));
+                match self.go_live(session, &followed).await {
+                    Ok(_) | Err(JoinError::NotMember(_) | JoinError::TooMany(_)) => {}
                     Err(error @ JoinError::Unavailable(_)) => return Err(error.into()),
                 }
             }
@@ -196,22 +255,21 @@ impl App {
     /// group from now on. What stands before that event is still the user's, so it is the group's
     /// own order that ends delivery, as soon as it comes to the event.
     pub(super) async fn end_membership(&self, session: &SessionHandle, group: GroupId, until: Position) {
-        if session.forget_group(group, until) {
+        if session.end_group(group, until) {
             self.hub.reach(group, until).await;
         }
-    }
-
-    /// Ends the session's membership of a group's delivery.
-    pub(super) async fn go_dark(&self, session: &SessionHandle, group: GroupId) {
-        session.groups.lock().remove(&group);
-        self.hub.leave_group(group, session.id).await;
     }
 
     /// The group, live, to a user who is known to be a member by what is at most some seconds old: at
     /// once where the gateway has that from the group's own shard; else SQL is asked, behind the end of
     /// the log, until `deadline`. A group that the session does not have (made a moment ago, its hint
     /// still under way) is looked up once.
-    pub(super) async fn authorise(&self, session: &Arc<SessionHandle>, group: GroupId, deadline: Instant) -> Result<LiveGroup, Refusal> {
+    pub(super) async fn authorise(
+        self: &Arc<Self>,
+        session: &Arc<SessionHandle>,
+        group: GroupId,
+        deadline: Instant,
+    ) -> Result<LiveGroup, Refusal> {
         let shard = self.broker.shards().of(Topic::Group(group));
         loop {
             let live = session.group(group);
@@ -237,7 +295,7 @@ impl App {
     }
 
     /// The same for what need not be told when it does not work at once.
-    pub(super) async fn live_group(&self, session: &Arc<SessionHandle>, group: GroupId) -> Result<LiveGroup, Refusal> {
+    pub(super) async fn live_group(self: &Arc<Self>, session: &Arc<SessionHandle>, group: GroupId) -> Result<LiveGroup, Refusal> {
         self.authorise(session, group, Instant::now() + self.config.limits.send_deadline).await
     }
 
@@ -255,15 +313,18 @@ impl App {
     }
 
     /// Asks SQL for a membership, and goes live where the session is not.
-    async fn look_up(&self, session: &Arc<SessionHandle>, group: GroupId, shard: Shard) -> Result<(), Refusal> {
+    async fn look_up(self: &Arc<Self>, session: &Arc<SessionHandle>, group: GroupId, shard: Shard) -> Result<(), Refusal> {
         self.metrics.looked_up.inc();
         let (since, behind) = self.floor(shard).await?;
         let answer = rpc::call(&*self.broker, FindMembership { user: session.user.clone(), group }, Some(behind)).await?;
         let known = answer.applied(shard);
         let Some(membership) = answer.reply else { return Err(Refusal::no_such_group()) };
-        let start = session.start_of(shard, membership.since);
-        self.go_live(session, group, meta_of(&membership), start, known).await?;
-        if let Some(live) = session.groups.lock().get_mut(&group) {
+        let followed = Followed::found(session, shard, &membership, known);
+        // By itself: who asked may not wait, and a join that was begun is ended.
+        let (app, of) = (Arc::clone(self), Arc::clone(session));
+        let joined = self.tasks.spawn(async move { app.go_live(&of, &followed).await }).await;
+        joined.map_err(|_| Refusal::new(ErrorCode::Unavailable, "shutting down"))??;
+        if let Some(live) = session.groups.lock().get_mut(&group).filter(|live| live.since == membership.since) {
             live.found = live.found.max(Some(since));
         }
         Ok(())

@@ -22,7 +22,7 @@ mod send;
 
 #[cfg(test)]
 pub(crate) use echo::serve_echo;
-pub use handle::{Notice, Protocol, SessionHandle};
+pub use handle::{Lost, Notice, Protocol, SessionHandle};
 pub use handshake::serve_v1;
 pub use open::{OpenError, Opened, RoomOrGroup, open_chat_room};
 pub use run::{finish, serve_chat_room};

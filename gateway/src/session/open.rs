@@ -16,13 +16,13 @@ use tokio::sync::mpsc;
 
 use super::{
     Notice, Protocol, SessionHandle,
-    membership::{group_state, meta_of},
+    membership::{Followed, group_state},
     run::Guard,
 };
 use crate::{
     app::App,
     auth::Identity,
-    delivery::{JoinError, Joined, Start},
+    delivery::{JoinError, Joined, Start, Telling},
     limit::Limit,
     socket::Outlet,
 };
@@ -238,12 +238,14 @@ impl App {
             (Start::After(position), Some(from)) => from >= membership.since && joined.start <= position,
             (Start::After(_) | Start::Now, _) => false,
         };
-        match self.go_live(session, membership.group, meta_of(&membership), start, applied).await {
+        // The answer tells of it.
+        let followed = Followed::of(&membership, applied, start, Telling::Nothing);
+        match self.go_live(session, &followed).await {
             Ok(joined) => {
                 let resumed = resumed(&joined);
                 Ok(Some(group_state(membership, joined, applied, resumed)))
             }
-            Err(JoinError::NotMember | JoinError::TooMany(_)) => Ok(None),
+            Err(JoinError::NotMember(_) | JoinError::TooMany(_)) => Ok(None),
             Err(error @ JoinError::Unavailable(_)) => Err(error.into()),
         }
     }
@@ -260,9 +262,9 @@ impl App {
         let id = answer.reply.group;
         let shard = self.broker.shards().of(Topic::Group(id));
         let applied = answer.applied(shard);
-        let start = session.start_of(shard, answer.reply.since);
-        let known = applied.max(answer.reply.since);
-        let joined = self.go_live(session, id, meta_of(&answer.reply), start, known).await?;
+        let start = session.start_of(shard, id, answer.reply.since);
+        let followed = Followed::of(&answer.reply, applied.max(answer.reply.since), start, Telling::Nothing);
+        let joined = self.go_live(session, &followed).await?;
         Ok(group_state(answer.reply, joined, applied, false))
     }
 }

@@ -52,7 +52,7 @@ impl From<NotAccepted> for Refusal {
 impl From<JoinError> for Refusal {
     fn from(error: JoinError) -> Self {
         match error {
-            JoinError::NotMember => Self::no_such_group(),
+            JoinError::NotMember(_) => Self::no_such_group(),
             JoinError::TooMany(_) => Self::new(ErrorCode::TooManyGroups, error.to_string()),
             JoinError::Unavailable(reason) => Self::new(ErrorCode::Unavailable, reason),
         }

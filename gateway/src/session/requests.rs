@@ -40,9 +40,9 @@ impl App {
 
     pub(super) async fn leave(&self, session: &SessionHandle, group: GroupId) -> Outcome {
         let left = rpc::call(&*self.broker, LeaveGroup { user: session.user.clone(), group }, None).await?.reply;
-        match left.until {
-            Some(until) => self.end_membership(session, group, until).await,
-            None => self.go_dark(session, group).await,
+        // Without one the user never was a member.
+        if let Some(until) = left.until {
+            self.end_membership(session, group, until).await;
         }
         Ok(ReplyBody::Done {})
     }
@@ -85,7 +85,7 @@ impl App {
     }
 
     pub(super) async fn notify(
-        &self,
+        self: &Arc<Self>,
         session: &Arc<SessionHandle>,
         to: Audience,
         nonce: Nonce,
@@ -105,7 +105,7 @@ impl App {
         self.notify_one(session, to, nonce, body, data).await
     }
 
-    pub(super) async fn read(&self, session: &Arc<SessionHandle>, group: GroupId, position: Position) -> Outcome {
+    pub(super) async fn read(self: &Arc<Self>, session: &Arc<SessionHandle>, group: GroupId, position: Position) -> Outcome {
         self.live_group(session, group).await?;
         self.mark(session, Event::Read(Read { user: session.user.clone(), group, position })).await
     }
@@ -128,7 +128,7 @@ impl App {
         Ok(ReplyBody::Done {})
     }
 
-    pub(super) async fn typing(&self, session: &Arc<SessionHandle>, group: GroupId) -> Outcome {
+    pub(super) async fn typing(self: &Arc<Self>, session: &Arc<SessionHandle>, group: GroupId) -> Outcome {
         self.live_group(session, group).await?;
         let frame = Ephemeral::Typing { group, user: session.user.clone() };
         let payload = serde_json::to_vec(&frame).map_err(|error| Refusal::new(ErrorCode::BadRequest, error.to_string()))?;

@@ -259,13 +259,8 @@ impl Running {
     fn on_notice(&mut self, notice: Notice) -> Option<CloseCode> {
         let (app, session) = (Arc::clone(&self.app), Arc::clone(&self.session));
         match notice {
-            Notice::Removed { group, at } => {
-                session.forget_group(group, at);
-            }
             Notice::Left(left) => {
-                if session.forget_group(left.group, left.until) {
-                    self.app.tasks.spawn(async move { app.hub.reach(left.group, left.until).await });
-                }
+                self.app.tasks.spawn(async move { app.end_membership(&session, left.group, left.until).await });
             }
             Notice::Joined(_) | Notice::GroupLost { .. } | Notice::InboxLost { .. } => {
                 let work = async move {

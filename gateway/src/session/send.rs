@@ -68,7 +68,7 @@ impl App {
         }
     }
 
-    async fn run_lane(&self, session: &Arc<SessionHandle>, first: (Outgoing, Work)) {
+    async fn run_lane(self: &Arc<Self>, session: &Arc<SessionHandle>, first: (Outgoing, Work)) {
         let group = first.0.group;
         let mut next = Some(first);
         while let Some((message, work)) = next {
@@ -103,7 +103,7 @@ impl App {
         }
     }
 
-    async fn send_one(&self, session: &Arc<SessionHandle>, message: Outgoing) -> Result<ReplyBody, Refusal> {
+    async fn send_one(self: &Arc<Self>, session: &Arc<SessionHandle>, message: Outgoing) -> Result<ReplyBody, Refusal> {
         let Outgoing { group, nonce, body, reply_to, data, .. } = message;
         let said = Said { body, reply_to, data };
         let (message_id, draft) = Draft::message(&self.config.limits, &session.user, group, nonce, said, Some(session.id))?;
@@ -117,7 +117,7 @@ impl App {
 
     /// Gets a member's draft stored. Who is a member is asked again between tries, which may go on for
     /// longer than that may be old.
-    async fn accept_of_member(&self, session: &Arc<SessionHandle>, group: GroupId, draft: Draft) -> Result<Position, Refusal> {
+    async fn accept_of_member(self: &Arc<Self>, session: &Arc<SessionHandle>, group: GroupId, draft: Draft) -> Result<Position, Refusal> {
         let deadline = Instant::now() + self.config.limits.send_deadline;
         let mut tried = None;
         loop {
@@ -138,7 +138,7 @@ impl App {
 
     /// Stores a notification to a user or a group.
     pub(super) async fn notify_one(
-        &self,
+        self: &Arc<Self>,
         session: &Arc<SessionHandle>,
         to: Audience,
         nonce: Nonce,

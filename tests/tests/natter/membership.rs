@@ -8,6 +8,7 @@ use natter_tests::{
     client::{ANSWER, Client, RequestError},
     cluster::Cluster,
     proxy::{Condition, Link, Select},
+    record::position_of,
     token::User,
 };
 use reqwest::{Method, StatusCode};
@@ -181,5 +182,54 @@ async fn over_http_a_removed_member_neither_reads_nor_sends() -> Result<()> {
     server(&cluster, &key, Method::DELETE, &format!("groups/{group}/members/id-ben"), &Value::Null).await?;
     assert_eq!(call(Method::POST, json!({"body": "hello?"})).await?, StatusCode::NOT_FOUND);
     assert_eq!(call(Method::GET, Value::Null).await?, StatusCode::NOT_FOUND);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn memberships_that_follow_each_other_are_told_in_the_groups_own_order() -> Result<()> {
+    const ROUNDS: usize = 15;
+    let cluster = Cluster::builder().gateways(2).start().await?;
+    let ann = Client::connect(cluster.gateway(0), &User::named("ann")).await?;
+    let ben = Client::connect(cluster.gateway(0), &User::named("ben")).await?;
+    let tab = Client::connect(cluster.gateway(1), &User::named("ben")).await?;
+    let group = ann.join("lobby").await?;
+    let coming_and_going = async {
+        for _ in 0..ROUNDS {
+            ben.join("lobby").await?;
+            ben.leave(group).await?;
+        }
+        ben.join("lobby").await?;
+        ann.send(group, "the last").await?;
+        anyhow::Ok(())
+    };
+    tokio::pin!(coming_and_going);
+    let mut number = 0;
+    loop {
+        let body = format!("number {number}");
+        tokio::select! {
+            done = &mut coming_and_going => break done?,
+            sent = ann.send(group, &body) => number += usize::from(sent.is_ok()),
+        }
+    }
+    for (client, joins) in [(&ben, true), (&tab, false)] {
+        client.wait_for_body("the last").await?;
+        let pushes = client.record(|record| record.pushes.clone());
+        let (mut last, mut ends, mut is_member) = (None, 0, false);
+        for push in pushes.iter().filter(|push| push["group"] == json!(group)) {
+            let position = position_of(&push["position"]);
+            ensure!(position > last, "{push} after {last:?}");
+            last = position;
+            match push["change"].as_str() {
+                Some("joined") => ensure!(!std::mem::replace(&mut is_member, true), "{push} to a member"),
+                // Who joins by a request is told by its answer.
+                Some("left") => {
+                    ensure!(is_member || joins, "{push} to no member");
+                    (is_member, ends) = (false, ends + 1);
+                }
+                _ => ensure!(is_member || joins, "{push} to no member"),
+            }
+        }
+        ensure!(ends == ROUNDS, "{ends} ends were told");
+    }
     Ok(())
 }

@@ -26,7 +26,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::script::Script;
-use super::{GroupMeta, Hub, JoinError, Joined, Start};
+use super::{GroupMeta, Hub, JoinError, Joined, Start, Telling};
 use crate::{
     auth::Identity,
     knowledge::Knowledge,
@@ -132,7 +132,7 @@ impl Member {
 
     async fn join(&mut self, stage: &Stage, start: Start, known: Position) -> Joined {
         let meta = GroupMeta { kind: GroupKind::Group, display_name: "lobby".into() };
-        stage.hub.join_group(&self.session, group(), &meta, start, known).await.unwrap()
+        stage.hub.join_group(&self.session, group(), &meta, start, known, Telling::Nothing).await.unwrap()
     }
 
     /// All that was written, once `what` is in it.
@@ -155,7 +155,7 @@ impl Member {
     /// Delivery ends, and after which position it is to go on.
     async fn lost(&mut self) -> Position {
         match tokio::time::timeout(PATIENCE, self.notices.recv()).await.unwrap().map(|notice| *notice) {
-            Some(Notice::GroupLost { after, .. }) => after,
+            Some(Notice::GroupLost { lost, .. }) => lost.after,
             other => panic!("another notice: {other:?}"),
         }
     }

@@ -44,7 +44,7 @@ async fn what_a_whole_group_missed_is_read_once() {
 }
 
 #[tokio::test]
-async fn who_was_removed_meanwhile_is_told_only_what_came_before() {
+async fn who_was_removed_meanwhile_is_told_what_came_before_and_the_end() {
     let stage = Stage::new().await;
     let said = say(&stage, 0..1);
     stage.script.store(Topic::Group(group()), &removal("ben"), false);
@@ -52,16 +52,25 @@ async fn who_was_removed_meanwhile_is_told_only_what_came_before() {
     let meta = GroupMeta { kind: GroupKind::Group, display_name: "lobby".into() };
     let (mut ann, mut ben) = (Member::new("ann").await, Member::new("ben").await);
     let before = Position::new(said[0].epoch, said[0].seq - 1);
-    let join = |member: &Member| {
+    let join = |member: &Member, telling: Telling| {
         let (hub, session, meta) = (Arc::clone(&stage.hub), Arc::clone(&member.session), meta.clone());
-        async move { hub.join_group(&session, group(), &meta, Start::After(before), before).await }
+        async move { hub.join_group(&session, group(), &meta, Start::After(before), before, telling).await }
     };
-    let (anns, bens) = tokio::join!(join(&ann), join(&ben));
+    let (anns, bens) = tokio::join!(join(&ann, Telling::Nothing), join(&ben, Telling::End));
     assert!(anns.unwrap().complete);
-    assert!(matches!(bens, Err(JoinError::NotMember)), "{bens:?}");
+    assert!(matches!(bens, Err(JoinError::NotMember(at)) if at.seq == said[0].seq + 1), "{bens:?}");
     ann.until("say 1.").await;
     let told = ben.said().await;
     assert!(told.contains("say 0.") && !told.contains("say 1."), "{told}");
+    assert!(told.find("say 0.") < told.find(r#""change":"left","user":"ben""#), "the end, and last: {told}");
+    // Who is told by the answer alone hears nothing of a membership that is over; from the ring as well.
+    for telling in [Telling::Nothing, Telling::End] {
+        let mut bens = Member::new("ben").await;
+        let end = join(&bens, telling.clone()).await;
+        assert!(matches!(end, Err(JoinError::NotMember(_))), "{end:?}");
+        let told = bens.said().await;
+        assert_eq!((told.contains("say 0."), told.contains("left")), (!telling.is_nothing(), !telling.is_nothing()), "{told}");
+    }
 }
 
 #[tokio::test]
@@ -107,4 +116,18 @@ async fn more_than_a_session_may_be_told_is_declared_and_others_have_no_part_in_
         let mut member = Member::new("ann").await;
         assert_eq!(member.join(&stage, Start::After(after), known).await.complete, complete);
     }
+}
+
+#[tokio::test]
+async fn who_comes_to_a_delivery_that_is_behind_is_told_nothing_from_before_the_membership() {
+    let stage = Stage::new().await;
+    let mut ann = stage.member("ann").await;
+    stage.say("hello");
+    ann.until("hello").await;
+    let known = stage.script.store(Topic::Group(group()), &message("before ben"), true);
+    let mut ben = Member::new("ben").await;
+    assert_eq!(ben.join(&stage, Start::Now, known).await.position, known);
+    stage.say("after");
+    let (anns, bens) = (ann.until("after").await, ben.until("after").await);
+    assert!(anns.contains("before ben") && !bens.contains("before ben"), "{bens}");
 }
