@@ -174,7 +174,7 @@ impl Eraser {
                 let removed = Event::MemberRemoved(MemberRemoved { group, user: user.clone(), by: None });
                 let payload = removed.encode().map_err(|error| BrokerError::Refused(error.to_string()))?;
                 let (topic, made_at) = (Topic::Group(group), self.broker.now());
-                let ack = self.broker.publish(Outgoing { topic, id, made_at, payload }).await?;
+                let ack = self.broker.publish(Outgoing { topic, id, made_at, epoch: None, payload }).await?;
                 stored.push(ShardPosition { shard: self.broker.shards().of(topic).0, position: ack.position });
             }
             for at in stored {

@@ -198,7 +198,7 @@ async fn rescue(projector: &Projector, checkpoint: &Checkpoint, epoch: Epoch) ->
         let batch: Vec<Stored> = batch.into_iter().filter(is_new).collect();
         for Stored { topic, id, payload, .. } in projector.unknown(&batch).await? {
             let made_at = projector.broker.now();
-            projector.broker.publish(Outgoing { topic, id, made_at, payload }).await?;
+            projector.broker.publish(Outgoing { topic, id, made_at, epoch: None, payload }).await?;
             rescued += 1;
         }
     }

@@ -34,7 +34,10 @@ async fn gap_fill_timeout_at_the_edge() {
     for _ in 0..3 {
         let event = Event::Seen(Seen { user: user.clone(), what: SeenWhat::Ids(Vec::new()), read: true, archived: false });
         let id = EventId(uuid::Uuid::nil());
-        edge.broker.publish(Outgoing { topic, id, made_at: Timestamp::now(), payload: event.encode().unwrap() }).await.unwrap();
+        edge.broker
+            .publish(Outgoing { topic, id, made_at: Timestamp::now(), epoch: None, payload: event.encode().unwrap() })
+            .await
+            .unwrap();
     }
     let missed = || fill::missed(&edge.app.hub, topic, Position::new(Epoch(1), 1), 3);
     let readable_after = |late| *edge.broker.readable_from.lock() = Some(Instant::now() + late);

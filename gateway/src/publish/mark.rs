@@ -31,7 +31,7 @@ pub async fn mark(
 ) -> Result<ShardPosition, NotAccepted> {
     let topic = Topic::User(user);
     let payload = event.encode().map_err(|error| NotAccepted::new(ErrorCode::BadRequest, error.to_string()))?;
-    let outgoing = Outgoing { topic, id: EventId::random(), made_at: broker.now(), payload };
+    let outgoing = Outgoing { topic, id: EventId::random(), made_at: broker.now(), epoch: None, payload };
     let ack = publish(broker, intake, &outgoing, patience).await?;
     Ok(ShardPosition { shard: broker.shards().of(topic).0, position: ack.position })
 }

@@ -4,21 +4,28 @@
 use std::time::Duration;
 
 use natter_shared::{
-    broker::{self, Broker},
+    broker::{self, Broker, CurrentEpoch},
     event::{Data, Event},
     frame::ErrorCode,
+    id::EventId,
     position::Position,
-    rpc::{self, FindAccepted, ShardPosition},
-    subject::Topic,
+    rpc::{self, Accepted, FindAccepted, ShardPosition},
+    subject::{Shard, Topic},
     timestamp::Timestamp,
 };
 use tokio::time::Instant;
 
-use super::{Draft, Intake, NotAccepted, publish, wait_until_applied};
+use super::{Draft, Intake, NotAccepted, PublishError, publish, wait_until_applied};
 
 /// What is sent under a nonce older than this is looked up before it is published: the broker's
 /// memory of ids is two minutes long, and a retry must never make a second message.
 const OLD_NONCE: Duration = Duration::from_mins(1);
+
+/// What was sent so shortly after an epoch was learnt may have been sent before it: clocks differ.
+const SENT_BEFORE: Duration = Duration::from_secs(2);
+
+/// Before a shard's epoch that is not known is asked for again.
+const EPOCH_PAUSE: Duration = Duration::from_millis(100);
 
 /// Before a first copy that could not be read is asked for again.
 const COPY_PAUSE: Duration = Duration::from_millis(50);
@@ -38,26 +45,59 @@ pub async fn accept(broker: &dyn Broker, intake: &Intake, draft: Draft, patience
     if sent.since(made_at) > FUTURE_NONCE {
         return Err(NotAccepted::new(ErrorCode::BadRequest, "the nonce's time lies ahead; see `time` in ready"));
     }
-    if made_at.since(sent) > OLD_NONCE {
-        // SQL must have come to where the first copy may stand.
-        let shard = broker.shards().of(topic);
-        let log = broker.log_state(shard).await.map_err(rpc::RpcError::from)?;
-        let behind = ShardPosition { shard: shard.0, position: Position::new(log.epoch, log.last) };
-        let found = match rpc::call(broker, FindAccepted { id }, Some(behind)).await {
-            // A persister that is behind answers so after a second.
-            Err(error) if error.code.is_retryable() => {
-                wait_until_applied(broker, behind, patience).await?;
-                rpc::call(broker, FindAccepted { id }, Some(behind)).await
-            }
-            answer => answer,
+    let (shard, deadline) = (broker.shards().of(topic), Instant::now() + patience);
+    loop {
+        let current = epoch_of(broker, shard, deadline).await?;
+        let age = made_at.since(sent);
+        let behind = if age > OLD_NONCE {
+            // SQL must have come to where the first copy may stand.
+            let log = broker.log_state(shard).await.map_err(rpc::RpcError::from)?;
+            Some(Position::new(log.epoch, log.last))
+        } else {
+            // Or it stands in an earlier epoch, all of which SQL has before the next one begins.
+            current.since.filter(|since| since.elapsed() < age + SENT_BEFORE).map(|_| Position::new(current.epoch, 0))
         };
-        if let Some(accepted) = found?.reply {
+        if let Some(position) = behind
+            && let Some(accepted) = look_up(broker, id, ShardPosition { shard: shard.0, position }, deadline).await?
+        {
             return same(&event, &accepted.event).then_some(accepted.position).ok_or_else(NotAccepted::nonce_reused);
         }
+        let outgoing = broker::Outgoing { topic, id, made_at, epoch: Some(current.epoch), payload: payload.clone() };
+        let left = deadline.saturating_duration_since(Instant::now());
+        return match publish(broker, intake, &outgoing, left).await {
+            Ok(ack) if ack.duplicate => check_duplicate(broker, topic, ack.position, &event, deadline).await,
+            Ok(ack) => Ok(ack.position),
+            Err(PublishError::OtherEpoch) if Instant::now() < deadline => continue,
+            Err(error) => Err(error.into()),
+        };
     }
-    let deadline = Instant::now() + patience;
-    let ack = publish(broker, intake, &broker::Outgoing { topic, id, made_at, payload }, patience).await?;
-    if ack.duplicate { check_duplicate(broker, topic, ack.position, &event, deadline).await } else { Ok(ack.position) }
+}
+
+/// The epoch that `shard` is in, asked until `deadline`.
+async fn epoch_of(broker: &dyn Broker, shard: Shard, deadline: Instant) -> Result<CurrentEpoch, NotAccepted> {
+    loop {
+        let error = match broker.epoch(shard).await {
+            Ok(current) => return Ok(current),
+            Err(error) => error,
+        };
+        if Instant::now() + EPOCH_PAUSE >= deadline {
+            return Err(PublishError::Pending(error).into());
+        }
+        tokio::time::sleep(EPOCH_PAUSE).await;
+    }
+}
+
+/// What SQL has under `id`, once it has come to `behind`.
+async fn look_up(broker: &dyn Broker, id: EventId, behind: ShardPosition, deadline: Instant) -> Result<Option<Accepted>, NotAccepted> {
+    let found = match rpc::call(broker, FindAccepted { id }, Some(behind)).await {
+        // A persister that is behind answers so after a second.
+        Err(error) if error.code.is_retryable() => {
+            wait_until_applied(broker, behind, deadline.saturating_duration_since(Instant::now())).await?;
+            rpc::call(broker, FindAccepted { id }, Some(behind)).await
+        }
+        answer => answer,
+    };
+    Ok(found?.reply)
 }
 
 /// The id was stored before: as this very thing, or as another under the same nonce.

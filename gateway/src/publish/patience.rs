@@ -27,6 +27,9 @@ pub enum PublishError {
     /// Not stored: SQL is so far behind that the shard takes no more.
     #[error("the database is too far behind; try again later")]
     Behind,
+    /// Not stored: its shard has gone on in another epoch than the event may be stored in.
+    #[error("the shard has gone on in another epoch")]
+    OtherEpoch,
     /// Not stored, for good.
     #[error("{0}")]
     Refused(BrokerError),
@@ -36,7 +39,7 @@ impl PublishError {
     /// The code of the `error` frame that says so.
     pub fn code(&self) -> ErrorCode {
         match self {
-            Self::Pending(_) => ErrorCode::Pending,
+            Self::Pending(_) | Self::OtherEpoch => ErrorCode::Pending,
             Self::Busy | Self::Behind => ErrorCode::Busy,
             Self::Refused(_) => ErrorCode::TooLarge,
         }
@@ -46,7 +49,7 @@ impl PublishError {
     pub fn retry_after(&self) -> Option<Duration> {
         let between = |low: u64, high: u64| Some(Duration::from_millis(rand::random_range(low..high)));
         match self {
-            Self::Pending(_) | Self::Busy => between(300, 1000),
+            Self::Pending(_) | Self::OtherEpoch | Self::Busy => between(300, 1000),
             // The database has to come back first, or to catch up.
             Self::Behind => between(2000, 6000),
             Self::Refused(_) => None,
@@ -66,7 +69,7 @@ pub async fn publish(broker: &dyn Broker, intake: &Intake, event: &Outgoing, pat
         intake.metrics().busy(Busy::Shard);
         return Err(PublishError::Behind);
     }
-    let deadline = Instant::now() + patience;
+    let (deadline, only) = (Instant::now() + patience, event.epoch);
     let mut pause = FIRST_PAUSE;
     let mut in_doubt = false;
     loop {
@@ -82,6 +85,7 @@ pub async fn publish(broker: &dyn Broker, intake: &Intake, event: &Outgoing, pat
                 intake.metrics().busy(Busy::Gateway);
                 return Err(PublishError::Busy);
             }
+            Err(BrokerError::Epoch { .. }) if only.is_some() => return Err(PublishError::OtherEpoch),
             Err(error) => error,
         };
         // A copy may be stored, or on its way: from here on "busy" would be half a truth.

@@ -139,12 +139,28 @@ async fn an_old_nonce_is_looked_up_before_it_is_published() {
 }
 
 #[tokio::test]
+async fn what_was_sent_before_an_epoch_began_is_looked_up() {
+    let bench = Bench::new(EmbeddedOptions::default()).await;
+    let nonce = bench.aged(0);
+    let first = bench.send(nonce, "lobby", "once").await.unwrap();
+    for shard in bench.broker.shards().iter() {
+        bench.broker.open_epoch(shard, Epoch(2)).await.unwrap();
+    }
+    let event = draft(nonce, "lobby", "once").event;
+    bench.persister.found.lock().push_back(Some(Accepted { event, position: first }));
+    assert_eq!(bench.send(nonce, "lobby", "once").await, Ok(first), "where it stood, in the epoch before");
+    assert_eq!(bench.persister.asked.load(Ordering::Relaxed), 1);
+    let in_it = bench.send(nonce, "lobby", "once").await;
+    assert_eq!(in_it, Ok(Position::new(Epoch(2), 1)), "SQL has nothing of it, and nor has the log");
+}
+
+#[tokio::test]
 async fn a_first_copy_that_came_too_late_counts_for_nothing() {
     let bench = Bench::new(EmbeddedOptions::default()).await;
     let nonce = bench.aged(50_000);
     let Draft { topic, id, payload, .. } = draft(nonce, "lobby", "late");
     let made_at = bench.broker.now().offset_by(-91_000);
-    bench.broker.publish(Outgoing { topic, id, made_at, payload }).await.unwrap();
+    bench.broker.publish(Outgoing { topic, id, made_at, epoch: None, payload }).await.unwrap();
     assert_eq!(bench.send(nonce, "lobby", "late").await, Err(ErrorCode::Pending), "not accepted: nobody reads it");
 }
 

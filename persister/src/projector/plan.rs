@@ -358,7 +358,7 @@ impl<'a> Plan<'a> {
     fn hint(&mut self, what: &str, stored: &Stored, user: &UserId, event: &Event) {
         let Ok(payload) = event.encode() else { return };
         let id = derived_event(what, &[stored.id.0.as_bytes(), user.as_str().as_bytes()]);
-        self.hints.push(Outgoing { topic: Topic::User(user.key()), id, made_at: self.now, payload });
+        self.hints.push(Outgoing { topic: Topic::User(user.key()), id, made_at: self.now, epoch: None, payload });
     }
 
     fn read(&mut self, read: Read) {

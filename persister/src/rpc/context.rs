@@ -87,7 +87,7 @@ impl Context {
         let deadline = Instant::now() + PATIENCE;
         let made_at = self.broker.now();
         let ack = loop {
-            match self.broker.publish(Outgoing { topic, id, made_at, payload: payload.clone() }).await {
+            match self.broker.publish(Outgoing { topic, id, made_at, epoch: None, payload: payload.clone() }).await {
                 Ok(ack) => break ack,
                 Err(error) if error.is_retryable() && Instant::now() < deadline => sleep(Duration::from_millis(50)).await,
                 Err(error) => return Err(error.into()),

@@ -50,7 +50,8 @@ async fn what_cannot_be_read_is_kept_as_it_came(harness: Harness) {
     let (group, _) = harness.create(GroupKind::Group, &[&alice]).await;
     let topic = Topic::Group(group);
     for payload in [&b"not json"[..], br#"{"type":"dance"}"#, b"\xff\0", br#"{"type":"read"}"#] {
-        let outgoing = Outgoing { topic, id: EventId::random(), made_at: harness.broker.now(), payload: Bytes::from_static(payload) };
+        let outgoing =
+            Outgoing { topic, id: EventId::random(), made_at: harness.broker.now(), epoch: None, payload: Bytes::from_static(payload) };
         harness.broker.publish(outgoing).await.unwrap();
     }
     harness.say(group, &alice, "with \0 in it").await;

@@ -98,7 +98,7 @@ impl Harness {
     }
 
     pub(crate) async fn publish(&self, topic: Topic, id: EventId, event: &Event) -> Ack {
-        let outgoing = Outgoing { topic, id, made_at: self.broker.now(), payload: event.encode().unwrap() };
+        let outgoing = Outgoing { topic, id, made_at: self.broker.now(), epoch: None, payload: event.encode().unwrap() };
         self.broker.publish(outgoing).await.unwrap()
     }
 

@@ -154,7 +154,7 @@ async fn voids_are_skipped(harness: Harness) {
     let late = message(group, &alice, Nonce::now(), "late");
     let payload = Event::Message(late.clone()).encode().unwrap();
     let made_at = long_ago(harness.broker.now());
-    harness.broker.publish(Outgoing { topic: Topic::Group(group), id: late.id.into(), made_at, payload }).await.unwrap();
+    harness.broker.publish(Outgoing { topic: Topic::Group(group), id: late.id.into(), made_at, epoch: None, payload }).await.unwrap();
     let last = harness.say(group, &alice, "in time").await;
     harness.applied(Topic::Group(group), last).await;
     assert_eq!(harness.count("messages").await, 1);

@@ -47,7 +47,7 @@ async fn fill(harness: &Harness, groups: &[GroupId], messages: usize) {
             let broker = Arc::clone(&harness.broker);
             async move {
                 let payload = Event::Message(message.clone()).encode().unwrap();
-                let outgoing = Outgoing { topic: Topic::Group(group), id: message.id.into(), made_at: broker.now(), payload };
+                let outgoing = Outgoing { topic: Topic::Group(group), id: message.id.into(), made_at: broker.now(), epoch: None, payload };
                 while broker.publish(outgoing.clone()).await.is_err() {
                     tokio::task::yield_now().await;
                 }

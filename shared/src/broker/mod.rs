@@ -32,7 +32,10 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::{FutureExt, Stream, StreamExt};
 use serde::{Deserialize, Serialize};
-use tokio::sync::{oneshot, watch};
+use tokio::{
+    sync::{oneshot, watch},
+    time::Instant,
+};
 
 pub use self::unapplied::{LogSize, Meter, Unapplied};
 
@@ -59,8 +62,20 @@ pub struct Outgoing {
     pub id: EventId,
     /// When it was made, in the broker's time ([`Broker::now`]).
     pub made_at: Timestamp,
+    /// The only epoch that it may be stored in; none takes the shard's current one.
+    pub epoch: Option<Epoch>,
     /// The encoded [`crate::event::Event`].
     pub payload: Bytes,
+}
+
+/// The epoch that a shard is in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CurrentEpoch {
+    /// Which.
+    pub epoch: Epoch,
+    /// Since when this process knows it at the latest; none where there was no other before it. What
+    /// was sent before that may be stored in an earlier one, whose ids the broker does not remember.
+    pub since: Option<Instant>,
 }
 
 /// The broker's word that an event is stored.
@@ -316,7 +331,11 @@ pub trait Broker: Send + Sync + 'static {
     /// The broker's clock, as far as this process knows it: the clock of [`Stored::stored_at`].
     fn now(&self) -> Timestamp;
 
-    /// Stores an event in the shard of its topic, in the shard's current epoch.
+    /// The epoch that `shard` is in, as far as this process knows; [`BrokerError::NoLog`] if there is none.
+    async fn epoch(&self, shard: Shard) -> Result<CurrentEpoch, BrokerError>;
+
+    /// Stores an event in the shard of its topic, in the shard's current epoch; [`BrokerError::Epoch`] if
+    /// that is not the event's.
     async fn publish(&self, event: Outgoing) -> Result<Ack, BrokerError>;
 
     /// Passes an encoded [`crate::event::Ephemeral`] on to who listens now.

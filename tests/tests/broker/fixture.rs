@@ -189,7 +189,7 @@ pub(crate) fn group_in(broker: &dyn Broker, shard: Shard) -> Topic {
 
 /// An event with a number as its payload, to know it by.
 pub(crate) fn event(broker: &dyn Broker, topic: Topic, n: u64) -> Outgoing {
-    Outgoing { topic, id: EventId(Uuid::new_v4()), made_at: broker.now(), payload: Bytes::from(n.to_string()) }
+    Outgoing { topic, id: EventId(Uuid::new_v4()), made_at: broker.now(), epoch: None, payload: Bytes::from(n.to_string()) }
 }
 
 pub(crate) fn number(stored: &Stored) -> u64 {

@@ -49,6 +49,7 @@ conformance! {
     conformance::log::tails_tell_which_topics_changed => tails_tell_which_topics_changed,
     conformance::log::a_shard_without_a_log_says_so => a_shard_without_a_log_says_so,
     conformance::epoch::goes_on_in_a_new_epoch => goes_on_in_a_new_epoch,
+    conformance::epoch::an_event_is_stored_in_its_epoch_or_not_at_all => an_event_is_stored_in_its_epoch_or_not_at_all,
     conformance::epoch::a_retired_epoch_is_read_to_its_end => a_retired_epoch_is_read_to_its_end,
     conformance::call::answers_calls => answers_calls,
     conformance::call::announces => announces,

@@ -14,8 +14,8 @@ use bytes::Bytes;
 use futures::stream;
 use natter_shared::{
     broker::{
-        Ack, Broker, BrokerError, BrokerStatus, Calls, Control, Controls, Delivery, Interest, LogReader, LogSize, LogState, Outgoing,
-        Stored, Subscription, Tails,
+        Ack, Broker, BrokerError, BrokerStatus, Calls, Control, Controls, CurrentEpoch, Delivery, Interest, LogReader, LogSize, LogState,
+        Outgoing, Stored, Subscription, Tails,
     },
     event::{Ephemeral, Event, GroupKind, Role},
     id::EventId,
@@ -151,6 +151,10 @@ impl Broker for Script {
 
     fn now(&self) -> Timestamp {
         Timestamp::now()
+    }
+
+    async fn epoch(&self, _shard: Shard) -> Result<CurrentEpoch, BrokerError> {
+        Ok(CurrentEpoch { epoch: Epoch(1), since: None })
     }
 
     async fn publish(&self, _event: Outgoing) -> Result<Ack, BrokerError> {

@@ -18,8 +18,8 @@ use axum::{
 use bytes::Bytes;
 use natter_shared::{
     broker::{
-        Ack, Broker, BrokerError, BrokerStatus, Calls, Control, Controls, Interest, LogReader, LogSize, LogState, Outgoing, Stored,
-        Subscription, Tails,
+        Ack, Broker, BrokerError, BrokerStatus, Calls, Control, Controls, CurrentEpoch, Interest, LogReader, LogSize, LogState, Outgoing,
+        Stored, Subscription, Tails,
     },
     config::{Auth, Config, Http, Limits, Secret},
     event::{Event, GroupKind, InboxCounts, Role},
@@ -285,6 +285,10 @@ impl Broker for FakeBroker {
 
     fn now(&self) -> Timestamp {
         Timestamp::now()
+    }
+
+    async fn epoch(&self, _shard: Shard) -> Result<CurrentEpoch, BrokerError> {
+        Ok(CurrentEpoch { epoch: Epoch(1), since: None })
     }
 
     async fn publish(&self, event: Outgoing) -> Result<Ack, BrokerError> {

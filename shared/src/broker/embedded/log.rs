@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use parking_lot::RwLock;
 use sea_orm::DbErr;
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 
 use super::{
     super::{BrokerError, DUPLICATE_WINDOW, LogState, Stored, Tails},
@@ -45,6 +45,8 @@ struct Slot {
 /// The current epoch of a shard.
 pub(super) struct Log {
     pub(super) epoch: Epoch,
+    /// When it was opened, or found; none if it is the first.
+    pub(super) since: Option<Instant>,
     pub(super) first: u64,
     pub(super) last: u64,
     pub(super) bytes: u64,
@@ -61,6 +63,7 @@ impl Log {
     pub(super) fn new(epoch: Epoch) -> Self {
         Self {
             epoch,
+            since: None,
             first: 1,
             last: 0,
             bytes: 0,
@@ -75,7 +78,7 @@ impl Log {
 
     /// Reads what memory needs to know: ids that still count, and the last of each topic.
     async fn load(file: &File, shard: Shard, epoch: Epoch) -> Result<Self, DbErr> {
-        let mut log = Self::new(epoch);
+        let mut log = Self { since: Some(Instant::now()), ..Self::new(epoch) };
         let (first, last, bytes) = file.bounds(shard, epoch).await?;
         (log.first, log.last, log.bytes) = (first, last, bytes);
         log.last_of = file.last_of(shard, epoch).await?.into_iter().collect();
@@ -229,7 +232,9 @@ impl Logs {
         let Ok(slot) = self.slot(shard) else { return };
         {
             let mut log = slot.log.write();
-            if let Some(old) = log.replace(Log::new(epoch)) {
+            let is_first = log.is_none() && epoch == Epoch(1);
+            let since = (!is_first).then(Instant::now);
+            if let Some(old) = log.replace(Log { since, ..Log::new(epoch) }) {
                 slot.ended.write().insert(old.epoch, old.last);
             }
         }

@@ -33,8 +33,8 @@ use self::{
     writer::{Command, Writer},
 };
 use super::{
-    Ack, Broker, BrokerError, BrokerStatus, Calls, Control, Controls, Interest, LogReader, LogSize, LogState, Outgoing, Stored,
-    Subscription, Tails, window::Window,
+    Ack, Broker, BrokerError, BrokerStatus, Calls, Control, Controls, CurrentEpoch, Interest, LogReader, LogSize, LogState, Outgoing,
+    Stored, Subscription, Tails, window::Window,
 };
 use crate::{
     position::{Epoch, Position},
@@ -201,6 +201,10 @@ impl Broker for EmbeddedBroker {
 
     fn now(&self) -> Timestamp {
         self.clock.now()
+    }
+
+    async fn epoch(&self, shard: Shard) -> Result<CurrentEpoch, BrokerError> {
+        self.logs.with(shard, |log| CurrentEpoch { epoch: log.epoch, since: log.since })
     }
 
     async fn publish(&self, event: Outgoing) -> Result<Ack, BrokerError> {

@@ -151,6 +151,9 @@ impl Writer {
             // The caller may have gone.
             Err(error) => return drop(respond.send(Err(error))),
         };
+        if event.epoch.is_some_and(|only| only != epoch) {
+            return drop(respond.send(Err(BrokerError::Epoch { shard, current: epoch })));
+        }
         if let Some(position) = duplicate {
             group.answers.push((respond, Ack { position, duplicate: true }));
             return;
@@ -164,7 +167,7 @@ impl Writer {
         });
         staged.last += 1;
         let position = Position::new(epoch, staged.last);
-        let Outgoing { topic, id, made_at, payload } = event;
+        let Outgoing { topic, id, made_at, payload, .. } = event;
         staged.ids.insert(id, position);
         staged.last_of.insert(topic, position.seq);
         staged.events.push(Stored { topic, position, previous, id, made_at, stored_at, payload });

@@ -1,13 +1,11 @@
 //! Which epoch each shard is in, as far as this process knows: looked up by subject, kept, and
 //! looked up again when the server contradicts it.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Duration};
 
 use async_nats::header::HeaderValue;
 use parking_lot::RwLock;
+use tokio::time::Instant;
 use tracing::info;
 
 use super::{super::BrokerError, api::Api, connect::Health};
@@ -23,6 +21,8 @@ const FRESH: Duration = Duration::from_millis(50);
 #[derive(Debug)]
 pub(super) struct Current {
     pub(super) epoch: Epoch,
+    /// When it was learnt.
+    pub(super) since: Instant,
     pub(super) stream: String,
     /// The name again, as the header that refuses any other stream.
     pub(super) header: HeaderValue,
@@ -31,7 +31,7 @@ pub(super) struct Current {
 impl Current {
     fn new(shard: Shard, epoch: Epoch) -> Arc<Self> {
         let stream = subject::stream_name(shard, epoch);
-        Arc::new(Self { epoch, header: HeaderValue::from(stream.as_str()), stream })
+        Arc::new(Self { epoch, since: Instant::now(), header: HeaderValue::from(stream.as_str()), stream })
     }
 }
 

@@ -168,6 +168,7 @@ impl Canaries {
             topic: Topic::Canary(self.prober.instance),
             id: EventId::random(),
             made_at: self.prober.clock.now(),
+            epoch: None,
             payload: self.payload.clone(),
         };
         let subject = subject::subject(Space::Event, self.shard, event.topic);

@@ -48,8 +48,8 @@ pub use self::{
     options::{NatsAuth, NatsOptions, Role},
 };
 use super::{
-    Ack, Broker, BrokerError, BrokerStatus, Calls, Control, Controls, Interest, LogReader, LogSize, LogState, Outgoing, Stored,
-    Subscription, Tails, window::Window,
+    Ack, Broker, BrokerError, BrokerStatus, Calls, Control, Controls, CurrentEpoch, Interest, LogReader, LogSize, LogState, Outgoing,
+    Stored, Subscription, Tails, window::Window,
 };
 use crate::{
     id::InstanceId,
@@ -237,6 +237,11 @@ impl Broker for NatsBroker {
 
     fn now(&self) -> Timestamp {
         self.clock.now()
+    }
+
+    async fn epoch(&self, shard: Shard) -> Result<CurrentEpoch, BrokerError> {
+        let current = self.publisher.epochs.current(shard).await?;
+        Ok(CurrentEpoch { epoch: current.epoch, since: Some(current.since) })
     }
 
     async fn publish(&self, event: Outgoing) -> Result<Ack, BrokerError> {

@@ -77,6 +77,9 @@ impl Publisher {
     /// None: the first copy is in flight.
     async fn attempt(&self, shard: Shard, event: &Outgoing, left: Duration) -> Result<Option<Ack>, BrokerError> {
         let current = self.epochs.current(shard).await?;
+        if event.epoch.is_some_and(|only| only != current.epoch) {
+            return Err(BrokerError::Epoch { shard, current: current.epoch });
+        }
         let headers = envelope::headers(event, Some(&current.header));
         let subject = subject::subject(Space::Event, shard, event.topic).into();
         let answer = match self.exchange.call(subject, Some(headers), event.payload.clone(), left).await {

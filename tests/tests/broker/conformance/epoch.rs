@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use natter_shared::{
-    broker::{BrokerError, Control, Interest},
+    broker::{BrokerError, Control, Interest, Outgoing},
     position::{Epoch, Position},
 };
 
@@ -45,6 +45,21 @@ pub(crate) async fn goes_on_in_a_new_epoch(fixture: impl Fixture) {
     assert!(broker.get(shard, new).await.expect("an answer").is_some());
     let back = broker.open_epoch(shard, Epoch(4)).await;
     assert!(matches!(back, Err(BrokerError::Epoch { current: Epoch(5), .. })), "{back:?}");
+}
+
+pub(crate) async fn an_event_is_stored_in_its_epoch_or_not_at_all(fixture: impl Fixture) {
+    let broker = fixture.broker();
+    let shard = shards().next().expect("a shard");
+    let topic = group_in(&*broker, shard);
+    let only = |epoch: u32| Outgoing { epoch: Some(Epoch(epoch)), ..event(&*broker, topic, 1) };
+    assert_eq!(broker.publish(only(1)).await.expect("an ack").position.epoch, Epoch(1));
+    broker.open_epoch(shard, Epoch(5)).await.expect("an epoch");
+    let other = broker.publish(only(1)).await;
+    assert!(matches!(other, Err(BrokerError::Epoch { .. })), "{other:?}");
+    let now = broker.epoch(shard).await.expect("an epoch");
+    assert_eq!(now.epoch, Epoch(5));
+    assert!(now.since.is_some_and(|since| since.elapsed() < PATIENCE), "another was before it");
+    assert_eq!(publish_stubbornly(&*broker, only(5)).await.position, Position::new(Epoch(5), 1), "nothing else is in it");
 }
 
 pub(crate) async fn a_retired_epoch_is_read_to_its_end(fixture: impl Fixture) {
