@@ -5,12 +5,12 @@
 use std::time::Duration;
 
 use natter_shared::{
-    broker::{Ack, Broker, BrokerError, Outgoing},
+    broker::{Ack, Broker, BrokerError, BrokerStatus, Outgoing},
     failpoint,
     frame::ErrorCode,
     id::EventId,
 };
-use tokio::time::Instant;
+use tokio::{sync::watch, time::Instant};
 
 use super::Intake;
 use crate::metrics::Busy;
@@ -70,9 +70,11 @@ pub async fn publish(broker: &dyn Broker, intake: &Intake, event: &Outgoing, pat
         return Err(PublishError::Behind);
     }
     let (deadline, only) = (Instant::now() + patience, event.epoch);
+    let mut status = broker.status();
     let mut pause = FIRST_PAUSE;
     let mut in_doubt = false;
     loop {
+        let before = *status.borrow();
         let mut event = event.clone();
         if failpoint::hit("no-dedup") {
             event.id = EventId::random();
@@ -93,7 +95,20 @@ pub async fn publish(broker: &dyn Broker, intake: &Intake, event: &Outgoing, pat
         if Instant::now() + pause >= deadline {
             return Err(PublishError::Pending(error));
         }
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(LONGEST_PAUSE);
+        tokio::select! {
+            () = tokio::time::sleep(pause) => pause = (pause * 2).min(LONGEST_PAUSE),
+            () = is_back(&mut status, before) => {
+                tokio::time::sleep(FIRST_PAUSE).await;
+                pause = FIRST_PAUSE;
+            }
+        }
+    }
+}
+
+/// Waits until the broker may take what it did not since `before`: connected again, or a log has another leader.
+async fn is_back(status: &mut watch::Receiver<BrokerStatus>, before: BrokerStatus) {
+    let is_back = |now: &BrokerStatus| now.leaders != before.leaders || (now.connected && !before.connected);
+    if status.wait_for(is_back).await.is_err() {
+        std::future::pending::<()>().await;
     }
 }

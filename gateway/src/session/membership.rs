@@ -278,8 +278,11 @@ impl App {
             {
                 return Ok(live.clone());
             }
-            // A call may take longer than there is time.
-            let found = tokio::time::timeout_at(deadline.into(), self.look_up(session, group, shard)).await;
+            // A call may take longer than there is time, or than it takes until messages arrive again.
+            let found = tokio::select! {
+                found = tokio::time::timeout_at(deadline.into(), self.look_up(session, group, shard)) => found,
+                () = self.arrives_again(shard), if live.is_some() => continue,
+            };
             let late = || Err(Refusal::new(ErrorCode::Unavailable, "whether the user is a member cannot be known now"));
             match found.unwrap_or_else(|_| late()) {
                 Ok(()) => {}
@@ -291,6 +294,13 @@ impl App {
             if session.is_closed() {
                 return Err(Refusal::new(ErrorCode::Unavailable, "the session is closing"));
             }
+        }
+    }
+
+    /// Waits until it is known again who is a member in `shard`.
+    async fn arrives_again(&self, shard: Shard) {
+        while !self.knowledge.is_fresh(shard) {
+            tokio::time::sleep(LOOK_AGAIN).await;
         }
     }
 

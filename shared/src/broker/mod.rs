@@ -195,6 +195,8 @@ pub struct BrokerStatus {
     /// Rises whenever a log may have got another leader: the one before may have stored an event and
     /// died before it was delivered.
     pub elections: u64,
+    /// Rises whenever a log's new leader makes itself known: what found none is worth another try now.
+    pub leaders: u64,
 }
 
 /// What services announce to each other; lossy, repeated by whoever announces.

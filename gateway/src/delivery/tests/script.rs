@@ -57,7 +57,7 @@ impl Script {
     pub(super) fn new() -> Arc<Self> {
         Arc::new(Self {
             log: Mutex::new(Log { first: 1, ..Log::default() }),
-            status: watch::Sender::new(BrokerStatus { connected: true, generation: 0, elections: 0 }),
+            status: watch::Sender::new(BrokerStatus { connected: true, generation: 0, elections: 0, leaders: 0 }),
             interruptions: AtomicU64::new(0),
             unfenced: AtomicBool::new(false),
             is_sql_incomplete: AtomicBool::new(false),

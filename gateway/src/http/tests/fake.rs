@@ -280,7 +280,7 @@ impl Broker for FakeBroker {
     }
 
     fn status(&self) -> watch::Receiver<BrokerStatus> {
-        watch::channel(BrokerStatus { connected: true, generation: 0, elections: 0 }).1
+        watch::channel(BrokerStatus { connected: true, generation: 0, elections: 0, leaders: 0 }).1
     }
 
     fn now(&self) -> Timestamp {

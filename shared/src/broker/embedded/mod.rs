@@ -131,7 +131,7 @@ impl EmbeddedBroker {
         let shards = Shards::new(options.shards).ok_or(EmbeddedError::Shards)?;
         let (file, writing) = File::open(path, &options).await?;
         let logs = Arc::new(Logs::load(&file, shards, options.tail_bytes).await?);
-        let status = Arc::new(watch::Sender::new(BrokerStatus { connected: true, generation: 0, elections: 0 }));
+        let status = Arc::new(watch::Sender::new(BrokerStatus { connected: true, generation: 0, elections: 0, leaders: 0 }));
         let hub = Arc::new(Hub::new(Arc::clone(&status), options.subscription_capacity));
         let applied = Arc::new(Applied::default());
         let clock = Arc::new(Clock::after(logs.latest()));

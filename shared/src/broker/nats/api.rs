@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::{StreamExt, stream::FuturesUnordered};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::Value;
 
@@ -13,6 +14,10 @@ use super::{
     exchange::{Exchange, ExchangeError},
 };
 use crate::timestamp::Timestamp;
+
+/// Before a question is asked again while the first asking is waited for: only a leader answers, and
+/// where it has died the next one may be there at any moment.
+const ASK_AGAIN: Duration = Duration::from_millis(500);
 
 /// "stream not found".
 const STREAM_NOT_FOUND: u64 = 10059;
@@ -132,13 +137,27 @@ impl Api {
         Ok(serde_json::from_slice(&answer.payload)?)
     }
 
+    /// The same for what only asks. One who did not answer at first is asked again, and the first answer counts.
+    async fn ask<T: DeserializeOwned>(&self, call: &str, body: &Value) -> Result<T, ApiError> {
+        let mut asked = FuturesUnordered::new();
+        let asking = async {
+            loop {
+                asked.push(self.call(call, body));
+                if let Ok(Some(answer)) = tokio::time::timeout(ASK_AGAIN, asked.next()).await {
+                    return answer;
+                }
+            }
+        };
+        tokio::time::timeout(self.timeout, asking).await.unwrap_or(Err(ExchangeError::TimedOut.into()))
+    }
+
     /// The streams that take `subject`.
     pub(super) async fn streams_of(&self, subject: &str) -> Result<Vec<String>, ApiError> {
-        let names: Names = self.call("STREAM.NAMES", &serde_json::json!({ "subject": subject })).await?;
+        let names: Names = self.ask("STREAM.NAMES", &serde_json::json!({ "subject": subject })).await?;
         Ok(names.streams.unwrap_or_default())
     }
 
     pub(super) async fn stream_info(&self, stream: &str) -> Result<StreamInfo, ApiError> {
-        self.call(&format!("STREAM.INFO.{stream}"), &Value::Object(serde_json::Map::default())).await
+        self.ask(&format!("STREAM.INFO.{stream}"), &Value::Object(serde_json::Map::default())).await
     }
 }

@@ -61,7 +61,7 @@ pub(super) struct Health {
 impl Health {
     pub(super) fn new(role: Role, auth: &NatsAuth) -> Arc<Self> {
         Arc::new(Self {
-            status: watch::Sender::new(BrokerStatus { connected: false, generation: 0, elections: 0 }),
+            status: watch::Sender::new(BrokerStatus { connected: false, generation: 0, elections: 0, leaders: 0 }),
             changed: Notify::new(),
             troubled: Notify::new(),
             slow: AtomicU64::new(0),
@@ -85,9 +85,25 @@ impl Health {
         self.status.send_modify(|status| status.generation += 1);
     }
 
-    /// A stream has another leader, or seems to have none.
+    /// A stream seems to have no leader, or another one that did not say so.
     pub(super) fn note_election(&self) {
         self.status.send_modify(|status| status.elections += 1);
+    }
+
+    /// A stream's new leader has said so.
+    pub(super) fn note_leader(&self) {
+        self.status.send_modify(|status| {
+            status.elections += 1;
+            status.leaders += 1;
+        });
+    }
+
+    /// Waits until a stream's new leader says so, after `status` was seen last.
+    pub(super) async fn new_leader(status: &mut watch::Receiver<BrokerStatus>) {
+        let leaders = status.borrow_and_update().leaders;
+        if status.wait_for(|status| status.leaders != leaders).await.is_err() {
+            std::future::pending::<()>().await;
+        }
     }
 
     pub(super) fn set_clock_known(&self) {

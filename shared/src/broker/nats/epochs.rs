@@ -14,7 +14,8 @@ use crate::{
     subject::{self, Shard, Shards, Space},
 };
 
-/// A look-up this young answers for all who ask: many publishes may learn of a change at once.
+/// A look-up that began so short a time ago answers for all who ask: many publishes may learn of a
+/// change at once.
 const FRESH: Duration = Duration::from_millis(50);
 
 /// A shard's stream.
@@ -37,8 +38,16 @@ impl Current {
 
 struct Slot {
     current: RwLock<Option<Arc<Current>>>,
-    /// When it was looked up last; held while looking.
-    looked: tokio::sync::Mutex<Option<Instant>>,
+    /// The last look-up; held while looking.
+    looked: tokio::sync::Mutex<Looked>,
+}
+
+/// How a shard was looked up last. Who waited for it meanwhile takes its word, also that nobody answers:
+/// else they would all wait for an answer, one after the other.
+#[derive(Default)]
+struct Looked {
+    begun: Option<Instant>,
+    failed: Option<BrokerError>,
 }
 
 /// The table of all shards.
@@ -50,7 +59,7 @@ pub(super) struct Epochs {
 
 impl Epochs {
     pub(super) fn new(api: Api, health: Arc<Health>, shards: Shards) -> Self {
-        let slots = shards.iter().map(|_| Slot { current: RwLock::new(None), looked: tokio::sync::Mutex::new(None) }).collect();
+        let slots = shards.iter().map(|_| Slot { current: RwLock::new(None), looked: tokio::sync::Mutex::default() }).collect();
         Self { api, health, slots }
     }
 
@@ -73,29 +82,54 @@ impl Epochs {
 
     /// Asks the server, unless somebody just did.
     pub(super) async fn look_up(&self, shard: Shard) -> Result<Arc<Current>, BrokerError> {
-        let slot = self.slot(shard)?;
-        let mut looked = slot.looked.lock().await;
-        if looked.is_none_or(|at| at.elapsed() > FRESH) {
-            let streams = self.api.streams_of(&subject::all_of(Space::Event, shard)).await?;
-            let found = streams.iter().filter_map(|name| subject::parse_stream_name(name));
-            let epoch = found.filter(|(of, _)| *of == shard).map(|(_, epoch)| epoch).max();
-            self.learn(shard, epoch);
-            *looked = Some(Instant::now());
-        }
-        self.known(shard).ok_or(BrokerError::NoLog(shard))
+        let now = Instant::now();
+        self.look_up_since(shard, now.checked_sub(FRESH).unwrap_or(now)).await
     }
 
     /// Asks the server, whoever just did: for answers that must not be old.
     pub(super) async fn look_up_now(&self, shard: Shard) -> Result<Arc<Current>, BrokerError> {
-        *self.slot(shard)?.looked.lock().await = None;
-        self.look_up(shard).await
+        self.look_up_since(shard, Instant::now()).await
+    }
+
+    /// Asks the server without waiting for what it says: it may be some seconds until somebody answers.
+    pub(super) fn look_up_soon(self: &Arc<Self>, shard: Shard) {
+        // Else somebody asks already.
+        if self.slot(shard).is_ok_and(|slot| slot.looked.try_lock().is_ok()) {
+            let epochs = Arc::clone(self);
+            tokio::spawn(async move {
+                // Not known now: whoever needs it asks again.
+                let _ = epochs.look_up(shard).await;
+            });
+        }
+    }
+
+    /// What a look-up says that began after `since`.
+    async fn look_up_since(&self, shard: Shard, since: Instant) -> Result<Arc<Current>, BrokerError> {
+        let mut looked = self.slot(shard)?.looked.lock().await;
+        if looked.begun.is_none_or(|begun| begun < since) {
+            let begun = Some(Instant::now());
+            let failed = self.ask(shard).await.err();
+            *looked = Looked { begun, failed };
+        }
+        match &looked.failed {
+            Some(error) => Err(error.clone()),
+            None => self.known(shard).ok_or(BrokerError::NoLog(shard)),
+        }
+    }
+
+    async fn ask(&self, shard: Shard) -> Result<(), BrokerError> {
+        let streams = self.api.streams_of(&subject::all_of(Space::Event, shard)).await?;
+        let found = streams.iter().filter_map(|name| subject::parse_stream_name(name));
+        let epoch = found.filter(|(of, _)| *of == shard).map(|(_, epoch)| epoch).max();
+        self.learn(shard, epoch);
+        Ok(())
     }
 
     /// Takes over what is certain; a look-up that is on its way has an older answer.
     pub(super) async fn settle(&self, shard: Shard, epoch: Epoch) -> Result<(), BrokerError> {
         let mut looked = self.slot(shard)?.looked.lock().await;
         self.learn(shard, Some(epoch));
-        *looked = Some(Instant::now());
+        *looked = Looked { begun: Some(Instant::now()), failed: None };
         Ok(())
     }
 

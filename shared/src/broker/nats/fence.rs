@@ -34,6 +34,8 @@ use crate::{
 const GATHER: Duration = Duration::from_millis(5);
 /// A canary may be lost (a dying leader skips a republish); then another is sent.
 const RESEND: Duration = Duration::from_secs(1);
+/// Before another is sent where a stream's new leader makes itself known.
+const ELECTED: Duration = Duration::from_millis(50);
 /// A fence not reached by then fails.
 const GIVE_UP: Duration = Duration::from_secs(5);
 
@@ -137,13 +139,22 @@ impl Canaries {
             // Else it would wait in the client, and go out with all others on reconnect.
             return Err(BrokerError::Unavailable("not connected".to_owned()));
         }
-        self.prober.epochs.current(self.shard).await?;
+        let mut status = self.prober.health.watch();
         let give_up = Instant::now() + GIVE_UP;
         let mut sent: Vec<(EventId, i64)> = Vec::with_capacity(1);
         while Instant::now() < give_up {
+            self.prober.epochs.current(self.shard).await?;
             sent.push(self.send().await?);
-            let resend = (Instant::now() + RESEND).min(give_up);
-            while let Ok(message) = tokio::time::timeout_at(resend, self.live.next()).await {
+            let mut resend = (Instant::now() + RESEND).min(give_up);
+            loop {
+                let message = tokio::select! {
+                    message = tokio::time::timeout_at(resend, self.live.next()) => message,
+                    () = Health::new_leader(&mut status) => {
+                        resend = resend.min(Instant::now() + ELECTED);
+                        continue;
+                    }
+                };
+                let Ok(message) = message else { break };
                 let message = message.ok_or_else(|| BrokerError::Unavailable("connection closed".to_owned()))?;
                 let received = self.prober.clock.steady();
                 let Some((id, position, stored)) = envelope::canary(&message) else { continue };
@@ -158,7 +169,7 @@ impl Canaries {
             // The advisory of a new leader may be lost like anything else.
             self.prober.health.note_election();
             // Perhaps there is no stream any more.
-            self.prober.epochs.look_up(self.shard).await?;
+            self.prober.epochs.look_up_soon(self.shard);
         }
         Err(BrokerError::Unavailable("the canary did not come back".to_owned()))
     }

@@ -130,6 +130,7 @@ impl NatsBroker {
             exchange: publishing.clone(),
             epochs: Arc::clone(&epochs),
             clock: Arc::clone(&clock),
+            health: Arc::clone(&health),
             shards,
             window: Window::new(options.max_in_flight, options.max_in_flight_bytes),
             timeout: options.publish_timeout,
@@ -194,7 +195,7 @@ impl NatsBroker {
         tokio::spawn(async move {
             while let Some(Some(elected)) = stop.run_until_cancelled(elections.next()).await {
                 if elected.subject.rsplit('.').next().is_some_and(|stream| subject::parse_stream_name(stream).is_some()) {
-                    health.note_election();
+                    health.note_leader();
                 }
             }
         });

@@ -11,6 +11,7 @@ use super::{
     super::{Ack, BrokerError, Outgoing, window::Window},
     api::Failure,
     clock::Clock,
+    connect::Health,
     envelope,
     epochs::Epochs,
     exchange::{Exchange, ExchangeError},
@@ -28,12 +29,16 @@ const FIRST_COPY_IN_FLIGHT: u64 = 10158;
 const ACCOUNT_FULL: u64 = 10002;
 /// How long to leave the first copy before asking again.
 const COPY_PAUSE: Duration = Duration::from_millis(50);
+/// How long a publish that was out when a new leader made itself known may take for its ack: it may have gone to the one
+/// before, which is dead or cut off and never answers.
+const ELECTED: Duration = Duration::from_millis(200);
 
 /// The publishing side.
 pub(super) struct Publisher {
     pub(super) exchange: Exchange,
     pub(super) epochs: Arc<Epochs>,
     pub(super) clock: Arc<Clock>,
+    pub(super) health: Arc<Health>,
     pub(super) shards: Shards,
     pub(super) window: Window,
     pub(super) timeout: Duration,
@@ -62,9 +67,18 @@ impl Publisher {
         }
         let shard = self.shards.of(event.topic);
         let deadline = Instant::now() + self.timeout;
+        let mut status = self.health.watch();
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
-            if let Some(ack) = self.attempt(shard, &event, left).await? {
+            let overtaken = async {
+                Health::new_leader(&mut status).await;
+                tokio::time::sleep(ELECTED).await;
+            };
+            let answer = tokio::select! {
+                answer = self.attempt(shard, &event, left) => answer?,
+                () = overtaken => None,
+            };
+            if let Some(ack) = answer {
                 return Ok(ack);
             }
             if left <= COPY_PAUSE {
@@ -85,8 +99,8 @@ impl Publisher {
         let answer = match self.exchange.call(subject, Some(headers), event.payload.clone(), left).await {
             Ok(answer) => answer,
             Err(ExchangeError::NoResponders) => {
-                // No stream takes the subject, or its leader is away.
-                self.epochs.look_up(shard).await?;
+                // No stream takes the subject, or its leader is away. Who could tell may be away too.
+                self.epochs.look_up_soon(shard);
                 return Err(BrokerError::Unavailable("no leader answers".to_owned()));
             }
             Err(ExchangeError::Refused(reason)) => return Err(BrokerError::Refused(reason)),
