@@ -231,12 +231,23 @@ impl App {
         self.metrics.revoked.inc_by(ended);
     }
 
+    /// Now and then, and as soon as the broker is back: nobody heard us meanwhile, nor did we.
     async fn say_standings(&self) {
+        let mut status = self.broker.status();
         loop {
             if self.standings.is_loaded() {
                 self.announce_standings().await;
             }
-            sleep(EVERY).await;
+            let is_back = async {
+                let gone = status.wait_for(|status| !status.connected).await.map(drop);
+                if gone.is_err() || status.wait_for(|status| status.connected).await.is_err() {
+                    std::future::pending::<()>().await;
+                }
+            };
+            tokio::select! {
+                () = sleep(EVERY) => {}
+                () = is_back => {}
+            }
         }
     }
 

@@ -326,6 +326,11 @@ pub trait Broker: Send + Sync + 'static {
     /// The connection, to watch.
     fn status(&self) -> watch::Receiver<BrokerStatus>;
 
+    /// Whether a part of the broker was lost of late, so that what is asked may be lost on the way.
+    fn is_unsettled(&self) -> bool {
+        false
+    }
+
     /// How often live delivery was interrupted: an atomic's read. Whoever finds it unchanged after a
     /// delivery knows that nothing before it was lost with a connection.
     fn interruptions(&self) -> u64;

@@ -50,7 +50,7 @@ pub struct GroupsPage {
     /// There are more.
     pub more: bool,
 }
-rpc!("groups", Groups => GroupsPage);
+rpc!("groups", Groups => GroupsPage, repeatable);
 
 /// Is the user a member of the group, and how.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -60,7 +60,7 @@ pub struct FindMembership {
     /// The group.
     pub group: GroupId,
 }
-rpc!("membership", FindMembership => Option<Membership>);
+rpc!("membership", FindMembership => Option<Membership>, repeatable);
 
 /// The group that somebody joins.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -170,7 +170,7 @@ pub struct MembersPage {
     /// There are more.
     pub more: bool,
 }
-rpc!("members", Members => MembersPage);
+rpc!("members", Members => MembersPage, repeatable);
 
 /// A page of a user's groups as a list shows them.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -217,7 +217,7 @@ pub struct ListedGroups {
     /// There are more.
     pub more: bool,
 }
-rpc!("list_groups", ListGroups => ListedGroups);
+rpc!("list_groups", ListGroups => ListedGroups, repeatable);
 
 /// Command: gives a group another name. Idempotent. Only admins and owners may, and not to a
 /// one-to-one group.
@@ -287,4 +287,4 @@ pub struct FindGroup {
     /// The group.
     pub group: GroupId,
 }
-rpc!("find_group", FindGroup => Option<GroupRecord>);
+rpc!("find_group", FindGroup => Option<GroupRecord>, repeatable);

@@ -60,7 +60,7 @@ pub struct ChatPageData {
     /// Counts of the inbox.
     pub inbox: InboxCounts,
 }
-rpc!("chat_page", ChatPage => ChatPageData);
+rpc!("chat_page", ChatPage => ChatPageData, repeatable);
 
 /// Where a page of an inbox was cut. Newest first, so the next page is older.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -96,7 +96,7 @@ pub struct NotificationsPage {
     /// Counts of the inbox, in the same snapshot.
     pub inbox: InboxCounts,
 }
-rpc!("list_notifications", ListNotifications => NotificationsPage);
+rpc!("list_notifications", ListNotifications => NotificationsPage, repeatable);
 
 /// The counts of a user's inbox.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -104,4 +104,4 @@ pub struct CountInbox {
     /// Whose.
     pub user: UserId,
 }
-rpc!("count_inbox", CountInbox => InboxCounts);
+rpc!("count_inbox", CountInbox => InboxCounts, repeatable);

@@ -20,4 +20,4 @@ pub struct ApiKey {
     /// What its maker called it.
     pub name: String,
 }
-rpc!("check_api_key", CheckApiKey => Option<ApiKey>);
+rpc!("check_api_key", CheckApiKey => Option<ApiKey>, repeatable);

@@ -33,7 +33,7 @@ pub struct HistoryPage {
     /// There are more in the direction asked.
     pub more: bool,
 }
-rpc!("history", MessageHistory => HistoryPage);
+rpc!("history", MessageHistory => HistoryPage, repeatable);
 
 /// Everything that happened in a group, or to a user, after a position: for recovery.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -72,7 +72,7 @@ pub struct EventsPage {
     /// The asked position is of an epoch or time of which SQL does not hold everything: reset.
     pub complete: bool,
 }
-rpc!("events_after", EventsAfter => EventsPage);
+rpc!("events_after", EventsAfter => EventsPage, repeatable);
 
 /// What became of a message or notification sent under an old nonce.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -89,9 +89,9 @@ pub struct Accepted {
     /// What it is.
     pub event: Event,
 }
-rpc!("find_accepted", FindAccepted => Option<Accepted>);
+rpc!("find_accepted", FindAccepted => Option<Accepted>, repeatable);
 
 /// Waits until SQL has come to the request's `min_position`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct AwaitApplied {}
-rpc!("await_applied", AwaitApplied => ());
+rpc!("await_applied", AwaitApplied => (), repeatable);

@@ -12,6 +12,7 @@ mod standings;
 mod users;
 
 use bytes::Bytes;
+use futures::{StreamExt, stream::FuturesUnordered};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 pub use self::{
@@ -36,12 +37,17 @@ use crate::{
 /// How long a caller waits for an answer.
 pub const TIMEOUT: std::time::Duration = std::time::Duration::from_secs(5);
 
+/// How long the first asking is waited for where answers may be lost; each further one twice as long.
+const ASK_AGAIN: std::time::Duration = std::time::Duration::from_millis(500);
+
 /// A call: its name and the type of its answer.
 pub trait Rpc: Serialize + DeserializeOwned + Send + Sync {
     /// The last token of its subject.
     const NAME: &'static str;
     /// What comes back.
     type Reply: Serialize + DeserializeOwned + Send;
+    /// Whether it may be asked again while the first asking is waited for: it changes nothing, or the same however often.
+    const REPEATABLE: bool = false;
 }
 
 /// A request's envelope.
@@ -123,17 +129,45 @@ impl From<BrokerError> for RpcError {
 pub async fn call<T: Rpc>(broker: &dyn Broker, call: T, min_position: Option<ShardPosition>) -> Result<Answer<T::Reply>, RpcError> {
     let unreadable = |error: serde_json::Error| RpcError::new(ErrorCode::Unavailable, format!("rpc.{}: {error}", T::NAME));
     let request = serde_json::to_vec(&Request { min_position, call }).map_err(unreadable)?;
-    let answer = broker.request(T::NAME, Bytes::from(request), TIMEOUT).await?;
+    let answer = ask::<T>(broker, Bytes::from(request)).await?;
     let answer: Result<Answer<T::Reply>, RpcError> = serde_json::from_slice(&answer).map_err(unreadable)?;
     answer
 }
 
-/// Names a call and the type of its answer.
+/// Asks; and while answers may be lost because a server of the broker was, asks again.
+async fn ask<T: Rpc>(broker: &dyn Broker, request: Bytes) -> Result<Bytes, BrokerError> {
+    let mut asked = FuturesUnordered::new();
+    asked.push(broker.request(T::NAME, request.clone(), TIMEOUT));
+    let mut pause = ASK_AGAIN;
+    loop {
+        tokio::select! {
+            Some(answer) = asked.next() => match answer {
+                Err(_) if !asked.is_empty() => {}
+                answer => return answer,
+            },
+            () = tokio::time::sleep(pause), if T::REPEATABLE => {
+                pause *= 2;
+                if broker.is_unsettled() {
+                    asked.push(broker.request(T::NAME, request.clone(), TIMEOUT));
+                }
+            }
+        }
+    }
+}
+
+/// Names a call and the type of its answer, and says whether it is repeatable.
 macro_rules! rpc {
     ($name:literal, $request:ty => $reply:ty) => {
         impl crate::rpc::Rpc for $request {
             const NAME: &'static str = $name;
             type Reply = $reply;
+        }
+    };
+    ($name:literal, $request:ty => $reply:ty, repeatable) => {
+        impl crate::rpc::Rpc for $request {
+            const NAME: &'static str = $name;
+            type Reply = $reply;
+            const REPEATABLE: bool = true;
         }
     };
 }

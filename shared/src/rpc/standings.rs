@@ -75,4 +75,4 @@ pub struct StandingsPage {
     /// With these, and no more, one is at this version.
     pub version: u64,
 }
-rpc!("standings", Standings => StandingsPage);
+rpc!("standings", Standings => StandingsPage, repeatable);

@@ -45,7 +45,7 @@ pub struct SignedIn {
     /// The inbox.
     pub inbox: InboxCounts,
 }
-rpc!("sign_in", SignIn => SignedIn);
+rpc!("sign_in", SignIn => SignedIn, repeatable);
 
 /// Finds users by id or handle.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -56,7 +56,7 @@ pub enum FindUser {
     /// By handle.
     Handle(String),
 }
-rpc!("find_user", FindUser => Option<Profile>);
+rpc!("find_user", FindUser => Option<Profile>, repeatable);
 
 /// Other users, all or those whose handle or display name begins with a text.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -79,4 +79,4 @@ pub struct UsersPage {
     /// There are more: go on after the last one's handle.
     pub more: bool,
 }
-rpc!("list_users", ListUsers => UsersPage);
+rpc!("list_users", ListUsers => UsersPage, repeatable);

@@ -8,8 +8,12 @@ use std::{
     time::Duration,
 };
 
-use async_nats::{Client, ConnectError, ConnectOptions, Event, connection::State};
-use tokio::sync::{Notify, watch};
+use async_nats::{Client, ConnectError, ConnectOptions, Event, ReconnectToServer, Server, ServerAddr, connection::State};
+use parking_lot::Mutex;
+use tokio::{
+    sync::{Notify, watch},
+    time::Instant,
+};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
@@ -30,9 +34,14 @@ const REPLY_CAPACITY: usize = 65_536;
 /// The name of the connection that delivers live.
 const SUBSCRIBE: &str = "subscribe";
 
-/// Between two pings. A server whose third is due while none was answered is left for another: with
-/// the connect timeout on top, one that stands still or is cut off is left within 6 s.
-const PING_INTERVAL: Duration = Duration::from_millis(1500);
+/// Between two pings. A server whose third is due while none was answered is left for another: one that
+/// stands still or is cut off is left after 3 s, before any log that it led can have another leader, and before the gateway's
+/// sessions are ended because it hears no announcements.
+const PING_INTERVAL: Duration = Duration::from_secs(1);
+
+/// For so long after a server or a leader was lost, what is asked may go to where nobody is: the other servers route by the
+/// interest of one that is cut off until they give it up, after 10 s (their `write_deadline`).
+const UNSETTLED: Duration = Duration::from_secs(15);
 
 /// How often the connections are looked at without an event: the client's events may be lost.
 const LOOK_INTERVAL: Duration = Duration::from_millis(250);
@@ -55,6 +64,8 @@ pub(super) struct Health {
     /// A gateway does not know the broker's time before its first canary, and is not ready.
     needs_clock: bool,
     clock_known: AtomicBool,
+    /// When a server or a leader was lost last.
+    lost: Mutex<Option<Instant>>,
     refusals: Refusals,
 }
 
@@ -67,6 +78,7 @@ impl Health {
             slow: AtomicU64::new(0),
             needs_clock: role == Role::Gateway,
             clock_known: AtomicBool::new(false),
+            lost: Mutex::default(),
             refusals: Refusals::new(role, auth),
         })
     }
@@ -87,15 +99,26 @@ impl Health {
 
     /// A stream seems to have no leader, or another one that did not say so.
     pub(super) fn note_election(&self) {
+        self.note_loss();
         self.status.send_modify(|status| status.elections += 1);
     }
 
     /// A stream's new leader has said so.
     pub(super) fn note_leader(&self) {
+        self.note_loss();
         self.status.send_modify(|status| {
             status.elections += 1;
             status.leaders += 1;
         });
+    }
+
+    fn note_loss(&self) {
+        *self.lost.lock() = Some(Instant::now());
+    }
+
+    /// Whether what is asked may go to where nobody is.
+    pub(super) fn is_unsettled(&self) -> bool {
+        self.lost.lock().is_some_and(|at| at.elapsed() < UNSETTLED)
     }
 
     /// Waits until a stream's new leader says so, after `status` was seen last.
@@ -151,6 +174,13 @@ impl Connections {
                 .name(format!("natter-{}-{name}", role.as_str()))
                 .custom_inbox_prefix(inbox_prefix(role, instance, name))
                 .subscription_capacity(capacity)
+                .reconnect_to_server_callback({
+                    let next = Arc::new(Next::default());
+                    move |servers, _| {
+                        let next = next.among(&servers);
+                        async move { next }
+                    }
+                })
                 .event_callback(move |event| {
                     on_event.on_event(name, &event);
                     std::future::ready(())
@@ -174,6 +204,25 @@ impl Connections {
             (Lane::Recovery, &self.recovery),
             (Lane::Calls, &self.calls),
         ]
+    }
+}
+
+/// Which server a connection tries next: not the one that it had or tried last, if there are others. One
+/// that is cut off would cost a whole attempt.
+#[derive(Default)]
+struct Next {
+    last: Mutex<Option<ServerAddr>>,
+}
+
+impl Next {
+    fn among(&self, servers: &[Server]) -> Option<ReconnectToServer> {
+        let mut last = self.last.lock();
+        let is_other = |server: &&Server| servers.len() == 1 || last.as_ref() != Some(&server.addr);
+        let fewest = servers.iter().filter(is_other).map(|server| server.failed_attempts).min()?;
+        let best: Vec<&Server> = servers.iter().filter(is_other).filter(|server| server.failed_attempts == fewest).collect();
+        let addr = best.get(rand::random_range(0..best.len()))?.addr.clone();
+        *last = Some(addr.clone());
+        Some(ReconnectToServer { addr, delay: None })
     }
 }
 
@@ -255,6 +304,7 @@ pub(super) async fn follow(connections: Arc<Connections>, health: Arc<Health>, s
             let is_up = client.connection_state() == State::Connected && server.is_some();
             let again = now > *connects && *connects > 0;
             if again || (*was_up && !is_up) {
+                health.note_loss();
                 tell(Change::Broke(lane));
             }
             deliveries_lost |= again && lane == Lane::Subscribing;
@@ -311,6 +361,34 @@ fn parse_version(text: &str) -> Option<(u32, u32, u32)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn another_server_is_tried_than_the_last_one() {
+        let server = |address: &str, failed_attempts| Server {
+            addr: address.parse().unwrap(),
+            failed_attempts,
+            did_connect: true,
+            is_discovered: false,
+            last_error: None,
+        };
+        let (next, one) = (Next::default(), [server("nats://a:1", 3)]);
+        for _ in 0..3 {
+            assert_eq!(next.among(&one).unwrap().addr, one[0].addr);
+        }
+        let servers = [server("nats://a:1", 0), server("nats://b:1", 0), server("nats://c:1", 0)];
+        let mut last = next.among(&servers).unwrap().addr;
+        assert_ne!(last, one[0].addr);
+        for _ in 0..30 {
+            let now = next.among(&servers).unwrap().addr;
+            assert_ne!(now, last);
+            last = now;
+        }
+        let servers = [server("nats://a:1", 2), server("nats://b:1", 0), server("nats://c:1", 1)];
+        let next = Next::default();
+        assert_eq!(next.among(&servers).unwrap().addr, servers[1].addr);
+        assert_eq!(next.among(&servers).unwrap().addr, servers[2].addr, "of the others the one that failed least");
+        assert!(next.among(&[]).is_none());
+    }
 
     #[test]
     fn server_versions_compare_as_numbers() {

@@ -231,6 +231,10 @@ impl Broker for NatsBroker {
         self.health.watch()
     }
 
+    fn is_unsettled(&self) -> bool {
+        self.health.is_unsettled()
+    }
+
     fn interruptions(&self) -> u64 {
         // The client counts a connection before it reads anything from it.
         self.connections.subscribing.statistics().connects.load(Ordering::Relaxed)
