@@ -358,7 +358,12 @@ impl Cluster {
 
     /// Leaves logs and data where they are when this goes; nothing can be started any more.
     pub fn keep_logs(&mut self) -> Option<PathBuf> {
-        self.folder.keep()
+        let folder = self.folder.keep()?;
+        for index in 0..self.nats.count() {
+            // Without it there is less to read, and nothing else.
+            let _ = std::fs::write(folder.join(format!("nats-{index}.log")), self.nats.node(index).log());
+        }
+        Some(folder)
     }
 
     fn apikey(&self, args: &[&str]) -> Result<String> {

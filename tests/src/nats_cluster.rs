@@ -161,6 +161,31 @@ impl NatsCluster {
         bail!("nobody leads {stream}")
     }
 
+    /// The streams that server `index` leads.
+    pub fn led_by(&self, index: usize) -> Vec<String> {
+        let mut names = self.stream_names();
+        names.retain(|name| self.leader_of(name) == Some(index));
+        names
+    }
+
+    /// Waits until each of `streams` is led by another server than `lost`, as all but that one know it.
+    pub async fn wait_led_without(&self, lost: usize, streams: &[String]) -> Result<()> {
+        let others = || self.nodes.iter().enumerate().filter(|(index, _)| *index != lost).map(|(_, node)| node);
+        let until = Instant::now() + HEALTHY_WITHIN;
+        while Instant::now() < until {
+            let is_led = others().all(|node| {
+                let all = Self::streams(node).unwrap_or_default();
+                let leader = |name: &String| all.iter().find(|one| one["name"] == **name)?["cluster"]["leader"].as_str().and_then(index_of);
+                streams.iter().all(|name| leader(name).is_some_and(|leader| leader != lost))
+            });
+            if is_led {
+                return Ok(());
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        bail!("nobody leads what {} led", name_of(lost))
+    }
+
     /// A connection of the operator, who may do anything.
     pub async fn operator(&self) -> Result<async_nats::Client> {
         let options = async_nats::ConnectOptions::with_nkey(self.operator.seed.clone());

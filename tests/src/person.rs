@@ -262,6 +262,12 @@ impl Person {
         let (gateways, leave) = (self.gateways.clone(), json!({"type": "leave", "group": group}));
         self.client.ask_until_answered(leave, &gateways, ACCEPTED_WITHIN).await.with_context(|| format!("leaving {group}"))?;
         let gone = |record: &Record| record.position(group).is_none().then_some(());
+        let gone_or_closed = |record: &Record| record.closed.as_ref().map(drop).or_else(|| gone(record));
+        self.client.wait_until("the end of a membership", ANSWER, gone_or_closed).await?;
+        // Told to come back meanwhile: who comes back is not in the group any more.
+        if self.client.is_away() {
+            self.client.reconnect_to_any(&self.gateways, ACCEPTED_WITHIN).await?;
+        }
         self.client.wait_until("the end of a membership", ANSWER, gone).await
     }
 

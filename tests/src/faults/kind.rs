@@ -116,8 +116,10 @@ impl Fault {
             Self::NatsRestart => "NATS is killed and started again, now and then after a pause",
             Self::NatsStoreLost => "NATS loses its store after SQL has all of it: a new epoch",
             Self::NatsDiskFull => "the disk of NATS is full, is given room, and NATS restarts",
-            Self::NatsLeaderKill => "of three servers with three copies, the one that leads a shard is killed: accepted again within 10 s",
-            Self::NatsPartition => "the one that leads a shard is cut off from all: accepted again within 10 s",
+            Self::NatsLeaderKill => {
+                "of three servers with three copies, the one that leads a shard is killed: accepted again within 2 s of the next election"
+            }
+            Self::NatsPartition => "the one that leads a shard is cut off from all: accepted again within 2 s of the next election",
             Self::NatsSlow => "gateways reach NATS with 50 to 300 ms of delay, changing",
             Self::LostAcks => "acks of gateways' publishes are held up, and the connection is cut",
             Self::HalfOpen => "connections to NATS fall silent for good, one kind after the other",

@@ -13,8 +13,11 @@ use crate::{
     traffic::{SETTLED_WITHIN, Traffic},
 };
 
-/// How long nothing may be accepted after one of three servers is lost.
-const ACCEPTED_AGAIN: Duration = Duration::from_secs(10);
+/// How long a gateway may stay with a server of NATS that has fallen silent.
+const LEFT_WITHIN: Duration = Duration::from_secs(4);
+
+/// How long nothing may be accepted after every shard has its next leader, and every gateway is with a server that lives.
+const ACCEPTED_AGAIN: Duration = Duration::from_secs(2);
 
 /// How much of a fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,6 +37,8 @@ pub(super) struct Run {
     pub(super) dice: StdRng,
     /// What has not come by then is lost.
     pub(super) settled_within: Duration,
+    /// The longest that NATS took to have leaders again after it lost one of three servers.
+    pub(super) elected: Duration,
     /// Figures.
     pub(super) notes: Vec<String>,
 }
@@ -75,7 +80,7 @@ pub enum Outcome {
 pub async fn run(fault: Fault, seed: u64, size: Size, rounds: Option<usize>, failpoints: Option<&str>) -> Outcome {
     let began = Instant::now();
     let settled_within = if failpoints.is_some() { Duration::from_secs(10) } else { SETTLED_WITHIN };
-    let mut context = Run { size, rounds, settled_within, dice: StdRng::seed_from_u64(seed), notes: Vec::new() };
+    let mut context = Run { size, rounds, settled_within, elected: Duration::ZERO, dice: StdRng::seed_from_u64(seed), notes: Vec::new() };
     if let Some(reason) = trouble::cannot(fault) {
         return Outcome::Skipped(reason);
     }
@@ -143,9 +148,16 @@ async fn under_traffic(fault: Fault, seed: u64, context: &mut Run, cluster: &mut
     troubled.context("making trouble")?;
     ran.context("traffic")?;
     let longest = traffic.longest_wait();
-    if matches!(fault, Fault::NatsLeaderKill | Fault::NatsPartition) {
-        anyhow::ensure!(longest <= ACCEPTED_AGAIN, "a message was accepted only after {longest:.1?}");
-    }
+    let may_take = match fault {
+        Fault::NatsLeaderKill => Some(context.elected + ACCEPTED_AGAIN),
+        Fault::NatsPartition => Some(context.elected.max(LEFT_WITHIN) + ACCEPTED_AGAIN),
+        _ => None,
+    };
+    anyhow::ensure!(
+        may_take.is_none_or(|may_take| longest <= may_take),
+        "a message was accepted only after {longest:.1?}, {:.1?} after NATS had leaders again",
+        longest.saturating_sub(context.elected)
+    );
     if fault == Fault::LateCopy {
         late::repeat(cluster, context).await.context("repeating what was stored")?;
     }

@@ -176,17 +176,26 @@ enum Loss {
     CutOff,
 }
 
+/// How long a server that leads is lost.
+const LOST_FOR: Duration = Duration::from_secs(10);
+
 /// A shard's leader is lost for a while, and comes back.
 async fn nats_leader(cluster: &mut Cluster, run: &mut Run, loss: Loss) -> Result<()> {
     for _ in 0..run.rounds(1, 2, 10) {
         let streams = cluster.nats.stream_names();
         let stream = streams.get(run.dice.random_range(0..streams.len().max(1))).context("a stream")?;
         let leader = cluster.nats.wait_leader_of(stream).await?;
+        let led = cluster.nats.led_by(leader);
+        let since = Instant::now();
         match loss {
             Loss::Killed => cluster.nats.node_mut(leader).kill()?,
             Loss::CutOff => cluster.nats.cut(leader)?,
         }
-        tokio::time::sleep(Duration::from_secs(10)).await;
+        cluster.nats.wait_led_without(leader, &led).await?;
+        let elected = since.elapsed();
+        run.note(format!("{} of {} shards were led again after {elected:.1?}", led.len(), streams.len()));
+        run.elected = run.elected.max(elected);
+        tokio::time::sleep(LOST_FOR.saturating_sub(elected)).await;
         match loss {
             Loss::Killed => cluster.nats.node_mut(leader).restart()?,
             Loss::CutOff => cluster.nats.heal(leader)?,
