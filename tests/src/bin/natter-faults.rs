@@ -127,7 +127,9 @@ async fn sabotages(cli: &Cli, name: &str) -> Result<ExitCode> {
     let (mut rows, mut missed) = (Vec::new(), Vec::new());
     for sabotage in chosen {
         println!("{}: {}, under {}", sabotage.name(), sabotage.about(), sabotage.fault().name());
-        let Outcome::Ran(mut row) = run(sabotage.fault(), cli.seed, Size::Short, cli.rounds, Some(sabotage.failpoints())).await else {
+        let Outcome::Ran(mut row) =
+            run(sabotage.fault(), cli.seed, Size::Short, cli.rounds.or(sabotage.rounds()), Some(sabotage.failpoints())).await
+        else {
             bail!("{} cannot run here", sabotage.fault().name());
         };
         sabotage.name().clone_into(&mut row.name);

@@ -92,6 +92,15 @@ impl Sabotage {
         }
     }
 
+    /// How often the trouble happens, where less would leave it to chance. A persister that is killed shows it only if it held
+    /// a shard (a lease is free again after 3 s) and was between its two commits.
+    pub fn rounds(self) -> Option<usize> {
+        match self {
+            Self::Checkpoint => Some(30),
+            Self::Dedup | Self::Fence | Self::Void | Self::Drop | Self::Double | Self::Swap | Self::Removal | Self::Count => None,
+        }
+    }
+
     /// Whether this is what it does: being caught by something else would prove nothing.
     pub fn explains(self, violation: &Violation) -> bool {
         match violation {
