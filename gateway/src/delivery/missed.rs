@@ -89,9 +89,9 @@ impl Missed {
         hints.any(|one| matches!(&one.change, Change::Left(left) if left.group == joined.group && left.until > joined.since))
     }
 
-    /// Bytes of its frames.
-    pub(super) fn bytes(&self) -> usize {
-        self.bytes
+    /// Bytes that it takes to keep it.
+    pub(super) fn cost(&self) -> usize {
+        self.events.iter().map(|one| one.v1.len() + one.chat.len() + size_of::<One>()).sum()
     }
 
     /// Writes to `session` what it missed after `from`, up to `floor` or to the end of its user's

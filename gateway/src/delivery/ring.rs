@@ -1,4 +1,5 @@
-//! The recent events of a topic, ready to be written again to who comes back.
+//! The recent events of a topic, ready to be written again to who comes back; and the bytes that may
+//! be kept for that.
 
 use std::{
     collections::VecDeque,
@@ -18,13 +19,23 @@ use natter_shared::{
 #[derive(Debug)]
 pub(super) struct RingBudget {
     used: AtomicUsize,
+    /// Of them, those beside the rings.
+    kept: AtomicUsize,
     limit: usize,
     per_topic: usize,
 }
 
 impl RingBudget {
     pub(super) fn new(limit: usize, per_topic: usize) -> Arc<Self> {
-        Arc::new(Self { used: AtomicUsize::new(0), limit, per_topic })
+        Arc::new(Self { used: AtomicUsize::new(0), kept: AtomicUsize::new(0), limit, per_topic })
+    }
+
+    /// Room for `bytes` beside the rings, if there is: half of all is the rings' alone.
+    pub(super) fn keep(self: &Arc<Self>, bytes: usize) -> Option<Kept> {
+        let room = Kept { bytes, budget: Arc::clone(self) };
+        let kept = self.kept.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        let used = self.used.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        (kept <= self.limit / 2 && used <= self.limit).then_some(room)
     }
 
     pub(super) fn used(&self) -> usize {
@@ -38,6 +49,20 @@ impl RingBudget {
     /// So full that idle topics should give back what they hold.
     pub(super) fn is_tight(&self) -> bool {
         self.used() > self.limit / 5 * 4
+    }
+}
+
+/// Room that something kept beside the rings takes; dropped, it is free again.
+#[derive(Debug)]
+pub(super) struct Kept {
+    bytes: usize,
+    budget: Arc<RingBudget>,
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        self.budget.kept.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.budget.used.fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }
 
@@ -160,5 +185,23 @@ mod tests {
             assert!(budget.used() <= 10 * (100 + OVERHEAD));
         }
         assert!(!after(&one, 0).is_empty());
+    }
+
+    #[test]
+    fn what_is_kept_beside_the_rings_has_half_of_their_bytes() {
+        let budget = RingBudget::new(1000, 1000);
+        let half = budget.keep(500).expect("half of it");
+        assert!(budget.keep(1).is_none());
+        drop(half);
+        let mut ring = Ring::new(at(0), Arc::clone(&budget));
+        for seq in 1..=20 {
+            ring.push(entry(seq));
+        }
+        let left = 1000 - budget.used();
+        assert!(left < 500, "the ring is full");
+        assert!(budget.keep(left + 1).is_none());
+        assert!(budget.keep(left).is_some());
+        drop(ring);
+        assert_eq!((budget.used(), budget.kept.load(Ordering::Relaxed)), (0, 0));
     }
 }

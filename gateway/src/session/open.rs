@@ -148,7 +148,10 @@ impl App {
         let heard = self.hub.hints_missed_until(session.key);
         let Identity { user, handle, display_name, issued_at, .. } = identity;
         let call = SignIn { user, handle, display_name, limit: GROUPS_PAGE, issued_at: Some(issued_at) };
-        let answer: Answer<SignedIn> = rpc::call(&*self.broker, call, heard).await?;
+        let answer: Answer<SignedIn> = {
+            let _turn = self.admission.sign_in_turn().await;
+            rpc::call(&*self.broker, call, heard).await?
+        };
         // Once: a session signs in once.
         let _ = session.signed_in.set(answer.applied.clone().into_boxed_slice());
         let own = Topic::User(session.key);

@@ -285,6 +285,9 @@ section! {
         pub connections_per_user: usize = 64 => 1..=1_000_000,
         /// Handshakes per second of the process.
         pub handshakes_per_second: u32 = 10_000 => 1..=1_000_000,
+        /// Users of the process that are looked up to sign in at the same time; the others wait, no longer
+        /// than `handshake_timeout`.
+        pub sign_ins: usize = 64 => 1..=10_000,
         /// Resident memory of the process from which on no WebSocket is let in (503). 0: 85 % of what its
         /// cgroup may have, or the machine has.
         pub memory_bytes: u64 as Bytes = 0 => 0..=64 * 1024 * GIB,
@@ -292,7 +295,8 @@ section! {
         pub groups_per_connection: usize = 1000 => 1..=100_000,
         /// Requests of one connection that wait for their answer; further ones are answered "busy" at once.
         pub in_flight_sends: usize = 64 => 1..=10_000,
-        /// Bytes of recent events that the process keeps for clients that resume.
+        /// Bytes of recent events that the process keeps for clients that resume; at most half of them are
+        /// older ones that were read back for one and serve the next.
         pub ring_bytes: usize as Bytes = 64 * MIB as usize => MIB as usize..=64 * GIB as usize,
         /// Recent events kept of one group.
         pub ring_events_per_group: usize = 1024 => 1..=1_000_000,

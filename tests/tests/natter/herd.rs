@@ -1,8 +1,9 @@
 //! Thousands of clients dropped at once come back to one gateway: how long that takes, what it costs
 //! the database, and what those who send meanwhile notice of it.
 //!
-//! `HERD=10000 cargo test --release -p natter-tests --test natter herd -- --ignored --nocapture`, with
-//! binaries of a release build. The clients connect from addresses of 127.0.0.0/8 of their own.
+//! `HERD=10000 cargo test --release --workspace --test natter herd -- --ignored --nocapture`, after
+//! `cargo build --release --workspace --bins`; docs/faults.md has the figures. The clients connect from
+//! addresses of 127.0.0.0/8 of their own.
 
 use std::{
     collections::HashMap,
@@ -248,9 +249,9 @@ async fn a_herd_that_is_dropped_at_once_is_back_within_a_minute() -> Result<()> 
     eprintln!("calls of the persister meanwhile: {asked:?}");
     assert_eq!((back.len(), recovered), (count, count));
     assert!(took[took.len() - 1] < BACK_WITHIN, "{:?}", took[took.len() - 1]);
-    assert!(asked.contains_key("sign_in"), "{asked:?}");
-    // One to sign in; what groups missed is read for all of them together.
-    let others: u64 = asked.iter().filter(|(name, _)| **name == "events_after").map(|(_, asked)| *asked).sum();
-    assert!(others < count as u64 / 10 + groups as u64, "{asked:?}");
+    // One each to sign in, few of them twice; what a group missed is read for all of it together.
+    let of = |name: &str| asked.get(name).copied().unwrap_or_default();
+    assert!((count as u64..=count as u64 * 11 / 10).contains(&of("sign_in")), "{asked:?}");
+    assert!(asked.values().sum::<u64>() - of("sign_in") <= 4 * groups as u64, "{asked:?}");
     Ok(())
 }

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
+mod flights;
 mod interruption;
 mod recovery;
 mod script;

@@ -45,6 +45,8 @@ pub(super) struct Script {
     pub(super) unfenced: AtomicBool,
     /// SQL has not everything.
     pub(super) is_sql_incomplete: AtomicBool,
+    /// What came before is in SQL no more.
+    pub(super) sql_begins: AtomicU64,
     /// Calls of SQL for events.
     pub(super) sql_reads: AtomicUsize,
     /// Events read one by one.
@@ -61,6 +63,7 @@ impl Script {
             interruptions: AtomicU64::new(0),
             unfenced: AtomicBool::new(false),
             is_sql_incomplete: AtomicBool::new(false),
+            sql_begins: AtomicU64::new(0),
             sql_reads: AtomicUsize::new(0),
             stream_reads: AtomicUsize::new(0),
             tails: Mutex::default(),
@@ -240,10 +243,11 @@ impl Broker for Script {
                         stored_at: stored.stored_at,
                         event: Event::decode(&stored.payload).unwrap(),
                     };
+                    let is_there = call.after.seq >= self.sql_begins.load(Ordering::Relaxed);
                     Ok(EventsPage {
                         events: after.map(read).collect(),
                         more: false,
-                        complete: !self.is_sql_incomplete.load(Ordering::Relaxed),
+                        complete: is_there && !self.is_sql_incomplete.load(Ordering::Relaxed),
                     })
                 })
             }
