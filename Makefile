@@ -64,5 +64,5 @@ autobahn: ## Has the Autobahn test suite judge our WebSocket; needs a Python 2.7
 
 abuse: ## Measures what hostile clients cost a gateway; prints a table
 	@server=$$(tests/setup.sh) && export NATTER_TEST_NATS_SERVER="$$server" \
-		&& cargo build --release --workspace --bins && cargo build --package natter-tests --tests \
-		&& NATTER_TEST_BIN_DIR=target/release cargo test -p natter-tests --test natter -- --ignored --nocapture abuse
+		&& cargo build --release --workspace --bins \
+		&& cargo test --release --workspace --test natter -- --ignored --nocapture abuse
