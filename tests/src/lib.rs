@@ -1,6 +1,6 @@
 //! The harness of the integration tests. What tests run against: `process`, `nats`, `nats_cluster` with
 //! `partition`, `postgres`, `cluster`, `proxy` in between, `nginx` and `django` before it. Who talks to
-//! it: `token`, `socket`, `record`, `client`, `chatroom`, `http`, `customer` and `browser`. Who judges:
+//! it: `token`, `socket`, `record`, `client`, `chatroom`, `http`, `customer`, `browser`, and a `crowd`. Who judges:
 //! `sql`, `checker`, `inboxes`; `traffic` and its `person`, random use of all of it; and `faults`, the
 //! suite of everything that goes wrong.
 #![allow(
@@ -21,6 +21,7 @@ pub mod chatroom;
 pub mod checker;
 pub mod client;
 pub mod cluster;
+pub mod crowd;
 pub mod customer;
 pub mod django;
 pub mod faults;

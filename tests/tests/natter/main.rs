@@ -17,6 +17,7 @@ mod compose;
 mod delivery;
 mod django_example;
 mod drain;
+mod drain_crowd;
 mod faults;
 mod herd;
 mod inbox;
