@@ -33,7 +33,7 @@ fn reads(stage: &Stage) -> usize {
 /// All that is told to one who has everything up to `from`.
 async fn told(missed: &Missed, from: Position, floor: Position) -> Vec<u64> {
     let mut member = Member::new("ann").await;
-    assert!(missed.tell(&member.session, from, floor, floor).complete);
+    assert!(missed.tell(&member.session, from, floor, floor, &mut Telling::Nothing).complete);
     let said = member.said().await;
     said.split("say ").skip(1).map(|rest| rest.split_once('.').unwrap().0.parse().unwrap()).collect()
 }
