@@ -147,3 +147,32 @@ async fn a_membership_that_is_over_is_not_told_again_to_who_comes_back() -> Resu
     }
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_claimed_to_be_recovered_across_two_memberships() -> Result<()> {
+    let cluster = Cluster::builder().gateways(2).start().await?;
+    let ann = Client::connect(cluster.gateway(0), &User::named("ann")).await?;
+    let mut ben = Client::connect(cluster.gateway(0), &User::named("ben")).await?;
+    let group = ann.join("lobby").await?;
+    ben.join("lobby").await?;
+    say_all(&ann, group, 0..2).await?;
+    ben.wait_for_body("1").await?;
+    ben.disconnect();
+    say_all(&ann, group, 2..4).await?;
+    let elsewhere = Client::connect(cluster.gateway(1), &User::named("ben")).await?;
+    elsewhere.leave(group).await?;
+    say_all(&ann, group, 4..6).await?;
+    elsewhere.join("lobby").await?;
+    say_all(&ann, group, 6..8).await?;
+    for gateway in [1, 0] {
+        let ready = ben.reconnect(cluster.gateway(gateway)).await?;
+        let recovered = &state(&ready, group)["recovered"];
+        // From the newer membership on it is one like any other.
+        assert_eq!(recovered, &json!(gateway == 0), "{ready}");
+        ann.send(group, &format!("on {gateway}")).await?;
+        ben.wait_for_body(&format!("on {gateway}")).await?;
+    }
+    let told = ben.bodies(group);
+    assert!(told.iter().all(|body| !["4", "5"].contains(&body.as_str())), "said to members: {told:?}");
+    Ok(())
+}
