@@ -1,13 +1,15 @@
 //! The delivery task of one group: it owns the members and the ring, checks order once, encodes
 //! once, and writes the same bytes to every member's socket.
 
+mod members;
+
 use std::sync::Arc;
 
 use natter_shared::{
     broker::{BrokerError, Delivery, Interest, Stored, Subscription},
     event::Event,
     failpoint,
-    frame::{CloseCode, ResetFrame, ServerFrame},
+    frame::{ResetFrame, ServerFrame},
     id::{GroupId, SessionId},
     position::{Epoch, Position},
     subject::Topic,
@@ -17,8 +19,9 @@ use tokio::{
     time::{Duration, Instant},
 };
 
+use self::members::Ahead;
 use super::{
-    GroupMeta, Start,
+    GroupMeta,
     batch::Batch,
     cursor::{Cursor, Verdict},
     encode::{encode_ephemeral, encode_event},
@@ -28,7 +31,7 @@ use super::{
     join::{Answer, Join, say_left},
     ring::Ring,
 };
-use crate::session::{Lost, Notice, Protocol, SessionHandle};
+use crate::session::SessionHandle;
 
 /// How many deliveries are handled between two looks at the mailbox.
 const BATCH: usize = 64;
@@ -67,14 +70,6 @@ pub(super) struct Checked {
     pub(super) first: u64,
     /// The group's last event, where that came after the check before.
     pub(super) last: Option<u64>,
-}
-
-/// A member whose position lies ahead of what was delivered here.
-struct Ahead {
-    position: Position,
-    /// Its user was a member as of here.
-    known: Position,
-    session: Arc<SessionHandle>,
 }
 
 pub(super) struct GroupTask {
@@ -219,105 +214,6 @@ impl GroupTask {
         }
     }
 
-    fn on_join(&mut self, join: Join) {
-        let Join { session, start, known, mut telling, answer } = join;
-        if answer.is_closed() {
-            return;
-        }
-        if let Some(answered) = self.is_member(&session) {
-            let _ = answer.send(Answer::Live(answered));
-            return;
-        }
-        let floor = self.ring.floor();
-        let chat = session.protocol == Protocol::ChatRoom;
-        let start = match start {
-            // Delivery here may be behind where the membership began.
-            Start::Now => self.cursor.0.max(known),
-            Start::After(position) => position,
-        };
-        let floor = if chat && start < self.cursor.0 { floor.max(self.chat_floor) } else { floor };
-        if start < floor || known < floor {
-            // Nothing is kept before the floor; only the ring's end may be asked of it.
-            let asked = if start < floor { floor } else { self.ring.floor() };
-            let _ = answer.send(Answer::Behind(asked));
-            return;
-        }
-        let removal = self.ring.after(known).find(|entry| entry.removed.as_ref() == Some(&session.user));
-        let ended = removal.map(|entry| entry.position);
-        if let Some(at) = ended
-            && telling.is_nothing()
-        {
-            let _ = answer.send(Answer::NotMember(at));
-            return;
-        }
-        let missed = || self.ring.after(start).take_while(|entry| ended.is_none_or(|at| entry.position <= at));
-        let bytes: usize = missed().map(|entry| if chat { entry.chat.len() } else { entry.v1.len() }).sum();
-        if !session.outlet.has_room_for_missed(bytes) {
-            let _ = answer.send(Answer::TooMuch);
-            return;
-        }
-        telling.begin(&session);
-        for entry in missed() {
-            let frames = if chat { &entry.chat } else { &entry.v1 };
-            if !frames.is_empty() && (!chat || entry.origin != Some(session.id)) {
-                session.outlet.push_missed(frames);
-            }
-        }
-        if let Some(at) = ended {
-            say_left(&session, self.group, at);
-            let _ = answer.send(Answer::NotMember(at));
-            return;
-        }
-        if chat {
-            self.chat_members += 1;
-        }
-        if start > self.cursor.0 {
-            if answer.send(Answer::Live(start)).is_ok() {
-                self.ahead.push(Ahead { position: start, known, session });
-            } else if chat {
-                self.chat_members -= 1;
-            }
-            return;
-        }
-        if answer.send(Answer::Live(start)).is_ok() {
-            self.members.push(session);
-        } else if chat {
-            self.chat_members -= 1;
-        }
-    }
-
-    /// Where a session that is a member already is live from: nothing is written to it again.
-    fn is_member(&self, session: &SessionHandle) -> Option<Position> {
-        let ahead = self.ahead.iter().find(|ahead| ahead.session.id == session.id);
-        let member = || self.members.iter().any(|member| member.id == session.id).then_some(self.cursor.0);
-        ahead.map(|ahead| ahead.position).or_else(member)
-    }
-
-    /// Removes members, and those ahead, by what they are; returns who was one.
-    fn remove(&mut self, which: impl Fn(&SessionHandle) -> bool, ahead: impl Fn(&Ahead) -> bool) -> Vec<Arc<SessionHandle>> {
-        let mut gone: Vec<_> = self.members.extract_if(.., |session| which(session)).collect();
-        gone.extend(self.ahead.extract_if(.., |waiting| ahead(waiting)).map(|waiting| waiting.session));
-        let chat = gone.iter().filter(|session| session.protocol == Protocol::ChatRoom).count();
-        self.chat_members = self.chat_members.saturating_sub(chat);
-        if self.is_empty() {
-            self.empty_since = Instant::now();
-        }
-        gone
-    }
-
-    /// Ends everybody's delivery here, who were members as of `known`: whether they still are, each
-    /// finds out anew, and goes on with what comes after the cursor.
-    fn release_all(&mut self, known: Position) {
-        let (group, meta, after) = (self.group, self.meta.clone(), self.cursor.0);
-        for session in self.remove(|_| true, |_| false) {
-            session.notice(Notice::GroupLost { group, meta: meta.clone(), lost: Lost { after, known } });
-        }
-        for Ahead { position, known, session } in std::mem::take(&mut self.ahead) {
-            session.notice(Notice::GroupLost { group, meta: meta.clone(), lost: Lost { after: position, known } });
-        }
-        (self.chat_members, self.empty_since) = (0, Instant::now());
-    }
-
     async fn on_deliveries(&mut self, deliveries: &mut Vec<Delivery>) {
         self.active = Instant::now();
         if self.hold.is_none() && self.hub.broker.interruptions() != self.interruptions {
@@ -452,15 +348,6 @@ impl GroupTask {
         self.ring.restart(floor);
     }
 
-    /// Nobody knows what was missed, and too much time has passed: everybody comes back.
-    fn close_all(&mut self) {
-        tracing::warn!(group = %self.group, members = self.members.len(), "not_checked_in_time");
-        self.hub.metrics.hold_timeouts.inc();
-        for session in self.remove(|_| true, |_| true) {
-            session.outlet.close(CloseCode::TryAgain);
-        }
-    }
-
     /// The log went on in another epoch: what the old one lost cannot be known here.
     async fn enter_epoch(&mut self, epoch: Epoch) {
         self.reset(Position::new(epoch, 0)).await;
@@ -536,16 +423,5 @@ impl GroupTask {
         }
         // So nobody who is still ahead has been told anything yet.
         self.settle_ahead();
-    }
-
-    /// Once delivery has come to where they are, they are like the others.
-    fn settle_ahead(&mut self) {
-        if self.ahead.is_empty() {
-            return;
-        }
-        let reached = self.cursor.0;
-        let (caught_up, still): (Vec<_>, Vec<_>) = self.ahead.drain(..).partition(|ahead| ahead.position <= reached);
-        self.ahead = still;
-        self.members.extend(caught_up.into_iter().map(|ahead| ahead.session));
     }
 }
