@@ -37,6 +37,9 @@ pub(crate) const REFUSALS: usize = 64;
 /// What a connection without a place has for its request's headers.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// Bytes that the kernel takes for a connection beyond what it has sent.
+const UNSENT: u32 = 64 * 1024;
+
 /// What who watches the process asks for. It is answered on connections without a place, too: a
 /// process that is full is not dead.
 const WATCHED: [&str; 3] = ["/healthz", "/readyz", "/metrics"];
@@ -105,6 +108,9 @@ impl Server {
         let limits = &self.app.config.limits;
         // Frames are small and whole: waiting to join them only delays them.
         let _ = stream.set_nodelay(true);
+        // A peer that does not read is to be noticed here, where its backlog is bounded: the kernel would
+        // take megabytes for it.
+        let _ = SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT);
         // An answer that nobody reads does not wait for ever.
         let _ = SockRef::from(&stream).set_tcp_user_timeout(Some(limits.http_timeout));
         let (place, refusal) = match entry {

@@ -228,7 +228,11 @@ impl Outlet {
                     Phase::Open | Phase::PeerClosing => !state.backlog.is_empty(),
                 }
             };
-            if waiting { self.wait_and_drain().await } else { self.attention.notified().await }
+            tokio::select! {
+                () = self.wait_and_drain(), if waiting => {}
+                // Who reads nothing is never ready to be written to, and may be sealed meanwhile.
+                () = self.attention.notified() => {}
+            }
         }
     }
 

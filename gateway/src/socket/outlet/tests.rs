@@ -67,6 +67,28 @@ async fn what_was_missed_has_a_limit_of_its_own() {
 }
 
 #[tokio::test]
+async fn who_helps_a_slow_reader_learns_at_once_that_its_limit_is_passed() {
+    let outlet = Arc::new(Outlet::held(OutletLimits { messages: 10, bytes: 1 << 20, missed: 0 }));
+    let _client = pair(&outlet).await;
+    outlet.release(Bytes::new());
+    let text = frame(b'x', 60_000);
+    while outlet.state.lock().backlog.is_empty() {
+        outlet.push(&text, 1);
+    }
+    let helping = tokio::spawn({
+        let outlet = Arc::clone(&outlet);
+        async move { outlet.help().await }
+    });
+    // From here on it waits for the client, who never reads.
+    tokio::task::yield_now().await;
+    while outlet.state() == OutletState::Open {
+        assert!(!helping.is_finished());
+        outlet.push(&text, 1);
+    }
+    tokio::time::timeout(Duration::from_secs(5), helping).await.unwrap().unwrap();
+}
+
+#[tokio::test]
 async fn a_slow_reader_gets_whole_frames_then_the_close() {
     let outlet = Arc::new(Outlet::held(OutletLimits { messages: 10, bytes: 1 << 20, missed: 0 }));
     let mut client = pair(&outlet).await;
