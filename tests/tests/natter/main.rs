@@ -38,6 +38,7 @@ mod resume;
 mod secrets;
 mod sending;
 mod sign_in;
+mod slow_readers;
 mod standalone;
 mod standings;
 mod start_order;
