@@ -34,6 +34,11 @@ async fn a_group_notification_goes_to_the_members_of_its_moment(mut harness: Har
     let (second, _) = harness.notify(to(), Some(&alice), "second").await;
     let removed = MemberRemoved { group, user: bob.clone(), by: Some(alice.clone()) };
     harness.publish(topic, EventId::random(), &Event::MemberRemoved(removed)).await;
+    // The newest first, by the millisecond.
+    let then = Nonce::now().millis();
+    while Nonce::now().millis() == then {
+        tokio::task::yield_now().await;
+    }
     let (third, last) = harness.notify(to(), None, "third").await;
     harness.start().await;
     harness.applied(topic, last).await;
