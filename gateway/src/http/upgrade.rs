@@ -243,8 +243,7 @@ async fn open_in_time(
 
 async fn refuse(app: &App, outlet: &Outlet, error: &OpenError, mut socket: WebSocketStream<SocketIo>) {
     let code = error.close_code();
-    outlet.release(wire::json(&serde_json::json!({"type": "error", "code": error.code, "message": error.message})));
-    outlet.close(code);
+    outlet.refuse(wire::json(&serde_json::json!({"type": "error", "code": error.code, "message": error.message})), code);
     app.metrics.closed(code);
     session::finish(app, outlet, &mut socket).await;
 }

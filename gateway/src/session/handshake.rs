@@ -67,10 +67,13 @@ pub async fn serve_v1(app: Arc<App>, stream: TcpStream, read: Vec<u8>, identity:
         }
         Err(failure) => {
             let first = failure.error.map(|error| wire::json(&ServerFrame::Error(error))).unwrap_or_default();
-            outlet.release(first);
-            if let Some(code) = failure.close {
-                outlet.close(code);
-                app.metrics.closed(code);
+            match failure.close {
+                Some(code) => {
+                    outlet.refuse(first, code);
+                    app.metrics.closed(code);
+                }
+                // The peer is gone, or closes.
+                None => outlet.release(first),
             }
             run::finish(&app, &outlet, &mut socket).await;
         }

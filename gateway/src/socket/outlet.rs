@@ -190,6 +190,22 @@ impl Outlet {
         self.drain(&mut state);
     }
 
+    /// Writes `last` and a Close, and nothing of what was held back: a session that was not opened has
+    /// told nothing, and its client would take it for received.
+    pub fn refuse(&self, last: Bytes, code: CloseCode) {
+        let mut state = self.state.lock();
+        if state.phase != Phase::Held {
+            return;
+        }
+        state.backlog.clear();
+        (state.bytes, state.messages, state.missed) = (0, 0, 0);
+        if !last.is_empty() {
+            state.backlog.push_back(Piece { bytes: last, messages: 1, missed: false });
+        }
+        state.phase = Phase::Open;
+        self.seal(&mut state, code);
+    }
+
     /// Appends a Close; nothing follows it.
     pub fn close(&self, code: CloseCode) {
         let mut state = self.state.lock();

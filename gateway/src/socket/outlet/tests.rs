@@ -42,6 +42,21 @@ async fn what_was_held_comes_after_the_first_frame_and_in_order() {
 }
 
 #[tokio::test]
+async fn who_is_refused_gets_nothing_of_what_was_held() {
+    let outlet = Outlet::held(LIMITS);
+    let mut client = pair(&outlet).await;
+    outlet.push(&frame(b'b', 2), 1);
+    outlet.push_missed(&frame(b'c', 3));
+    outlet.refuse(frame(b'a', 1), CloseCode::TryAgain);
+    outlet.push(&frame(b'd', 1), 1);
+    outlet.flush().await;
+    drop(outlet);
+    let mut told = Vec::new();
+    tokio::time::timeout(Duration::from_secs(5), client.read_to_end(&mut told)).await.unwrap().unwrap();
+    assert_eq!(told, [b"a".as_slice(), &wire::close(CloseCode::TryAgain)].concat());
+}
+
+#[tokio::test]
 async fn limits_hold_at_their_edge() {
     for (frames, len, sealed) in [(4, 1, false), (5, 1, true), (2, 500, false), (2, 501, true)] {
         // Without a socket everything waits.
