@@ -21,9 +21,6 @@ use super::{Draft, Intake, NotAccepted, PublishError, publish, wait_until_applie
 /// memory of ids is two minutes long, and a retry must never make a second message.
 const OLD_NONCE: Duration = Duration::from_mins(1);
 
-/// What was sent so shortly after an epoch was learnt may have been sent before it: clocks differ.
-const SENT_BEFORE: Duration = Duration::from_secs(2);
-
 /// Before a shard's epoch that is not known is asked for again.
 const EPOCH_PAUSE: Duration = Duration::from_millis(100);
 
@@ -46,16 +43,18 @@ pub async fn accept(broker: &dyn Broker, intake: &Intake, draft: Draft, patience
         return Err(NotAccepted::new(ErrorCode::BadRequest, "the nonce's time lies ahead; see `time` in ready"));
     }
     let (shard, deadline) = (broker.shards().of(topic), Instant::now() + patience);
+    let age = made_at.since(sent);
+    let began = Instant::now().checked_sub(age);
     loop {
         let current = epoch_of(broker, shard, deadline).await?;
-        let age = made_at.since(sent);
         let behind = if age > OLD_NONCE {
             // SQL must have come to where the first copy may stand.
             let log = broker.log_state(shard).await.map_err(rpc::RpcError::from)?;
             Some(Position::new(log.epoch, log.last))
         } else {
             // Or it stands in an earlier epoch, all of which SQL has before the next one begins.
-            current.since.filter(|since| since.elapsed() < age + SENT_BEFORE).map(|_| Position::new(current.epoch, 0))
+            let is_doubtful = |since: Instant| began.is_none_or(|began| began < since);
+            current.since.is_some_and(is_doubtful).then(|| Position::new(current.epoch, 0))
         };
         if let Some(position) = behind
             && let Some(accepted) = look_up(broker, id, ShardPosition { shard: shard.0, position }, deadline).await?

@@ -73,10 +73,14 @@ pub struct Outgoing {
 pub struct CurrentEpoch {
     /// Which.
     pub epoch: Epoch,
-    /// Since when this process knows it at the latest; none where there was no other before it. What
-    /// was sent before that may be stored in an earlier one, whose ids the broker does not remember.
+    /// What was sent before this may be stored in an earlier one, whose ids the broker does not remember:
+    /// when this process learnt of the epoch, and [`CLOCKS_DIFFER`] later where it saw the change. None
+    /// where there was no other before it.
     pub since: Option<Instant>,
 }
+
+/// By how much a sender's clock may be ahead when an epoch begins under it.
+pub(crate) const CLOCKS_DIFFER: Duration = Duration::from_secs(2);
 
 /// The broker's word that an event is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

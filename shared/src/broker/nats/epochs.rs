@@ -8,7 +8,11 @@ use parking_lot::RwLock;
 use tokio::time::Instant;
 use tracing::info;
 
-use super::{super::BrokerError, api::Api, connect::Health};
+use super::{
+    super::{BrokerError, CLOCKS_DIFFER},
+    api::Api,
+    connect::Health,
+};
 use crate::{
     position::Epoch,
     subject::{self, Shard, Shards, Space},
@@ -22,7 +26,7 @@ const FRESH: Duration = Duration::from_millis(50);
 #[derive(Debug)]
 pub(super) struct Current {
     pub(super) epoch: Epoch,
-    /// When it was learnt.
+    /// See [`CurrentEpoch::since`](super::super::CurrentEpoch::since).
     pub(super) since: Instant,
     pub(super) stream: String,
     /// The name again, as the header that refuses any other stream.
@@ -30,9 +34,9 @@ pub(super) struct Current {
 }
 
 impl Current {
-    fn new(shard: Shard, epoch: Epoch) -> Arc<Self> {
+    fn new(shard: Shard, epoch: Epoch, since: Instant) -> Arc<Self> {
         let stream = subject::stream_name(shard, epoch);
-        Arc::new(Self { epoch, since: Instant::now(), header: HeaderValue::from(stream.as_str()), stream })
+        Arc::new(Self { epoch, since, header: HeaderValue::from(stream.as_str()), stream })
     }
 }
 
@@ -139,7 +143,8 @@ impl Epochs {
             let mut current = slot.current.write();
             let before = current.as_ref().map(|current| current.epoch);
             if before != epoch {
-                *current = epoch.map(|epoch| Current::new(shard, epoch));
+                let since = Instant::now() + if before.is_some() { CLOCKS_DIFFER } else { Duration::ZERO };
+                *current = epoch.map(|epoch| Current::new(shard, epoch, since));
             }
             before
         };
