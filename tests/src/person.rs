@@ -261,7 +261,7 @@ impl Person {
         let group = self.groups.swap_remove(self.rng.random_range(0..self.groups.len()));
         let (gateways, leave) = (self.gateways.clone(), json!({"type": "leave", "group": group}));
         self.client.ask_until_answered(leave, &gateways, ACCEPTED_WITHIN).await.with_context(|| format!("leaving {group}"))?;
-        let gone = |record: &Record| record.position(group).is_none().then_some(());
+        let gone = |record: &Record| (!record.follows(group)).then_some(());
         let gone_or_closed = |record: &Record| record.closed.as_ref().map(drop).or_else(|| gone(record));
         self.client.wait_until("the end of a membership", ANSWER, gone_or_closed).await?;
         // Told to come back meanwhile: who comes back is not in the group any more.

@@ -97,6 +97,11 @@ impl Record {
         self.groups.get(&group).copied()
     }
 
+    /// Whether it was told that it is a member of a group, and of no end.
+    pub fn follows(&self, group: GroupId) -> bool {
+        self.told.contains(&group)
+    }
+
     /// Claims to follow a group from a position.
     pub fn set_position(&mut self, group: GroupId, position: Position) {
         self.groups.insert(group, position);

@@ -390,11 +390,15 @@ impl GroupTask {
             // One write must not be more than a member that reads well may let wait.
             self.flush().await;
         }
-        if let Some(user) = removed.filter(|_| !failpoint::hit("after-removal")) {
+        if let Some(user) = removed {
             // What stands before the removal is still the member's; nothing after it is.
             self.flush().await;
             let at = stored.position;
-            let gone = self.remove(|session| session.user == user, |ahead| ahead.session.user == user && ahead.known < at);
+            let gone = if failpoint::hit("after-removal") {
+                self.members.iter().filter(|session| session.user == user).cloned().collect()
+            } else {
+                self.remove(|session| session.user == user, |ahead| ahead.session.user == user && ahead.known < at)
+            };
             for session in gone {
                 say_left(&session, self.group, at);
                 session.end_in_order(self.group, at);
