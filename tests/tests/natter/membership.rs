@@ -190,7 +190,8 @@ async fn memberships_that_follow_each_other_are_told_in_the_groups_own_order() -
     const ROUNDS: usize = 15;
     let cluster = Cluster::builder().gateways(2).start().await?;
     let ann = Client::connect(cluster.gateway(0), &User::named("ann")).await?;
-    let ben = Client::connect(cluster.gateway(0), &User::named("ben")).await?;
+    let mut ben = Client::connect(cluster.gateway(0), &User::named("ben")).await?;
+    ben.insist_for = ANSWER;
     let tab = Client::connect(cluster.gateway(1), &User::named("ben")).await?;
     let group = ann.join("lobby").await?;
     let coming_and_going = async {
