@@ -46,6 +46,8 @@ export { CLOSE_CODES, Outgoing, RequestError, Timeline, comparePositions, uuidv7
 
 const SUBPROTOCOL = "natter.v1.json";
 const MOST_REQUESTS = 32;
+/** So many memberships that ended are remembered. */
+const MOST_ENDED = 100;
 const MOST_WAITING = 256;
 const REQUEST_TIMEOUT = 20_000;
 const READY_TIMEOUT = 15_000;
@@ -95,6 +97,7 @@ export class Client extends EventTarget {
   /** By group, in order; the first is on its way. @type {Map<string, Outgoing[]>} */ #outbox = new Map();
   /** @type {Set<Outgoing>} */ #transmitted = new Set();
   /** The last position heard of each group. @type {Map<string, Position>} */ #positions = new Map();
+  /** Where the last memberships that ended did: a gateway that is behind may not know it yet. @type {Map<string, Position>} */ #ended = new Map();
   /** From where on delivery of each group is without a gap. @type {Map<string, Position>} */ #liveFrom = new Map();
   /** @type {Position|undefined} */ #inboxPosition = undefined;
 
@@ -184,7 +187,7 @@ export class Client extends EventTarget {
     socket.onopen = () => {
       if (generation !== this.#generation) return;
       /** @type {any} */
-      const resume = { groups: Object.fromEntries(this.#positions) };
+      const resume = { groups: Object.fromEntries([...this.#ended, ...this.#positions]) };
       if (this.#inboxPosition) resume.inbox = this.#inboxPosition;
       this.#transmit({ type: "connect", id: 0, token, resume });
     };
@@ -300,8 +303,12 @@ export class Client extends EventTarget {
   #onGroups(frame) {
     const gaps = [];
     for (const group of frame.groups) {
-      if (group.recovered) continue;
+      if (group.recovered) {
+        this.#advance(group.id, group.position);
+        continue;
+      }
       const after = this.#positions.get(group.id);
+      this.#ended.delete(group.id);
       this.#positions.set(group.id, group.position);
       this.#liveFrom.set(group.id, group.position);
       if (after) gaps.push({ group: group.id, after, until: group.position });
@@ -312,8 +319,9 @@ export class Client extends EventTarget {
 
   /** Remembers a group's position; false if it was there before. @param {string} group @param {Position} position */
   #advance(group, position) {
-    const last = this.#positions.get(group);
+    const last = this.#positions.get(group) ?? this.#ended.get(group);
     if (last && comparePositions(position, last) <= 0) return false;
+    this.#ended.delete(group);
     this.#positions.set(group, position);
     if (!this.#liveFrom.has(group)) this.#liveFrom.set(group, position);
     return true;
@@ -340,6 +348,11 @@ export class Client extends EventTarget {
   #onGroup(change) {
     const { group, position } = change;
     if (change.change === "left") {
+      const ended = this.#ended.get(group);
+      if (ended && comparePositions(position, ended) <= 0) return;
+      this.#ended.delete(group);
+      this.#ended.set(group, position);
+      if (this.#ended.size > MOST_ENDED) this.#ended.delete(this.#ended.keys().next().value ?? "");
       this.#positions.delete(group);
       this.#liveFrom.delete(group);
     } else {

@@ -55,6 +55,8 @@ pub struct Record {
     listed: Option<HashSet<GroupId>>,
     connection: u64,
     groups: BTreeMap<GroupId, Position>,
+    /// Where memberships ended: a gateway that is behind may list them still.
+    ended: BTreeMap<GroupId, Position>,
     /// Of which it was told that delivery has begun.
     told: HashSet<GroupId>,
     inbox: Option<Position>,
@@ -76,7 +78,9 @@ impl Record {
         self.connection += 1;
         self.closed = None;
         self.waiting.clear();
-        let mut resume = json!({"groups": self.groups});
+        let mut from = self.ended.clone();
+        from.extend(&self.groups);
+        let mut resume = json!({"groups": from});
         if let Some(inbox) = self.inbox {
             resume["inbox"] = json!(inbox);
         }
@@ -217,11 +221,12 @@ impl Record {
     fn follow(&mut self, state: &Value) {
         let (Some(group), Some(position)) = (group_of(&state["id"]), position_of(&state["position"])) else { return };
         let resumed = self.groups.get(&group).copied();
-        if let Some(last) = resumed
+        if let Some(last) = resumed.or(self.ended.get(&group).copied())
             && state["recovered"] == true
         {
             self.recovered += 1;
             self.begin(group, last);
+            self.advance(group, last);
             return;
         }
         if resumed.is_some() {
@@ -239,7 +244,13 @@ impl Record {
     }
 
     fn end(&mut self, group: GroupId, entry: Entry) {
-        self.groups.remove(&group);
+        let last = self.groups.remove(&group).max(match &entry {
+            Entry::Left(_, at) => Some(*at),
+            _ => None,
+        });
+        if let Some(last) = last {
+            self.ended.insert(group, last);
+        }
         self.told.remove(&group);
         self.entries.push(entry);
     }

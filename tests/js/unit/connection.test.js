@@ -167,12 +167,28 @@ test("what is not recovered is a gap, and so is a reset", async () => {
   assert.deepEqual(of("gap").slice(2), [{ group: "g", after: "2.3" }, { group: undefined, after: undefined }]);
 });
 
-test("a group that was left is not resumed", async () => {
-  const { clock, made } = await connected({ groups: [group("g", "1.10")] });
-  made[0].say({ type: "group", group: "g", change: "left", user: "alice", position: "1.11" });
+test("where a membership ended is sent along, and a gateway that is behind tells nothing twice", async () => {
+  const { clock, made, of } = await connected({ groups: [group("g", "1.10")] });
+  const left = { type: "group", group: "g", change: "left", user: "alice", position: "1.12" };
+  made[0].say(message("g", 11));
+  made[0].say(left);
   made[0].drop(4408);
   await clock.advance(0);
-  assert.deepEqual((await reopened(made)).sent[0].resume.groups, {});
+  const socket = await reopened(made);
+  assert.deepEqual(socket.sent[0].resume.groups, { g: "1.12" });
+  // Behind: it lists the group still, and comes to the end once more.
+  socket.say(ready(clock, { groups: [group("g", "1.12", true)] }));
+  socket.say(message("g", 11));
+  socket.say(left);
+  assert.deepEqual(of("message").map(({ position }) => position), ["1.11"]);
+  assert.equal(of("group").length, 1);
+  // Another membership is another.
+  socket.say({ ...left, change: "joined", position: "1.20" });
+  socket.say(message("g", 21));
+  assert.deepEqual(of("message").map(({ position }) => position), ["1.11", "1.21"]);
+  socket.drop(4408);
+  await clock.advance(1000);
+  assert.deepEqual((await reopened(made)).sent[0].resume.groups, { g: "1.21" });
 });
 
 const jwt = (exp) => `x.${Buffer.from(JSON.stringify({ exp })).toString("base64url")}.y`;
