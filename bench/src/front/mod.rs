@@ -7,7 +7,10 @@ mod natter;
 pub mod scenario;
 mod table;
 
-use std::process::{Command, Stdio};
+use std::{
+    fmt,
+    process::{Command, Stdio},
+};
 
 use anyhow::{Context as _, Result, ensure};
 use natter_tests::process::binary;
@@ -21,28 +24,43 @@ use self::{
     table::Column,
 };
 
+/// What a column is of.
+#[derive(Debug, Clone, Copy)]
+enum Measured {
+    Natter(Sync),
+    Limit,
+    JetStream,
+}
+
+impl fmt::Display for Measured {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Natter(Sync::AsShipped) => "Natter",
+            Self::Natter(Sync::Default) => "Natter, NATS's default sync",
+            Self::Limit => "limit",
+            Self::JetStream => "bare JetStream",
+        })
+    }
+}
+
 /// Runs a scenario `rounds` times and returns its table. With `default_sync`, Natter is run once more in
 /// each round, over a NATS that syncs as it does by default.
 pub async fn run(scenario: &Scenario, rounds: usize, default_sync: bool) -> Result<String> {
-    let mut columns = vec![Column::new("Natter")];
-    if default_sync {
-        columns.push(Column::new("Natter, NATS's default sync"));
-    }
-    columns.push(Column::new("limit"));
-    if scenario.jetstream {
-        columns.push(Column::new("bare JetStream"));
-    }
+    let mut measured = vec![Measured::Natter(Sync::AsShipped)];
+    measured.extend(default_sync.then_some(Measured::Natter(Sync::Default)));
+    measured.push(Measured::Limit);
+    measured.extend(scenario.jetstream.then_some(Measured::JetStream));
+    let mut columns: Vec<Column> = measured.into_iter().map(Column::new).collect();
     for round in 1..=rounds {
-        for column in &mut columns {
-            let report = match column.name {
-                "Natter" => natter(scenario, Sync::AsShipped).await,
-                "limit" => limit(scenario).await,
-                "bare JetStream" => jetstream::run().await,
-                _ => natter(scenario, Sync::Default).await,
+        for Column { measured, reports } in &mut columns {
+            let report = match *measured {
+                Measured::Natter(sync) => natter(scenario, sync).await,
+                Measured::Limit => limit(scenario).await,
+                Measured::JetStream => jetstream::run().await,
             };
-            let report = report.with_context(|| format!("{} of {}", column.name, scenario.name))?;
-            eprintln!("{} {round}/{rounds}, {}: {}", scenario.name, column.name, table::line(scenario, &report));
-            column.reports.push(report);
+            let report = report.with_context(|| format!("{measured} of {}", scenario.name))?;
+            eprintln!("{} {round}/{rounds}, {measured}: {}", scenario.name, table::line(scenario, &report));
+            reports.push(report);
         }
     }
     Ok(table::table(scenario, &columns))

@@ -4,17 +4,20 @@ use std::fmt::Write as _;
 
 use serde_json::Value;
 
-use super::scenario::{Figure, Of, Scenario};
+use super::{
+    Measured,
+    scenario::{Figure, Of, Scenario},
+};
 
 /// One thing that was measured, in all rounds.
 pub(super) struct Column {
-    pub(super) name: &'static str,
+    pub(super) measured: Measured,
     pub(super) reports: Vec<Value>,
 }
 
 impl Column {
-    pub(super) fn new(name: &'static str) -> Self {
-        Self { name, reports: Vec::new() }
+    pub(super) fn new(measured: Measured) -> Self {
+        Self { measured, reports: Vec::new() }
     }
 
     /// What is shown of a figure; nothing where the reports have none.
@@ -57,10 +60,10 @@ pub(super) fn table(scenario: &Scenario, columns: &[Column]) -> String {
     };
     // Writing to a String cannot fail.
     for column in columns {
-        let _ = write!(out, " {} |", column.name);
+        let _ = write!(out, " {} |", column.measured);
     }
     for other in others {
-        let _ = write!(out, " Natter / {} |", other.name);
+        let _ = write!(out, " Natter / {} |", other.measured);
     }
     let _ = writeln!(out, "\n|---|{}", "---:|".repeat(columns.len() + others.len()));
     for figure in scenario.figures {
@@ -83,13 +86,13 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::front::scenario::ALL;
+    use crate::front::{natter::Sync, scenario::ALL};
 
     #[test]
     fn a_table_has_medians_ratios_and_the_worst_of_what_should_be_0() {
         let report = |rate: u64, lost: u64| json!({"deliveries_per_s": rate, "lost": lost});
-        let natter = Column { name: "Natter", reports: vec![report(10, 0), report(30, 7), report(20, 0)] };
-        let limit = Column { name: "limit", reports: vec![report(40, 0), report(60, 0)] };
+        let natter = Column { measured: Measured::Natter(Sync::AsShipped), reports: vec![report(10, 0), report(30, 7), report(20, 0)] };
+        let limit = Column { measured: Measured::Limit, reports: vec![report(40, 0), report(60, 0)] };
         let table = table(ALL[0], &[natter, limit]);
         assert!(table.contains("|  | Natter | limit | Natter / limit |\n|---|---:|---:|---:|\n"), "{table}");
         assert!(table.contains("| deliveries/s | 20 | 50 | 0.40 |\n"), "{table}");

@@ -178,7 +178,7 @@ impl Connection {
                 bail!("{}", String::from_utf8_lossy(text));
             }
             self.in_flight.pop_front();
-            tally.refuse(text);
+            tally.refuse(self.room, text);
         } else if text.starts_with(br#"{"type":"ready""#) {
             self.phase = Phase::Joining(self.groups);
             for further in 0..self.groups {

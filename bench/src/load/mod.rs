@@ -39,7 +39,7 @@ use crate::{procs::Watched, token::Issuer};
 const READ: usize = 1 << 18;
 
 /// How long opening all connections may take.
-const OPEN_WITHIN: Duration = Duration::from_mins(2);
+const OPEN_WITHIN: Duration = Duration::from_mins(5);
 
 /// Reasons that are kept of those why connections ended.
 const REASONS: usize = 3;

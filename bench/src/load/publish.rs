@@ -91,7 +91,7 @@ impl Publish {
             connected,
             accepted,
             accepted_per_s: accepted as f64 / took,
-            refused: load.tally.refused,
+            refused: load.tally.refused_in.len() as u64,
             unanswered: load.unanswered(),
             replied: load.tally.replied.quantiles(),
             server_us_each: costs.values().map(|cost| cost.us_each).sum(),

@@ -34,7 +34,7 @@ pub struct Outcome {
     pub rate: f64,
     /// Messages that were sent.
     pub sent: u64,
-    /// Each of them for each member of its room.
+    /// Each of them that was not refused, for each member of its room.
     pub expected: u64,
     /// Of these, what came.
     pub delivered: u64,
@@ -85,6 +85,14 @@ struct Sending {
     expected: u64,
 }
 
+impl Sending {
+    /// What was refused comes to nobody.
+    fn still_expected(&self, refused_in: &[usize]) -> u64 {
+        let refused: u64 = refused_in.iter().filter_map(|&room| self.room_sizes.get(room)).sum();
+        self.expected.saturating_sub(refused)
+    }
+}
+
 impl Load {
     /// One round at `rate` messages a second, of the first `senders` connections in turn.
     pub(super) fn round(&mut self, rate: f64, time: Duration, senders: usize) -> Result<Outcome> {
@@ -110,21 +118,22 @@ impl Load {
         }
         let said = self.tally.now();
         let late = said.saturating_sub(sending.began + due(sending.sent));
-        self.drain(sending.expected, said)?;
+        self.drain(&sending, said)?;
         let after = procs::look(&watched);
 
         let tally = &self.tally;
+        let expected = sending.still_expected(&tally.refused_in);
         let seconds = (tally.last.max(said) - sending.began) as f64 / 1e9;
         let costs = procs::costs(&watched, &before, &after, tally.delivered);
         Ok(Outcome {
             rate,
             sent: sending.sent,
-            expected: sending.expected,
+            expected,
             delivered: tally.delivered,
-            lost: sending.expected.saturating_sub(tally.delivered),
+            lost: expected.saturating_sub(tally.delivered),
             duplicates: tally.duplicates,
             out_of_order: tally.out_of_order,
-            refused: tally.refused,
+            refused: tally.refused_in.len() as u64,
             closed: (self.failed - failed) as u64,
             seconds,
             deliveries_per_s: tally.delivered as f64 / seconds,
@@ -170,9 +179,9 @@ impl Load {
     }
 
     /// Receives what is still to come.
-    fn drain(&mut self, expected: u64, said: u64) -> Result<()> {
+    fn drain(&mut self, sending: &Sending, said: u64) -> Result<()> {
         let nanoseconds = |time: Duration| time.as_nanos() as u64;
-        while self.tally.delivered < expected {
+        while self.tally.delivered < sending.still_expected(&self.tally.refused_in) {
             let now = self.tally.now();
             if now > said + nanoseconds(DRAIN) || now > self.tally.last.max(said) + nanoseconds(SILENCE) {
                 break;

@@ -4,7 +4,11 @@ use std::time::Instant;
 
 use anyhow::Result;
 
-use crate::{latency::Latency, mark::Mark, sequence::Arrival, sequence::Sequence};
+use crate::{
+    latency::Latency,
+    mark::Mark,
+    sequence::{Arrival, Sequence},
+};
 
 /// Refusals that are kept.
 const REFUSALS: usize = 3;
@@ -17,7 +21,8 @@ pub(super) struct Tally {
     pub(super) delivered: u64,
     pub(super) duplicates: u64,
     pub(super) out_of_order: u64,
-    pub(super) refused: u64,
+    /// The room of each message that was answered with an error.
+    pub(super) refused_in: Vec<usize>,
     /// Messages whose reply came.
     pub(super) accepted: u64,
     pub(super) bytes: u64,
@@ -40,7 +45,7 @@ impl Tally {
             delivered: 0,
             duplicates: 0,
             out_of_order: 0,
-            refused: 0,
+            refused_in: Vec::new(),
             accepted: 0,
             bytes: 0,
             last: 0,
@@ -60,7 +65,8 @@ impl Tally {
     pub(super) fn next_round(&mut self) {
         self.round = self.round.wrapping_add(1);
         (self.delivered, self.duplicates, self.out_of_order) = (0, 0, 0);
-        (self.refused, self.accepted, self.bytes, self.last) = (0, 0, 0, 0);
+        (self.accepted, self.bytes, self.last) = (0, 0, 0);
+        self.refused_in.clear();
         self.latency.clear();
         self.replied.clear();
     }
@@ -88,9 +94,9 @@ impl Tally {
         self.latency.add(now.saturating_sub(mark.due));
     }
 
-    /// Something was refused.
-    pub(super) fn refuse(&mut self, frame: &[u8]) {
-        self.refused += 1;
+    /// A message to this room was refused.
+    pub(super) fn refuse(&mut self, room: usize, frame: &[u8]) {
+        self.refused_in.push(room);
         if self.refusals.len() < REFUSALS {
             self.refusals.push(String::from_utf8_lossy(frame).into_owned());
         }

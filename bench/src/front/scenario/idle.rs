@@ -3,6 +3,7 @@
 use super::{Figure, Scenario, median, worst};
 
 const FIGURES: &[Figure] = &[
+    median("connected", "/connected", 0),
     median("connects/s", "/connects_per_s", 0),
     median("join p50, ms", "/join_p50_ms", 2),
     median("join p99, ms", "/join_p99_ms", 2),
