@@ -1,7 +1,7 @@
 # The commands of this project. `make help` lists them.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test faults faults-short setup lint fmt doc deny advisories check-deploy autobahn abuse
+.PHONY: help run test faults faults-short setup lint fmt doc deny advisories check-deploy autobahn abuse bench
 
 help: ## Lists these commands
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|' 2>/dev/null \
@@ -66,3 +66,10 @@ abuse: ## Measures what hostile clients cost a gateway; prints a table
 	@server=$$(tests/setup.sh) && export NATTER_TEST_NATS_SERVER="$$server" \
 		&& cargo build --release --workspace --bins \
 		&& cargo test --release --workspace --test natter -- --ignored --nocapture abuse
+
+# Ten thousand connections are as many open files, on either side.
+bench: ## Measures Natter and a bare loop in turn, prints medians: ROUNDS=, SCENARIOS=a,b, DEFAULT_SYNC=1
+	@server=$$(tests/setup.sh) && export NATTER_TEST_NATS_SERVER="$$server" \
+		&& cargo build --release --workspace --bins \
+		&& ulimit -n "$$(ulimit -Hn)" \
+		&& ./target/release/natter-bench $(if $(DEFAULT_SYNC),--default-sync) $$(echo "$(SCENARIOS)" | tr , ' ')

@@ -25,8 +25,10 @@ use crate::{
 pub enum Store {
     /// A file.
     Sqlite,
-    /// A private PostgreSQL.
+    /// A private PostgreSQL, without syncs.
     Postgres,
+    /// A private PostgreSQL that syncs as where it is deployed: for measurements.
+    SyncedPostgres,
 }
 
 /// What a cluster is made of.
@@ -143,8 +145,8 @@ impl Builder {
         };
         let (mut postgres, database_url) = match self.store {
             Store::Sqlite => (None, format!("sqlite://{}", folder.path().join("natter.db").display())),
-            Store::Postgres => {
-                let postgres = Postgres::start()?;
+            Store::Postgres | Store::SyncedPostgres => {
+                let postgres = Postgres::start_with(self.store == Store::SyncedPostgres)?;
                 let url = postgres.create_database()?;
                 (Some(postgres), url)
             }

@@ -87,6 +87,11 @@ impl Postgres {
         (Ipv4Addr::LOCALHOST, self.port).into()
     }
 
+    /// The process that all others are children of, while it runs.
+    pub fn pid(&self) -> Option<u32> {
+        self.server.as_ref().map(Child::id)
+    }
+
     /// Makes an empty database and returns its URL.
     pub fn create_database(&self) -> anyhow::Result<String> {
         let name = format!("natter_{}", self.databases.fetch_add(1, Ordering::Relaxed));

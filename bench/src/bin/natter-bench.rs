@@ -1,0 +1,61 @@
+//! `make bench`: Natter and the bare loop in turn, several times, as tables of medians.
+
+use anyhow::{Context as _, Result, ensure};
+use clap::Parser;
+use natter_bench::front::{self, RAISED, scenario};
+
+/// Measures Natter and the least that any server could do (natter-limit) in turn, several times, each on a
+/// fresh start, and prints medians and ratios as tables in Markdown. Progress goes to stderr.
+///
+/// Natter is one gateway and one persister, built for release, over real NATS under deploy/nats.conf as it
+/// is shipped (every write synced before it is acked) and PostgreSQL with fsync.
+///
+/// Examples:
+///   make bench                                   all scenarios, five rounds each
+///   ROUNDS=3 SCENARIOS=fanout,rooms make bench   two of them, three rounds
+///   make bench DEFAULT_SYNC=1                    a second column: NATS that syncs every two minutes
+#[derive(Debug, Parser)]
+#[command(name = "natter-bench", version, verbatim_doc_comment)]
+struct Cli {
+    /// Which; all of them if none is named
+    scenarios: Vec<String>,
+    /// Names them and what they do
+    #[arg(long)]
+    list: bool,
+    /// How often each is run
+    #[arg(long, env = "ROUNDS", default_value_t = 5)]
+    rounds: usize,
+    /// Measures Natter also over a NATS that syncs as it does by default
+    #[arg(long)]
+    default_sync: bool,
+}
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    let cli = Cli::parse();
+    if cli.list {
+        for scenario in scenario::ALL {
+            println!("{:<12} {}", scenario.name, scenario.about);
+        }
+        return Ok(());
+    }
+    ensure!(cli.rounds > 0, "a round at least");
+    let named = |name: &String| {
+        let found = scenario::ALL.into_iter().find(|scenario| scenario.name == name);
+        found.with_context(|| format!("no scenario {name:?}; --list names them"))
+    };
+    let mut chosen = cli.scenarios.iter().map(named).collect::<Result<Vec<_>>>()?;
+    if chosen.is_empty() {
+        chosen = scenario::ALL.to_vec();
+    }
+    natter_tests::process::be_quiet();
+    println!("Medians of {} rounds. Limits of one connection raised for this:", cli.rounds);
+    for (key, value) in RAISED {
+        println!("{key}={value}");
+    }
+    for scenario in chosen {
+        eprintln!("{}: {}", scenario.name, scenario.about);
+        print!("{}", front::run(scenario, cli.rounds, cli.default_sync).await?);
+    }
+    Ok(())
+}

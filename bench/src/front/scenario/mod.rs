@@ -1,0 +1,78 @@
+//! What is measured: what the generator is told, and which of its figures are shown. One file each.
+
+mod churn;
+mod fanout;
+mod fanout_max;
+mod idle;
+mod publish;
+mod rooms;
+mod rooms_max;
+
+pub(super) use self::publish::{LANES, SECONDS as PUBLISH_SECONDS};
+
+/// A scenario.
+#[derive(Debug)]
+pub struct Scenario {
+    /// By which it is chosen.
+    pub name: &'static str,
+    /// What happens in it.
+    pub about: &'static str,
+    /// What the generator is told, beside whom it is for.
+    pub load: &'static [&'static str],
+    /// What is shown of its report.
+    pub figures: &'static [Figure],
+    /// Whether the streams alone are measured as well.
+    pub jetstream: bool,
+}
+
+/// One figure of a report.
+#[derive(Debug, Clone, Copy)]
+pub struct Figure {
+    /// What it is called in the table.
+    pub label: &'static str,
+    /// Where it stands in the report (RFC 6901).
+    pub pointer: &'static str,
+    /// Digits after the point.
+    pub digits: usize,
+    /// What is shown of several rounds.
+    pub of: Of,
+}
+
+/// What is shown of several rounds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Of {
+    /// The one in the middle.
+    Median,
+    /// The greatest: what should be 0.
+    Worst,
+}
+
+const fn median(label: &'static str, pointer: &'static str, digits: usize) -> Figure {
+    Figure { label, pointer, digits, of: Of::Median }
+}
+
+const fn worst(label: &'static str, pointer: &'static str) -> Figure {
+    Figure { label, pointer, digits: 0, of: Of::Worst }
+}
+
+/// What traffic is judged by.
+const TRAFFIC: &[Figure] = &[
+    median("deliveries/s", "/deliveries_per_s", 0),
+    median("p50, ms", "/p50_ms", 2),
+    median("p99, ms", "/p99_ms", 2),
+    median("gateway, µs CPU per delivery", "/costs/gateway/us_each", 2),
+    median("persister, µs", "/costs/persister/us_each", 2),
+    median("NATS, µs", "/costs/nats/us_each", 2),
+    median("PostgreSQL, µs", "/costs/postgres/us_each", 2),
+    median("all of these, µs", "/server_us_each", 2),
+    median("generator, µs", "/client_us_each", 2),
+    worst("lost (most)", "/lost"),
+    worst("doubled (most)", "/duplicates"),
+    worst("out of order (most)", "/out_of_order"),
+    worst("refused (most)", "/refused"),
+    worst("closed (most)", "/closed"),
+];
+
+/// All of them, in the order in which they run.
+pub const ALL: [&Scenario; 7] =
+    [&fanout::FANOUT, &rooms::ROOMS, &idle::IDLE, &churn::CHURN, &publish::PUBLISH, &fanout_max::FANOUT_MAX, &rooms_max::ROOMS_MAX];
