@@ -8,9 +8,10 @@ use serde::Serialize;
 /// A light load generator for Natter's protocol v1 (subprotocol natter.v1.json): one thread, so that it
 /// takes little of the machine it may share with the server. Linux only.
 ///
-/// Connection i signs in as user u00000i, and joins the open group that is named r and the number of its room. Users stay members: give each
-/// run a fresh database, or what was joined before is received as well. One line of JSON goes to stdout;
-/// latency counts from when a message was due. A connection is an open file: see `ulimit -n`.
+/// Connection i signs in as user u00000i, and joins the open group that is named r and the number of its
+/// room. Users stay members: give each run a fresh database, or what was joined before is received as well.
+/// One line of JSON goes to stdout; latency counts from when a message was due. A connection is an open
+/// file: see `ulimit -n`.
 ///
 /// Examples:
 ///   natter-load fanout --addr 127.0.0.1:8080 --n 1000 --rate 20 --secret "$SECRET" --pid gateway=4711
