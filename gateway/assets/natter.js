@@ -303,10 +303,7 @@ export class Client extends EventTarget {
   #onGroups(frame) {
     const gaps = [];
     for (const group of frame.groups) {
-      if (group.recovered) {
-        this.#advance(group.id, group.position);
-        continue;
-      }
+      if (group.recovered) continue;
       const after = this.#positions.get(group.id);
       this.#ended.delete(group.id);
       this.#positions.set(group.id, group.position);
