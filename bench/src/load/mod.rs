@@ -108,7 +108,7 @@ impl Load {
         let addr = *self.target.addr.get(index % self.target.addr.len()).context("an address")?;
         let mut stream = TcpStream::from_std(self.socket(addr)?.into());
         self.poll.registry().register(&mut stream, Token(index), Interest::READABLE | Interest::WRITABLE)?;
-        let token = self.target.issuer.token(&crate::token::user(index))?;
+        let token = self.target.issuer.token(&crate::token::user(index));
         let connection = Connection::new(stream, room, groups, addr, &token, self.tally.now());
         match self.connections.get_mut(index) {
             Some(old) => *old = connection,
