@@ -1,5 +1,5 @@
 //! The harness of the integration tests. What tests run against: `process`, `nats`, `nats_cluster` with
-//! `partition`, `postgres`, `cluster`, `proxy` in between, `nginx` and `django` before it. Who talks to
+//! `partition` and `leaders`, `postgres`, `cluster`, `proxy` in between, `nginx` and `django` before it. Who talks to
 //! it: `token`, `socket`, `record`, `client`, `chatroom`, `http`, `customer`, `browser`, and a `crowd`. Who judges:
 //! `sql`, `checker`, `inboxes`; `traffic` and its `person`, random use of all of it; and `faults`, the
 //! suite of everything that goes wrong.
@@ -27,6 +27,7 @@ pub mod django;
 pub mod faults;
 pub mod http;
 pub mod inboxes;
+pub mod leaders;
 pub mod nats;
 pub mod nats_cluster;
 pub mod nginx;

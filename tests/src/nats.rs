@@ -5,13 +5,15 @@
 use std::{
     ffi::OsString,
     io::{self, BufRead as _, Read as _, Write as _},
-    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    net::{Ipv4Addr, SocketAddr, TcpStream},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
 
 use tempfile::TempDir;
+
+use crate::process::free_port;
 
 /// How long it may take to answer.
 const START_WITHIN: Duration = Duration::from_secs(20);
@@ -98,7 +100,7 @@ impl NatsServer {
     /// Without a binary, or when it does not come up.
     pub fn start(config: &NatsConfig) -> io::Result<Self> {
         let directory = tempfile::Builder::new().prefix("natter-nats-").tempdir()?;
-        let port = free_port()?;
+        let port = free_port();
         let sync = if config.sync_always { "sync_interval: always" } else { "" };
         let store = directory.path().join("store").display().to_string();
         let text = format!(
@@ -128,7 +130,7 @@ impl NatsServer {
     /// Without a binary, or when it does not come up.
     pub fn start_under(config: &Path, mut env: Vec<(String, String)>, more: &[&str]) -> io::Result<Self> {
         let directory = tempfile::Builder::new().prefix("natter-nats-").tempdir()?;
-        let (port, monitoring) = (free_port()?, free_port()?);
+        let (port, monitoring) = (free_port(), free_port());
         let mut args: Vec<OsString> = vec!["-c".into(), config.into(), "-a".into(), "127.0.0.1".into()];
         args.extend(["-p".into(), port.to_string().into(), "-m".into(), monitoring.to_string().into()]);
         args.extend(more.iter().map(Into::into));
@@ -153,16 +155,14 @@ impl NatsServer {
         self.launch.address
     }
 
+    /// Where it tells of itself, if it does.
+    pub fn monitor(&self) -> Option<SocketAddr> {
+        self.launch.monitor
+    }
+
     /// What it tells of itself at `path`, for instance `/jsz?streams=true`; nothing while it does not.
     pub fn tells(&self, path: &str) -> Option<serde_json::Value> {
-        let monitor = self.launch.monitor?;
-        let mut stream = TcpStream::connect_timeout(&monitor, Duration::from_millis(500)).ok()?;
-        stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
-        write!(stream, "GET {path} HTTP/1.0\r\nHost: {monitor}\r\n\r\n").ok()?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).ok()?;
-        let (_, body) = answer.split_once("\r\n\r\n")?;
-        serde_json::from_str(body).ok()
+        monitor(self.launch.monitor?, path)
     }
 
     /// Where its store is.
@@ -276,9 +276,15 @@ impl Drop for NatsServer {
     }
 }
 
-/// Free now, and nobody is handed it again soon.
-pub(crate) fn free_port() -> io::Result<u16> {
-    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
+/// What the server with this monitor tells of itself; nothing while it does not.
+pub(crate) fn monitor(address: SocketAddr, path: &str) -> Option<serde_json::Value> {
+    let mut stream = TcpStream::connect_timeout(&address, Duration::from_millis(500)).ok()?;
+    stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
+    write!(stream, "GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n").ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    let (_, body) = answer.split_once("\r\n\r\n")?;
+    serde_json::from_str(body).ok()
 }
 
 #[allow(unsafe_code, reason = "kill(2) has no safe wrapper in libc")]

@@ -13,8 +13,10 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
 use crate::{
-    nats::{Identities, Identity, Launch, NatsServer, free_port, shipped_config},
+    leaders::LeaderWatch,
+    nats::{Identities, Identity, Launch, NatsServer, shipped_config},
     partition::Network,
+    process::free_port,
 };
 
 /// How long a cluster may take until every stream has its leader and all its copies.
@@ -50,7 +52,7 @@ impl NatsCluster {
         }
         let mut env = identities.env();
         env.push(("NATTER_NKEY_OPERATOR".to_owned(), operator.public.clone()));
-        let places: Vec<_> = (0..count).map(|index| Place::new(index, network.as_ref())).collect::<io::Result<_>>()?;
+        let places: Vec<_> = (0..count).map(|index| Place::new(index, network.as_ref())).collect();
         let routes = places.iter().map(|place| format!("nats://{}", place.route)).collect::<Vec<_>>().join(",");
         let nodes: Vec<_> = places.into_iter().map(|place| place.start(&routes, env.clone())).collect::<Result<_>>()?;
         let cluster = Self { nodes, operator, network };
@@ -186,6 +188,12 @@ impl NatsCluster {
         bail!("nobody leads what {} led", name_of(lost))
     }
 
+    /// Begins to watch how long streams are without a leader.
+    pub fn watch_leaders(&self) -> LeaderWatch {
+        let servers = self.nodes.iter().enumerate().filter_map(|(index, node)| Some((name_of(index), node.monitor()?)));
+        LeaderWatch::begin(servers.collect())
+    }
+
     /// A connection of the operator, who may do anything.
     pub async fn operator(&self) -> Result<async_nats::Client> {
         let options = async_nats::ConnectOptions::with_nkey(self.operator.seed.clone());
@@ -276,14 +284,14 @@ struct Place {
 }
 
 impl Place {
-    fn new(index: usize, network: Option<&Network>) -> io::Result<Self> {
+    fn new(index: usize, network: Option<&Network>) -> Self {
         let (ip, within) = match network {
             Some(network) => (network.address(index), network.within(index)),
             None => (Ipv4Addr::LOCALHOST, Vec::new()),
         };
         // Free here; a place apart has all of its ports free.
-        let port = || free_port().map(|port| SocketAddr::from((ip, port)));
-        Ok(Self { name: name_of(index), client: port()?, route: port()?, monitor: port()?, within })
+        let port = || SocketAddr::from((ip, free_port()));
+        Self { name: name_of(index), client: port(), route: port(), monitor: port(), within }
     }
 
     fn start(self, routes: &str, mut env: Vec<(String, String)>) -> Result<NatsServer> {

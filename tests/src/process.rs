@@ -5,7 +5,7 @@ use std::{
     net::TcpListener,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
-    sync::atomic::{AtomicBool, Ordering},
+    sync::atomic::{AtomicBool, AtomicU32, Ordering},
     time::{Duration, Instant},
 };
 
@@ -22,10 +22,21 @@ pub fn be_quiet() {
 /// How long anything of ours may take to start or to end.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A loopback port that nobody listens on now.
+/// Ports that no system gives to whoever does not ask for one: below the ephemeral ones of Linux
+/// (`net.ipv4.ip_local_port_range`) and of RFC 6335. A port of theirs may be another's before the
+/// process it was meant for listens.
+const PORTS: std::ops::Range<u32> = 10_000..32_000;
+
+/// A loopback port that nobody listens on, and that nobody is given unasked.
 pub fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a loopback port");
-    listener.local_addr().expect("a bound port").port()
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    // Where a process begins is its own, so that two of them rarely try the same.
+    let begin = std::process::id().wrapping_mul(2_654_435_761) % PORTS.len() as u32;
+    (0..PORTS.len())
+        .map(|_| PORTS.start + (begin + NEXT.fetch_add(1, Ordering::Relaxed)) % PORTS.len() as u32)
+        .filter_map(|port| u16::try_from(port).ok())
+        .find(|&port| TcpListener::bind(("127.0.0.1", port)).is_ok())
+        .expect("a free loopback port")
 }
 
 /// The path of one of our binaries: beside our own executable or its folder, or in
