@@ -20,7 +20,6 @@ use natter_shared::{
     frame::ErrorCode,
 };
 use parking_lot::Mutex;
-use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::{
     http::Problem,
@@ -37,7 +36,6 @@ pub struct Admission {
     rate: Rate,
     memory: Arc<Memory>,
     metrics: Arc<Metrics>,
-    sign_ins: Semaphore,
 }
 
 #[derive(Default)]
@@ -106,14 +104,7 @@ impl Admission {
     pub fn new(limits: &Limits, memory: Arc<Memory>, metrics: Arc<Metrics>) -> Self {
         let per_second = limits.handshakes_per_second.into();
         let (rate, handshakes) = (Rate::new(per_second, per_second), Mutex::new(Bucket::new(Instant::now())));
-        Self { table: Arc::default(), handshakes, rate, memory, metrics, sign_ins: Semaphore::new(limits.sign_ins) }
-    }
-
-    /// Waits for one's turn to be looked up in SQL; it lasts until it is dropped. Those who would have to
-    /// wait there would give up and ask once more, and be answered twice.
-    pub async fn sign_in_turn(&self) -> Option<SemaphorePermit<'_>> {
-        // It is never closed.
-        self.sign_ins.acquire().await.ok()
+        Self { table: Arc::default(), handshakes, rate, memory, metrics }
     }
 
     /// A place for a TCP connection. A trusted proxy's are counted by whom they are for, later.

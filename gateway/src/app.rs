@@ -22,7 +22,7 @@ use crate::{
     knowledge::Knowledge,
     metrics::Metrics,
     publish::Intake,
-    session::SessionHandle,
+    session::{SessionHandle, SignIns},
     socket::{OutletLimits, ReadLimits},
     standings::Standings,
 };
@@ -47,6 +47,8 @@ pub struct App {
     pub sessions: DashMap<SessionId, Arc<SessionHandle>>,
     /// Who is connected how often.
     pub connections: Connections,
+    /// On their way to SQL.
+    pub sign_ins: Arc<SignIns>,
     /// Which connections may become sessions.
     pub admission: Admission,
     /// What a connection may send.

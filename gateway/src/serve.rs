@@ -24,6 +24,7 @@ use crate::{
     memory::Memory,
     metrics::Metrics,
     publish::Intake,
+    session::SignIns,
     socket::ReadLimits,
     standings::Standings,
 };
@@ -73,6 +74,7 @@ pub async fn run(gateway: Gateway) -> Result<(), StartError> {
     let knowledge = Arc::new(Knowledge::new(broker.shards()));
     let hub = Hub::start(Arc::clone(&broker), &config.limits, linger, Arc::clone(&metrics), Arc::clone(&knowledge), &tasks, &stop);
     let intake = Intake::new(broker.shards(), Arc::clone(&metrics));
+    let sign_ins = SignIns::new(Arc::clone(&broker), tasks.clone(), config.limits.sign_ins);
     let app = Arc::new(App {
         instance,
         broker,
@@ -82,6 +84,7 @@ pub async fn run(gateway: Gateway) -> Result<(), StartError> {
         hub,
         sessions: DashMap::new(),
         connections: Connections::default(),
+        sign_ins,
         admission: Admission::new(&config.limits, Arc::clone(&memory), Arc::clone(&metrics)),
         read_limits: Arc::new(ReadLimits::new(&config.limits)),
         metrics,

@@ -1,7 +1,6 @@
 //! The bounds at their edges, and whose address counts.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-use futures::FutureExt;
 use natter_shared::telemetry::metrics::Registry;
 
 use super::*;
@@ -89,15 +88,6 @@ fn handshakes_per_second_at_the_edge() {
     assert!((0..5).all(|_| admit().is_ok()));
     let refused = admit().err().unwrap();
     assert_eq!((refused.limit(), refused.status().as_u16()), (Some(Limit::HandshakesPerSecond), 429));
-}
-
-#[tokio::test]
-async fn sign_ins_at_the_edge() {
-    let (admission, _) = admission(|limits| limits.sign_ins = 2);
-    let both = [admission.sign_in_turn().await, admission.sign_in_turn().await];
-    assert!(admission.sign_in_turn().now_or_never().is_none(), "a third one waits");
-    drop(both);
-    assert!(admission.sign_in_turn().now_or_never().is_some());
 }
 
 #[test]

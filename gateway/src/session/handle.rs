@@ -140,7 +140,7 @@ pub struct SessionHandle {
     /// The last memberships that ended, and where.
     ends: Mutex<Vec<(GroupId, Position)>>,
     /// How far SQL had come when it listed the user's groups.
-    pub(super) signed_in: OnceLock<Box<[ShardPosition]>>,
+    pub(super) signed_in: OnceLock<Arc<[ShardPosition]>>,
     /// Where the client goes on in groups that were not listed.
     pub(super) unlisted: OnceLock<Box<[(GroupId, Position)]>>,
     /// A join of a group has ended, well or not.

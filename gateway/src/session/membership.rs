@@ -312,22 +312,32 @@ impl App {
 
     /// Where SQL must have come to, to be asked who is a member, and since when it knows that then.
     pub(super) async fn floor(&self, shard: Shard) -> Result<(Instant, ShardPosition), rpc::RpcError> {
-        let (since, position) = match self.knowledge.recent(shard) {
-            Some(recent) => recent,
-            None => {
-                let now = Instant::now();
-                let log = self.broker.log_state(shard).await?;
-                (now, Position::new(log.epoch, log.last))
-            }
-        };
-        Ok((since, ShardPosition { shard: shard.0, position }))
+        match self.knowledge.recent(shard) {
+            Some((since, position)) => Ok((since, ShardPosition { shard: shard.0, position })),
+            None => self.end_of_log(shard).await,
+        }
+    }
+
+    /// Where the shard's log ends, as of when.
+    async fn end_of_log(&self, shard: Shard) -> Result<(Instant, ShardPosition), rpc::RpcError> {
+        let now = Instant::now();
+        let log = self.broker.log_state(shard).await?;
+        Ok((now, ShardPosition { shard: shard.0, position: Position::new(log.epoch, log.last) }))
     }
 
     /// Asks SQL for a membership, and goes live where the session is not.
     async fn look_up(self: &Arc<Self>, session: &Arc<SessionHandle>, group: GroupId, shard: Shard) -> Result<(), Refusal> {
         self.metrics.looked_up.inc();
-        let (since, behind) = self.floor(shard).await?;
-        let answer = rpc::call(&*self.broker, FindMembership { user: session.user.clone(), group }, Some(behind)).await?;
+        let find = || FindMembership { user: session.user.clone(), group };
+        let (mut since, behind) = self.floor(shard).await?;
+        let mut answer = rpc::call(&*self.broker, find(), Some(behind)).await?;
+        if answer.reply.is_none() {
+            // What this gateway has heard may end before a membership that its client was told of by another.
+            let (now, end) = self.end_of_log(shard).await?;
+            if end.position > answer.applied(shard) {
+                (since, answer) = (now, rpc::call(&*self.broker, find(), Some(end)).await?);
+            }
+        }
         let known = answer.applied(shard);
         let Some(membership) = answer.reply else { return Err(Refusal::no_such_group()) };
         let followed = Followed::found(session, shard, &membership, known);

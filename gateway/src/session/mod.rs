@@ -14,11 +14,11 @@ mod nonces;
 mod on_chat_frame;
 mod on_frame;
 mod open;
-
 mod reply;
 mod requests;
 mod run;
 mod send;
+mod sign_ins;
 
 #[cfg(test)]
 pub(crate) use echo::serve_echo;
@@ -26,3 +26,4 @@ pub use handle::{Lost, Notice, Protocol, SessionHandle};
 pub use handshake::serve_v1;
 pub use open::{OpenError, Opened, RoomOrGroup, open_chat_room};
 pub use run::{finish, serve_chat_room};
+pub use sign_ins::SignIns;

@@ -18,6 +18,7 @@ use super::{
     Notice, Protocol, SessionHandle,
     membership::{Followed, group_state},
     run::Guard,
+    sign_ins::Known,
 };
 use crate::{
     app::App,
@@ -148,21 +149,19 @@ impl App {
         let heard = self.hub.hints_missed_until(session.key);
         let Identity { user, handle, display_name, issued_at, .. } = identity;
         let call = SignIn { user, handle, display_name, limit: GROUPS_PAGE, issued_at: Some(issued_at) };
-        let answer: Answer<SignedIn> = {
-            let _turn = self.admission.sign_in_turn().await;
-            rpc::call(&*self.broker, call, heard).await?
-        };
+        let Known { applied, signed_in } = self.sign_ins.sign_in(call, heard).await?;
         // Once: a session signs in once.
-        let _ = session.signed_in.set(answer.applied.clone().into_boxed_slice());
+        let _ = session.signed_in.set(Arc::clone(&applied));
         let own = Topic::User(session.key);
         if let Some(from) = resume.inbox
-            && from > answer.applied(self.broker.shards().of(own))
+            && from > rpc::applied_in(&applied, self.broker.shards().of(own))
             && !self.is_stored(own, from).await?
         {
             inbox_joined = Joined { complete: false, ..self.hub.join_inbox(session, Start::Now).await? };
         }
-        let more = answer.reply.groups.last().filter(|_| answer.reply.more).map(|last| last.group);
-        let groups = self.all_live(session, answer.reply.groups, &answer.applied, &resume).await?;
+        let SignedIn { profile, groups, more, inbox } = signed_in;
+        let more = groups.last().filter(|_| more).map(|last| last.group);
+        let groups = self.all_live(session, groups, &applied, &resume).await?;
         if more.is_none() {
             let is_unlisted = |group: &GroupId| !groups.iter().any(|state| state.id == *group);
             let unlisted: Vec<_> = resume.groups.iter().filter(|(group, _)| is_unlisted(group)).map(|(group, at)| (*group, *at)).collect();
@@ -170,7 +169,6 @@ impl App {
                 let _ = session.unlisted.set(unlisted.into_boxed_slice());
             }
         }
-        let SignedIn { profile, inbox, .. } = SignedIn { groups: Vec::new(), ..answer.reply };
         let live = Live {
             guard,
             notices,

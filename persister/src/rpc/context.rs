@@ -6,14 +6,24 @@ use natter_shared::{
     broker::{Broker, Outgoing},
     event::Event,
     frame::ErrorCode,
-    id::EventId,
+    id::{EventId, UserId},
     rpc::{Answer, AwaitApplied, RpcError, ShardPosition},
     subject::Topic,
 };
 use sea_orm::{ConnectionTrait, DatabaseTransaction, DbErr, QueryResult, Value};
 use tokio::time::{Instant, sleep};
 
-use crate::{checkpoint, database::Store, error::unavailable, options::Options, progress::Progress, standings::Standings};
+use crate::{
+    checkpoint,
+    database::{
+        Store,
+        rows::{Kind, Rows},
+    },
+    error::unavailable,
+    options::Options,
+    progress::Progress,
+    standings::Standings,
+};
 
 /// How long a command waits for its event to be stored and applied.
 const PATIENCE: Duration = Duration::from_secs(4);
@@ -43,6 +53,15 @@ impl Snapshot<'_> {
     /// The first row of a query.
     pub(super) async fn one(&self, sql: &str, values: impl IntoIterator<Item = Value>) -> Result<Option<QueryResult>, RpcError> {
         self.read.query_one_raw(self.store.statement(sql, values)).await.map_err(|error| unavailable(&error))
+    }
+
+    /// The rows of a query that reads from `v`, which has the id `i` of each of `users`.
+    pub(super) async fn all_of(&self, users: &[&UserId], sql: &str) -> Result<Vec<QueryResult>, RpcError> {
+        let mut rows = Rows::new([("i", Kind::Text)]);
+        for user in users {
+            rows.push([user.as_str().into()]);
+        }
+        rows.query(&self.read, sql).await.map_err(|error| unavailable(&error))
     }
 
     /// How far SQL has come in each shard.

@@ -1,5 +1,7 @@
 //! Inboxes: counts, pages of notifications, and the chat-room page.
 
+use std::collections::HashMap;
+
 use natter_shared::{
     event::{Event, InboxCounts},
     id::{GroupId, NotificationId, UserId},
@@ -19,16 +21,35 @@ use crate::{error::not_found, inbox::version};
 /// Rows of a page at most.
 const MAX_ROWS: u32 = 200;
 
-/// The counts of `user`'s inbox. What is archived is seen and read, and so in neither.
+/// What is archived is seen and read, and so in neither.
+const COUNTED: &str = "count(*) FILTER (WHERE s.seen IS NOT TRUE) AS unseen, count(*) FILTER (WHERE s.is_read IS NOT TRUE) AS unread";
+
+const STATES: &str = "LEFT JOIN inbox_state s ON s.recipient = n.recipient AND s.notification = n.id";
+
+/// The counts of `user`'s inbox.
 pub(super) async fn counts(snapshot: &Snapshot<'_>, user: &UserId) -> Result<InboxCounts, RpcError> {
-    let sql = "SELECT count(*) FILTER (WHERE s.seen IS NOT TRUE) AS unseen, count(*) FILTER (WHERE s.is_read IS NOT TRUE) AS unread \
-               FROM notifications n LEFT JOIN inbox_state s ON s.recipient = n.recipient AND s.notification = n.id WHERE n.recipient = ?";
-    let version = version(snapshot.applied());
-    let Some(row) = snapshot.one(sql, [user.as_str().into()]).await? else {
-        return Ok(InboxCounts { version, ..InboxCounts::default() });
-    };
-    let (unseen, unread): (i64, i64) = (column(&row, "unseen")?, column(&row, "unread")?);
-    Ok(InboxCounts { unseen: unseen as u64, unread: unread as u64, version })
+    let sql = format!("SELECT {COUNTED} FROM notifications n {STATES} WHERE n.recipient = ?");
+    let row = snapshot.one(&sql, [user.as_str().into()]).await?;
+    row.as_ref().map_or_else(|| Ok(none_counted(snapshot)), |row| counted(snapshot, row))
+}
+
+/// What an empty inbox counts.
+pub(super) fn none_counted(snapshot: &Snapshot<'_>) -> InboxCounts {
+    InboxCounts { version: version(snapshot.applied()), ..InboxCounts::default() }
+}
+
+/// The counts of `users` whose inbox is not empty.
+pub(super) async fn counts_of(snapshot: &Snapshot<'_>, users: &[&UserId]) -> Result<HashMap<String, InboxCounts>, RpcError> {
+    let sql = format!(
+        "SELECT n.recipient AS recipient, {COUNTED} FROM v JOIN notifications n ON n.recipient = v.i {STATES} GROUP BY n.recipient"
+    );
+    let rows = snapshot.all_of(users, &sql).await?;
+    rows.iter().map(|row| Ok((column(row, "recipient")?, counted(snapshot, row)?))).collect()
+}
+
+fn counted(snapshot: &Snapshot<'_>, row: &QueryResult) -> Result<InboxCounts, RpcError> {
+    let (unseen, unread): (i64, i64) = (column(row, "unseen")?, column(row, "unread")?);
+    Ok(InboxCounts { unseen: unseen as u64, unread: unread as u64, version: version(snapshot.applied()) })
 }
 
 pub(super) async fn chat_page(context: &Context, call: ChatPage) -> Result<Answer<ChatPageData>, RpcError> {

@@ -1,5 +1,7 @@
 //! Memberships as their members know them: read positions and unread counts included.
 
+use std::collections::HashMap;
+
 use natter_shared::{
     event::{GroupKind, Role},
     id::{GroupId, RoomName, UserId},
@@ -19,7 +21,7 @@ pub(super) const MAX_GROUPS: u32 = 200;
 /// not unread, and where it deleted what was looked up, the last one deleted stands for it.
 ///
 /// A one-to-one group has no name of its own: each of the two is told it by their own side.
-const SELECT: &str = "SELECT g.id, g.kind, g.name, g.display_name, m.role, m.since_epoch, m.since_seq, m.since_ordinal, \
+const COLUMNS: &str = "g.id, g.kind, g.name, g.display_name, m.role, m.since_epoch, m.since_seq, m.since_ordinal, \
     r.epoch AS read_epoch, r.seq AS read_seq, coalesce(c.messages, 0) AS messages, \
     coalesce(c.floor_ordinal, 0) AS floor_ordinal, \
     CASE WHEN g.kind = 'single' THEN (SELECT u.handle FROM users u WHERE u.id = m.user_id) END AS own_handle, \
@@ -27,10 +29,15 @@ const SELECT: &str = "SELECT g.id, g.kind, g.name, g.display_name, m.role, m.sin
     FROM members o LEFT JOIN users u ON u.id = o.user_id WHERE o.group_id = m.group_id AND o.user_id <> m.user_id LIMIT 1) END \
     AS other_handle, \
     CASE WHEN r.epoch IS NULL THEN 0 ELSE coalesce(r.ordinal, (SELECT x.ordinal FROM messages x WHERE x.group_id = m.group_id \
-    AND (x.epoch, x.seq) <= (r.epoch, r.seq) ORDER BY x.epoch DESC, x.seq DESC LIMIT 1), 0) END AS read_ordinal \
-    FROM members m JOIN groups g ON g.id = m.group_id LEFT JOIN group_counters c ON c.group_id = m.group_id \
-    LEFT JOIN read_positions r ON r.user_id = m.user_id AND r.group_id = m.group_id \
-    WHERE m.user_id = ? AND m.until_epoch IS NULL";
+    AND (x.epoch, x.seq) <= (r.epoch, r.seq) ORDER BY x.epoch DESC, x.seq DESC LIMIT 1), 0) END AS read_ordinal";
+
+/// Beside memberships `m`.
+const TABLES: &str = "JOIN groups g ON g.id = m.group_id LEFT JOIN group_counters c ON c.group_id = m.group_id \
+    LEFT JOIN read_positions r ON r.user_id = m.user_id AND r.group_id = m.group_id";
+
+fn of_one(and: &str) -> String {
+    format!("SELECT {COLUMNS} FROM members m {TABLES} WHERE m.user_id = ? AND m.until_epoch IS NULL AND {and}")
+}
 
 /// A page of `user`'s groups in the order of their ids, and whether there are more.
 pub(super) async fn page(
@@ -41,7 +48,7 @@ pub(super) async fn page(
 ) -> Result<(Vec<Membership>, bool), RpcError> {
     let limit = limit.min(MAX_GROUPS) as usize;
     let after = after.map_or(Uuid::nil(), |group| group.0);
-    let sql = format!("{SELECT} AND m.group_id > ? ORDER BY m.group_id LIMIT ?");
+    let sql = of_one("m.group_id > ? ORDER BY m.group_id LIMIT ?");
     let rows = snapshot.all(&sql, [user.as_str().into(), after.into(), (limit as i64 + 1).into()]).await?;
     let mut groups = rows.iter().map(membership).collect::<Result<Vec<_>, _>>()?;
     let more = groups.len() > limit;
@@ -49,9 +56,30 @@ pub(super) async fn page(
     Ok((groups, more))
 }
 
+/// The first `limit` groups of each of `users`, and whether there are more, by user.
+pub(super) async fn first_pages(
+    snapshot: &Snapshot<'_>,
+    users: &[&UserId],
+    limit: u32,
+) -> Result<HashMap<String, (Vec<Membership>, bool)>, RpcError> {
+    let limit = limit.min(MAX_GROUPS) as usize;
+    let sql = format!(
+        "SELECT * FROM (SELECT m.user_id AS member, row_number() OVER (PARTITION BY m.user_id ORDER BY m.group_id) AS place, {COLUMNS} \
+         FROM v JOIN members m ON m.user_id = v.i {TABLES} WHERE m.until_epoch IS NULL) AS listed \
+         WHERE place <= {} ORDER BY member, place",
+        limit + 1
+    );
+    let mut pages: HashMap<String, (Vec<Membership>, bool)> = HashMap::with_capacity(users.len());
+    for row in snapshot.all_of(users, &sql).await? {
+        let (groups, more) = pages.entry(column(&row, "member")?).or_default();
+        if groups.len() < limit { groups.push(membership(&row)?) } else { *more = true }
+    }
+    Ok(pages)
+}
+
 /// `user`'s membership in `group`.
 pub(super) async fn find(snapshot: &Snapshot<'_>, user: &UserId, group: GroupId) -> Result<Option<Membership>, RpcError> {
-    let sql = format!("{SELECT} AND m.group_id = ?");
+    let sql = of_one("m.group_id = ?");
     snapshot.one(&sql, [user.as_str().into(), group.0.into()]).await?.as_ref().map(membership).transpose()
 }
 

@@ -25,7 +25,7 @@ use natter_shared::{
     rpc::{
         self, AddMember, Answer, AwaitApplied, ChangeStanding, ChatPage, CheckApiKey, CountInbox, CreateGroup, CreateSingle, EnsureGroup,
         EventsAfter, FindAccepted, FindGroup, FindMembership, FindUser, Groups, JoinOpen, LeaveGroup, ListGroups, ListNotifications,
-        ListUsers, Members, MessageHistory, RemoveMember, RenameGroup, Request, Rpc, RpcError, SignIn,
+        ListUsers, Members, MessageHistory, RemoveMember, RenameGroup, Request, Rpc, RpcError, SignIn, SignInMany,
     },
 };
 use tokio::{sync::Semaphore, time::sleep};
@@ -122,6 +122,7 @@ macro_rules! routes {
 async fn answer(context: Arc<Context>, metrics: Metrics, call: Call) {
     let answer = routes!(context, metrics, call, {
         SignIn => sessions::sign_in,
+        SignInMany => sessions::sign_in_many,
         Groups => groups::page,
         FindMembership => groups::membership,
         Members => groups::members,

@@ -1,9 +1,20 @@
 //! Signing in: who the user is, and all that a session starts with, from one snapshot.
 
-use natter_shared::rpc::{Answer, RpcError, SignIn, SignedIn};
+use natter_shared::{
+    frame::ErrorCode,
+    id::UserId,
+    rpc::{self, Answer, Membership, OneOfMany, Request, RpcError, SignIn, SignInMany, SignedIn},
+    subject::Shard,
+};
 
 use super::{context::Context, inbox, memberships, standings, users};
 use crate::error::unavailable;
+
+/// Users in one call at most.
+const MANY: usize = 256;
+
+/// Bytes of an answer to many, about; who does not fit asks alone. NATS takes up to 1 MB.
+const ANSWER_BYTES: usize = 512 * 1024;
 
 pub(super) async fn sign_in(context: &Context, call: SignIn) -> Result<Answer<SignedIn>, RpcError> {
     let claims = users::Claims::of(&call);
@@ -24,5 +35,51 @@ pub(super) async fn sign_in(context: &Context, call: SignIn) -> Result<Answer<Si
         }
     }
     // Another sign-in of the same user, with other claims, came in between.
-    Err(RpcError::new(natter_shared::frame::ErrorCode::Busy, "signed in twice at once"))
+    Err(RpcError::new(ErrorCode::Busy, "signed in twice at once"))
+}
+
+/// Those of whom nothing is news: five statements for all.
+pub(super) async fn sign_in_many(context: &Context, call: SignInMany) -> Result<Answer<Vec<OneOfMany>>, RpcError> {
+    if call.users.len() > MANY {
+        return Err(RpcError::new(ErrorCode::TooLarge, "more users than one call may sign in"));
+    }
+    let snapshot = context.snapshot().await?;
+    let mut ids: Vec<&UserId> = call.users.iter().map(|one| &one.call.user).collect();
+    ids.sort_unstable_by_key(|user| user.as_str());
+    ids.dedup();
+    let standings = standings::of_all(&snapshot, &ids).await?;
+    let mut claimed = users::claimed_by(&snapshot, &ids).await?;
+    let limit = call.users.iter().map(|one| one.call.limit).max().unwrap_or_default();
+    let mut pages = memberships::first_pages(&snapshot, &ids, limit).await?;
+    let inboxes = inbox::counts_of(&snapshot, &ids).await?;
+    let mut room = ANSWER_BYTES;
+    let answers = call.users.iter().map(|Request { min_position, call: one }| {
+        if min_position.is_some_and(|least| rpc::applied_in(snapshot.applied(), Shard(least.shard)) < least.position) {
+            return OneOfMany::Alone;
+        }
+        if let Some(issued_at) = one.issued_at
+            && let Err(refused) = standings::judge(standings.get(&one.user), issued_at)
+        {
+            return OneOfMany::Refused(refused);
+        }
+        // A user who signs in twice at once is asked for alone the second time.
+        let Some((profile, before)) = claimed.remove(&one.user) else { return OneOfMany::Alone };
+        let (mut groups, mut more) = pages.remove(one.user.as_str()).unwrap_or_default();
+        more |= groups.len() > one.limit as usize;
+        groups.truncate(one.limit as usize);
+        let size = 512 + groups.iter().map(about).sum::<usize>();
+        if before != users::Claims::of(one) || size > room {
+            return OneOfMany::Alone;
+        }
+        room -= size;
+        let inbox = inboxes.get(one.user.as_str()).copied().unwrap_or_else(|| inbox::none_counted(&snapshot));
+        OneOfMany::SignedIn(Box::new(SignedIn { profile, groups, more, inbox }))
+    });
+    let answers = answers.collect();
+    snapshot.answer(answers).await
+}
+
+/// Bytes of a membership in an answer, or somewhat more.
+fn about(membership: &Membership) -> usize {
+    256 + 2 * membership.display_name.len() + membership.name.as_ref().map_or(0, |name| name.as_str().len())
 }

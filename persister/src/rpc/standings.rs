@@ -1,5 +1,7 @@
 //! Users' standings: changed, listed, and looked at when somebody signs in.
 
+use std::collections::HashMap;
+
 use natter_shared::{
     frame::ErrorCode,
     id::UserId,
@@ -102,7 +104,19 @@ fn standing(row: &QueryResult) -> Result<Option<Standing>, RpcError> {
 /// Refuses who is blocked, and a token from before the user's tokens were revoked.
 pub(super) async fn check(snapshot: &Snapshot<'_>, user: &UserId, issued_at: Timestamp) -> Result<(), RpcError> {
     let found = snapshot.one(&format!("{SELECT} WHERE user_id = ?"), [user.as_str().into()]).await?;
-    match found.as_ref().map(standing).transpose()?.flatten() {
+    judge(found.as_ref().map(standing).transpose()?.flatten().as_ref(), issued_at)
+}
+
+/// The standings of `users` that have one, by user.
+pub(super) async fn of_all(snapshot: &Snapshot<'_>, users: &[&UserId]) -> Result<HashMap<UserId, Standing>, RpcError> {
+    let rows = snapshot.all_of(users, &format!("{SELECT} WHERE user_id IN (SELECT i FROM v)")).await?;
+    let standings = rows.iter().filter_map(|row| standing(row).transpose());
+    standings.map(|standing| standing.map(|standing| (standing.user.clone(), standing))).collect()
+}
+
+/// What a standing means for a token that was issued at `issued_at`.
+pub(super) fn judge(standing: Option<&Standing>, issued_at: Timestamp) -> Result<(), RpcError> {
+    match standing {
         Some(standing) if standing.blocked => Err(RpcError::new(ErrorCode::Blocked, "this user is blocked")),
         Some(standing) if issued_at < standing.void_before => Err(RpcError::new(ErrorCode::Unauthorized, "the token was revoked")),
         Some(_) | None => Ok(()),

@@ -5,6 +5,8 @@
 //! claim may have. So no claim can make one pass for a user who is known already. Claims and
 //! [`FindUser::Handle`] compare exactly; only lists of users ignore case.
 
+use std::collections::HashMap;
+
 use natter_shared::{
     id::UserId,
     rpc::{Answer, FindUser, ListUsers, Profile, RpcError, SignIn, UsersPage},
@@ -153,15 +155,29 @@ impl Claims {
     }
 }
 
+const CLAIMED: &str = "SELECT id, handle, display_name, claimed_handle, claimed_name, placeholder FROM users WHERE";
+
 /// The profile of `user` as `snapshot` has it, unless `claims` are news.
 pub(super) async fn unchanged(snapshot: &Snapshot<'_>, user: &UserId, claims: &Claims) -> Result<Option<Profile>, RpcError> {
-    let sql = "SELECT id, handle, display_name, claimed_handle, claimed_name, placeholder FROM users WHERE id = ?";
-    let Some(row) = snapshot.one(sql, [user.as_str().into()]).await? else { return Ok(None) };
-    let before = Claims { handle: column(&row, "claimed_handle")?, name: column(&row, "claimed_name")? };
-    if column::<bool>(&row, "placeholder")? || before != *claims {
+    let row = snapshot.one(&format!("{CLAIMED} id = ?"), [user.as_str().into()]).await?;
+    let Some((profile, before)) = row.as_ref().map(claimed).transpose()?.flatten() else { return Ok(None) };
+    Ok((before == *claims).then_some(profile))
+}
+
+/// The profiles of `users` who have signed in before, and what they claimed then.
+pub(super) async fn claimed_by(snapshot: &Snapshot<'_>, users: &[&UserId]) -> Result<HashMap<UserId, (Profile, Claims)>, RpcError> {
+    let rows = snapshot.all_of(users, &format!("{CLAIMED} id IN (SELECT i FROM v)")).await?;
+    let claimed = rows.iter().filter_map(|row| claimed(row).transpose());
+    claimed.map(|one| one.map(|(profile, claims)| (profile.id.clone(), (profile, claims)))).collect()
+}
+
+/// Nothing where the row only stands for somebody who was mentioned.
+fn claimed(row: &QueryResult) -> Result<Option<(Profile, Claims)>, RpcError> {
+    if column::<bool>(row, "placeholder")? {
         return Ok(None);
     }
-    profile(&row).map(Some)
+    let before = Claims { handle: column(row, "claimed_handle")?, name: column(row, "claimed_name")? };
+    Ok(Some((profile(row)?, before)))
 }
 
 /// Writes what `claims` say of `user`.

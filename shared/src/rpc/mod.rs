@@ -25,7 +25,7 @@ pub use self::{
     keys::{ApiKey, CheckApiKey},
     messages::{Accepted, AwaitApplied, EventsAfter, EventsPage, FindAccepted, HistoryPage, MessageHistory, RecoveredEvent},
     standings::{ChangeStanding, Standing, StandingChange, StandingChanged, Standings, StandingsPage},
-    users::{FindUser, ListUsers, Profile, SignIn, SignedIn, UsersPage},
+    users::{FindUser, ListUsers, OneOfMany, Profile, SignIn, SignInMany, SignedIn, UsersPage},
 };
 use crate::{
     broker::{Broker, BrokerError},
@@ -51,7 +51,7 @@ pub trait Rpc: Serialize + DeserializeOwned + Send + Sync {
 }
 
 /// A request's envelope.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Request<T> {
     /// Answer only once SQL has come this far in this shard.
     #[serde(default, skip_serializing_if = "Option::is_none")]

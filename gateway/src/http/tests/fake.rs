@@ -28,7 +28,7 @@ use natter_shared::{
     position::{Epoch, Position},
     rpc::{
         Answer, ApiKey, AwaitApplied, ChatPage, ChatPageData, CheckApiKey, CreateSingle, FindMembership, FindUser, InboxEntry, Membership,
-        Profile, Request as RpcRequest, Rpc, RpcError, SignIn, SignedIn,
+        OneOfMany, Profile, Request as RpcRequest, Rpc, RpcError, SignIn, SignInMany, SignedIn,
     },
     subject::{Shard, Shards, Topic},
     telemetry::metrics::Registry,
@@ -269,6 +269,10 @@ impl FakeBroker {
     }
 }
 
+fn signed_in(call: &SignIn) -> SignedIn {
+    SignedIn { profile: profile(call.user.as_str()), groups: Vec::new(), more: false, inbox: InboxCounts::default() }
+}
+
 #[async_trait]
 impl Broker for FakeBroker {
     fn interruptions(&self) -> u64 {
@@ -305,8 +309,9 @@ impl Broker for FakeBroker {
             return Err(BrokerError::NoResponder);
         }
         Ok(match name {
-            SignIn::NAME => Self::answer(&payload, |call: SignIn, _| {
-                Ok(SignedIn { profile: profile(call.user.as_str()), groups: Vec::new(), more: false, inbox: InboxCounts::default() })
+            SignIn::NAME => Self::answer(&payload, |call: SignIn, _| Ok(signed_in(&call))),
+            SignInMany::NAME => Self::answer(&payload, |call: SignInMany, _| {
+                Ok(call.users.iter().map(|one| OneOfMany::SignedIn(Box::new(signed_in(&one.call)))).collect())
             }),
             ChatPage::NAME => Self::answer(&payload, |call: ChatPage, _| Ok(self.chat_page(&call))),
             FindUser::NAME => Self::answer(&payload, |call: FindUser, _| match call {

@@ -36,6 +36,9 @@ const PULL_BYTES: u64 = 8 << 20;
 const PULL_EXPIRES: Duration = Duration::from_secs(30);
 /// Without events the server says at least this often that the pull is alive.
 const HEARTBEAT: Duration = Duration::from_secs(2);
+/// A consumer that has brought nothing for so long is compared with its stream, twice: it may be on a server
+/// whose copy does not advance, which goes on to say that it is alive.
+const COMPARE: Duration = Duration::from_secs(2);
 /// How long the server keeps a consumer that nobody pulls from.
 const INACTIVE: Duration = Duration::from_mins(1);
 /// How much of a pull the server did not use when it ended it; without it the consumer is gone.
@@ -51,6 +54,10 @@ struct Open {
     /// What the open pulls may still bring.
     pending: u64,
     heard: Instant,
+    /// The last event came then, or the last comparison.
+    moved: Instant,
+    /// The stream's end at a comparison since the last event.
+    end: Option<u64>,
     /// The connection it was made on: a new one means a server that may not know the consumer.
     connects: u64,
 }
@@ -111,7 +118,7 @@ impl NatsReader {
             },
         });
         self.api.call::<Value>(&format!("CONSUMER.CREATE.{}.{name}", self.stream), &request).await?;
-        self.open = Some(Open { name, messages, inbox, pending: 0, heard: Instant::now(), connects });
+        self.open = Some(Open { name, messages, inbox, pending: 0, heard: Instant::now(), moved: Instant::now(), end: None, connects });
         Ok(())
     }
 
@@ -161,6 +168,7 @@ impl NatsReader {
                 open.pull(&self.api, &self.stream).await?;
                 continue;
             }
+            (open.moved, open.end) = (open.heard, None);
             open.pending = open.pending.saturating_sub(1);
             let Some(consumed) = envelope::consumed(message, |seq| Position::new(epoch, seq)) else {
                 warn_of_foreign();
@@ -184,6 +192,18 @@ impl NatsReader {
             self.close();
         }
         Ok(())
+    }
+
+    /// Nothing came: is that because the consumer does not see what the stream has? Then another one may.
+    async fn check_consumer(&mut self) {
+        let Some(open) = self.open.as_mut().filter(|open| open.moved.elapsed() >= COMPARE) else { return };
+        open.moved = Instant::now();
+        let Ok(info) = self.api.stream_info(&self.stream).await else { return };
+        let end = info.state.last();
+        if open.end.replace(end).is_some_and(|before| before > self.at.seq) {
+            warn!(stream = self.stream, at = self.at.seq, end, "reader_stalled");
+            self.close();
+        }
     }
 
     /// Nothing came: is that because the epoch has ended?
@@ -265,6 +285,7 @@ impl LogReader for NatsReader {
             }
             if Instant::now() >= deadline {
                 self.check_end().await?;
+                self.check_consumer().await;
                 return Ok(Vec::new());
             }
         }

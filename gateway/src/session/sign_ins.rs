@@ -1,0 +1,218 @@
+//! Sign-ins on their way to SQL: those that come while calls are out go together by the next one, so that
+//! a thousand clients who come back at once cost some tens of calls.
+
+use std::{collections::VecDeque, sync::Arc};
+
+use natter_shared::{
+    broker::Broker,
+    frame::ErrorCode,
+    rpc::{self, Answer, OneOfMany, Request, RpcError, ShardPosition, SignIn, SignInMany, SignedIn},
+};
+use parking_lot::Mutex;
+use tokio::sync::{Semaphore, oneshot};
+use tokio_util::task::TaskTracker;
+
+/// Calls of many that are out at once: the next is filled while they are answered.
+const OUT: usize = 2;
+
+/// Users that one call signs in at most; a persister takes as many.
+const MANY: usize = 256;
+
+/// What SQL knows of a user, and as of when.
+#[derive(Debug)]
+pub(super) struct Known {
+    /// How far SQL had come in each shard; one list for all of a call.
+    pub(super) applied: Arc<[ShardPosition]>,
+    pub(super) signed_in: SignedIn,
+}
+
+type Told = oneshot::Sender<Option<Result<Known, RpcError>>>;
+
+#[derive(Default)]
+struct Waiting {
+    queue: VecDeque<(Request<SignIn>, Told)>,
+    out: usize,
+}
+
+/// The sign-ins of a gateway.
+pub struct SignIns {
+    broker: Arc<dyn Broker>,
+    tasks: TaskTracker,
+    waiting: Mutex<Waiting>,
+    /// Calls out at once, and users in each.
+    out: usize,
+    many: usize,
+    alone: Semaphore,
+}
+
+impl SignIns {
+    /// Over `broker`; `limit` users at once together, and as many of those who are asked for alone.
+    pub fn new(broker: Arc<dyn Broker>, tasks: TaskTracker, limit: usize) -> Arc<Self> {
+        let out = OUT.min(limit);
+        let many = (limit / out.max(1)).clamp(1, MANY);
+        Arc::new(Self { broker, tasks, waiting: Mutex::default(), out, many, alone: Semaphore::new(limit) })
+    }
+
+    /// Signs a user in, once SQL has come to `min_position`.
+    pub(super) async fn sign_in(self: &Arc<Self>, call: SignIn, min_position: Option<ShardPosition>) -> Result<Known, RpcError> {
+        if let Some(answer) = self.together(Request { min_position, call: call.clone() }).await {
+            return answer;
+        }
+        // Those who would have to wait there would give up and ask once more, and be answered twice.
+        let _turn = self.alone.acquire().await;
+        let answer = rpc::call(&*self.broker, call, min_position).await?;
+        Ok(Known { applied: answer.applied.into(), signed_in: answer.reply })
+    }
+
+    /// None: to be asked for alone.
+    async fn together(self: &Arc<Self>, call: Request<SignIn>) -> Option<Result<Known, RpcError>> {
+        let (told, answer) = oneshot::channel();
+        let begins = {
+            let mut waiting = self.waiting.lock();
+            waiting.queue.push_back((call, told));
+            let begins = waiting.out < self.out;
+            waiting.out += usize::from(begins);
+            begins
+        };
+        if begins {
+            let all = Arc::clone(self);
+            self.tasks.spawn(async move { all.work_off().await });
+        }
+        answer.await.ok().flatten()
+    }
+
+    async fn work_off(&self) {
+        loop {
+            let (users, told): (Vec<_>, Vec<_>) = {
+                let mut waiting = self.waiting.lock();
+                let many = waiting.queue.len().min(self.many);
+                if many == 0 {
+                    waiting.out -= 1;
+                    return;
+                }
+                waiting.queue.drain(..many).unzip()
+            };
+            // Who has gone meanwhile need not be told.
+            match rpc::call(&*self.broker, SignInMany { users }, None).await {
+                Ok(Answer { applied, reply }) => {
+                    let applied: Arc<[ShardPosition]> = applied.into();
+                    for (told, one) in told.into_iter().zip(reply) {
+                        let _ = told.send(match one {
+                            OneOfMany::SignedIn(signed_in) => Some(Ok(Known { applied: Arc::clone(&applied), signed_in: *signed_in })),
+                            OneOfMany::Refused(refused) => Some(Err(refused)),
+                            OneOfMany::Alone => None,
+                        });
+                    }
+                }
+                // A persister of an earlier version.
+                Err(RpcError { code: ErrorCode::UnknownType, .. }) => told.into_iter().for_each(|told| drop(told.send(None))),
+                Err(error) => told.into_iter().for_each(|told| drop(told.send(Some(Err(error.clone()))))),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
+mod tests {
+    use std::time::Duration;
+
+    use bytes::Bytes;
+    use futures::StreamExt;
+    use natter_shared::{
+        broker::{
+            Call, Calls,
+            embedded::{EmbeddedBroker, EmbeddedOptions},
+        },
+        event::InboxCounts,
+        id::UserId,
+        rpc::Profile,
+    };
+
+    use super::*;
+
+    async fn sign_ins(limit: usize) -> (Arc<SignIns>, Calls, tempfile::TempDir) {
+        let directory = tempfile::tempdir().unwrap();
+        let options = EmbeddedOptions { sync: false, ..EmbeddedOptions::default() };
+        let broker: Arc<dyn Broker> = EmbeddedBroker::open(&directory.path().join("log.db"), options).await.unwrap();
+        let calls = broker.serve().await.unwrap();
+        (SignIns::new(broker, TaskTracker::new(), limit), calls, directory)
+    }
+
+    fn asked(name: &str) -> SignIn {
+        SignIn { user: UserId::new(name).unwrap(), handle: None, display_name: None, limit: 1, issued_at: None }
+    }
+
+    fn names(call: &Call) -> Vec<String> {
+        let request: Request<SignInMany> = serde_json::from_slice(&call.payload).unwrap();
+        request.call.users.iter().map(|one| one.call.user.to_string()).collect()
+    }
+
+    fn answer(call: Call, reply: &impl serde::Serialize) {
+        let answer = Ok::<_, RpcError>(Answer { applied: Vec::new(), reply });
+        call.respond.send(Bytes::from(serde_json::to_vec(&answer).unwrap())).unwrap();
+    }
+
+    fn signed_in(name: &str) -> SignedIn {
+        let profile = Profile { id: UserId::new(name).unwrap(), handle: name.to_owned(), display_name: name.to_owned() };
+        SignedIn { profile, groups: Vec::new(), more: false, inbox: InboxCounts::default() }
+    }
+
+    /// Who is asked for in which call, of six who come at once.
+    #[tokio::test]
+    async fn sign_ins_at_the_edge() {
+        let (sign_ins, mut calls, _directory) = sign_ins(4).await;
+        let asking: Vec<_> = (0..6)
+            .map(|number| {
+                let sign_ins = Arc::clone(&sign_ins);
+                tokio::spawn(async move { sign_ins.sign_in(asked(&format!("u{number}")), None).await })
+            })
+            .collect();
+        let (first, second) = (calls.next().await.unwrap(), calls.next().await.unwrap());
+        let mut out = [names(&first), names(&second)].concat();
+        assert!(out.len() <= 4, "{out:?}");
+        assert!(tokio::time::timeout(Duration::from_millis(100), calls.next()).await.is_err(), "no third call while two are out");
+        for call in [first, second] {
+            let all: Vec<_> = names(&call).iter().map(|name| OneOfMany::SignedIn(Box::new(signed_in(name)))).collect();
+            answer(call, &all);
+        }
+        while out.len() < 6 {
+            let call = calls.next().await.unwrap();
+            assert!(names(&call).len() <= 2, "two of four users go by each of two calls");
+            out.extend(names(&call));
+            let all: Vec<_> = names(&call).iter().map(|name| OneOfMany::SignedIn(Box::new(signed_in(name)))).collect();
+            answer(call, &all);
+        }
+        for (number, asking) in asking.into_iter().enumerate() {
+            assert_eq!(asking.await.unwrap().unwrap().signed_in.profile.handle, format!("u{number}"));
+        }
+    }
+
+    #[tokio::test]
+    async fn each_is_told_its_own_answer_and_whoever_is_to_be_asked_for_alone_is() {
+        let (sign_ins, mut calls, _directory) = sign_ins(1).await;
+        let ask = |name: &str| {
+            let (sign_ins, call) = (Arc::clone(&sign_ins), asked(name));
+            tokio::spawn(async move { sign_ins.sign_in(call, None).await })
+        };
+        let alone = ask("ann");
+        let call = calls.next().await.unwrap();
+        answer(call, &[OneOfMany::Alone]);
+        let call = calls.next().await.unwrap();
+        assert_eq!(call.name, <SignIn as rpc::Rpc>::NAME);
+        answer(call, &signed_in("ann"));
+        assert_eq!(alone.await.unwrap().unwrap().signed_in.profile.handle, "ann");
+        let refused = ask("bob");
+        let call = calls.next().await.unwrap();
+        answer(call, &[OneOfMany::Refused(RpcError::new(ErrorCode::Blocked, "blocked"))]);
+        assert_eq!(refused.await.unwrap().unwrap_err().code, ErrorCode::Blocked);
+        // A persister that does not know the call.
+        let old = ask("eve");
+        let call = calls.next().await.unwrap();
+        let unknown = Err::<Answer<()>, _>(RpcError::new(ErrorCode::UnknownType, "no such call"));
+        call.respond.send(Bytes::from(serde_json::to_vec(&unknown).unwrap())).unwrap();
+        let call = calls.next().await.unwrap();
+        answer(call, &signed_in("eve"));
+        assert_eq!(old.await.unwrap().unwrap().signed_in.profile.handle, "eve");
+    }
+}
