@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
+mod allocations;
 mod flights;
 mod interruption;
 mod recovery;
