@@ -39,7 +39,8 @@ impl App {
     }
 
     pub(super) async fn leave(&self, session: &SessionHandle, group: GroupId) -> Outcome {
-        let left = rpc::call(&*self.broker, LeaveGroup { user: session.user.clone(), group }, None).await?.reply;
+        let since = session.groups.lock().get(&group).map(|live| live.since);
+        let left = rpc::call(&*self.broker, LeaveGroup { user: session.user.clone(), group, since }, None).await?.reply;
         // Without one the user never was a member.
         if let Some(until) = left.until {
             self.end_membership(session, group, until).await;

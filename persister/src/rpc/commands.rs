@@ -117,6 +117,9 @@ pub(super) async fn leave(context: &Context, call: LeaveGroup) -> Result<Answer<
     if standing.role.is_some() && standing.kind == Some(GroupKind::Single) {
         return Err(RpcError::new(ErrorCode::Forbidden, "a single group cannot be left"));
     }
+    if call.since.is_some_and(|since| since < standing.since) {
+        return context.snapshot().await?.answer(LeftGroup { until: standing.until }).await;
+    }
     remove(context, call.group, call.user.clone(), Some(call.user), standing).await
 }
 
@@ -185,7 +188,7 @@ async fn check_room(context: &Context, group: GroupId) -> Result<(), RpcError> {
 
 pub(super) async fn remove_member(context: &Context, call: RemoveMember) -> Result<Answer<LeftGroup>, RpcError> {
     if call.by.as_ref() == Some(&call.user) {
-        return leave(context, LeaveGroup { user: call.user, group: call.group }).await;
+        return leave(context, LeaveGroup { user: call.user, group: call.group, since: None }).await;
     }
     let authority = authority(context, call.group, call.by.as_ref()).await?;
     let standing = standing(context, call.group, &call.user).await?;

@@ -19,6 +19,7 @@ on_both!(
     a_burst_of_joins_is_answered,
     both_sides_of_a_single_group_make_one,
     groups_are_made_once_and_kept_by_their_admins,
+    a_leave_that_comes_late_ends_no_newer_membership,
     strangers_and_absence_look_alike,
     handles_are_first_come_first_served,
 );
@@ -40,8 +41,9 @@ async fn two_who_join_a_new_room_at_once_are_both_members(mut harness: Harness) 
         assert_eq!(harness.call(members).await.unwrap().reply.members.len(), 2);
     }
     // Leaving and joining again is another membership.
-    let left =
-        harness.call(LeaveGroup { user: user("bob"), group: natter_shared::id::open_group(&RoomName::slug("lobby0").unwrap()) }).await;
+    let left = harness
+        .call(LeaveGroup { user: user("bob"), group: natter_shared::id::open_group(&RoomName::slug("lobby0").unwrap()), since: None })
+        .await;
     let until = left.unwrap().reply.until.unwrap();
     let again = harness.call(JoinOpen { user: user("bob"), group: room("lobby0") }).await.unwrap().reply;
     assert!(again.since > until);
@@ -81,8 +83,25 @@ async fn both_sides_of_a_single_group_make_one(harness: Harness) {
     assert_eq!(harness.count("groups").await, 1);
     assert_eq!(create(&alice, &alice).await.unwrap_err().code, ErrorCode::BadRequest);
     assert_eq!(create(&alice, &user("nobody")).await.unwrap_err().code, ErrorCode::NotFound);
-    let left = harness.call(LeaveGroup { user: alice, group: one.group }).await;
+    let left = harness.call(LeaveGroup { user: alice, group: one.group, since: None }).await;
     assert_eq!(left.unwrap_err().code, ErrorCode::Forbidden);
+}
+
+async fn a_leave_that_comes_late_ends_no_newer_membership(harness: Harness) {
+    let alice = user("alice");
+    harness.sign_in(&alice, None).await;
+    let lobby = RoomName::slug("lobby").unwrap();
+    let join = || harness.call(JoinOpen { user: alice.clone(), group: OpenGroup::Name(lobby.clone()) });
+    let first = join().await.unwrap().reply;
+    let leave = |since| harness.call(LeaveGroup { user: alice.clone(), group: first.group, since });
+    let until = leave(Some(first.since)).await.unwrap().reply.until;
+    assert!(until.is_some_and(|until| until > first.since));
+    assert_eq!(leave(Some(first.since)).await.unwrap().reply.until, until, "once more, and nothing happens");
+    let second = join().await.unwrap().reply;
+    assert!(second.since > first.since);
+    leave(Some(first.since)).await.unwrap();
+    assert_eq!(join().await.unwrap().reply.since, second.since, "still the same membership");
+    assert!(leave(Some(second.since)).await.unwrap().reply.until.is_some_and(|until| until > second.since));
 }
 
 async fn groups_are_made_once_and_kept_by_their_admins(harness: Harness) {

@@ -89,6 +89,9 @@ pub struct LeaveGroup {
     pub user: UserId,
     /// The group.
     pub group: GroupId,
+    /// Where the membership began that is to end: a call that comes late ends no newer one. None: any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<Position>,
 }
 
 /// Where the membership ended; none if there was none.

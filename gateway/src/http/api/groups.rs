@@ -181,6 +181,6 @@ pub(super) async fn rename_group(
     responses((status = 204)),
 )]
 pub(super) async fn leave_group(State(api): State<Arc<Api>>, User(identity): User, At(group): At<GroupRef>) -> Result<StatusCode, Problem> {
-    api.call(LeaveGroup { user: identity.user, group: group.id() }).await?;
+    api.call(LeaveGroup { user: identity.user, group: group.id(), since: None }).await?;
     Ok(StatusCode::NO_CONTENT)
 }
