@@ -107,7 +107,8 @@ async fn check(hub: &Hub, shard: Shard, before: Seen) -> Result<Position, Broker
     let shards = hub.broker.shards();
     let groups = hub.groups.iter().map(|entry| *entry.key()).filter(|group| shards.of(Topic::Group(*group)) == shard);
     let groups: Vec<GroupId> = groups.collect();
-    let users = users_of(hub, shard).await;
+    let listed = users_of(hub, shard).await;
+    let users = listed.clone().unwrap_or_default();
     // A topic followed since the last check was fenced later than it, so nothing of it is older.
     let after = before.filter(|before| before.epoch == floor.epoch).unwrap_or(Position::new(floor.epoch, 0));
     let mut last: HashMap<Topic, u64> = HashMap::new();
@@ -125,6 +126,11 @@ async fn check(hub: &Hub, shard: Shard, before: Seen) -> Result<Position, Broker
         let last = last.get(&Topic::Group(group)).copied();
         tell_group(hub, group, group::Checked { interruptions, upto: floor, first, last });
     }
+    let busy = || BrokerError::Unavailable("the users' task does not listen".to_owned());
+    if listed.is_none() {
+        // It may read the question yet, and would take them for asked about.
+        return Err(busy());
+    }
     if let Some(mailbox) = hub.users.get(usize::from(shard.0)) {
         let of_user = |(topic, last)| match topic {
             Topic::User(user) => Some((user, last)),
@@ -134,7 +140,7 @@ async fn check(hub: &Hub, shard: Shard, before: Seen) -> Result<Position, Broker
         let checked = users::Checked { interruptions, upto: floor, first, last };
         // Not told, it is asked again from where this check began.
         let told = mailbox.send_timeout(UserCommand::Checked(checked), RETRY).await;
-        told.map_err(|_| BrokerError::Unavailable("the users' task does not listen".to_owned()))?;
+        told.map_err(|_| busy())?;
     }
     hub.knowledge.checked(shard, begun, generation);
     Ok(floor)
@@ -149,14 +155,12 @@ fn tell_group(hub: &Hub, group: GroupId, checked: group::Checked) {
     }
 }
 
-async fn users_of(hub: &Hub, shard: Shard) -> Vec<UserKey> {
+/// The users of `shard`; none where their task is busy, or subscribing anew.
+async fn users_of(hub: &Hub, shard: Shard) -> Option<Vec<UserKey>> {
     let (answer, answered) = oneshot::channel();
-    let Some(mailbox) = hub.users.get(usize::from(shard.0)) else { return Vec::new() };
-    match mailbox.send_timeout(UserCommand::List(answer), RETRY).await {
-        // A task that is subscribing anew does not listen; its users join anew afterwards.
-        Ok(()) => tokio::time::timeout(RETRY, answered).await.ok().and_then(Result::ok).unwrap_or_default(),
-        Err(_) => Vec::new(),
-    }
+    let Some(mailbox) = hub.users.get(usize::from(shard.0)) else { return Some(Vec::new()) };
+    mailbox.send_timeout(UserCommand::List(answer), RETRY).await.ok()?;
+    tokio::time::timeout(RETRY, answered).await.ok()?.ok()
 }
 
 /// Where rings hold nearly all they may, idle groups give back theirs.

@@ -1,5 +1,7 @@
 //! What is delivered after an interruption, and what is not.
 
+use std::sync::atomic::Ordering;
+
 use natter_shared::{event::Ephemeral, frame::CloseCode};
 
 use super::*;
@@ -144,4 +146,25 @@ async fn a_check_finds_what_no_later_event_shows() {
     assert!(ann.said().await.is_empty());
     stage.script.notice();
     ann.until("alone").await;
+}
+
+/// A check that could not list the users, for their task was busy, knows nothing of them.
+#[tokio::test]
+async fn a_user_of_whom_a_check_did_not_hear_is_checked_by_the_next() {
+    let stage = Stage::new().await;
+    let _member = stage.member("cid").await;
+    let (ann, mut bob) = (Member::new("ann").await, Member::new("bob").await);
+    for session in [&ann.session, &bob.session] {
+        stage.hub.join_inbox(session, Start::Now).await.unwrap();
+    }
+    // The first event of a user is delivered once it is sure that none came before.
+    stage.script.is_state_unknown.store(true, Ordering::Relaxed);
+    stage.script.store(Topic::User(ann.session.key), &message("first"), false);
+    stage.script.store(Topic::User(bob.session.key), &message("missed"), true);
+    let checks = stage.script.checks();
+    stage.script.notice();
+    stage.until("a check without users", || stage.script.checks() > checks).await;
+    stage.script.is_state_unknown.store(false, Ordering::Relaxed);
+    let told = tokio::time::timeout(PATIENCE, bob.notices.recv()).await.expect("something was missed").unwrap();
+    assert!(matches!(*told, Notice::InboxLost { .. }), "{told:?}");
 }

@@ -43,6 +43,8 @@ pub(super) struct Script {
     interruptions: AtomicU64,
     /// No fence is reached.
     pub(super) unfenced: AtomicBool,
+    /// Nobody says what the log holds.
+    pub(super) is_state_unknown: AtomicBool,
     /// SQL has not everything.
     pub(super) is_sql_incomplete: AtomicBool,
     /// What came before is in SQL no more.
@@ -62,6 +64,7 @@ impl Script {
             status: watch::Sender::new(BrokerStatus { connected: true, generation: 0, elections: 0, leaders: 0 }),
             interruptions: AtomicU64::new(0),
             unfenced: AtomicBool::new(false),
+            is_state_unknown: AtomicBool::new(false),
             is_sql_incomplete: AtomicBool::new(false),
             sql_begins: AtomicU64::new(0),
             sql_reads: AtomicUsize::new(0),
@@ -182,6 +185,9 @@ impl Broker for Script {
     }
 
     async fn log_state(&self, _shard: Shard) -> Result<LogState, BrokerError> {
+        while self.is_state_unknown.load(Ordering::Relaxed) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
         let log = self.log.lock();
         Ok(LogState { epoch: Epoch(1), first: log.first, last: log.all.len() as u64 })
     }
