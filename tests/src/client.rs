@@ -58,6 +58,8 @@ pub struct Client {
     pub user: User,
     /// For so long joins and leaves are repeated while the answer is to try again; zero at first.
     pub insist_for: Duration,
+    /// When each try of the last frame that was asked until answered began and ended, and how.
+    pub tries: Vec<String>,
     token: String,
     record: Arc<Mutex<Record>>,
     news: watch::Sender<u64>,
@@ -78,6 +80,7 @@ impl Client {
         Self {
             user: user.clone(),
             insist_for: Duration::ZERO,
+            tries: Vec::new(),
             token,
             record: Arc::default(),
             news,
@@ -292,9 +295,14 @@ impl Client {
     /// # Errors
     /// [`RequestError::Refused`] where trying again is of no use; whatever it was when time is up.
     pub async fn ask_until_answered(&mut self, frame: Value, gateways: &[SocketAddr], patience: Duration) -> Result<Value> {
-        let until = Instant::now() + patience;
+        let (began, until) = (Instant::now(), Instant::now() + patience);
+        self.tries.clear();
         loop {
-            let error = match self.request(frame.clone()).await {
+            let at = began.elapsed();
+            let answer = self.request(frame.clone()).await;
+            let said = answer.as_ref().map_or_else(ToString::to_string, |_| "answered".to_owned());
+            self.tries.push(format!("{at:.1?} to {:.1?}: {said}", began.elapsed()));
+            let error = match answer {
                 Ok(reply) => return Ok(reply),
                 Err(error) => error,
             };

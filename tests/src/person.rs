@@ -49,7 +49,16 @@ pub(crate) struct Person {
     pub(crate) attempted_notes: Vec<Uuid>,
     pub(crate) notes: Vec<Note>,
     /// The longest that a message took to be accepted.
-    pub(crate) longest: Duration,
+    pub(crate) longest: Wait,
+}
+
+/// How long a message took to be accepted.
+#[derive(Debug, Clone, Default)]
+pub struct Wait {
+    /// From its first try on.
+    pub lasted: Duration,
+    /// What became of each try.
+    pub tries: Vec<String>,
 }
 
 /// The open groups of a plan.
@@ -80,7 +89,7 @@ impl Person {
             accepted: Vec::new(),
             attempted_notes: Vec::new(),
             notes: Vec::new(),
-            longest: Duration::ZERO,
+            longest: Wait::default(),
         };
         while person.groups.len() < plan.groups_per_user.min(plan.groups) {
             person.join_another(plan).await?;
@@ -154,7 +163,9 @@ impl Person {
         self.attempted.push(self.client.message_id(nonce));
         let (gateways, began) = (self.gateways.clone(), Instant::now());
         let accepted = self.client.send_until_accepted(nonce, group, body, &gateways, ACCEPTED_WITHIN).await?;
-        self.longest = self.longest.max(began.elapsed());
+        if began.elapsed() > self.longest.lasted {
+            self.longest = Wait { lasted: began.elapsed(), tries: self.client.tries.clone() };
+        }
         self.accepted.push(accepted);
         Ok(())
     }

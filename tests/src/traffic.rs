@@ -12,7 +12,7 @@ use crate::{
     checker::{Fact, Observation, Report, Violation, check},
     client::Client,
     inboxes::{self, Inboxes, Told},
-    person::{Person, open_groups},
+    person::{Person, Wait, open_groups},
     sql::Sql,
 };
 
@@ -143,8 +143,9 @@ impl Traffic {
     }
 
     /// The longest that any message took to be accepted.
-    pub fn longest_wait(&self) -> Duration {
-        self.people.iter().map(|person| person.longest).max().unwrap_or_default()
+    pub fn longest_wait(&self) -> Wait {
+        let waits = self.people.iter().map(|person| &person.longest);
+        waits.max_by_key(|wait| wait.lasted).cloned().unwrap_or_default()
     }
 
     /// Waits until every member has the last message of each of its groups and SQL has all, then

@@ -10,6 +10,7 @@ use super::{Fault, Row, joins, late, trouble};
 use crate::{
     checker::Report,
     cluster::Cluster,
+    person::Wait,
     traffic::{SETTLED_WITHIN, Traffic},
 };
 
@@ -147,7 +148,7 @@ async fn under_traffic(fault: Fault, seed: u64, context: &mut Run, cluster: &mut
     });
     troubled.context("making trouble")?;
     ran.context("traffic")?;
-    let longest = traffic.longest_wait();
+    let Wait { lasted: longest, tries } = traffic.longest_wait();
     let may_take = match fault {
         Fault::NatsLeaderKill => Some(context.elected + ACCEPTED_AGAIN),
         Fault::NatsPartition => Some(context.elected.max(LEFT_WITHIN) + ACCEPTED_AGAIN),
@@ -155,8 +156,9 @@ async fn under_traffic(fault: Fault, seed: u64, context: &mut Run, cluster: &mut
     };
     anyhow::ensure!(
         may_take.is_none_or(|may_take| longest <= may_take),
-        "a message was accepted only after {longest:.1?}, {:.1?} after NATS had leaders again",
-        longest.saturating_sub(context.elected)
+        "a message was accepted only after {longest:.1?}, {:.1?} after NATS had leaders again: {}",
+        longest.saturating_sub(context.elected),
+        tries.join("; ")
     );
     if fault == Fault::LateCopy {
         late::repeat(cluster, context).await.context("repeating what was stored")?;
