@@ -108,7 +108,7 @@ async fn check(hub: &Hub, shard: Shard, before: Seen) -> Result<Position, Broker
     let groups = hub.groups.iter().map(|entry| *entry.key()).filter(|group| shards.of(Topic::Group(*group)) == shard);
     let groups: Vec<GroupId> = groups.collect();
     let listed = users_of(hub, shard).await;
-    let users = listed.clone().unwrap_or_default();
+    let (is_listed, users) = (listed.is_some(), listed.unwrap_or_default());
     // A topic followed since the last check was fenced later than it, so nothing of it is older.
     let after = before.filter(|before| before.epoch == floor.epoch).unwrap_or(Position::new(floor.epoch, 0));
     let mut last: HashMap<Topic, u64> = HashMap::new();
@@ -127,7 +127,7 @@ async fn check(hub: &Hub, shard: Shard, before: Seen) -> Result<Position, Broker
         tell_group(hub, group, group::Checked { interruptions, upto: floor, first, last });
     }
     let busy = || BrokerError::Unavailable("the users' task does not listen".to_owned());
-    if listed.is_none() {
+    if !is_listed {
         // It may read the question yet, and would take them for asked about.
         return Err(busy());
     }

@@ -85,14 +85,18 @@ impl SignIns {
         loop {
             let (users, told): (Vec<_>, Vec<_>) = {
                 let mut waiting = self.waiting.lock();
-                let many = waiting.queue.len().min(self.many);
-                if many == 0 {
+                // Who has gone meanwhile need not be asked for: else an outage would leave a queue of them.
+                let here = std::iter::from_fn(|| waiting.queue.pop_front()).filter(|(_, told)| !told.is_closed());
+                here.take(self.many).unzip()
+            };
+            if users.is_empty() {
+                let mut waiting = self.waiting.lock();
+                if waiting.queue.is_empty() {
                     waiting.out -= 1;
                     return;
                 }
-                waiting.queue.drain(..many).unzip()
-            };
-            // Who has gone meanwhile need not be told.
+                continue;
+            }
             match rpc::call(&*self.broker, SignInMany { users }, None).await {
                 Ok(Answer { applied, reply }) => {
                     let applied: Arc<[ShardPosition]> = applied.into();
@@ -186,6 +190,32 @@ mod tests {
         for (number, asking) in asking.into_iter().enumerate() {
             assert_eq!(asking.await.unwrap().unwrap().signed_in.profile.handle, format!("u{number}"));
         }
+    }
+
+    #[tokio::test]
+    async fn who_has_gone_is_not_asked_for() {
+        let (sign_ins, mut calls, _directory) = sign_ins(1).await;
+        let ask = |name: &str| {
+            let (sign_ins, call) = (Arc::clone(&sign_ins), asked(name));
+            tokio::spawn(async move { sign_ins.sign_in(call, None).await })
+        };
+        let first = ask("ann");
+        let out = calls.next().await.unwrap();
+        let gone = ask("bob");
+        while sign_ins.waiting.lock().queue.is_empty() {
+            tokio::task::yield_now().await;
+        }
+        gone.abort();
+        assert!(gone.await.is_err());
+        let last = ask("eve");
+        while sign_ins.waiting.lock().queue.len() < 2 {
+            tokio::task::yield_now().await;
+        }
+        answer(out, &[OneOfMany::SignedIn(Box::new(signed_in("ann")))]);
+        let next = calls.next().await.unwrap();
+        assert_eq!(names(&next), ["eve"]);
+        answer(next, &[OneOfMany::SignedIn(Box::new(signed_in("eve")))]);
+        assert!(first.await.unwrap().is_ok() && last.await.unwrap().is_ok());
     }
 
     #[tokio::test]
