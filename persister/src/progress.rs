@@ -33,6 +33,8 @@ const REPEAT: Duration = Duration::from_secs(1);
 pub(crate) struct Progress {
     /// By anybody's word.
     known: Vec<watch::Sender<Position>>,
+    /// The furthest that anybody here waits for, or has waited for.
+    wanted: Vec<watch::Sender<Position>>,
     /// By this process's own commits: what it announces, and when that event was stored.
     own: Vec<watch::Sender<(Position, Timestamp)>>,
     /// Whether the shard takes what users ask for: so much of its log is not in SQL.
@@ -43,9 +45,10 @@ pub(crate) struct Progress {
 impl Progress {
     pub(crate) fn new(shards: u16, metrics: Metrics) -> Arc<Self> {
         let known = (0..shards).map(|_| watch::Sender::new(Position::START)).collect();
+        let wanted = (0..shards).map(|_| watch::Sender::new(Position::START)).collect();
         let own = (0..shards).map(|_| watch::Sender::new((Position::START, Timestamp::default()))).collect();
         let admits = (0..shards).map(|_| AtomicBool::new(true)).collect();
-        Arc::new(Self { known, own, admits, metrics })
+        Arc::new(Self { known, wanted, own, admits, metrics })
     }
 
     /// This process has committed, or read, a checkpoint.
@@ -87,10 +90,28 @@ impl Progress {
 
     /// Waits until SQL is known to have come to `at`. False if not by `deadline`.
     pub(crate) async fn reached(&self, at: ShardPosition, deadline: Instant) -> bool {
-        let Some(known) = self.known.get(usize::from(at.shard)) else { return false };
+        let shard = usize::from(at.shard);
+        let (Some(known), Some(wanted)) = (self.known.get(shard), self.wanted.get(shard)) else { return false };
         let mut known = known.subscribe();
+        if *known.borrow() < at.position {
+            wanted.send_if_modified(|furthest| {
+                let news = at.position > *furthest;
+                *furthest = at.position.max(*furthest);
+                news
+            });
+        }
         let reached = known.wait_for(|position| *position >= at.position);
         matches!(tokio::time::timeout_at(deadline, reached).await, Ok(Ok(_)))
+    }
+
+    /// Waits until somebody here waits for SQL to come further than `at`.
+    pub(crate) async fn wanted(&self, shard: Shard, at: Position) {
+        if let Some(wanted) = self.wanted.get(usize::from(shard.0))
+            && wanted.subscribe().wait_for(|furthest| *furthest > at).await.is_ok()
+        {
+            return;
+        }
+        std::future::pending().await
     }
 
     /// Announces this process's progress in `shard` until `shutdown`, for as long as the shard is its

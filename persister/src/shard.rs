@@ -19,6 +19,9 @@ use crate::{
 /// From one commit to the next read, at least.
 const GATHER: Duration = Duration::from_millis(5);
 
+/// The same where nobody waits for what comes next: a commit costs some hundred events' rows.
+const GATHER_AT_EASE: Duration = Duration::from_millis(25);
+
 /// How long a quiet log is waited on before lease and connection are looked at again.
 const WAIT: Duration = Duration::from_millis(500);
 
@@ -67,7 +70,7 @@ impl ShardTask {
         let mut at = self.settle().await?;
         let mut reader = self.projector.broker.read(self.projector.shard, at.position).await;
         let mut checked = Instant::now();
-        let mut gathered = checked;
+        let mut committed: Option<Instant> = None;
         status.mark_unchanged();
         let of = |status: &BrokerStatus| (status.generation, status.elections);
         let mut known = of(&status.borrow_and_update());
@@ -92,13 +95,20 @@ impl ShardTask {
             }
             // Commits that follow each other at once are mostly their own cost: what comes meanwhile
             // goes with the next one.
-            tokio::time::sleep_until(gathered).await;
+            if let Some(committed) = committed.take() {
+                tokio::time::sleep_until(committed + GATHER).await;
+                tokio::select! {
+                    () = self.projector.progress.wanted(self.projector.shard, at.position) => {}
+                    () = tokio::time::sleep_until(committed + GATHER_AT_EASE) => {}
+                }
+            }
             match open.next_batch(self.batch, WAIT).await {
                 Ok(batch) if batch.is_empty() => {}
                 Ok(batch) => match self.projector.apply(at, &batch).await {
                     Applied::All(checkpoint) => {
                         at = checkpoint;
-                        gathered = Instant::now() + GATHER;
+                        // Of a full one the rest is there already.
+                        committed = (batch.len() < self.batch).then(Instant::now);
                     }
                     Applied::Elsewhere | Applied::Stopped => return Ok(()),
                 },

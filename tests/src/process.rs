@@ -10,6 +10,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
+use tokio::signal::unix::{SignalKind, signal};
 
 /// Whether the logs of processes are left in their files instead of being shown at their end.
 static QUIET: AtomicBool = AtomicBool::new(false);
@@ -17,6 +18,18 @@ static QUIET: AtomicBool = AtomicBool::new(false);
 /// From now on logs are not shown when processes end.
 pub fn be_quiet() {
     QUIET.store(true, Ordering::Relaxed);
+}
+
+/// Waits until somebody wants this process to end: by then what it started can be ended, too.
+///
+/// # Panics
+/// Where signals cannot be waited for.
+pub async fn interrupted() {
+    let mut terminated = signal(SignalKind::terminate()).expect("signals");
+    tokio::select! {
+        _ = terminated.recv() => {}
+        done = tokio::signal::ctrl_c() => done.expect("signals"),
+    }
 }
 
 /// How long anything of ours may take to start or to end.

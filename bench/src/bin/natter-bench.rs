@@ -1,8 +1,11 @@
 //! `make bench`: Natter and the bare loop in turn, several times, as tables of medians.
 
+use std::process::ExitCode;
+
 use anyhow::{Context as _, Result, ensure};
 use clap::Parser;
 use natter_bench::front::{self, RAISED, scenario};
+use natter_tests::process;
 
 /// Measures Natter and the least that any server could do (natter-limit) in turn, several times, each on a
 /// fresh start, and prints medians and ratios as tables in Markdown. Progress goes to stderr.
@@ -31,13 +34,13 @@ struct Cli {
 }
 
 #[tokio::main]
-async fn main() -> Result<()> {
+async fn main() -> Result<ExitCode> {
     let cli = Cli::parse();
     if cli.list {
         for scenario in scenario::ALL {
             println!("{:<12} {}", scenario.name, scenario.about);
         }
-        return Ok(());
+        return Ok(ExitCode::SUCCESS);
     }
     ensure!(cli.rounds > 0, "a round at least");
     let named = |name: &String| {
@@ -48,14 +51,21 @@ async fn main() -> Result<()> {
     if chosen.is_empty() {
         chosen = scenario::ALL.to_vec();
     }
-    natter_tests::process::be_quiet();
+    process::be_quiet();
     println!("Medians of {} rounds. Limits of one connection raised for this:", cli.rounds);
     for (key, value) in RAISED {
         println!("{key}={value}");
     }
-    for scenario in chosen {
-        eprintln!("{}: {}", scenario.name, scenario.about);
-        print!("{}", front::run(scenario, cli.rounds, cli.default_sync).await?);
+    let work = async {
+        for scenario in chosen {
+            eprintln!("{}: {}", scenario.name, scenario.about);
+            print!("{}", front::run(scenario, cli.rounds, cli.default_sync).await?);
+        }
+        Ok(ExitCode::SUCCESS)
+    };
+    tokio::select! {
+        done = work => done,
+        // Whatever was started ends with what is dropped here.
+        () = process::interrupted() => Ok(ExitCode::from(130)),
     }
-    Ok(())
 }

@@ -28,7 +28,14 @@ mod tail;
 mod tests;
 mod users;
 
+#[cfg(feature = "bench")]
+pub(crate) use batch::{Batch, Sealed};
 pub use encode::message_frame;
 pub use hub::Hub;
 pub(crate) use insist::Insistence;
 pub use join::{GroupMeta, JoinError, Joined, Start, Telling};
+#[cfg(feature = "bench")]
+pub(crate) use {
+    encode::encode_event,
+    ring::{Entry, Ring, RingBudget},
+};

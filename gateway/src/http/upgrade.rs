@@ -40,7 +40,7 @@ use crate::{
 };
 
 /// The smallest buffer that reads most frames at once: it is held by every idle connection.
-const READ_BUFFER: usize = 1024;
+const READ_BUFFER: usize = 512;
 
 /// The routes of both protocols.
 pub(crate) fn routes(app: Arc<App>) -> Router {
@@ -48,7 +48,7 @@ pub(crate) fn routes(app: Arc<App>) -> Router {
 }
 
 /// The reading side of an outlet's socket; `read` is what came behind the upgrade's headers.
-pub(crate) async fn websocket(app: &App, outlet: &Arc<Outlet>, mut read: Vec<u8>) -> WebSocketStream<SocketIo> {
+pub(crate) async fn websocket(app: &App, outlet: &Arc<Outlet>, mut read: Vec<u8>) -> session::Socket {
     let limits = &app.config.limits;
     let largest = limits.frame_bytes.max(limits.connect_frame_bytes);
     let (io, good) = SocketIo::new(Arc::clone(outlet), Arc::clone(&app.read_limits), largest, &read);
@@ -58,7 +58,7 @@ pub(crate) async fn websocket(app: &App, outlet: &Arc<Outlet>, mut read: Vec<u8>
         .write_buffer_size(0)
         .max_message_size(Some(largest))
         .max_frame_size(Some(largest));
-    WebSocketStream::from_partially_read(io, read, Role::Server, Some(config)).await
+    Box::new(WebSocketStream::from_partially_read(io, read, Role::Server, Some(config)).await)
 }
 
 /// A request to upgrade that is in order, and admitted.
@@ -241,7 +241,7 @@ async fn open_in_time(
     }
 }
 
-async fn refuse(app: &App, outlet: &Outlet, error: &OpenError, mut socket: WebSocketStream<SocketIo>) {
+async fn refuse(app: &App, outlet: &Outlet, error: &OpenError, mut socket: session::Socket) {
     let code = error.close_code();
     outlet.refuse(wire::json(&serde_json::json!({"type": "error", "code": error.code, "message": error.message})), code);
     app.metrics.closed(code);

@@ -28,10 +28,10 @@ pub(crate) async fn serve_echo(app: Arc<App>, stream: TcpStream, read: Vec<u8>) 
     let user = UserId::new("echo").unwrap();
     let seat = app.connections.sit(&user.key(), usize::MAX).unwrap();
     let identity = Identity { expires_at: Timestamp(u64::MAX / 2), ..Identity::of(user) };
-    let (session, notices) = SessionHandle::new(&identity, Protocol::ChatRoom, Arc::clone(&outlet));
+    let session = SessionHandle::new(&identity, Protocol::ChatRoom, Arc::clone(&outlet));
     let guard = Guard::register(Arc::clone(&app), session, seat);
     outlet.release(bytes::Bytes::new());
-    run::run(app, Live { guard, notices, room: None, echo: true }, socket).await;
+    run::run(app, Live { guard, room: None, echo: true }, socket).await;
 }
 
 impl Running {

@@ -18,7 +18,7 @@ use crate::{auth::Identity, delivery::JoinError, edge::Edge, socket::Outlet};
 
 fn session(edge: &Edge) -> Arc<SessionHandle> {
     let outlet = Arc::new(Outlet::held(edge.app.outlet_limits()));
-    SessionHandle::new(&Identity::of(UserId::new("ann").unwrap()), Protocol::V1, outlet).0
+    SessionHandle::new(&Identity::of(UserId::new("ann").unwrap()), Protocol::V1, outlet)
 }
 
 #[tokio::test]

@@ -1,7 +1,10 @@
 //! What notices lead to that takes time: joining groups, recovering what delivery lost. Beside the
 //! session's loop, one after another, and only so many.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
 
 use natter_shared::{
     frame::CloseCode,
@@ -9,47 +12,62 @@ use natter_shared::{
     position::Position,
     subject::{Shard, Topic},
 };
-use tokio::task::JoinHandle;
 use tokio_util::task::TaskTracker;
 
-use super::{Notice, SessionHandle, handle::NOTICES, membership::Followed, reply::Refusal};
+use super::{
+    Notice, SessionHandle,
+    membership::Followed,
+    notices::{Notices, TooMany},
+    reply::Refusal,
+};
 use crate::{
     app::App,
     delivery::{GroupMeta, JoinError, Start, Telling},
 };
 
-/// Work that waits for the work before it: memberships that follow each other must not overtake.
+/// Notices that wait for what the one before them leads to: memberships that follow each other must not
+/// overtake. One task works them off while there are any, and is gone afterwards.
+#[derive(Default)]
 pub(super) struct FollowUps {
-    last: Option<JoinHandle<()>>,
-    /// Held by all that has not ended, however it ends.
-    pending: Arc<()>,
+    notices: Arc<Notices>,
+    /// Set while a task is at work.
+    at_work: Arc<AtomicBool>,
 }
 
-/// So much waits that the session cannot be up to date for long.
-#[derive(Debug)]
-pub(super) struct TooMany;
+/// Clears it when the task ends, however it ends.
+struct AtWork(Arc<AtomicBool>);
+
+impl Drop for AtWork {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::SeqCst);
+    }
+}
 
 impl FollowUps {
-    pub(super) fn new() -> Self {
-        Self { last: None, pending: Arc::default() }
-    }
-
-    /// Begins `work` when all before it has ended.
-    pub(super) fn push(&mut self, tasks: &TaskTracker, work: impl Future<Output = ()> + Send + 'static) -> Result<(), TooMany> {
-        // One of the holders is ourselves.
-        if Arc::strong_count(&self.pending) > NOTICES {
-            return Err(TooMany);
+    /// Has `work` follow `notice` when it has followed all before.
+    pub(super) fn push<Following: Future<Output = ()> + Send>(
+        &self,
+        tasks: &TaskTracker,
+        notice: Notice,
+        work: impl Fn(Notice) -> Following + Send + Sync + 'static,
+    ) -> Result<(), TooMany> {
+        self.notices.push(notice)?;
+        if !self.at_work.swap(true, Ordering::SeqCst) {
+            let (notices, at_work) = (Arc::clone(&self.notices), Arc::clone(&self.at_work));
+            tasks.spawn(async move {
+                loop {
+                    let working = AtWork(Arc::clone(&at_work));
+                    while let Some(notice) = notices.pop() {
+                        work(notice).await;
+                    }
+                    drop(working);
+                    // One that came in between found somebody at work, and began nobody.
+                    if notices.is_empty() || at_work.swap(true, Ordering::SeqCst) {
+                        return;
+                    }
+                }
+            });
         }
-        let pending = Arc::clone(&self.pending);
-        let before = self.last.take().filter(|before| !before.is_finished());
-        self.last = Some(tasks.spawn(async move {
-            if let Some(before) = before {
-                // How it ended is its own affair.
-                let _ = before.await;
-            }
-            work.await;
-            drop(pending);
-        }));
         Ok(())
     }
 }
@@ -104,38 +122,57 @@ impl App {
 mod tests {
     use std::time::Duration;
 
+    use natter_shared::position::Epoch;
     use parking_lot::Mutex;
     use tokio::sync::Semaphore;
 
     use super::*;
+    use crate::session::notices::NOTICES;
 
     #[tokio::test]
     async fn work_is_done_in_order_and_only_so_much_waits() {
-        let (tasks, mut follow_ups) = (TaskTracker::new(), FollowUps::new());
+        let (tasks, follow_ups) = (TaskTracker::new(), FollowUps::default());
         let (gate, done) = (Arc::new(Semaphore::new(0)), Arc::new(Mutex::new(Vec::new())));
-        let work = |number: usize| {
+        let push = |number: usize| {
             let (gate, done) = (Arc::clone(&gate), Arc::clone(&done));
-            async move {
-                // Never closed: a permit comes.
-                let _ = gate.acquire().await.map(tokio::sync::SemaphorePermit::forget);
-                done.lock().push(number);
-            }
+            let notice = Notice::InboxLost { after: Position::new(Epoch(1), number as u64) };
+            follow_ups.push(&tasks, notice, move |notice| {
+                let (gate, done) = (Arc::clone(&gate), Arc::clone(&done));
+                async move {
+                    // Never closed: a permit comes.
+                    let _ = gate.acquire().await.map(tokio::sync::SemaphorePermit::forget);
+                    if let Notice::InboxLost { after } = notice {
+                        done.lock().push(after.seq as usize);
+                    }
+                }
+            })
         };
-        for number in 0..NOTICES {
-            assert!(follow_ups.push(&tasks, work(number)).is_ok(), "{number}");
+        let until = async |is: &dyn Fn() -> bool| {
+            let waited = async {
+                while !is() {
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+            };
+            assert!(tokio::time::timeout(Duration::from_secs(10), waited).await.is_ok());
+        };
+        assert!(push(0).is_ok());
+        // That one is at work, and waits no more.
+        until(&|| follow_ups.notices.is_empty()).await;
+        for number in 1..=NOTICES {
+            assert!(push(number).is_ok(), "{number}");
         }
-        assert!(follow_ups.push(&tasks, work(NOTICES)).is_err());
+        assert!(push(NOTICES + 1).is_err());
         gate.add_permits(1);
-        let room = async {
-            while Arc::strong_count(&follow_ups.pending) > NOTICES {
-                tokio::time::sleep(Duration::from_millis(1)).await;
-            }
-        };
-        assert!(tokio::time::timeout(Duration::from_secs(10), room).await.is_ok(), "room again after one has ended");
-        assert!(follow_ups.push(&tasks, work(NOTICES)).is_ok());
-        gate.add_permits(NOTICES);
-        tasks.close();
-        tasks.wait().await;
-        assert!(done.lock().iter().copied().eq(0..=NOTICES));
+        until(&|| done.lock().len() == 1).await;
+        // Room again after one has ended, once the next is at work.
+        until(&|| push(NOTICES + 1).is_ok()).await;
+        gate.add_permits(NOTICES + 1);
+        until(&|| done.lock().len() == NOTICES + 2).await;
+        assert!(done.lock().iter().copied().eq(0..=NOTICES + 1));
+        until(&|| tasks.is_empty()).await;
+        // And nobody is at work until the next comes.
+        assert!(push(0).is_ok());
+        gate.add_permits(1);
+        until(&|| done.lock().len() == NOTICES + 3).await;
     }
 }

@@ -19,17 +19,14 @@ use natter_shared::{
     timestamp::Timestamp,
 };
 use parking_lot::Mutex;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::Notify;
 
-use super::{nonces::Nonces, reply::Refusal, send::Outgoing};
+use super::{nonces::Nonces, notices::Notices, reply::Refusal, send::Outgoing};
 use crate::{
     auth::Identity,
     delivery::{GroupMeta, Joined, Start},
     socket::Outlet,
 };
-
-/// Notices that wait for a session's loop at most; one that lags behind so far is closed.
-pub(super) const NOTICES: usize = 1024;
 
 /// Memberships that a session remembers the end of: SQL may be asked, and a hint be read again, that
 /// do not know of it yet.
@@ -122,8 +119,7 @@ pub struct SessionHandle {
     pub protocol: Protocol,
     /// Where its frames go.
     pub outlet: Arc<Outlet>,
-    /// Boxed: a channel keeps room for 32 of whatever it carries.
-    notices: mpsc::Sender<Box<Notice>>,
+    notices: Notices,
     closed: AtomicBool,
     /// When the token ends, in milliseconds since the epoch.
     expires_at: AtomicU64,
@@ -159,15 +155,14 @@ impl Drop for Work {
 }
 
 impl SessionHandle {
-    pub(crate) fn new(identity: &Identity, protocol: Protocol, outlet: Arc<Outlet>) -> (Arc<Self>, mpsc::Receiver<Box<Notice>>) {
-        let (notices, inbox) = mpsc::channel(NOTICES);
-        let handle = Self {
+    pub(crate) fn new(identity: &Identity, protocol: Protocol, outlet: Arc<Outlet>) -> Arc<Self> {
+        Arc::new(Self {
             id: SessionId::random(),
             key: identity.user.key(),
             user: identity.user.clone(),
             protocol,
             outlet,
-            notices,
+            notices: Notices::default(),
             closed: AtomicBool::new(false),
             expires_at: AtomicU64::new(identity.expires_at.0),
             issued_at: AtomicU64::new(identity.issued_at.0),
@@ -182,8 +177,7 @@ impl SessionHandle {
             unlisted: OnceLock::new(),
             join_ended: Notify::new(),
             lanes: Mutex::new(HashMap::new()),
-        };
-        (Arc::new(handle), inbox)
+        })
     }
 
     /// Tells the session something; one that does not listen any more, or not fast enough, is
@@ -195,9 +189,20 @@ impl SessionHandle {
             }
             self.join_ended.notify_waiters();
         }
-        if self.notices.try_send(Box::new(notice)).is_err() {
+        if self.notices.push(notice).is_err() {
             self.outlet.close(CloseCode::TryAgain);
         }
+    }
+
+    /// Waits for the next notice. Cancel-safe.
+    pub(crate) async fn next_notice(&self) -> Notice {
+        self.notices.next().await
+    }
+
+    /// The next notice, if there is one.
+    #[cfg(test)]
+    pub(crate) fn pop_notice(&self) -> Option<Notice> {
+        self.notices.pop()
     }
 
     /// Whether the session has ended; what is registered after that must be unregistered by who

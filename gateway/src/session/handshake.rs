@@ -85,7 +85,7 @@ async fn sign_in(
     outlet: &Arc<Outlet>,
     socket: &mut Socket,
     identity: Result<Option<Identity>, ()>,
-) -> Result<(Option<u32>, Opened), Failure> {
+) -> Result<(Option<u32>, Box<Opened>), Failure> {
     let Ok(identity) = identity else {
         return Err(Failure::new(None, ErrorCode::Unauthorized, UNAUTHORIZED, CloseCode::Token));
     };
@@ -118,7 +118,7 @@ async fn sign_in(
     let opened = time::timeout(app.config.limits.handshake_timeout, opening)
         .await
         .unwrap_or_else(|_| Err(OpenError { code: ErrorCode::Unavailable, message: "signing in took too long".to_owned() }));
-    opened.map(|opened| (id, opened)).map_err(|error| {
+    opened.map(|opened| (id, Box::new(opened))).map_err(|error| {
         let close = error.close_code();
         Failure::new(id, error.code, error.message, close)
     })
@@ -194,5 +194,21 @@ async fn further_groups(
                 return session.outlet.close(CloseCode::TryAgain);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What an async function of four makes.
+    fn size_of_future<A, B, C, D, Made>(_: impl Fn(A, B, C, D) -> Made) -> usize {
+        size_of::<Made>()
+    }
+
+    #[test]
+    fn a_session_is_small() {
+        let bytes = size_of_future(serve_v1);
+        assert!(bytes <= 1536, "{bytes} bytes for each connection");
     }
 }

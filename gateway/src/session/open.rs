@@ -12,10 +12,9 @@ use natter_shared::{
     rpc::{self, Answer, Groups, GroupsPage, JoinOpen, Membership, OpenGroup, Profile, SignIn, SignedIn},
     subject::Topic,
 };
-use tokio::sync::mpsc;
 
 use super::{
-    Notice, Protocol, SessionHandle,
+    Protocol, SessionHandle,
     membership::{Followed, group_state},
     run::Guard,
     sign_ins::Known,
@@ -115,7 +114,6 @@ impl Opened {
 /// What the loop of a session starts from.
 pub(super) struct Live {
     pub(super) guard: Guard,
-    pub(super) notices: mpsc::Receiver<Box<Notice>>,
     /// The group that the chat-room protocol's path names.
     pub(super) room: Option<GroupId>,
     /// Everything is sent back.
@@ -137,7 +135,7 @@ impl App {
             self.metrics.refused(Limit::ConnectionsPerUser);
         }
         let seat = seat.ok_or_else(too_many)?;
-        let (session, notices) = SessionHandle::new(&identity, protocol, outlet);
+        let session = SessionHandle::new(&identity, protocol, outlet);
         let guard = Guard::register(Arc::clone(self), session, seat);
         let session = guard.session();
         // After registering: who drains either finds the session, or is seen here.
@@ -171,7 +169,6 @@ impl App {
         }
         let live = Live {
             guard,
-            notices,
             room: None,
             #[cfg(test)]
             echo: false,

@@ -13,7 +13,7 @@ use natter_shared::{
     id::GroupId,
     timestamp::Timestamp,
 };
-use tokio::{sync::mpsc, time};
+use tokio::time;
 use tokio_tungstenite::{
     WebSocketStream,
     tungstenite::{
@@ -33,8 +33,9 @@ use crate::{
 /// How long a session sleeps at most where nothing happens.
 const LONGEST_SLEEP: Duration = Duration::from_hours(1);
 
-/// The reading side of a session's socket.
-pub(super) type Socket = WebSocketStream<SocketIo>;
+/// The reading side of a session's socket. On the heap: a future that hands it on has room for each
+/// place that it is handed to.
+pub type Socket = Box<WebSocketStream<SocketIo>>;
 
 /// A registered session; dropped, it is unregistered everywhere.
 pub(super) struct Guard {
@@ -132,18 +133,18 @@ pub async fn serve_chat_room(app: Arc<App>, opened: Opened, socket: Socket) {
 
 /// Runs an opened session to its end.
 pub(super) async fn run(app: Arc<App>, live: Live, mut socket: Socket) {
-    let Live { guard, notices, room, .. } = live;
+    let Live { guard, room, .. } = live;
     let session = Arc::clone(guard.session());
     socket.get_mut().set_largest(app.config.limits.frame_bytes);
     let running = Running {
         app: Arc::clone(&app),
         session: Arc::clone(&session),
         room,
-        follow_ups: FollowUps::new(),
+        follow_ups: FollowUps::default(),
         #[cfg(test)]
         echo: live.echo,
     };
-    let code = running.turn(&mut socket, notices).await;
+    let code = running.turn(&mut socket).await;
     if let Some(code) = code {
         session.outlet.close(code);
         app.metrics.closed(code);
@@ -169,7 +170,7 @@ pub async fn finish(app: &App, outlet: &crate::socket::Outlet, socket: &mut Sock
 
 impl Running {
     /// Returns the code to close with, if the close is ours to begin.
-    async fn turn(mut self, socket: &mut Socket, mut notices: mpsc::Receiver<Box<Notice>>) -> Option<CloseCode> {
+    async fn turn(mut self, socket: &mut Socket) -> Option<CloseCode> {
         let limits = &self.app.config.limits;
         let mut heartbeat = Heartbeat::new(limits.heartbeat_interval, limits.heartbeat_timeout, Instant::now());
         let session = Arc::clone(&self.session);
@@ -186,9 +187,7 @@ impl Running {
                         Step::End => return None,
                     }
                 }
-                notice = notices.recv() => {
-                    self.on_notice(*notice?)
-                }
+                notice = session.next_notice() => self.on_notice(notice),
                 () = session.outlet.help() => match session.outlet.state() {
                     OutletState::Sealed(code) => Some(code),
                     OutletState::Broken => return None,
@@ -263,12 +262,15 @@ impl Running {
                 self.app.tasks.spawn(async move { app.end_membership(&session, left.group, left.until).await });
             }
             Notice::Joined(_) | Notice::GroupLost { .. } | Notice::InboxLost { .. } => {
-                let work = async move {
-                    if !session.is_closed() {
-                        app.follow(&session, notice).await;
+                let work = move |notice| {
+                    let (app, session) = (Arc::clone(&app), Arc::clone(&session));
+                    async move {
+                        if !session.is_closed() {
+                            app.follow(&session, notice).await;
+                        }
                     }
                 };
-                if self.follow_ups.push(&self.app.tasks, work).is_err() {
+                if self.follow_ups.push(&self.app.tasks, notice, work).is_err() {
                     tracing::info!(session = %self.session.id, "session_behind_its_notices");
                     return Some(CloseCode::TryAgain);
                 }

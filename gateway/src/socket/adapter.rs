@@ -3,14 +3,18 @@
 //! writes by itself (pongs, the echo of a Close) never lands inside another frame.
 
 use std::{
-    io,
+    io::{self, Read},
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
     time::Instant,
 };
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use socket2::SockRef;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, Interest, ReadBuf},
+    net::TcpStream,
+};
 
 use super::{
     Outlet,
@@ -54,20 +58,34 @@ impl AsyncRead for SocketIo {
         loop {
             ready!(stream.poll_read_ready(cx))?;
             let room = buf.initialize_unfilled();
-            match stream.try_read(room) {
-                Ok(read) => {
-                    let good = meter.pass(room.get(..read).unwrap_or_default(), Instant::now());
-                    if let Some(breach) = meter.breach().filter(|_| good == 0) {
-                        return Poll::Ready(Err(io::Error::other(breach)));
-                    }
-                    buf.advance(good);
-                    return Poll::Ready(Ok(()));
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            let read = match read_once(stream, room) {
+                Ok(read) => read,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
                 Err(error) => return Poll::Ready(Err(error)),
+            };
+            let good = meter.pass(room.get(..read).unwrap_or_default(), Instant::now());
+            if let Some(breach) = meter.breach().filter(|_| good == 0) {
+                return Poll::Ready(Err(io::Error::other(breach)));
             }
+            buf.advance(good);
+            return Poll::Ready(Ok(()));
         }
     }
+}
+
+/// What there is to read. Where that does not fill `room`, the socket counts as not ready until there is
+/// more, as tokio's own reading has it: the next look costs no system call.
+fn read_once(stream: &TcpStream, room: &mut [u8]) -> io::Result<usize> {
+    let (size, mut short) = (room.len(), None);
+    let done = stream.try_io(Interest::READABLE, || {
+        let read = (&*SockRef::from(stream)).read(room)?;
+        if read > 0 && read < size {
+            short = Some(read);
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        Ok(read)
+    });
+    short.map_or(done, Ok)
 }
 
 impl AsyncWrite for SocketIo {

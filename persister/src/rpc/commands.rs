@@ -97,6 +97,12 @@ pub(super) async fn join_open(context: &Context, call: JoinOpen) -> Result<Answe
         OpenGroup::Name(name) => open_group(name),
         OpenGroup::Id(id) => *id,
     };
+    // Most who join are members, and have come again.
+    let snapshot = context.snapshot().await?;
+    if let Some(membership) = memberships::find(&snapshot, &call.user, group).await? {
+        return snapshot.answer(membership).await;
+    }
+    drop(snapshot);
     let standing = standing(context, group, &call.user).await?;
     if standing.role.is_some() {
         return answer(context, &call.user, group).await;

@@ -1,6 +1,8 @@
 //! Lists as people see them: their groups, other users, their notifications; and what the
 //! application's back end asks for.
 
+use std::time::Duration;
+
 use natter_shared::{
     event::{Audience, Event, GroupKind, Notification, Role, Seen, SeenWhat},
     frame::ErrorCode,
@@ -205,6 +207,8 @@ async fn archived_notifications_are_out_of_the_list_and_never_counted(harness: H
     let mut sent = Vec::new();
     for n in 0..5 {
         sent.push(harness.notify(Audience::User(alice.clone()), None, &n.to_string()).await);
+        // Those of one millisecond are listed by id.
+        tokio::time::sleep(Duration::from_millis(2)).await;
     }
     let archive = async |what| {
         let seen = Seen { user: alice.clone(), what, read: false, archived: true };

@@ -61,9 +61,16 @@ async fn main() -> Result<ExitCode> {
         (false, true) => Size::Long,
         (false, false) => Size::Usual,
     };
-    match &cli.sabotage {
-        Some(name) => sabotages(&cli, name).await,
-        None => faults(&cli, size).await,
+    let work = async {
+        match &cli.sabotage {
+            Some(name) => sabotages(&cli, name).await,
+            None => faults(&cli, size).await,
+        }
+    };
+    tokio::select! {
+        done = work => done,
+        // Whatever was started ends with what is dropped here.
+        () = process::interrupted() => Ok(ExitCode::from(130)),
     }
 }
 

@@ -23,7 +23,6 @@ use natter_shared::{
 use tokio::{
     io::AsyncReadExt,
     net::{TcpListener, TcpStream},
-    sync::mpsc,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -116,7 +115,6 @@ impl Stage {
 /// A session with a socket.
 struct Member {
     session: Arc<SessionHandle>,
-    notices: mpsc::Receiver<Box<Notice>>,
     socket: TcpStream,
     read: Vec<u8>,
 }
@@ -128,8 +126,8 @@ impl Member {
         let socket = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         outlet.attach(listener.accept().await.unwrap().0);
         outlet.release(Bytes::new());
-        let (session, notices) = SessionHandle::new(&Identity::of(user(name)), Protocol::V1, outlet);
-        Self { session, notices, socket, read: Vec::new() }
+        let session = SessionHandle::new(&Identity::of(user(name)), Protocol::V1, outlet);
+        Self { session, socket, read: Vec::new() }
     }
 
     async fn join(&mut self, stage: &Stage, start: Start, known: Position) -> Joined {
@@ -156,8 +154,8 @@ impl Member {
 
     /// Delivery ends, and after which position it is to go on.
     async fn lost(&mut self) -> Position {
-        match tokio::time::timeout(PATIENCE, self.notices.recv()).await.unwrap().map(|notice| *notice) {
-            Some(Notice::GroupLost { lost, .. }) => lost.after,
+        match tokio::time::timeout(PATIENCE, self.session.next_notice()).await.unwrap() {
+            Notice::GroupLost { lost, .. } => lost.after,
             other => panic!("another notice: {other:?}"),
         }
     }
