@@ -1,7 +1,7 @@
 # The commands of this project. `make help` lists them.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test faults faults-short setup lint fmt doc deny advisories check-deploy autobahn abuse bench
+.PHONY: help run test faults faults-short setup lint fmt doc deny advisories check-deploy autobahn abuse bench microbench
 
 help: ## Lists these commands
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|' 2>/dev/null \
@@ -42,6 +42,7 @@ faults-short:
 lint: ## Checks format, lints, docs
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
+	cargo clippy --workspace --benches --features natter-gateway/bench -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps --document-private-items --quiet
 
 fmt: ## Formats the code
@@ -73,3 +74,6 @@ bench: ## Measures Natter and a bare loop in turn, prints medians: ROUNDS=, SCEN
 		&& cargo build --release --workspace --bins \
 		&& ulimit -n "$$(ulimit -Hn)" \
 		&& ./target/release/natter-bench $(if $(DEFAULT_SYNC),--default-sync) $$(echo "$(SCENARIOS)" | tr , ' ')
+
+microbench: ## Measures single steps of a publication's way: decoding, encoding, pushing, the ring
+	cargo bench --workspace --features natter-gateway/bench --bench codec --bench delivery

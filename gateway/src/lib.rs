@@ -24,8 +24,6 @@ mod rate;
 mod serve;
 pub mod standings;
 
-#[cfg(feature = "bench")]
-pub mod benches;
 #[cfg(test)]
 mod edge;
 #[cfg(any(test, feature = "fuzz"))]

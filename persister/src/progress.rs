@@ -111,7 +111,7 @@ impl Progress {
         {
             return;
         }
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 
     /// Announces this process's progress in `shard` until `shutdown`, for as long as the shard is its
@@ -186,5 +186,30 @@ impl Progress {
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt;
+    use natter_shared::position::Epoch;
+    use prometheus_client::registry::Registry;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn whoever_waits_hurries_the_shard_and_no_other() {
+        let progress = Progress::new(2, Metrics::register(&mut Registry::default()));
+        let (first, at) = (Shard(0), Position::new(Epoch(1), 5));
+        let waits = tokio::spawn({
+            let progress = Arc::clone(&progress);
+            async move { progress.reached(ShardPosition { shard: 0, position: at }, Instant::now() + Duration::from_secs(10)).await }
+        });
+        progress.wanted(first, Position::new(Epoch(1), 4)).await;
+        assert!(progress.wanted(first, at).now_or_never().is_none(), "nobody waits for more");
+        assert!(progress.wanted(Shard(1), Position::START).now_or_never().is_none(), "nobody waits for it");
+        progress.heard(first, at);
+        assert!(waits.await.unwrap());
+        assert!(progress.reached(ShardPosition { shard: 0, position: at }, Instant::now()).await);
     }
 }

@@ -16,7 +16,7 @@ use crate::{
     projector::{Applied, Projector},
 };
 
-/// From one commit to the next read, at least.
+/// From a commit to the next read, at least, unless the batch was full.
 const GATHER: Duration = Duration::from_millis(5);
 
 /// The same where nobody waits for what comes next: a commit costs some hundred events' rows.

@@ -1,6 +1,8 @@
 //! What one publication costs in decoding and encoding: a client's frame, the event it becomes, the
 //! subject it travels on.
 
+#![allow(clippy::expect_used, missing_docs, reason = "a bench fails by panicking, and its macros make what has no docs")]
+
 use std::hint::black_box;
 
 use criterion::{Criterion, criterion_group, criterion_main};

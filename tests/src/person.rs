@@ -253,15 +253,9 @@ impl Person {
 
     async fn join_another(&mut self, plan: &Plan) -> Result<()> {
         let name = plan.group(self.rng.random_range(0..plan.groups));
-        let group = match self.client.join(&name).await {
-            // Told to come back, as a client under load may be, or killed: it does, and asks again.
-            Err(RequestError::Closed(_)) => {
-                self.client.reconnect_to_any(&self.gateways, ACCEPTED_WITHIN).await?;
-                self.client.join(&name).await
-            }
-            answer => answer,
-        };
-        let group = group.with_context(|| format!("joining {name}"))?;
+        let (gateways, join) = (self.gateways.clone(), json!({"type": "join", "group": name}));
+        let reply = self.client.ask_until_answered(join, &gateways, ACCEPTED_WITHIN).await.with_context(|| format!("joining {name}"))?;
+        let group = reply["group"]["id"].as_str().and_then(|id| id.parse().ok()).context("a join's reply has the group's id")?;
         if !self.groups.contains(&group) {
             self.groups.push(group);
         }
@@ -274,12 +268,14 @@ impl Person {
         self.client.ask_until_answered(leave, &gateways, ACCEPTED_WITHIN).await.with_context(|| format!("leaving {group}"))?;
         let gone = |record: &Record| (!record.follows(group)).then_some(());
         let gone_or_closed = |record: &Record| record.closed.as_ref().map(drop).or_else(|| gone(record));
-        self.client.wait_until("the end of a membership", ANSWER, gone_or_closed).await?;
-        // Told to come back meanwhile: who comes back is not in the group any more.
-        if self.client.is_away() {
+        loop {
+            self.client.wait_until("the end of a membership", ANSWER, gone_or_closed).await?;
+            if !self.client.is_away() {
+                return Ok(());
+            }
+            // Told to come back meanwhile, or its gateway killed: who comes back is not in the group any more.
             self.client.reconnect_to_any(&self.gateways, ACCEPTED_WITHIN).await?;
         }
-        self.client.wait_until("the end of a membership", ANSWER, gone).await
     }
 
     /// Waits for the last message of each group; what does not come is the checker's to report.

@@ -15,12 +15,16 @@ use tokio::signal::unix::{SignalKind, signal};
 /// Whether the logs of processes are left in their files instead of being shown at their end.
 static QUIET: AtomicBool = AtomicBool::new(false);
 
+/// Whether somebody wants this process to end: what it started may have been told the same.
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
 /// From now on logs are not shown when processes end.
 pub fn be_quiet() {
     QUIET.store(true, Ordering::Relaxed);
 }
 
-/// Waits until somebody wants this process to end: by then what it started can be ended, too.
+/// Waits until somebody wants this process to end. Whoever drops what was started ends it; what is just
+/// starting or stopping may block that for some seconds.
 ///
 /// # Panics
 /// Where signals cannot be waited for.
@@ -30,6 +34,7 @@ pub async fn interrupted() {
         _ = terminated.recv() => {}
         done = tokio::signal::ctrl_c() => done.expect("signals"),
     }
+    INTERRUPTED.store(true, Ordering::Relaxed);
 }
 
 /// How long anything of ours may take to start or to end.
@@ -200,6 +205,9 @@ impl Process {
             }
             None => None,
         };
+        if INTERRUPTED.load(Ordering::Relaxed) {
+            return None;
+        }
         if let Some(status) = ended.filter(|_| !self.excused) {
             return Some(format!("{} ended by itself: {status}", self.name));
         }

@@ -64,8 +64,9 @@ async fn main() -> Result<ExitCode> {
         Ok(ExitCode::SUCCESS)
     };
     tokio::select! {
-        done = work => done,
+        biased;
         // Whatever was started ends with what is dropped here.
         () = process::interrupted() => Ok(ExitCode::from(130)),
+        done = work => done,
     }
 }

@@ -7,14 +7,12 @@ mod natter;
 pub mod scenario;
 mod table;
 
-use std::{
-    fmt,
-    process::{Command, Stdio},
-};
+use std::{fmt, process::Stdio};
 
 use anyhow::{Context as _, Result, ensure};
 use natter_tests::process::binary;
 use serde_json::Value;
+use tokio::process::Command;
 
 pub use self::natter::RAISED;
 use self::{
@@ -79,8 +77,8 @@ async fn limit(scenario: &Scenario) -> Result<Value> {
 /// Runs the generator, and reads what it says.
 async fn load(scenario: &Scenario, target: Vec<String>) -> Result<Value> {
     let mut command = Command::new(binary("natter-load"));
-    command.args(scenario.load).args(target).stderr(Stdio::inherit());
-    let output = tokio::task::spawn_blocking(move || command.output()).await??;
+    command.args(scenario.load).args(target).stderr(Stdio::inherit()).kill_on_drop(true);
+    let output = command.output().await?;
     ensure!(output.status.success(), "natter-load: {}", output.status);
     serde_json::from_slice(&output.stdout).context("what natter-load says")
 }

@@ -7,6 +7,8 @@
 //! a trace.
 
 mod batch;
+#[cfg(feature = "bench")]
+pub mod benches;
 mod cursor;
 #[cfg(test)]
 mod edge_tests;
@@ -28,14 +30,7 @@ mod tail;
 mod tests;
 mod users;
 
-#[cfg(feature = "bench")]
-pub(crate) use batch::{Batch, Sealed};
 pub use encode::message_frame;
 pub use hub::Hub;
 pub(crate) use insist::Insistence;
 pub use join::{GroupMeta, JoinError, Joined, Start, Telling};
-#[cfg(feature = "bench")]
-pub(crate) use {
-    encode::encode_event,
-    ring::{Entry, Ring, RingBudget},
-};

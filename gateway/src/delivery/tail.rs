@@ -107,9 +107,10 @@ async fn check(hub: &Hub, shard: Shard, before: Seen) -> Result<Position, Broker
     let shards = hub.broker.shards();
     let groups = hub.groups.iter().map(|entry| *entry.key()).filter(|group| shards.of(Topic::Group(*group)) == shard);
     let groups: Vec<GroupId> = groups.collect();
-    let listed = users_of(hub, shard).await;
+    let listed = users_of(hub, shard, floor).await;
     let (is_listed, users) = (listed.is_some(), listed.unwrap_or_default());
-    // A topic followed since the last check was fenced later than it, so nothing of it is older.
+    // A group followed since the last check was fenced later than it, and a user who came since was told where it began:
+    // nothing of either is older.
     let after = before.filter(|before| before.epoch == floor.epoch).unwrap_or(Position::new(floor.epoch, 0));
     let mut last: HashMap<Topic, u64> = HashMap::new();
     // In NATS a fence is an event itself; elsewhere a log may stand where it stood.
@@ -155,11 +156,11 @@ fn tell_group(hub: &Hub, group: GroupId, checked: group::Checked) {
     }
 }
 
-/// The users of `shard`; none where their task is busy, or subscribing anew.
-async fn users_of(hub: &Hub, shard: Shard) -> Option<Vec<UserKey>> {
+/// The users of `shard`, who are checked up to `floor`; none where their task is busy, or subscribing anew.
+async fn users_of(hub: &Hub, shard: Shard, floor: Position) -> Option<Vec<UserKey>> {
     let (answer, answered) = oneshot::channel();
     let Some(mailbox) = hub.users.get(usize::from(shard.0)) else { return Some(Vec::new()) };
-    mailbox.send_timeout(UserCommand::List(answer), RETRY).await.ok()?;
+    mailbox.send_timeout(UserCommand::List(floor, answer), RETRY).await.ok()?;
     tokio::time::timeout(RETRY, answered).await.ok()?.ok()
 }
 

@@ -180,7 +180,7 @@ impl SessionHandle {
         })
     }
 
-    /// Tells the session something; one that does not listen any more, or not fast enough, is
+    /// Tells the session something; one that does not listen fast enough is
     /// closed and comes back. That a group is lost holds at once, whoever asks for it next.
     pub fn notice(&self, notice: Notice) {
         if let Notice::GroupLost { group, lost, .. } = &notice {
@@ -189,7 +189,7 @@ impl SessionHandle {
             }
             self.join_ended.notify_waiters();
         }
-        if self.notices.push(notice).is_err() {
+        if !self.is_closed() && self.notices.push(notice).is_err() {
             self.outlet.close(CloseCode::TryAgain);
         }
     }

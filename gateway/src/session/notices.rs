@@ -1,4 +1,5 @@
-//! What waits for a session's loop: bounded, and nothing while there is none.
+//! Notices that wait: for a session's loop, or for what one before them leads to. Bounded, and nothing
+//! while there is none.
 
 use std::collections::VecDeque;
 
@@ -14,10 +15,10 @@ pub(super) const NOTICES: usize = 1024;
 #[derive(Debug)]
 pub(super) struct TooMany;
 
-/// Notices in their order. Boxed: there are mostly none or few.
+/// Notices in their order.
 #[derive(Debug, Default)]
 pub(super) struct Notices {
-    queue: Mutex<VecDeque<Box<Notice>>>,
+    queue: Mutex<VecDeque<Notice>>,
     pushed: Notify,
 }
 
@@ -28,7 +29,7 @@ impl Notices {
         if queue.len() >= NOTICES {
             return Err(TooMany);
         }
-        queue.push_back(Box::new(notice));
+        queue.push_back(notice);
         drop(queue);
         self.pushed.notify_one();
         Ok(())
@@ -42,7 +43,7 @@ impl Notices {
             // An idle session keeps no queue.
             *queue = VecDeque::new();
         }
-        first.map(|notice| *notice)
+        first
     }
 
     /// Whether there is none.

@@ -2,12 +2,13 @@
 //! by which everything is unregistered.
 
 use std::{
+    panic::AssertUnwindSafe,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
 use natter_shared::{
     frame::{CloseCode, PING},
     id::GroupId,
@@ -265,8 +266,10 @@ impl Running {
                 let work = move |notice| {
                     let (app, session) = (Arc::clone(&app), Arc::clone(&session));
                     async move {
-                        if !session.is_closed() {
-                            app.follow(&session, notice).await;
+                        let followed = AssertUnwindSafe(app.follow(&session, notice)).catch_unwind();
+                        if !session.is_closed() && followed.await.is_err() {
+                            // A defect of ours, which the log tells of: the session comes back.
+                            session.outlet.close(CloseCode::TryAgain);
                         }
                     }
                 };

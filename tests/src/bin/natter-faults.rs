@@ -68,9 +68,10 @@ async fn main() -> Result<ExitCode> {
         }
     };
     tokio::select! {
-        done = work => done,
+        biased;
         // Whatever was started ends with what is dropped here.
         () = process::interrupted() => Ok(ExitCode::from(130)),
+        done = work => done,
     }
 }
 

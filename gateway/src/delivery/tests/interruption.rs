@@ -168,3 +168,35 @@ async fn a_user_of_whom_a_check_did_not_hear_is_checked_by_the_next() {
     let told = tokio::time::timeout(PATIENCE, bob.session.next_notice()).await.expect("something was missed");
     assert!(matches!(told, Notice::InboxLost { .. }), "{told:?}");
 }
+
+/// Who comes while a check is under way is not asked about by it, nor by the next for what came before.
+#[tokio::test]
+async fn a_user_who_comes_during_a_check_misses_nothing_that_it_is_behind() {
+    let stage = Stage::new().await;
+    let mut bob = Member::new("bob").await;
+    let before = stage.script.fence_now();
+    // Of somebody else, so that there is something to check.
+    let ann = Member::new("ann").await;
+    stage.hub.join_inbox(&ann.session, Start::Now).await.unwrap();
+    let lost = stage.script.store(Topic::User(bob.session.key), &message("lost"), true);
+    stage.script.is_state_unknown.store(true, Ordering::Relaxed);
+    let checks = stage.script.checks();
+    stage.script.notice();
+    // The users have been listed by then; what follows waits for the log's state.
+    stage.until("a check that has asked", || stage.script.checks() > checks).await;
+    let fresh = Member::new("bob").await;
+    let joined = stage.hub.join_inbox(&fresh.session, Start::Now).await.unwrap();
+    assert!(joined.position >= lost, "what came before is read from SQL, not waited for");
+    let behind = stage.hub.hints_missed_until(fresh.session.key).expect("SQL is asked up to where nobody was listening");
+    assert!(behind.position >= lost);
+    let session = Arc::clone(&bob.session);
+    let resuming = async {
+        assert!(stage.hub.join_inbox(&session, Start::After(before)).await.unwrap().complete);
+        bob.until("lost").await;
+    };
+    let released = async {
+        tokio::time::sleep(SILENCE).await;
+        stage.script.is_state_unknown.store(false, Ordering::Relaxed);
+    };
+    tokio::join!(resuming, released);
+}

@@ -15,9 +15,14 @@ use natter_shared::{
 };
 use tokio::net::TcpListener;
 
+use super::{
+    GroupMeta,
+    batch::{Batch, Sealed},
+    encode::encode_event,
+    ring::{Entry, Ring, RingBudget},
+};
 use crate::{
     auth::Identity,
-    delivery::{Batch, GroupMeta, Ring, RingBudget, encode_event},
     session::{Protocol, SessionHandle},
     socket::{Outlet, OutletLimits},
 };
@@ -75,11 +80,9 @@ impl Room {
         sealed.into_entries().map(|entry| self.keep(entry)).sum()
     }
 
-    /// The next event, kept in the ring and written to nobody.
-    pub fn keep_only(&mut self, event: Event) {
-        if let Some(sealed) = self.lay(event) {
-            sealed.into_entries().for_each(|entry| drop(self.keep(entry)));
-        }
+    /// The next event, kept in the ring and written to nobody; the bytes of its frame.
+    pub fn keep_only(&mut self, event: Event) -> usize {
+        self.lay(event).map_or(0, |sealed| sealed.into_entries().map(|entry| self.keep(entry)).sum())
     }
 
     /// How many of the ring's events come after the one `back` events ago, as for who comes back.
@@ -100,7 +103,7 @@ impl Room {
         Ok(())
     }
 
-    fn lay(&mut self, event: Event) -> Option<crate::delivery::Sealed> {
+    fn lay(&mut self, event: Event) -> Option<Sealed> {
         self.position.seq += 1;
         let encoded = encode_event(event, self.position, Timestamp::default(), Some(&self.meta), false);
         let mut batch = Batch::default();
@@ -108,7 +111,7 @@ impl Room {
         batch.seal()
     }
 
-    fn keep(&mut self, entry: crate::delivery::Entry) -> usize {
+    fn keep(&mut self, entry: Entry) -> usize {
         let bytes = entry.v1.len();
         self.ring.push(entry);
         bytes
