@@ -7,6 +7,7 @@ use dashmap::{DashMap, Entry};
 use natter_shared::{
     broker::{Broker, BrokerError},
     config::Limits,
+    frame::CloseCode,
     id::{GroupId, SessionId, UserKey},
     position::Position,
     rpc::ShardPosition,
@@ -154,13 +155,34 @@ impl Hub {
         self.join(session, Whose::Inbox, start, Position::START, Telling::Nothing, ask).await
     }
 
+    /// Asks until delivery is live. Where it gives up after some of what was missed has been written, the session
+    /// ends: asked again, it would be written again.
     async fn join<Asked: Future<Output = bool>>(
+        self: &Arc<Self>,
+        session: &Arc<SessionHandle>,
+        whose: Whose<'_>,
+        start: Start,
+        known: Position,
+        telling: Telling,
+        ask: impl Fn(Box<Join>) -> Asked,
+    ) -> Result<Joined, JoinError> {
+        let mut written = false;
+        let joined = self.insist_on_join(session, whose, start, known, telling, &mut written, ask).await;
+        if written && matches!(joined, Err(JoinError::Unavailable(_))) {
+            session.outlet.close(CloseCode::TryAgain);
+        }
+        joined
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "one caller, which keeps what it is told")]
+    async fn insist_on_join<Asked: Future<Output = bool>>(
         self: &Arc<Self>,
         session: &Arc<SessionHandle>,
         whose: Whose<'_>,
         mut start: Start,
         mut known: Position,
         mut telling: Telling,
+        written: &mut bool,
         ask: impl Fn(Box<Join>) -> Asked,
     ) -> Result<Joined, JoinError> {
         let insistence = Insistence::of(session);
@@ -188,6 +210,7 @@ impl Hub {
                 }
                 Ok(Answer::Behind(floor)) => {
                     let recovered = recover::recover(self, &insistence, whose, start, known, floor, &mut telling).await?;
+                    *written = true;
                     complete &= recovered.complete;
                     known = known.max(floor);
                     if let Start::After(position) = start {

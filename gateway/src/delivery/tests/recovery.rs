@@ -3,8 +3,10 @@
 use std::sync::atomic::Ordering::Relaxed;
 
 use futures::future::join_all;
+use natter_shared::frame::CloseCode;
 
 use super::*;
+use crate::socket::OutletState;
 
 fn say(stage: &Stage, bodies: std::ops::Range<usize>) -> Vec<Position> {
     bodies.map(|number| stage.say(&format!("say {number}."))).collect()
@@ -130,4 +132,28 @@ async fn who_comes_to_a_delivery_that_is_behind_is_told_nothing_from_before_the_
     stage.say("after");
     let (anns, bens) = (ann.until("after").await, ben.until("after").await);
     assert!(anns.contains("before ben") && !bens.contains("before ben"), "{bens}");
+}
+
+/// It was written once; a join that gives up then must not be asked for again over the same connection.
+#[tokio::test]
+async fn who_was_told_what_was_missed_and_cannot_be_live_comes_back() {
+    let stage = Stage::new().await;
+    let said = say(&stage, 0..300);
+    stage.script.is_sql_held.store(true, Relaxed);
+    let mut bob = Member::new("bob").await;
+    let (hub, session, known) = (Arc::clone(&stage.hub), Arc::clone(&bob.session), stage.script.fence_now());
+    let joining = tokio::spawn(async move {
+        let meta = GroupMeta { kind: GroupKind::Group, display_name: "lobby".into() };
+        hub.join_group(&session, group(), &meta, Start::After(said[0]), known, Telling::Nothing).await.map(drop)
+    });
+    stage.until("a read", || stage.script.sql_reads.load(Relaxed) > 0).await;
+    stage.script.go_deaf();
+    stage.until("the end of the group's task", || stage.hub.groups.is_empty()).await;
+    stage.script.is_sql_held.store(false, Relaxed);
+    bob.until("say 299.").await;
+    assert_eq!(bob.session.outlet.state(), OutletState::Open);
+    // From here on nothing but time passes.
+    tokio::time::pause();
+    assert!(matches!(joining.await.unwrap(), Err(JoinError::Unavailable(_))));
+    assert_eq!(bob.session.outlet.state(), OutletState::Sealed(CloseCode::TryAgain));
 }

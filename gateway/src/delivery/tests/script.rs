@@ -47,6 +47,10 @@ pub(super) struct Script {
     pub(super) is_state_unknown: AtomicBool,
     /// SQL has not everything.
     pub(super) is_sql_incomplete: AtomicBool,
+    /// SQL does not answer yet.
+    pub(super) is_sql_held: AtomicBool,
+    /// No subscription can be made.
+    is_deaf: AtomicBool,
     /// What came before is in SQL no more.
     pub(super) sql_begins: AtomicU64,
     /// Calls of SQL for events.
@@ -66,6 +70,8 @@ impl Script {
             unfenced: AtomicBool::new(false),
             is_state_unknown: AtomicBool::new(false),
             is_sql_incomplete: AtomicBool::new(false),
+            is_sql_held: AtomicBool::new(false),
+            is_deaf: AtomicBool::new(false),
             sql_begins: AtomicU64::new(0),
             sql_reads: AtomicUsize::new(0),
             stream_reads: AtomicUsize::new(0),
@@ -111,6 +117,12 @@ impl Script {
     pub(super) fn evict(&self) {
         let mut log = self.log.lock();
         log.first = log.all.len() as u64 + 1;
+    }
+
+    /// Subscriptions end, and none can be made.
+    pub(super) fn go_deaf(&self) {
+        self.is_deaf.store(true, Ordering::Relaxed);
+        self.log.lock().live.clear();
     }
 
     /// The connection is lost and comes back; that is not noticed before [`Self::notice`].
@@ -172,6 +184,9 @@ impl Broker for Script {
     }
 
     async fn subscribe(&self, interest: Interest) -> Result<Subscription, BrokerError> {
+        if self.is_deaf.load(Ordering::Relaxed) {
+            return Err(BrokerError::Unavailable("deaf".to_owned()));
+        }
         let (sender, receiver) = mpsc::channel(4096);
         self.log.lock().live.entry(interest).or_default().push(sender);
         Ok(Subscription::new(stream::unfold(receiver, |mut receiver| async move { Some((receiver.recv().await?, receiver)) })))
@@ -239,6 +254,9 @@ impl Broker for Script {
                 self.sql_reads.fetch_add(1, Ordering::Relaxed);
                 // Long enough for others to come.
                 tokio::time::sleep(Duration::from_millis(20)).await;
+                while self.is_sql_held.load(Ordering::Relaxed) {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
                 self.answer(&payload, |call: EventsAfter| {
                     let topic = call.group.map_or_else(|| Topic::User(call.user.as_ref().unwrap().key()), Topic::Group);
                     let log = self.log.lock();
