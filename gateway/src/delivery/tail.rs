@@ -42,6 +42,8 @@ pub(super) async fn run(hub: Arc<Hub>, stop: CancellationToken) {
     let mut status = hub.broker.status();
     let of = |status: BrokerStatus| (status.generation, status.elections);
     let mut known = of(*status.borrow_and_update());
+    // Something may have been lost that no check has looked for yet.
+    let mut disturbed = false;
     // Where the last checks ended: only what came after is asked for.
     let mut seen: Vec<Seen> = hub.broker.shards().iter().map(|_| None).collect();
     let mut trim = tokio::time::interval(TRIM_EVERY);
@@ -57,6 +59,7 @@ pub(super) async fn run(hub: Arc<Hub>, stop: CancellationToken) {
                 let now = *status.borrow_and_update();
                 if now.connected && of(now) != known {
                     known = of(now);
+                    disturbed = true;
                     due = tokio::time::Instant::now();
                 }
             }
@@ -67,9 +70,10 @@ pub(super) async fn run(hub: Arc<Hub>, stop: CancellationToken) {
                     continue;
                 }
                 let done = tokio::select! {
-                    done = check_all(&hub, &mut seen) => done,
+                    done = check_all(&hub, &mut seen, disturbed) => done,
                     () = stop.cancelled() => return,
                 };
+                disturbed &= !done;
                 let jitter = Duration::from_millis(rand::random_range(0..5_000));
                 due = tokio::time::Instant::now() + if done { EVERY + jitter } else { RETRY };
             }
@@ -80,9 +84,9 @@ pub(super) async fn run(hub: Arc<Hub>, stop: CancellationToken) {
 
 /// All shards at the same time: none waits for one without a leader. False where one is to be checked
 /// again soon.
-async fn check_all(hub: &Hub, seen: &mut [Seen]) -> bool {
+async fn check_all(hub: &Hub, seen: &mut [Seen], disturbed: bool) -> bool {
     let checks = hub.broker.shards().iter().zip(seen).map(|(shard, seen)| async move {
-        match check(hub, shard, *seen).await {
+        match check(hub, shard, *seen, disturbed).await {
             Ok(now) => {
                 *seen = Some(now);
                 true
@@ -99,7 +103,7 @@ async fn check_all(hub: &Hub, seen: &mut [Seen]) -> bool {
 }
 
 /// Looks for what was missed in `shard` since `before`, and tells all who follow something of it.
-async fn check(hub: &Hub, shard: Shard, before: Seen) -> Result<Position, BrokerError> {
+async fn check(hub: &Hub, shard: Shard, before: Seen, disturbed: bool) -> Result<Position, BrokerError> {
     // What an interruption after this lost is for the next check.
     let interruptions = hub.broker.interruptions();
     let (begun, generation) = (Instant::now(), hub.broker.status().borrow().generation);
@@ -107,10 +111,10 @@ async fn check(hub: &Hub, shard: Shard, before: Seen) -> Result<Position, Broker
     let shards = hub.broker.shards();
     let groups = hub.groups.iter().map(|entry| *entry.key()).filter(|group| shards.of(Topic::Group(*group)) == shard);
     let groups: Vec<GroupId> = groups.collect();
-    let listed = users_of(hub, shard, floor).await;
+    let listed = users_of(hub, shard, disturbed.then_some(floor)).await;
     let (is_listed, users) = (listed.is_some(), listed.unwrap_or_default());
-    // A group followed since the last check was fenced later than it, and a user who came since was told where it began:
-    // nothing of either is older.
+    // A group followed since the last check was fenced later than it, and a user who came since, where something
+    // was lost, was told where it began: nothing of either is older.
     let after = before.filter(|before| before.epoch == floor.epoch).unwrap_or(Position::new(floor.epoch, 0));
     let mut last: HashMap<Topic, u64> = HashMap::new();
     // In NATS a fence is an event itself; elsewhere a log may stand where it stood.
@@ -156,11 +160,12 @@ fn tell_group(hub: &Hub, group: GroupId, checked: group::Checked) {
     }
 }
 
-/// The users of `shard`, who are checked up to `floor`; none where their task is busy, or subscribing anew.
-async fn users_of(hub: &Hub, shard: Shard, floor: Position) -> Option<Vec<UserKey>> {
+/// The users of `shard`, who are checked after a disturbance up to `disturbed`; none where their task is busy, or subscribing
+/// anew.
+async fn users_of(hub: &Hub, shard: Shard, disturbed: Option<Position>) -> Option<Vec<UserKey>> {
     let (answer, answered) = oneshot::channel();
     let Some(mailbox) = hub.users.get(usize::from(shard.0)) else { return Some(Vec::new()) };
-    mailbox.send_timeout(UserCommand::List(floor, answer), RETRY).await.ok()?;
+    mailbox.send_timeout(UserCommand::List(disturbed, answer), RETRY).await.ok()?;
     tokio::time::timeout(RETRY, answered).await.ok()?.ok()
 }
 

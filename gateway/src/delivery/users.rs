@@ -47,8 +47,8 @@ pub(super) enum UserCommand {
     Join(Box<Join>),
     /// A session goes.
     Leave(UserKey, SessionId),
-    /// Which users have sessions here: a check of everything up to this position begins.
-    List(Position, oneshot::Sender<Vec<UserKey>>),
+    /// Which users have sessions here: a check begins; after a disturbance, of everything up to this position.
+    List(Option<Position>, oneshot::Sender<Vec<UserKey>>),
     /// The check has been made.
     Checked(Checked),
 }
@@ -205,13 +205,15 @@ impl UsersTask {
                     }
                 }
             }
-            UserCommand::List(upto, answer) => {
+            UserCommand::List(disturbed, answer) => {
                 self.users.values_mut().for_each(|entry| entry.listed = true);
                 let _ = answer.send(self.users.keys().copied().collect());
                 // Who comes after this is asked about by no check for what lies before: that has to be recovered, or read
                 // from SQL, for it may have been lost.
-                self.fed = self.fed.max(upto);
-                self.hub.hints_are_heard_after(self.shard, upto);
+                if let Some(upto) = disturbed {
+                    self.fed = self.fed.max(upto);
+                    self.hub.hints_are_heard_after(self.shard, upto);
+                }
             }
             // Done where the subscription is at hand.
             UserCommand::Checked(_) => {}
