@@ -111,7 +111,8 @@ impl Hub {
     /// From now on every hint after `position` is heard; one before it may have been missed.
     pub(super) fn hints_are_heard_after(&self, shard: Shard, position: Position) {
         if let Some(slot) = self.heard.lock().get_mut(usize::from(shard.0)) {
-            *slot = Some((position, Instant::now()));
+            let before = slot.map_or(position, |(before, _)| before);
+            *slot = Some((position.max(before), Instant::now()));
         }
     }
 
@@ -168,7 +169,8 @@ impl Hub {
     ) -> Result<Joined, JoinError> {
         let mut written = false;
         let joined = self.insist_on_join(session, whose, start, known, telling, &mut written, ask).await;
-        if written && matches!(joined, Err(JoinError::Unavailable(_))) {
+        // One that is not open yet has been written nothing, and is told why it is refused.
+        if written && session.outlet.is_released() && matches!(joined, Err(JoinError::Unavailable(_))) {
             session.outlet.close(CloseCode::TryAgain);
         }
         joined
@@ -210,7 +212,7 @@ impl Hub {
                 }
                 Ok(Answer::Behind(floor)) => {
                     let recovered = recover::recover(self, &insistence, whose, start, known, floor, &mut telling).await?;
-                    *written = true;
+                    *written |= recovered.written;
                     complete &= recovered.complete;
                     known = known.max(floor);
                     if let Start::After(position) = start {
@@ -218,6 +220,7 @@ impl Hub {
                     }
                 }
                 Ok(Answer::TooMuch) => {
+                    *written = true;
                     telling.begin(session);
                     recover::say_reset(self, session, whose.group());
                     (start, complete) = (Start::Now, false);

@@ -56,6 +56,8 @@ pub(super) struct Told {
     pub(super) complete: bool,
     /// Where its user was removed; nothing after that was written.
     pub(super) ended: Option<Position>,
+    /// Anything was.
+    pub(super) written: bool,
 }
 
 impl Missed {
@@ -117,12 +119,13 @@ impl Missed {
             }
         }
         let complete = self.from <= from.min(known) && session.outlet.has_room_for_missed(frames.len());
-        if complete && (ended.is_none() || !telling.is_nothing()) {
+        let written = complete && (ended.is_none() || !telling.is_nothing()) && (!telling.is_nothing() || !frames.is_empty());
+        if written {
             telling.begin(session);
             if !frames.is_empty() {
                 session.outlet.push_missed(&frames.freeze());
             }
         }
-        Told { complete, ended }
+        Told { complete, ended, written }
     }
 }

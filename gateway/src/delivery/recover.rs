@@ -43,6 +43,8 @@ impl Whose<'_> {
 pub(super) struct Recovered {
     /// Everything up to the floor was written; else `reset` was.
     pub(super) complete: bool,
+    /// Anything was.
+    pub(super) written: bool,
 }
 
 /// Writes to `session` what it missed between `start` and `floor`, and looks whether its user was
@@ -80,7 +82,7 @@ pub(super) async fn recover(
     let told = missed.map(|missed| missed.tell(session, from, known, floor, telling)).filter(|told| told.complete);
     match (told, group) {
         (Some(told), Some((group, _))) if let Some(at) = told.ended => Err(end(session, group, at, telling)),
-        (Some(_), _) => Ok(Recovered { complete: true }),
+        (Some(told), _) => Ok(Recovered { complete: true, written: told.written }),
         (None, Some((group, _))) => {
             // What could not be read may have been the user's removal.
             let call = FindMembership { user: session.user.clone(), group };
@@ -99,11 +101,11 @@ pub(super) async fn recover(
                 telling.begin(session);
                 say_reset(hub, session, Some(group));
             }
-            ended.map_or(Ok(Recovered { complete }), |at| Err(end(session, group, at, telling)))
+            ended.map_or(Ok(Recovered { complete, written: !complete }), |at| Err(end(session, group, at, telling)))
         }
         (None, None) => {
             say_reset(hub, session, None);
-            Ok(Recovered { complete: false })
+            Ok(Recovered { complete: false, written: true })
         }
     }
 }

@@ -34,18 +34,25 @@ const TOPICS: usize = 100;
 /// How often idle rings are looked at when memory is tight.
 const TRIM_EVERY: Duration = Duration::from_secs(5);
 
-/// What the last check of a shard left.
-type Seen = Option<Position>;
+/// How the checks of a shard stand.
+#[derive(Debug, Clone, Copy, Default)]
+struct Checks {
+    /// Where the last one ended: only what came after is asked for.
+    upto: Option<Position>,
+    /// Something may have been lost that none has looked for yet.
+    disturbed: bool,
+}
+
+/// What a disturbance changes.
+fn of(status: BrokerStatus) -> (u64, u64) {
+    (status.generation, status.elections)
+}
 
 /// Checks until `stop`.
 pub(super) async fn run(hub: Arc<Hub>, stop: CancellationToken) {
     let mut status = hub.broker.status();
-    let of = |status: BrokerStatus| (status.generation, status.elections);
     let mut known = of(*status.borrow_and_update());
-    // Something may have been lost that no check has looked for yet.
-    let mut disturbed = false;
-    // Where the last checks ended: only what came after is asked for.
-    let mut seen: Vec<Seen> = hub.broker.shards().iter().map(|_| None).collect();
+    let mut shards: Vec<Checks> = hub.broker.shards().iter().map(|_| Checks::default()).collect();
     let mut trim = tokio::time::interval(TRIM_EVERY);
     // At once: an epoch that ends later is known by comparison with the one that was seen first.
     let mut due = tokio::time::Instant::now();
@@ -59,7 +66,9 @@ pub(super) async fn run(hub: Arc<Hub>, stop: CancellationToken) {
                 let now = *status.borrow_and_update();
                 if now.connected && of(now) != known {
                     known = of(now);
-                    disturbed = true;
+                    for checks in &mut shards {
+                        checks.disturbed = true;
+                    }
                     due = tokio::time::Instant::now();
                 }
             }
@@ -70,10 +79,9 @@ pub(super) async fn run(hub: Arc<Hub>, stop: CancellationToken) {
                     continue;
                 }
                 let done = tokio::select! {
-                    done = check_all(&hub, &mut seen, disturbed) => done,
+                    done = check_all(&hub, &mut shards) => done,
                     () = stop.cancelled() => return,
                 };
-                disturbed &= !done;
                 let jitter = Duration::from_millis(rand::random_range(0..5_000));
                 due = tokio::time::Instant::now() + if done { EVERY + jitter } else { RETRY };
             }
@@ -84,11 +92,11 @@ pub(super) async fn run(hub: Arc<Hub>, stop: CancellationToken) {
 
 /// All shards at the same time: none waits for one without a leader. False where one is to be checked
 /// again soon.
-async fn check_all(hub: &Hub, seen: &mut [Seen], disturbed: bool) -> bool {
-    let checks = hub.broker.shards().iter().zip(seen).map(|(shard, seen)| async move {
-        match check(hub, shard, *seen, disturbed).await {
-            Ok(now) => {
-                *seen = Some(now);
+async fn check_all(hub: &Hub, shards: &mut [Checks]) -> bool {
+    let checks = hub.broker.shards().iter().zip(shards).map(|(shard, checks)| async move {
+        match check(hub, shard, *checks).await {
+            Ok(upto) => {
+                *checks = Checks { upto: Some(upto), disturbed: false };
                 true
             }
             // Nothing can have been lost from a log that nobody has made yet.
@@ -102,12 +110,16 @@ async fn check_all(hub: &Hub, seen: &mut [Seen], disturbed: bool) -> bool {
     futures::future::join_all(checks).await.into_iter().all(|done| done)
 }
 
-/// Looks for what was missed in `shard` since `before`, and tells all who follow something of it.
-async fn check(hub: &Hub, shard: Shard, before: Seen, disturbed: bool) -> Result<Position, BrokerError> {
+/// Looks for what was missed in `shard` since the check before, and tells all who follow something of it.
+async fn check(hub: &Hub, shard: Shard, checks: Checks) -> Result<Position, BrokerError> {
+    let Checks { upto: before, mut disturbed } = checks;
+    let status = || of(*hub.broker.status().borrow());
+    let known = status();
     // What an interruption after this lost is for the next check.
     let interruptions = hub.broker.interruptions();
     let (begun, generation) = (Instant::now(), hub.broker.status().borrow().generation);
     let floor = hub.broker.fence(shard).await?;
+    disturbed |= status() != known;
     let shards = hub.broker.shards();
     let groups = hub.groups.iter().map(|entry| *entry.key()).filter(|group| shards.of(Topic::Group(*group)) == shard);
     let groups: Vec<GroupId> = groups.collect();
@@ -146,6 +158,10 @@ async fn check(hub: &Hub, shard: Shard, before: Seen, disturbed: bool) -> Result
         // Not told, it is asked again from where this check began.
         let told = mailbox.send_timeout(UserCommand::Checked(checked), RETRY).await;
         told.map_err(|_| busy())?;
+    }
+    if !disturbed && status() != known {
+        // Who came meanwhile was not told where it begins: the next check asks for the same once more.
+        return Err(BrokerError::Unavailable("disturbed meanwhile".to_owned()));
     }
     hub.knowledge.checked(shard, begun, generation);
     Ok(floor)

@@ -205,6 +205,8 @@ impl UsersTask {
                     }
                 }
             }
+            // Of a check that has given up waiting.
+            UserCommand::List(_, answer) if answer.is_closed() => {}
             UserCommand::List(disturbed, answer) => {
                 self.users.values_mut().for_each(|entry| entry.listed = true);
                 let _ = answer.send(self.users.keys().copied().collect());

@@ -7,7 +7,7 @@ use std::{
 
 use natter_shared::{
     event::GroupJoined,
-    frame::{ErrorCode, GroupState},
+    frame::{CloseCode, ErrorCode, GroupState},
     id::GroupId,
     position::Position,
     rpc::{self, FindMembership, Groups, Membership, ShardPosition},
@@ -114,7 +114,7 @@ impl App {
             ended.as_mut().enable();
             match self.begin_join(session, group, since)? {
                 Begun::Live(joined) => return Ok(joined),
-                Begun::Ours(attempt) => return self.finish_join(session, attempt, followed).await,
+                Begun::Ours(attempt) => return self.finish_join(session, attempt, followed, false).await,
                 Begun::Lost(attempt, lost) => match self.join_again(session, attempt, lost, (group, &followed.meta)).await {
                     Ok(_) => {}
                     // It was an earlier one.
@@ -157,9 +157,14 @@ impl App {
         Ok(Begun::Ours(attempt))
     }
 
-    async fn finish_join(&self, session: &Arc<SessionHandle>, attempt: u64, followed: &Followed) -> Result<Joined, JoinError> {
+    async fn finish_join(&self, session: &Arc<SessionHandle>, attempt: u64, followed: &Followed, again: bool) -> Result<Joined, JoinError> {
         let Followed { group, meta, start, known, telling, .. } = followed;
         let joined = self.hub.join_group(session, *group, meta, *start, *known, telling.clone()).await;
+        if again && matches!(joined, Err(JoinError::Unavailable(_))) {
+            // Where delivery had come to is forgotten with this join, and the next one would begin elsewhere. Before anybody
+            // who waits for it is woken.
+            session.outlet.close(CloseCode::TryAgain);
+        }
         let (leaves, joined) = {
             let mut groups = session.groups.lock();
             match groups.get_mut(group).filter(|live| live.attempt == attempt) {
@@ -198,7 +203,7 @@ impl App {
     ) -> Result<Joined, JoinError> {
         let (group, meta) = (of.0, of.1.clone());
         let (start, telling) = (Start::After(lost.after), Telling::End);
-        self.finish_join(session, attempt, &Followed { group, meta, since: lost.known, known: lost.known, start, telling }).await
+        self.finish_join(session, attempt, &Followed { group, meta, since: lost.known, known: lost.known, start, telling }, true).await
     }
 
     /// Goes on in a group whose delivery ended, from where it was, if the user is still a member.

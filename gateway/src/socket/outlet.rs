@@ -206,6 +206,11 @@ impl Outlet {
         self.seal(&mut state, code);
     }
 
+    /// Whether it is live, or was.
+    pub fn is_released(&self) -> bool {
+        self.state.lock().phase != Phase::Held
+    }
+
     /// Appends a Close; nothing follows it.
     pub fn close(&self, code: CloseCode) {
         let mut state = self.state.lock();
