@@ -19,7 +19,7 @@ use crate::{
 /// From a commit to the next read, at least, unless the batch was full.
 const GATHER: Duration = Duration::from_millis(5);
 
-/// The same where nobody waits for what comes next: a commit costs some hundred events' rows.
+/// The same where nobody waits for what comes next: a commit costs as much as some tens of rows.
 const GATHER_AT_EASE: Duration = Duration::from_millis(25);
 
 /// How long a quiet log is waited on before lease and connection are looked at again.

@@ -268,11 +268,13 @@ impl Person {
         self.client.ask_until_answered(leave, &gateways, ACCEPTED_WITHIN).await.with_context(|| format!("leaving {group}"))?;
         let gone = |record: &Record| (!record.follows(group)).then_some(());
         let gone_or_closed = |record: &Record| record.closed.as_ref().map(drop).or_else(|| gone(record));
+        let until = Instant::now() + ACCEPTED_WITHIN;
         loop {
             self.client.wait_until("the end of a membership", ANSWER, gone_or_closed).await?;
             if !self.client.is_away() {
                 return Ok(());
             }
+            ensure!(Instant::now() < until, "closed again and again before the end of a membership");
             // Told to come back meanwhile, or its gateway killed: who comes back is not in the group any more.
             self.client.reconnect_to_any(&self.gateways, ACCEPTED_WITHIN).await?;
         }

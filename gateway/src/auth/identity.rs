@@ -21,7 +21,7 @@ pub struct Identity {
     pub issued_at: Timestamp,
 }
 
-#[cfg(test)]
+#[cfg(any(test, feature = "bench"))]
 impl Identity {
     /// A user whose token says nothing more, and has expired.
     pub(crate) fn of(user: UserId) -> Self {

@@ -56,9 +56,7 @@ impl Room {
             outlet.attach(ours);
             outlet.release(Bytes::new());
             let user = UserId::new(&format!("user-{number}")).map_err(io::Error::other)?;
-            let identity =
-                Identity { user, handle: None, display_name: None, expires_at: Timestamp::default(), issued_at: Timestamp::default() };
-            let session = SessionHandle::new(&identity, Protocol::V1, outlet);
+            let session = SessionHandle::new(&Identity::of(user), Protocol::V1, outlet);
             all.push((session, theirs.into_std()?));
         }
         let position = Position::new(Epoch(1), 1);

@@ -162,81 +162,70 @@ impl Hub {
         self: &Arc<Self>,
         session: &Arc<SessionHandle>,
         whose: Whose<'_>,
-        start: Start,
-        known: Position,
-        telling: Telling,
+        mut start: Start,
+        mut known: Position,
+        mut telling: Telling,
         ask: impl Fn(Box<Join>) -> Asked,
     ) -> Result<Joined, JoinError> {
+        let insistence = Insistence::of(session);
         let mut written = false;
-        let joined = self.insist_on_join(session, whose, start, known, telling, &mut written, ask).await;
+        let joined = async {
+            let mut complete = true;
+            let asked = start;
+            let mut attempt = 0;
+            while attempt < ATTEMPTS {
+                attempt += 1;
+                let (answer, answered) = oneshot::channel();
+                if !ask(Box::new(Join { session: Arc::clone(session), start, known, telling: telling.clone(), answer })).await {
+                    continue;
+                }
+                match answered.await {
+                    Ok(Answer::Live(position)) => {
+                        let start = match asked {
+                            Start::After(asked) => asked,
+                            Start::Now => position,
+                        };
+                        return Ok(Joined { start, position, complete });
+                    }
+                    // An inbox has no ring: one that is written to without a pause cannot be caught up with.
+                    Ok(Answer::Behind(_)) if matches!(whose, Whose::Inbox) && attempt > ATTEMPTS / 2 => {
+                        recover::say_reset(self, session, whose.group());
+                        (start, complete) = (Start::Now, false);
+                    }
+                    Ok(Answer::Behind(floor)) => {
+                        let recovered = recover::recover(self, &insistence, whose, start, known, floor, &mut telling).await?;
+                        written |= recovered.written;
+                        complete &= recovered.complete;
+                        known = known.max(floor);
+                        if let Start::After(position) = start {
+                            start = Start::After(position.max(floor));
+                        }
+                    }
+                    Ok(Answer::TooMuch) => {
+                        written = true;
+                        telling.begin(session);
+                        recover::say_reset(self, session, whose.group());
+                        (start, complete) = (Start::Now, false);
+                    }
+                    Ok(Answer::NotMember(at)) => return Err(JoinError::NotMember(at)),
+                    // Its next task may be luckier; that it was behind somewhere is what counts as an attempt.
+                    Ok(Answer::Unavailable(_)) if insistence.goes_on() => {
+                        attempt -= 1;
+                        tokio::time::sleep(ASK_AGAIN).await;
+                    }
+                    Ok(Answer::Unavailable(reason)) => return Err(JoinError::Unavailable(reason)),
+                    // The topic's task ended in between; the next question starts another.
+                    Err(_) => {}
+                }
+            }
+            Err(JoinError::Unavailable("delivery could not catch up".to_owned()))
+        }
+        .await;
         // One that is not open yet has been written nothing, and is told why it is refused.
         if written && session.outlet.is_released() && matches!(joined, Err(JoinError::Unavailable(_))) {
             session.outlet.close(CloseCode::TryAgain);
         }
         joined
-    }
-
-    #[allow(clippy::too_many_arguments, reason = "one caller, which keeps what it is told")]
-    async fn insist_on_join<Asked: Future<Output = bool>>(
-        self: &Arc<Self>,
-        session: &Arc<SessionHandle>,
-        whose: Whose<'_>,
-        mut start: Start,
-        mut known: Position,
-        mut telling: Telling,
-        written: &mut bool,
-        ask: impl Fn(Box<Join>) -> Asked,
-    ) -> Result<Joined, JoinError> {
-        let insistence = Insistence::of(session);
-        let mut complete = true;
-        let asked = start;
-        let mut attempt = 0;
-        while attempt < ATTEMPTS {
-            attempt += 1;
-            let (answer, answered) = oneshot::channel();
-            if !ask(Box::new(Join { session: Arc::clone(session), start, known, telling: telling.clone(), answer })).await {
-                continue;
-            }
-            match answered.await {
-                Ok(Answer::Live(position)) => {
-                    let start = match asked {
-                        Start::After(asked) => asked,
-                        Start::Now => position,
-                    };
-                    return Ok(Joined { start, position, complete });
-                }
-                // An inbox has no ring: one that is written to without a pause cannot be caught up with.
-                Ok(Answer::Behind(_)) if matches!(whose, Whose::Inbox) && attempt > ATTEMPTS / 2 => {
-                    recover::say_reset(self, session, whose.group());
-                    (start, complete) = (Start::Now, false);
-                }
-                Ok(Answer::Behind(floor)) => {
-                    let recovered = recover::recover(self, &insistence, whose, start, known, floor, &mut telling).await?;
-                    *written |= recovered.written;
-                    complete &= recovered.complete;
-                    known = known.max(floor);
-                    if let Start::After(position) = start {
-                        start = Start::After(position.max(floor));
-                    }
-                }
-                Ok(Answer::TooMuch) => {
-                    *written = true;
-                    telling.begin(session);
-                    recover::say_reset(self, session, whose.group());
-                    (start, complete) = (Start::Now, false);
-                }
-                Ok(Answer::NotMember(at)) => return Err(JoinError::NotMember(at)),
-                // Its next task may be luckier; that it was behind somewhere is what counts as an attempt.
-                Ok(Answer::Unavailable(_)) if insistence.goes_on() => {
-                    attempt -= 1;
-                    tokio::time::sleep(ASK_AGAIN).await;
-                }
-                Ok(Answer::Unavailable(reason)) => return Err(JoinError::Unavailable(reason)),
-                // The topic's task ended in between; the next question starts another.
-                Err(_) => {}
-            }
-        }
-        Err(JoinError::Unavailable("delivery could not catch up".to_owned()))
     }
 
     fn group_mailbox(self: &Arc<Self>, group: GroupId, meta: &GroupMeta) -> mpsc::Sender<Command> {

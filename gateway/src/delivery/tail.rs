@@ -43,15 +43,15 @@ struct Checks {
     disturbed: bool,
 }
 
-/// What a disturbance changes.
-fn of(status: BrokerStatus) -> (u64, u64) {
+/// How often live delivery may have lost something; a disturbance changes it.
+fn disturbances(status: BrokerStatus) -> (u64, u64) {
     (status.generation, status.elections)
 }
 
 /// Checks until `stop`.
 pub(super) async fn run(hub: Arc<Hub>, stop: CancellationToken) {
     let mut status = hub.broker.status();
-    let mut known = of(*status.borrow_and_update());
+    let mut known = disturbances(*status.borrow_and_update());
     let mut shards: Vec<Checks> = hub.broker.shards().iter().map(|_| Checks::default()).collect();
     let mut trim = tokio::time::interval(TRIM_EVERY);
     // At once: an epoch that ends later is known by comparison with the one that was seen first.
@@ -64,8 +64,8 @@ pub(super) async fn run(hub: Arc<Hub>, stop: CancellationToken) {
                     return;
                 }
                 let now = *status.borrow_and_update();
-                if now.connected && of(now) != known {
-                    known = of(now);
+                if now.connected && disturbances(now) != known {
+                    known = disturbances(now);
                     for checks in &mut shards {
                         checks.disturbed = true;
                     }
@@ -113,7 +113,7 @@ async fn check_all(hub: &Hub, shards: &mut [Checks]) -> bool {
 /// Looks for what was missed in `shard` since the check before, and tells all who follow something of it.
 async fn check(hub: &Hub, shard: Shard, checks: Checks) -> Result<Position, BrokerError> {
     let Checks { upto: before, mut disturbed } = checks;
-    let status = || of(*hub.broker.status().borrow());
+    let status = || disturbances(*hub.broker.status().borrow());
     let known = status();
     // What an interruption after this lost is for the next check.
     let interruptions = hub.broker.interruptions();

@@ -150,6 +150,7 @@ async fn joins_under_a_flood_miss_nothing_after_their_fence() {
                     Ok(position) => return position,
                     Err(error) => assert!(error.is_retryable(), "{error}"),
                 }
+                tokio::time::sleep(Duration::from_millis(50)).await;
             }
         };
         tokio::time::timeout(Duration::from_secs(30), fenced).await.expect("a fence")

@@ -189,13 +189,13 @@ async fn a_user_who_comes_during_a_check_misses_nothing_that_it_is_behind() {
     assert!(joined.position >= lost, "what came before is read from SQL, not waited for");
     let behind = stage.hub.hints_missed_until(fresh.session.key).expect("SQL is asked up to where nobody was listening");
     assert!(behind.position >= lost);
-    let session = Arc::clone(&bob.session);
+    let (session, recoveries) = (Arc::clone(&bob.session), stage.metrics.recoveries.get());
     let resuming = async {
         assert!(stage.hub.join_inbox(&session, Start::After(before)).await.unwrap().complete);
         bob.until("lost").await;
     };
     let released = async {
-        tokio::time::sleep(SILENCE).await;
+        stage.until("a recovery that waits for it", || stage.metrics.recoveries.get() > recoveries).await;
         stage.script.is_state_unknown.store(false, Ordering::Relaxed);
     };
     tokio::join!(resuming, released);
