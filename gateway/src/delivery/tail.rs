@@ -9,7 +9,7 @@ use std::{
 
 use natter_shared::{
     broker::{BrokerError, BrokerStatus},
-    id::{GroupId, UserKey},
+    id::GroupId,
     position::Position,
     subject::{Shard, Topic},
 };
@@ -124,10 +124,12 @@ async fn check(hub: &Hub, shard: Shard, checks: Checks) -> Result<Position, Brok
     let groups = hub.groups.iter().map(|entry| *entry.key()).filter(|group| shards.of(Topic::Group(*group)) == shard);
     let groups: Vec<GroupId> = groups.collect();
     let listed = users_of(hub, shard, disturbed.then_some(floor)).await;
-    let (is_listed, users) = (listed.is_some(), listed.unwrap_or_default());
-    // A group followed since the last check was fenced later than it, and a user who came since, where something
-    // was lost, was told where it began: nothing of either is older.
-    let after = before.filter(|before| before.epoch == floor.epoch).unwrap_or(Position::new(floor.epoch, 0));
+    let is_listed = listed.is_some();
+    let users::Listed { users, unchecked } = listed.unwrap_or_default();
+    // A group followed since the last check was fenced later than it. A user who came while that was under way may have
+    // begun before it ended, and was not asked about.
+    let after = before.map(|before| unchecked.map_or(before, |unchecked| unchecked.min(before)));
+    let after = after.filter(|after| after.epoch == floor.epoch).unwrap_or(Position::new(floor.epoch, 0));
     let mut last: HashMap<Topic, u64> = HashMap::new();
     // In NATS a fence is an event itself; elsewhere a log may stand where it stood.
     if after < floor {
@@ -154,7 +156,8 @@ async fn check(hub: &Hub, shard: Shard, checks: Checks) -> Result<Position, Brok
             Topic::Group(_) | Topic::Canary(_) => None,
         };
         let last = last.into_iter().filter_map(of_user).collect();
-        let checked = users::Checked { interruptions, upto: floor, first, last };
+        let disturbed = disturbed || status() != known;
+        let checked = users::Checked { interruptions, disturbed, upto: floor, first, last };
         // Not told, it is asked again from where this check began.
         let told = mailbox.send_timeout(UserCommand::Checked(checked), RETRY).await;
         told.map_err(|_| busy())?;
@@ -178,9 +181,9 @@ fn tell_group(hub: &Hub, group: GroupId, checked: group::Checked) {
 
 /// The users of `shard`, who are checked after a disturbance up to `disturbed`; none where their task is busy, or subscribing
 /// anew.
-async fn users_of(hub: &Hub, shard: Shard, disturbed: Option<Position>) -> Option<Vec<UserKey>> {
+async fn users_of(hub: &Hub, shard: Shard, disturbed: Option<Position>) -> Option<users::Listed> {
     let (answer, answered) = oneshot::channel();
-    let Some(mailbox) = hub.users.get(usize::from(shard.0)) else { return Some(Vec::new()) };
+    let Some(mailbox) = hub.users.get(usize::from(shard.0)) else { return Some(users::Listed::default()) };
     mailbox.send_timeout(UserCommand::List(disturbed, answer), RETRY).await.ok()?;
     tokio::time::timeout(RETRY, answered).await.ok()?.ok()
 }

@@ -233,10 +233,11 @@ impl App {
     /// Lists the user's groups anew, and goes live in those that the session has not: hints may have
     /// been missed, and SQL keeps none. That one has ended, the group's own order says.
     pub(super) async fn relist(&self, session: &Arc<SessionHandle>) -> Result<(), Refusal> {
+        let heard = self.hub.hints_missed_until(session.key);
         let mut after = None;
         loop {
             let call = Groups { user: session.user.clone(), after, limit: GROUPS_PAGE };
-            let answer = Insistence::of(session).call(&*self.broker, call, None).await?;
+            let answer = Insistence::of(session).call(&*self.broker, call, heard).await?;
             let applied = answer.applied;
             for membership in answer.reply.groups {
                 let group = membership.group;

@@ -200,3 +200,67 @@ async fn a_user_who_comes_during_a_check_misses_nothing_that_it_is_behind() {
     };
     tokio::join!(resuming, released);
 }
+
+/// A quiet check asks nothing about who comes while it is under way; the next one does, from where they began.
+#[tokio::test]
+async fn a_user_who_comes_during_a_quiet_check_is_asked_about_by_the_next() {
+    let stage = Stage::new().await;
+    let _member = stage.member("cid").await;
+    let bob = Member::new("bob").await;
+    let lost = stage.script.store(Topic::User(bob.session.key), &message("lost"), true);
+    stage.script.is_state_unknown.store(true, Ordering::Relaxed);
+    let checks = stage.script.checks();
+    tokio::time::pause();
+    stage.until_within("a quiet check", Duration::from_secs(70), || stage.script.checks() > checks).await;
+    let joined = stage.hub.join_inbox(&bob.session, Start::Now).await.unwrap();
+    assert!(joined.position < lost);
+    stage.script.is_state_unknown.store(false, Ordering::Relaxed);
+    // Time stands still: this is over once the check is.
+    tokio::time::sleep(PATIENCE).await;
+    assert!(bob.session.pop_notice().is_none());
+    let checks = stage.script.checks();
+    stage.script.notice();
+    let told = tokio::time::timeout(PATIENCE, bob.session.next_notice()).await.expect("something was missed");
+    assert!(matches!(told, Notice::InboxLost { after } if after == joined.position), "{told:?}");
+    assert!(stage.script.checks() > checks);
+}
+
+/// What is lost with a leader before a session came, and lies before an event of somebody else, shows in no cursor.
+#[tokio::test]
+async fn who_came_after_a_hint_that_was_lost_lists_the_groups_anew() {
+    let stage = Stage::new().await;
+    let (ann, bob) = (Member::new("ann").await, Member::new("bob").await);
+    stage.hub.join_inbox(&ann.session, Start::Now).await.unwrap();
+    let lost = stage.script.store(Topic::User(bob.session.key), &hint("bob"), true);
+    let seen = stage.script.store(Topic::User(ann.session.key), &hint("ann"), false);
+    let told = tokio::time::timeout(PATIENCE, ann.session.next_notice()).await.unwrap();
+    assert!(matches!(told, Notice::Joined(_)), "{told:?}");
+    let joined = stage.hub.join_inbox(&bob.session, Start::Now).await.unwrap();
+    assert!(lost < joined.position && joined.position == seen, "it begins after what was lost");
+    stage.script.notice();
+    let told = tokio::time::timeout(PATIENCE, bob.session.next_notice()).await.expect("a hint was missed");
+    assert!(matches!(told, Notice::InboxLost { after } if after >= seen), "{told:?}");
+    let behind = stage.hub.hints_missed_until(bob.session.key).expect("SQL is asked up to where nobody was listening");
+    assert!(behind.position >= lost);
+    // A later check knows that this has been done.
+    stage.script.store(Topic::User(ann.session.key), &hint("ann"), false);
+    assert!(stage.hub.join_inbox(&bob.session, Start::After(joined.position)).await.unwrap().complete);
+    let checks = stage.script.checks();
+    stage.script.notice();
+    stage.until("another check", || stage.script.checks() > checks).await;
+    assert!(tokio::time::timeout(SILENCE, bob.session.next_notice()).await.is_err());
+}
+
+/// A client that was told of a membership elsewhere resumes ahead of this gateway; SQL may have known nothing of it.
+#[tokio::test]
+async fn a_hint_is_followed_by_who_was_told_of_it_elsewhere() {
+    let stage = Stage::new().await;
+    let mut bob = Member::new("bob").await;
+    let ahead = Position::new(stage.script.fence_now().epoch, 100);
+    let joined = stage.hub.join_inbox(&bob.session, Start::After(ahead)).await.unwrap();
+    assert_eq!(joined.position, ahead);
+    stage.script.store(Topic::User(bob.session.key), &hint("bob"), false);
+    let told = tokio::time::timeout(PATIENCE, bob.session.next_notice()).await.expect("the hint is followed");
+    assert!(matches!(told, Notice::Joined(_)), "{told:?}");
+    assert!(bob.said().await.is_empty(), "it is not told again");
+}

@@ -14,7 +14,7 @@ use bytes::Bytes;
 use natter_shared::{
     broker::Broker,
     config::Limits,
-    event::{Event, GroupKind, MemberRemoved, Message},
+    event::{Event, GroupJoined, GroupKind, MemberRemoved, Message, Role},
     id::{GroupId, MessageId, Nonce, RoomName, UserId, open_group},
     position::Position,
     subject::Topic,
@@ -60,6 +60,18 @@ fn removal(name: &str) -> Event {
     Event::MemberRemoved(MemberRemoved { group: group(), user: user(name), by: None })
 }
 
+fn hint(name: &str) -> Event {
+    Event::GroupJoined(GroupJoined {
+        group: group(),
+        user: user(name),
+        kind: GroupKind::Group,
+        name: None,
+        display_name: "lobby".to_owned(),
+        role: Role::Member,
+        since: Position::START,
+    })
+}
+
 /// A hub over a script.
 struct Stage {
     script: Arc<Script>,
@@ -93,12 +105,16 @@ impl Stage {
     }
 
     async fn until(&self, what: &str, is: impl Fn() -> bool) {
+        self.until_within(what, PATIENCE, is).await;
+    }
+
+    async fn until_within(&self, what: &str, patience: Duration, is: impl Fn() -> bool) {
         let waited = async {
             while !is() {
                 tokio::time::sleep(Duration::from_millis(2)).await;
             }
         };
-        assert!(tokio::time::timeout(PATIENCE, waited).await.is_ok(), "waited in vain for {what}");
+        assert!(tokio::time::timeout(patience, waited).await.is_ok(), "waited in vain for {what}");
     }
 
     fn say(&self, body: &str) -> Position {

@@ -1,15 +1,14 @@
 //! The delivery task of one shard's users: notifications, hints, counts. One subscription covers
 //! them all; a user who is not connected here costs one look into a table.
 
-use std::{
-    collections::{HashMap, VecDeque},
-    sync::Arc,
-    time::Duration,
-};
+mod check;
+mod hints;
+
+use std::{collections::HashMap, sync::Arc};
 
 use natter_shared::{
     broker::{Delivery, Interest, Stored, Subscription},
-    event::{Ephemeral, Event, GroupJoined},
+    event::{Ephemeral, Event},
     frame::CloseCode,
     id::{SessionId, UserKey},
     position::Position,
@@ -22,6 +21,11 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+use self::hints::RecentHints;
+pub(super) use self::{
+    check::{Checked, Listed},
+    hints::RECENT_FOR,
+};
 use super::{
     Start,
     cursor::{Cursor, Verdict},
@@ -48,21 +52,9 @@ pub(super) enum UserCommand {
     /// A session goes.
     Leave(UserKey, SessionId),
     /// Which users have sessions here: a check begins; after a disturbance, of everything up to this position.
-    List(Option<Position>, oneshot::Sender<Vec<UserKey>>),
+    List(Option<Position>, oneshot::Sender<Listed>),
     /// The check has been made.
     Checked(Checked),
-}
-
-/// What a fenced check knows of a shard's users.
-pub(super) struct Checked {
-    /// So many interruptions came before it.
-    pub(super) interruptions: u64,
-    /// Everything of those who were listed, up to here, is known by it.
-    pub(super) upto: Position,
-    /// The first event that the log had afterwards.
-    pub(super) first: u64,
-    /// The last events of those who had any since the check before.
-    pub(super) last: HashMap<UserKey, u64>,
 }
 
 struct User {
@@ -71,6 +63,8 @@ struct User {
     interruptions: u64,
     /// Listed for the check that is under way.
     listed: bool,
+    /// No check has been made since the first session came.
+    unchecked: bool,
     listeners: SmallVec<[Listener; 1]>,
 }
 
@@ -79,13 +73,6 @@ struct Listener {
     /// The session has everything up to here already.
     after: Position,
 }
-
-/// How the payloads of hints begin; a test of the events' encoding keeps it true.
-const HINTS: [&[u8]; 2] = [br#"{"type":"group_joined""#, br#"{"type":"group_left""#];
-
-/// Recent hints that are kept of a shard's users, and for how long.
-const RECENT: usize = 4096;
-pub(super) const RECENT_FOR: Duration = Duration::from_secs(10);
 
 /// How much is held back after an interruption.
 const HOLD_LIMITS: HoldLimits = HoldLimits { events: 4096, bytes: 8 << 20 };
@@ -96,9 +83,7 @@ pub(super) struct UsersTask {
     users: HashMap<UserKey, User>,
     /// Everything of any user up to here has been looked at; what comes is later.
     fed: Position,
-    /// The last hints of users, connected or not: a hint is told before its rows are committed, and a
-    /// session that signs in between finds it here. Copies: the originals hold a read buffer each.
-    recent: VecDeque<(Instant, UserKey, Box<[u8]>)>,
+    hints: RecentHints,
     /// Up to these interruptions it is known what was missed.
     interruptions: u64,
     /// What waits for that to be known of a later one.
@@ -124,7 +109,7 @@ impl UsersTask {
                         shard,
                         users: std::mem::take(&mut users),
                         fed,
-                        recent: VecDeque::new(),
+                        hints: RecentHints::default(),
                         interruptions,
                         hold: None,
                     };
@@ -208,71 +193,10 @@ impl UsersTask {
             // Of a check that has given up waiting.
             UserCommand::List(_, answer) if answer.is_closed() => {}
             UserCommand::List(disturbed, answer) => {
-                self.users.values_mut().for_each(|entry| entry.listed = true);
-                let _ = answer.send(self.users.keys().copied().collect());
-                // Who comes after this is asked about by no check for what lies before: that has to be recovered, or read
-                // from SQL, for it may have been lost.
-                if let Some(upto) = disturbed {
-                    self.fed = self.fed.max(upto);
-                    self.hub.hints_are_heard_after(self.shard, upto);
-                }
+                let _ = answer.send(self.list(disturbed));
             }
             // Done where the subscription is at hand.
             UserCommand::Checked(_) => {}
-        }
-    }
-
-    /// Who missed something recovers; then comes what was held back.
-    async fn on_checked(&mut self, checked: Checked) {
-        let Checked { interruptions, upto, first, last } = checked;
-        let mut behind = Vec::new();
-        for (user, entry) in &mut self.users {
-            let (at, last) = (entry.cursor.0, last.get(user).copied().unwrap_or_default());
-            let missed = match at.epoch.cmp(&upto.epoch) {
-                std::cmp::Ordering::Less => true,
-                std::cmp::Ordering::Greater => false,
-                // Came after the list was made: nothing was asked about them.
-                std::cmp::Ordering::Equal if !entry.listed => entry.interruptions < interruptions,
-                std::cmp::Ordering::Equal => last > at.seq || at.seq + 1 < first,
-            };
-            if missed {
-                behind.push((*user, Position::new(upto.epoch, upto.seq.max(last))));
-            } else if entry.listed {
-                entry.cursor = Cursor(at.max(upto));
-            }
-            entry.listed = false;
-        }
-        for (user, upto) in behind {
-            self.lose(user, upto);
-        }
-        self.fed = self.fed.max(upto);
-        if interruptions > self.interruptions {
-            // A hint may have been among what was missed.
-            self.interruptions = interruptions;
-            self.hub.hints_are_heard_after(self.shard, upto);
-        }
-        if self.interruptions == self.hub.broker.interruptions()
-            && let Some(hold) = self.hold.take()
-        {
-            let came = Instant::now();
-            for stored in hold.into_events() {
-                self.on_stored(stored, came).await;
-            }
-        }
-    }
-
-    /// Nobody knows what was missed, and too much time has passed: who would be told something comes
-    /// back.
-    fn close_held(&mut self) {
-        let Some(hold) = self.hold.take() else { return };
-        tracing::warn!(shard = %self.shard, held = hold.events().len(), "not_checked_in_time");
-        self.hub.metrics.hold_timeouts.inc();
-        for stored in hold.events() {
-            if let Topic::User(user) = stored.topic
-                && let Some(entry) = self.users.remove(&user)
-            {
-                entry.listeners.iter().for_each(|listener| listener.session.outlet.close(CloseCode::TryAgain));
-            }
         }
     }
 
@@ -281,7 +205,7 @@ impl UsersTask {
         let is_new = !self.users.contains_key(&session.key);
         let interruptions = self.interruptions;
         let cursor = Cursor(self.fed);
-        let fresh = || User { cursor, interruptions, listed: false, listeners: SmallVec::new() };
+        let fresh = || User { cursor, interruptions, listed: false, unchecked: true, listeners: SmallVec::new() };
         let entry = self.users.entry(session.key).or_insert_with(fresh);
         let seen = entry.cursor.0;
         let said = match start {
@@ -294,7 +218,7 @@ impl UsersTask {
             Answer::Behind(_) | Answer::TooMuch | Answer::NotMember(_) | Answer::Unavailable(_) => None,
         };
         if let (Ok(()), Some(after)) = (answer.send(said), live) {
-            tell_recent(&self.recent, &session);
+            self.hints.tell(&session);
             entry.listeners.retain(|other| other.session.id != session.id);
             entry.listeners.push(Listener { session, after });
         } else if is_new {
@@ -307,7 +231,7 @@ impl UsersTask {
     async fn on_stored(&mut self, stored: Stored, came: Instant) {
         let Topic::User(user) = stored.topic else { return };
         self.fed = self.fed.max(stored.position);
-        self.remember(user, &stored);
+        self.hints.keep(user, &stored.payload);
         let Some(entry) = self.users.get_mut(&user) else { return };
         let is_next = match entry.cursor.judge(stored.position, stored.previous) {
             Verdict::Next => true,
@@ -342,15 +266,6 @@ impl UsersTask {
         }
     }
 
-    fn remember(&mut self, user: UserKey, stored: &Stored) {
-        while self.recent.len() >= RECENT || self.recent.front().is_some_and(|(at, ..)| at.elapsed() > RECENT_FOR) {
-            self.recent.pop_front();
-        }
-        if HINTS.iter().any(|hint| stored.payload.starts_with(hint)) {
-            self.recent.push_back((Instant::now(), user, (*stored.payload).into()));
-        }
-    }
-
     /// Something of `user` was missed: its sessions recover from where they were, then join again.
     fn lose(&mut self, user: UserKey, upto: Position) {
         let Some(entry) = self.users.get_mut(&user) else { return };
@@ -373,21 +288,6 @@ impl UsersTask {
     }
 }
 
-/// Tells a session of its user's memberships that began lately and go on.
-fn tell_recent(recent: &VecDeque<(Instant, UserKey, Box<[u8]>)>, session: &SessionHandle) {
-    let mut begun: SmallVec<[GroupJoined; 4]> = SmallVec::new();
-    for (.., payload) in recent.iter().filter(|(_, user, _)| *user == session.key) {
-        match Event::decode(payload) {
-            Ok(Event::GroupJoined(joined)) => begun.push(joined),
-            Ok(Event::GroupLeft(left)) => begun.retain(|joined| joined.group != left.group || joined.since >= left.until),
-            Ok(_) | Err(_) => {}
-        }
-    }
-    for joined in begun {
-        session.notice(Notice::Joined(Box::new(joined)));
-    }
-}
-
 /// Writes an event to the user's sessions, and tells them what follows from it.
 fn tell(hub: &Hub, listeners: &[Listener], stored: &Stored) {
     if stored.is_void() {
@@ -404,48 +304,22 @@ fn tell(hub: &Hub, listeners: &[Listener], stored: &Stored) {
     let encoded = encode_event(event, stored.position, stored.stored_at, None, for_chat);
     let v1 = encoded.v1.map(|frame| wire::text(&frame));
     let chat = encoded.chat.map(|frame| wire::text(&frame));
-    for Listener { session, .. } in listeners.iter().filter(|listener| listener.after < stored.position) {
+    for Listener { session, after } in listeners {
         let frame = match session.protocol {
             Protocol::V1 => &v1,
             Protocol::ChatRoom => &chat,
         };
-        if let Some(frame) = frame {
+        if let Some(frame) = frame
+            && *after < stored.position
+        {
             session.outlet.push(frame, 1);
             hub.metrics.deliveries.inc();
         }
+        // Also of what its client was told elsewhere: SQL may not have known of it when the session signed in.
         match &encoded.effect {
             Effect::Joined(joined) => session.notice(Notice::Joined(joined.clone())),
             Effect::Left(left) => session.notice(Notice::Left(left.clone())),
             Effect::None | Effect::Removed(_) => {}
-        }
-    }
-}
-
-#[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "tests")]
-mod tests {
-    use natter_shared::{
-        event::{GroupKind, GroupLeft, Role},
-        id::{GroupId, UserId},
-    };
-
-    use super::*;
-
-    #[test]
-    fn a_hint_is_known_by_its_beginning() {
-        let (group, user) = (GroupId(uuid::Uuid::now_v7()), UserId::new("ann").unwrap());
-        let left = Event::GroupLeft(GroupLeft { group, user: user.clone(), until: Position::START });
-        let joined = Event::GroupJoined(GroupJoined {
-            group,
-            user,
-            kind: GroupKind::Open,
-            name: None,
-            display_name: "lobby".to_owned(),
-            role: Role::Member,
-            since: Position::START,
-        });
-        for (hint, begins) in [joined, left].into_iter().zip(HINTS) {
-            assert!(hint.encode().unwrap().starts_with(begins));
         }
     }
 }
