@@ -10,6 +10,7 @@ use natter_shared::{
     broker::Broker,
     config::Config,
     id::{InstanceId, SessionId, UserKey},
+    rpc::JoinOpen,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -22,7 +23,7 @@ use crate::{
     knowledge::Knowledge,
     metrics::Metrics,
     publish::Intake,
-    session::{SessionHandle, SignIns},
+    session::{SessionHandle, SignIns, Together},
     socket::{OutletLimits, ReadLimits},
     standings::Standings,
 };
@@ -48,7 +49,9 @@ pub struct App {
     /// Who is connected how often.
     pub connections: Connections,
     /// On their way to SQL.
-    pub sign_ins: Arc<SignIns>,
+    pub sign_ins: SignIns,
+    /// Joins of open groups on their way to SQL.
+    pub joins: Arc<Together<JoinOpen>>,
     /// Which connections may become sessions.
     pub admission: Admission,
     /// What a connection may send.

@@ -24,7 +24,7 @@ use crate::{
     memory::Memory,
     metrics::Metrics,
     publish::Intake,
-    session::SignIns,
+    session::{SignIns, Together},
     socket::ReadLimits,
     standings::Standings,
 };
@@ -75,6 +75,7 @@ pub async fn run(gateway: Gateway) -> Result<(), StartError> {
     let hub = Hub::start(Arc::clone(&broker), &config.limits, linger, Arc::clone(&metrics), Arc::clone(&knowledge), &tasks, &stop);
     let intake = Intake::new(broker.shards(), Arc::clone(&metrics));
     let sign_ins = SignIns::new(Arc::clone(&broker), tasks.clone(), config.limits.sign_ins);
+    let joins = Together::new(Arc::clone(&broker), tasks.clone(), config.limits.sign_ins);
     let app = Arc::new(App {
         instance,
         broker,
@@ -85,6 +86,7 @@ pub async fn run(gateway: Gateway) -> Result<(), StartError> {
         sessions: DashMap::new(),
         connections: Connections::default(),
         sign_ins,
+        joins,
         admission: Admission::new(&config.limits, Arc::clone(&memory), Arc::clone(&metrics)),
         read_limits: Arc::new(ReadLimits::new(&config.limits)),
         metrics,

@@ -294,10 +294,24 @@ impl Person {
                 // A group that it is not in any more brings nothing.
                 let here = |record: &Record| (record.closed.is_some() || record.position(group).is_none_or(|at| at >= last)).then_some(());
                 let _ = client.wait_until("the last message", patience, here).await;
-                if client.is_away() {
+                // Told to come back, once more while it did: until it is here or nobody waits any more.
+                while client.is_away() {
                     client.reconnect_to_any(&self.gateways, ACCEPTED_WITHIN).await?;
-                    let _ = client.wait_until("the last message", patience, here).await;
+                    let _ = client.wait_until("the last message", until.saturating_duration_since(Instant::now()), here).await;
+                    if Instant::now() > until {
+                        break;
+                    }
                 }
+            }
+        }
+        Ok(())
+    }
+
+    /// Connects again what was closed.
+    pub(crate) async fn come_back(&mut self) -> Result<()> {
+        for client in [Some(&mut self.client), self.tab.as_mut()].into_iter().flatten() {
+            if client.is_away() {
+                client.reconnect_to_any(&self.gateways, ACCEPTED_WITHIN).await?;
             }
         }
         Ok(())

@@ -193,7 +193,7 @@ impl Traffic {
     }
 
     /// What became of all inboxes; waits until everybody was told what SQL counts.
-    async fn inboxes(&self, sql: &Sql, until: Instant) -> Result<Inboxes> {
+    async fn inboxes(&mut self, sql: &Sql, until: Instant) -> Result<Inboxes> {
         let mut seen = Inboxes::default();
         if self.extras.notifications == 0 {
             return Ok(seen);
@@ -203,6 +203,9 @@ impl Traffic {
             seen.accepted.extend(person.notes.iter().cloned());
         }
         loop {
+            for person in &mut self.people {
+                person.come_back().await?;
+            }
             seen.rows = sql.notifications().await?;
             seen.counts = sql.inbox_counts().await?;
             seen.told.clear();

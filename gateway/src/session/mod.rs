@@ -19,7 +19,7 @@ mod reply;
 mod requests;
 mod run;
 mod send;
-mod sign_ins;
+mod together;
 
 #[cfg(test)]
 pub(crate) use echo::serve_echo;
@@ -27,4 +27,4 @@ pub use handle::{Lost, Notice, Protocol, SessionHandle};
 pub use handshake::serve_v1;
 pub use open::{OpenError, Opened, RoomOrGroup, open_chat_room};
 pub use run::{Socket, finish, serve_chat_room};
-pub use sign_ins::SignIns;
+pub use together::{SignIns, Together};

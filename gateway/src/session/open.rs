@@ -17,7 +17,7 @@ use super::{
     Protocol, SessionHandle,
     membership::{Followed, group_state},
     run::Guard,
-    sign_ins::Known,
+    together::Known,
 };
 use crate::{
     app::App,
@@ -147,7 +147,7 @@ impl App {
         let heard = self.hub.hints_missed_until(session.key);
         let Identity { user, handle, display_name, issued_at, .. } = identity;
         let call = SignIn { user, handle, display_name, limit: GROUPS_PAGE, issued_at: Some(issued_at) };
-        let Known { applied, signed_in } = self.sign_ins.sign_in(call, heard).await?;
+        let Known { applied, reply: SignedIn { profile, groups, more, inbox } } = self.sign_ins.sign_in(call, heard).await?;
         // Once: a session signs in once.
         let _ = session.signed_in.set(Arc::clone(&applied));
         let own = Topic::User(session.key);
@@ -157,7 +157,6 @@ impl App {
         {
             inbox_joined = Joined { complete: false, ..self.hub.join_inbox(session, Start::Now).await? };
         }
-        let SignedIn { profile, groups, more, inbox } = signed_in;
         let more = groups.last().filter(|_| more).map(|last| last.group);
         let groups = self.all_live(session, groups, &applied, &resume).await?;
         if more.is_none() {
@@ -256,14 +255,18 @@ impl App {
     /// Joins an open group for good, and its delivery.
     pub(super) async fn join_open(self: &Arc<Self>, session: &Arc<SessionHandle>, group: OpenGroup) -> Result<GroupState, OpenError> {
         let call = JoinOpen { user: session.user.clone(), group };
-        let answer: Answer<Membership> = rpc::call(&*self.broker, call, None).await?;
-        let id = answer.reply.group;
+        let known = match self.joins.call(call.clone(), None).await {
+            Some(known) => known?,
+            None => rpc::call(&*self.broker, call, None).await?.into(),
+        };
+        let Known { applied, reply: membership } = known;
+        let id = membership.group;
         let shard = self.broker.shards().of(Topic::Group(id));
-        let applied = answer.applied(shard);
-        let start = session.start_of(shard, id, answer.reply.since);
-        let followed = Followed::of(&answer.reply, applied.max(answer.reply.since), start, Telling::Nothing);
+        let applied = rpc::applied_in(&applied, shard);
+        let start = session.start_of(shard, id, membership.since);
+        let followed = Followed::of(&membership, applied.max(membership.since), start, Telling::Nothing);
         let joined = self.go_live(session, &followed).await?;
-        Ok(group_state(answer.reply, joined, applied, false))
+        Ok(group_state(membership, joined, applied, false))
     }
 }
 
@@ -279,10 +282,7 @@ pub async fn open_chat_room(app: &Arc<App>, identity: Identity, room: RoomOrGrou
         RoomOrGroup::Room(name) => OpenGroup::Name(name),
         RoomOrGroup::Group(id) => OpenGroup::Id(id),
     };
-    let id = match &group {
-        OpenGroup::Name(name) => natter_shared::id::open_group(name),
-        OpenGroup::Id(id) => *id,
-    };
+    let id = group.id();
     opened.live.room = if session.group(id).is_some() {
         Some(id)
     } else {

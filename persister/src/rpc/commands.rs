@@ -6,16 +6,19 @@
 use natter_shared::{
     event::{Event, GroupKind, MemberAdded, MemberRemoved, Role},
     frame::ErrorCode,
-    id::{EventId, GroupId, UserId, derived_event, open_group},
+    id::{EventId, GroupId, UserId, derived_event},
     position::Position,
-    rpc::{AddMember, Answer, JoinOpen, LeaveGroup, LeftGroup, Membership, OpenGroup, RemoveMember, RpcError, ShardPosition},
+    rpc::{
+        AddMember, Answer, JoinOpen, JoinOpenMany, LeaveGroup, LeftGroup, Membership, OneOfMany, OpenGroup, RemoveMember, RpcError,
+        ShardPosition,
+    },
     subject::Topic,
 };
 use sea_orm::ConnectionTrait;
 
 use super::{
     context::{Context, column},
-    creation, memberships,
+    creation, many, memberships,
 };
 use crate::{
     checkpoint,
@@ -92,11 +95,26 @@ pub(super) async fn answer(context: &Context, user: &UserId, group: GroupId) -> 
     }
 }
 
+/// Those who are members, and have come again: two statements for all of them.
+pub(super) async fn join_open_many(context: &Context, call: JoinOpenMany) -> Result<Answer<Vec<OneOfMany<Membership>>>, RpcError> {
+    many::check(&call.joins)?;
+    let snapshot = context.snapshot().await?;
+    let asked: Vec<_> = call.joins.iter().map(|one| (&one.call.user, one.call.group.id())).collect();
+    let found = memberships::find_many(&snapshot, &asked).await?;
+    let mut room = many::Room::default();
+    let answers = call.joins.iter().zip(asked).map(|(one, (user, group))| {
+        let member = found.get(&(user.as_str().to_owned(), group)).filter(|_| snapshot.has(one.min_position));
+        match member.filter(|membership| room.take(memberships::size(membership))) {
+            Some(membership) => OneOfMany::Answered(Box::new(membership.clone())),
+            None => OneOfMany::Alone,
+        }
+    });
+    let answers = answers.collect();
+    snapshot.answer(answers).await
+}
+
 pub(super) async fn join_open(context: &Context, call: JoinOpen) -> Result<Answer<Membership>, RpcError> {
-    let group = match &call.group {
-        OpenGroup::Name(name) => open_group(name),
-        OpenGroup::Id(id) => *id,
-    };
+    let group = call.group.id();
     // Most who join are members, and have come again.
     let snapshot = context.snapshot().await?;
     if let Some(membership) = memberships::find(&snapshot, &call.user, group).await? {

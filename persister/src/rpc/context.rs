@@ -7,8 +7,8 @@ use natter_shared::{
     event::Event,
     frame::ErrorCode,
     id::{EventId, UserId},
-    rpc::{Answer, AwaitApplied, RpcError, ShardPosition},
-    subject::Topic,
+    rpc::{self, Answer, AwaitApplied, RpcError, ShardPosition},
+    subject::{Shard, Topic},
 };
 use sea_orm::{ConnectionTrait, DatabaseTransaction, DbErr, QueryResult, Value};
 use tokio::time::{Instant, sleep};
@@ -61,12 +61,22 @@ impl Snapshot<'_> {
         for user in users {
             rows.push([user.as_str().into()]);
         }
-        rows.query(&self.read, sql).await.map_err(|error| unavailable(&error))
+        self.rows(rows, sql).await
+    }
+
+    /// The rows of a query that reads from `v`.
+    pub(super) async fn rows<const N: usize>(&self, v: Rows<N>, sql: &str) -> Result<Vec<QueryResult>, RpcError> {
+        v.query(&self.read, sql).await.map_err(|error| unavailable(&error))
     }
 
     /// How far SQL has come in each shard.
     pub(super) fn applied(&self) -> &[ShardPosition] {
         &self.applied
+    }
+
+    /// Whether SQL has come to `least`.
+    pub(super) fn has(&self, least: Option<ShardPosition>) -> bool {
+        least.is_none_or(|least| rpc::applied_in(&self.applied, Shard(least.shard)) >= least.position)
     }
 
     /// Ends the snapshot with its answer.

@@ -11,7 +11,10 @@ use sea_orm::QueryResult;
 use uuid::Uuid;
 
 use super::context::{Snapshot, column};
-use crate::checkpoint;
+use crate::{
+    checkpoint,
+    database::rows::{Kind, Rows},
+};
 
 /// Groups in a page at most.
 pub(super) const MAX_GROUPS: u32 = 200;
@@ -81,6 +84,32 @@ pub(super) async fn first_pages(
 pub(super) async fn find(snapshot: &Snapshot<'_>, user: &UserId, group: GroupId) -> Result<Option<Membership>, RpcError> {
     let sql = of_one("m.group_id = ?");
     snapshot.one(&sql, [user.as_str().into(), group.0.into()]).await?.as_ref().map(membership).transpose()
+}
+
+/// Those of `asked`, users and groups, that are memberships.
+pub(super) async fn find_many(
+    snapshot: &Snapshot<'_>,
+    asked: &[(&UserId, GroupId)],
+) -> Result<HashMap<(String, GroupId), Membership>, RpcError> {
+    let mut rows = Rows::new([("i", Kind::Text), ("g", Kind::Uuid)]);
+    for (user, group) in asked {
+        rows.push([user.as_str().into(), group.0.into()]);
+    }
+    let sql = format!(
+        "SELECT m.user_id AS member, {COLUMNS} FROM v JOIN members m ON m.user_id = v.i AND m.group_id = v.g {TABLES} \
+         WHERE m.until_epoch IS NULL"
+    );
+    let mut found = HashMap::with_capacity(asked.len());
+    for row in snapshot.rows(rows, &sql).await? {
+        let membership = membership(&row)?;
+        found.insert((column(&row, "member")?, membership.group), membership);
+    }
+    Ok(found)
+}
+
+/// Bytes of a membership in an answer, or somewhat more.
+pub(super) fn size(membership: &Membership) -> usize {
+    256 + 2 * membership.display_name.len() + membership.name.as_ref().map_or(0, |name| name.as_str().len())
 }
 
 /// What one side of a one-to-one group sees, by handles.

@@ -7,6 +7,7 @@ mod groups;
 mod history;
 mod inbox;
 mod keys;
+mod many;
 pub(crate) mod memberships;
 mod sessions;
 mod standings;
@@ -24,8 +25,8 @@ use natter_shared::{
     frame::ErrorCode,
     rpc::{
         self, AddMember, Answer, AwaitApplied, ChangeStanding, ChatPage, CheckApiKey, CountInbox, CreateGroup, CreateSingle, EnsureGroup,
-        EventsAfter, FindAccepted, FindGroup, FindMembership, FindUser, Groups, JoinOpen, LeaveGroup, ListGroups, ListNotifications,
-        ListUsers, Members, MessageHistory, RemoveMember, RenameGroup, Request, Rpc, RpcError, SignIn, SignInMany,
+        EventsAfter, FindAccepted, FindGroup, FindMembership, FindUser, Groups, JoinOpen, JoinOpenMany, LeaveGroup, ListGroups,
+        ListNotifications, ListUsers, Members, MessageHistory, RemoveMember, RenameGroup, Request, Rpc, RpcError, SignIn, SignInMany,
     },
 };
 use tokio::{sync::Semaphore, time::sleep};
@@ -129,6 +130,7 @@ async fn answer(context: Arc<Context>, metrics: Metrics, call: Call) {
         ListGroups => groups::list,
         FindGroup => groups::find,
         JoinOpen => commands::join_open,
+        JoinOpenMany => commands::join_open_many,
         LeaveGroup => commands::leave,
         CreateSingle => creation::create_single,
         CreateGroup => creation::create_group,

@@ -3,18 +3,11 @@
 use natter_shared::{
     frame::ErrorCode,
     id::UserId,
-    rpc::{self, Answer, Membership, OneOfMany, Request, RpcError, SignIn, SignInMany, SignedIn},
-    subject::Shard,
+    rpc::{Answer, OneOfMany, Request, RpcError, SignIn, SignInMany, SignedIn},
 };
 
-use super::{context::Context, inbox, memberships, standings, users};
+use super::{context::Context, inbox, many, memberships, standings, users};
 use crate::error::unavailable;
-
-/// Users in one call at most.
-const MANY: usize = 256;
-
-/// Bytes of an answer to many, about; who does not fit asks alone. NATS takes up to 1 MB.
-const ANSWER_BYTES: usize = 512 * 1024;
 
 pub(super) async fn sign_in(context: &Context, call: SignIn) -> Result<Answer<SignedIn>, RpcError> {
     let claims = users::Claims::of(&call);
@@ -39,10 +32,8 @@ pub(super) async fn sign_in(context: &Context, call: SignIn) -> Result<Answer<Si
 }
 
 /// Those of whom nothing is news: five statements for all.
-pub(super) async fn sign_in_many(context: &Context, call: SignInMany) -> Result<Answer<Vec<OneOfMany>>, RpcError> {
-    if call.users.len() > MANY {
-        return Err(RpcError::new(ErrorCode::TooLarge, "more users than one call may sign in"));
-    }
+pub(super) async fn sign_in_many(context: &Context, call: SignInMany) -> Result<Answer<Vec<OneOfMany<SignedIn>>>, RpcError> {
+    many::check(&call.users)?;
     let snapshot = context.snapshot().await?;
     let mut ids: Vec<&UserId> = call.users.iter().map(|one| &one.call.user).collect();
     ids.sort_unstable_by_key(|user| user.as_str());
@@ -52,9 +43,9 @@ pub(super) async fn sign_in_many(context: &Context, call: SignInMany) -> Result<
     let limit = call.users.iter().map(|one| one.call.limit).max().unwrap_or_default();
     let mut pages = memberships::first_pages(&snapshot, &ids, limit).await?;
     let inboxes = inbox::counts_of(&snapshot, &ids).await?;
-    let mut room = ANSWER_BYTES;
+    let mut room = many::Room::default();
     let answers = call.users.iter().map(|Request { min_position, call: one }| {
-        if min_position.is_some_and(|least| rpc::applied_in(snapshot.applied(), Shard(least.shard)) < least.position) {
+        if !snapshot.has(*min_position) {
             return OneOfMany::Alone;
         }
         if let Some(issued_at) = one.issued_at
@@ -67,19 +58,13 @@ pub(super) async fn sign_in_many(context: &Context, call: SignInMany) -> Result<
         let (mut groups, mut more) = pages.remove(one.user.as_str()).unwrap_or_default();
         more |= groups.len() > one.limit as usize;
         groups.truncate(one.limit as usize);
-        let size = 512 + groups.iter().map(about).sum::<usize>();
-        if before != users::Claims::of(one) || size > room {
+        let size = 512 + groups.iter().map(memberships::size).sum::<usize>();
+        if before != users::Claims::of(one) || !room.take(size) {
             return OneOfMany::Alone;
         }
-        room -= size;
         let inbox = inboxes.get(one.user.as_str()).copied().unwrap_or_else(|| inbox::none_counted(&snapshot));
-        OneOfMany::SignedIn(Box::new(SignedIn { profile, groups, more, inbox }))
+        OneOfMany::Answered(Box::new(SignedIn { profile, groups, more, inbox }))
     });
     let answers = answers.collect();
     snapshot.answer(answers).await
-}
-
-/// Bytes of a membership in an answer, or somewhat more.
-fn about(membership: &Membership) -> usize {
-    256 + 2 * membership.display_name.len() + membership.name.as_ref().map_or(0, |name| name.as_str().len())
 }

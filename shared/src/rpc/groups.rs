@@ -2,10 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Profile, ShardPosition, rpc};
+use super::{Gathered, OneOfMany, Profile, Request, ShardPosition, rpc};
 use crate::{
     event::{GroupKind, Role},
-    id::{GroupId, MessageId, Nonce, RoomName, UserId},
+    id::{GroupId, MessageId, Nonce, RoomName, UserId, open_group},
     position::Position,
     timestamp::Timestamp,
 };
@@ -72,6 +72,16 @@ pub enum OpenGroup {
     Id(GroupId),
 }
 
+impl OpenGroup {
+    /// The group's id, whether it exists or not.
+    pub fn id(&self) -> GroupId {
+        match self {
+            Self::Name(name) => open_group(name),
+            Self::Id(id) => *id,
+        }
+    }
+}
+
 /// Command: joins an open group; answered when stored and applied. Idempotent.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct JoinOpen {
@@ -81,6 +91,22 @@ pub struct JoinOpen {
     pub group: OpenGroup,
 }
 rpc!("join_open", JoinOpen => Membership);
+
+/// Those of many who join and are members already, by one snapshot for all of them.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct JoinOpenMany {
+    /// Each as it would be asked for alone; who is no member yet is.
+    pub joins: Vec<Request<JoinOpen>>,
+}
+rpc!("join_open_many", JoinOpenMany => Vec<OneOfMany<Membership>>, repeatable);
+
+impl Gathered for JoinOpen {
+    type Many = JoinOpenMany;
+
+    fn gather(joins: Vec<Request<Self>>) -> JoinOpenMany {
+        JoinOpenMany { joins }
+    }
+}
 
 /// Command: leaves a group. Idempotent; a single group cannot be left.
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -7,6 +7,7 @@
 mod groups;
 mod inbox;
 mod keys;
+mod many;
 mod messages;
 mod standings;
 mod users;
@@ -18,14 +19,15 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 pub use self::{
     groups::{
         AddMember, CreateGroup, CreateSingle, EnsureGroup, FindGroup, FindMembership, GroupOverview, GroupRecord, Groups, GroupsPage,
-        JoinOpen, LastMessage, LeaveGroup, LeftGroup, ListGroups, ListedGroups, Members, MembersPage, Membership, NewGroup, OpenGroup,
-        RemoveMember, RenameGroup,
+        JoinOpen, JoinOpenMany, LastMessage, LeaveGroup, LeftGroup, ListGroups, ListedGroups, Members, MembersPage, Membership, NewGroup,
+        OpenGroup, RemoveMember, RenameGroup,
     },
     inbox::{ChatPage, ChatPageData, CountInbox, InboxCursor, InboxEntry, ListNotifications, NotificationsPage},
     keys::{ApiKey, CheckApiKey},
+    many::{Gathered, MANY, OneOfMany},
     messages::{Accepted, AwaitApplied, EventsAfter, EventsPage, FindAccepted, HistoryPage, MessageHistory, RecoveredEvent},
     standings::{ChangeStanding, Standing, StandingChange, StandingChanged, Standings, StandingsPage},
-    users::{FindUser, ListUsers, OneOfMany, Profile, SignIn, SignInMany, SignedIn, UsersPage},
+    users::{FindUser, ListUsers, Profile, SignIn, SignInMany, SignedIn, UsersPage},
 };
 use crate::{
     broker::{Broker, BrokerError},

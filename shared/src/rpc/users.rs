@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Membership, Request, RpcError, rpc};
+use super::{Gathered, Membership, OneOfMany, Request, rpc};
 use crate::{event::InboxCounts, id::UserId, timestamp::Timestamp};
 
 /// A user as others know it.
@@ -53,18 +53,14 @@ pub struct SignInMany {
     /// Each as it would be asked for alone; whom SQL has not come far enough for is.
     pub users: Vec<Request<SignIn>>,
 }
-rpc!("sign_in_many", SignInMany => Vec<OneOfMany>, repeatable);
+rpc!("sign_in_many", SignInMany => Vec<OneOfMany<SignedIn>>, repeatable);
 
-/// What became of one of [`SignInMany`]; as many as were asked for, in that order.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum OneOfMany {
-    /// Signed in.
-    SignedIn(Box<SignedIn>),
-    /// Refused.
-    Refused(RpcError),
-    /// To be asked for by [`SignIn`]: something is to be written first, or it did not fit.
-    Alone,
+impl Gathered for SignIn {
+    type Many = SignInMany;
+
+    fn gather(users: Vec<Request<Self>>) -> SignInMany {
+        SignInMany { users }
+    }
 }
 
 /// Finds users by id or handle.

@@ -311,7 +311,7 @@ impl Broker for FakeBroker {
         Ok(match name {
             SignIn::NAME => Self::answer(&payload, |call: SignIn, _| Ok(signed_in(&call))),
             SignInMany::NAME => Self::answer(&payload, |call: SignInMany, _| {
-                Ok(call.users.iter().map(|one| OneOfMany::SignedIn(Box::new(signed_in(&one.call)))).collect())
+                Ok(call.users.iter().map(|one| OneOfMany::Answered(Box::new(signed_in(&one.call)))).collect())
             }),
             ChatPage::NAME => Self::answer(&payload, |call: ChatPage, _| Ok(self.chat_page(&call))),
             FindUser::NAME => Self::answer(&payload, |call: FindUser, _| match call {

@@ -1,4 +1,4 @@
-//! Sign-ins on their way to SQL: those that come while calls are out go together by the next one, so that
+//! Calls on their way to SQL that go together: those that come while others are out go by the next one, so that
 //! a thousand clients who come back at once cost some tens of calls.
 
 use std::{collections::VecDeque, sync::Arc};
@@ -6,7 +6,7 @@ use std::{collections::VecDeque, sync::Arc};
 use natter_shared::{
     broker::Broker,
     frame::ErrorCode,
-    rpc::{self, Answer, OneOfMany, Request, RpcError, ShardPosition, SignIn, SignInMany, SignedIn},
+    rpc::{self, Answer, Gathered, MANY, OneOfMany, Request, RpcError, ShardPosition, SignIn},
 };
 use parking_lot::Mutex;
 use tokio::sync::{Semaphore, oneshot};
@@ -15,61 +15,51 @@ use tokio_util::task::TaskTracker;
 /// Calls of many that are out at once: the next is filled while they are answered.
 const OUT: usize = 2;
 
-/// Users that one call signs in at most; a persister takes as many.
-const MANY: usize = 256;
-
-/// What SQL knows of a user, and as of when.
+/// What SQL knows, and as of when.
 #[derive(Debug)]
-pub(super) struct Known {
+pub(super) struct Known<T> {
     /// How far SQL had come in each shard; one list for all of a call.
     pub(super) applied: Arc<[ShardPosition]>,
-    pub(super) signed_in: SignedIn,
+    pub(super) reply: T,
 }
 
-type Told = oneshot::Sender<Option<Result<Known, RpcError>>>;
+impl<T> From<Answer<T>> for Known<T> {
+    fn from(answer: Answer<T>) -> Self {
+        Self { applied: answer.applied.into(), reply: answer.reply }
+    }
+}
 
-#[derive(Default)]
-struct Waiting {
-    queue: VecDeque<(Request<SignIn>, Told)>,
+type Told<T> = oneshot::Sender<Option<Result<Known<T>, RpcError>>>;
+
+struct Waiting<T: Gathered> {
+    queue: VecDeque<(Request<T>, Told<T::Reply>)>,
     out: usize,
 }
 
-/// The sign-ins of a gateway.
-pub struct SignIns {
+/// A gateway's calls of one kind.
+pub struct Together<T: Gathered> {
     broker: Arc<dyn Broker>,
     tasks: TaskTracker,
-    waiting: Mutex<Waiting>,
-    /// Calls out at once, and users in each.
+    waiting: Mutex<Waiting<T>>,
+    /// Calls out at once, and how many go by each.
     out: usize,
     many: usize,
-    alone: Semaphore,
 }
 
-impl SignIns {
-    /// Over `broker`; `limit` users at once together, and as many of those who are asked for alone.
+impl<T: Gathered> Together<T> {
+    /// Over `broker`; `limit` of them at once.
     pub fn new(broker: Arc<dyn Broker>, tasks: TaskTracker, limit: usize) -> Arc<Self> {
         let out = OUT.min(limit);
         let many = (limit / out.max(1)).clamp(1, MANY);
-        Arc::new(Self { broker, tasks, waiting: Mutex::default(), out, many, alone: Semaphore::new(limit) })
+        Arc::new(Self { broker, tasks, waiting: Mutex::new(Waiting { queue: VecDeque::new(), out: 0 }), out, many })
     }
 
-    /// Signs a user in, once SQL has come to `min_position`.
-    pub(super) async fn sign_in(self: &Arc<Self>, call: SignIn, min_position: Option<ShardPosition>) -> Result<Known, RpcError> {
-        if let Some(answer) = self.together(Request { min_position, call: call.clone() }).await {
-            return answer;
-        }
-        // Those who would have to wait there would give up and ask once more, and be answered twice.
-        let _turn = self.alone.acquire().await;
-        let answer = rpc::call(&*self.broker, call, min_position).await?;
-        Ok(Known { applied: answer.applied.into(), signed_in: answer.reply })
-    }
-
-    /// None: to be asked for alone.
-    async fn together(self: &Arc<Self>, call: Request<SignIn>) -> Option<Result<Known, RpcError>> {
+    /// Asks together with others; none: to be asked for alone.
+    pub(super) async fn call(self: &Arc<Self>, call: T, min_position: Option<ShardPosition>) -> Option<Result<Known<T::Reply>, RpcError>> {
         let (told, answer) = oneshot::channel();
         let begins = {
             let mut waiting = self.waiting.lock();
-            waiting.queue.push_back((call, told));
+            waiting.queue.push_back((Request { min_position, call }, told));
             let begins = waiting.out < self.out;
             waiting.out += usize::from(begins);
             begins
@@ -83,13 +73,13 @@ impl SignIns {
 
     async fn work_off(&self) {
         loop {
-            let (users, told): (Vec<_>, Vec<_>) = {
+            let (calls, told): (Vec<_>, Vec<_>) = {
                 let mut waiting = self.waiting.lock();
                 // Who has gone meanwhile need not be asked for: else an outage would leave a queue of them.
                 let here = std::iter::from_fn(|| waiting.queue.pop_front()).filter(|(_, told)| !told.is_closed());
                 here.take(self.many).unzip()
             };
-            if users.is_empty() {
+            if calls.is_empty() {
                 let mut waiting = self.waiting.lock();
                 if waiting.queue.is_empty() {
                     waiting.out -= 1;
@@ -97,12 +87,12 @@ impl SignIns {
                 }
                 continue;
             }
-            match rpc::call(&*self.broker, SignInMany { users }, None).await {
+            match rpc::call(&*self.broker, T::gather(calls), None).await {
                 Ok(Answer { applied, reply }) => {
                     let applied: Arc<[ShardPosition]> = applied.into();
                     for (told, one) in told.into_iter().zip(reply) {
                         let _ = told.send(match one {
-                            OneOfMany::SignedIn(signed_in) => Some(Ok(Known { applied: Arc::clone(&applied), signed_in: *signed_in })),
+                            OneOfMany::Answered(reply) => Some(Ok(Known { applied: Arc::clone(&applied), reply: *reply })),
                             OneOfMany::Refused(refused) => Some(Err(refused)),
                             OneOfMany::Alone => None,
                         });
@@ -113,6 +103,35 @@ impl SignIns {
                 Err(error) => told.into_iter().for_each(|told| drop(told.send(Some(Err(error.clone()))))),
             }
         }
+    }
+}
+
+/// The sign-ins of a gateway.
+pub struct SignIns {
+    broker: Arc<dyn Broker>,
+    together: Arc<Together<SignIn>>,
+    alone: Semaphore,
+}
+
+impl SignIns {
+    /// Over `broker`; `limit` users at once together, and as many of those who are asked for alone.
+    pub fn new(broker: Arc<dyn Broker>, tasks: TaskTracker, limit: usize) -> Self {
+        let together = Together::new(Arc::clone(&broker), tasks, limit);
+        Self { broker, together, alone: Semaphore::new(limit) }
+    }
+
+    /// Signs a user in, once SQL has come to `min_position`.
+    pub(super) async fn sign_in(
+        &self,
+        call: SignIn,
+        min_position: Option<ShardPosition>,
+    ) -> Result<Known<<SignIn as rpc::Rpc>::Reply>, RpcError> {
+        if let Some(answer) = self.together.call(call.clone(), min_position).await {
+            return answer;
+        }
+        // Those who would have to wait there would give up and ask once more, and be answered twice.
+        let _turn = self.alone.acquire().await;
+        rpc::call(&*self.broker, call, min_position).await.map(Known::from)
     }
 }
 
@@ -130,7 +149,7 @@ mod tests {
         },
         event::InboxCounts,
         id::UserId,
-        rpc::Profile,
+        rpc::{Profile, SignInMany, SignedIn},
     };
 
     use super::*;
@@ -140,7 +159,7 @@ mod tests {
         let options = EmbeddedOptions { sync: false, ..EmbeddedOptions::default() };
         let broker: Arc<dyn Broker> = EmbeddedBroker::open(&directory.path().join("log.db"), options).await.unwrap();
         let calls = broker.serve().await.unwrap();
-        (SignIns::new(broker, TaskTracker::new(), limit), calls, directory)
+        (Arc::new(SignIns::new(broker, TaskTracker::new(), limit)), calls, directory)
     }
 
     fn asked(name: &str) -> SignIn {
@@ -177,18 +196,18 @@ mod tests {
         assert!(out.len() <= 4, "{out:?}");
         assert!(tokio::time::timeout(Duration::from_millis(100), calls.next()).await.is_err(), "no third call while two are out");
         for call in [first, second] {
-            let all: Vec<_> = names(&call).iter().map(|name| OneOfMany::SignedIn(Box::new(signed_in(name)))).collect();
+            let all: Vec<_> = names(&call).iter().map(|name| OneOfMany::Answered(Box::new(signed_in(name)))).collect();
             answer(call, &all);
         }
         while out.len() < 6 {
             let call = calls.next().await.unwrap();
             assert!(names(&call).len() <= 2, "two of four users go by each of two calls");
             out.extend(names(&call));
-            let all: Vec<_> = names(&call).iter().map(|name| OneOfMany::SignedIn(Box::new(signed_in(name)))).collect();
+            let all: Vec<_> = names(&call).iter().map(|name| OneOfMany::Answered(Box::new(signed_in(name)))).collect();
             answer(call, &all);
         }
         for (number, asking) in asking.into_iter().enumerate() {
-            assert_eq!(asking.await.unwrap().unwrap().signed_in.profile.handle, format!("u{number}"));
+            assert_eq!(asking.await.unwrap().unwrap().reply.profile.handle, format!("u{number}"));
         }
     }
 
@@ -202,19 +221,19 @@ mod tests {
         let first = ask("ann");
         let out = calls.next().await.unwrap();
         let gone = ask("bob");
-        while sign_ins.waiting.lock().queue.is_empty() {
+        while sign_ins.together.waiting.lock().queue.is_empty() {
             tokio::task::yield_now().await;
         }
         gone.abort();
         assert!(gone.await.is_err());
         let last = ask("eve");
-        while sign_ins.waiting.lock().queue.len() < 2 {
+        while sign_ins.together.waiting.lock().queue.len() < 2 {
             tokio::task::yield_now().await;
         }
-        answer(out, &[OneOfMany::SignedIn(Box::new(signed_in("ann")))]);
+        answer(out, &[OneOfMany::Answered(Box::new(signed_in("ann")))]);
         let next = calls.next().await.unwrap();
         assert_eq!(names(&next), ["eve"]);
-        answer(next, &[OneOfMany::SignedIn(Box::new(signed_in("eve")))]);
+        answer(next, &[OneOfMany::Answered(Box::new(signed_in("eve")))]);
         assert!(first.await.unwrap().is_ok() && last.await.unwrap().is_ok());
     }
 
@@ -227,14 +246,14 @@ mod tests {
         };
         let alone = ask("ann");
         let call = calls.next().await.unwrap();
-        answer(call, &[OneOfMany::Alone]);
+        answer(call, &[OneOfMany::<SignedIn>::Alone]);
         let call = calls.next().await.unwrap();
         assert_eq!(call.name, <SignIn as rpc::Rpc>::NAME);
         answer(call, &signed_in("ann"));
-        assert_eq!(alone.await.unwrap().unwrap().signed_in.profile.handle, "ann");
+        assert_eq!(alone.await.unwrap().unwrap().reply.profile.handle, "ann");
         let refused = ask("bob");
         let call = calls.next().await.unwrap();
-        answer(call, &[OneOfMany::Refused(RpcError::new(ErrorCode::Blocked, "blocked"))]);
+        answer(call, &[OneOfMany::<SignedIn>::Refused(RpcError::new(ErrorCode::Blocked, "blocked"))]);
         assert_eq!(refused.await.unwrap().unwrap_err().code, ErrorCode::Blocked);
         // A persister that does not know the call.
         let old = ask("eve");
@@ -243,6 +262,6 @@ mod tests {
         call.respond.send(Bytes::from(serde_json::to_vec(&unknown).unwrap())).unwrap();
         let call = calls.next().await.unwrap();
         answer(call, &signed_in("eve"));
-        assert_eq!(old.await.unwrap().unwrap().signed_in.profile.handle, "eve");
+        assert_eq!(old.await.unwrap().unwrap().reply.profile.handle, "eve");
     }
 }
