@@ -165,7 +165,7 @@ pub async fn finish(app: &App, outlet: &crate::socket::Outlet, socket: &mut Sock
         outlet.read_out().await;
     };
     if time::timeout(app.config.limits.slow_close_timeout, end).await.is_err() {
-        outlet.reset_on_drop();
+        outlet.cut();
     }
 }
 

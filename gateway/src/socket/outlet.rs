@@ -142,10 +142,13 @@ impl Outlet {
         }
     }
 
-    /// When the socket is dropped, what was not written is, too: the peer sees a reset.
-    pub fn reset_on_drop(&self) {
+    /// Cuts the connection: nothing more is written or read, now, whoever still holds the outlet. When the socket is dropped,
+    /// what was not written is, too, and the peer sees a reset.
+    pub fn cut(&self) {
         if let Some(stream) = self.stream.get() {
-            let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
+            let socket = SockRef::from(stream);
+            let _ = socket.set_linger(Some(Duration::ZERO));
+            let _ = socket.shutdown(Shutdown::Both);
         }
     }
 

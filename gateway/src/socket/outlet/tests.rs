@@ -130,3 +130,16 @@ async fn a_slow_reader_gets_whole_frames_then_the_close() {
     assert_eq!(frames.len() % text.len(), 0, "a frame was cut");
     assert!(frames.chunks(text.len()).all(|frame| frame == text));
 }
+
+/// Somebody may hold a session for a while after its end: its client must not wait for that.
+#[tokio::test]
+async fn who_is_cut_off_sees_it_while_the_outlet_is_still_held() {
+    let outlet = Outlet::held(LIMITS);
+    let mut client = pair(&outlet).await;
+    outlet.release(frame(b'a', 1));
+    assert_eq!(read(&mut client, 1).await, b"a");
+    outlet.cut();
+    let end = tokio::time::timeout(Duration::from_secs(5), client.read(&mut [0; 1])).await.expect("the end is seen");
+    assert!(matches!(end, Ok(0) | Err(_)), "{end:?}");
+    assert!(outlet.stream().is_some());
+}
