@@ -30,7 +30,7 @@ const EDGES: &[(&str, &str, &str)] = &[
     ("connections_per_ip", "gateway/src/admission/tests.rs", "connections_of_an_address_at_the_edge_before_they_say_a_word"),
     ("connections_per_user", "gateway/src/edge/socket_limits.rs", "connections_of_a_user"),
     ("handshakes_per_second", "gateway/src/admission/tests.rs", "handshakes_per_second_at_the_edge"),
-    ("sign_ins", "gateway/src/session/sign_ins.rs", "sign_ins_at_the_edge"),
+    ("sign_ins", "gateway/src/session/together.rs", "sign_ins_at_the_edge"),
     ("memory_bytes", "gateway/src/admission/tests.rs", "memory_at_the_edge"),
     ("groups_per_connection", "gateway/src/session/edge_tests.rs", "groups_per_connection_at_the_edge"),
     ("in_flight_sends", "gateway/src/session/edge_tests.rs", "in_flight_sends_at_the_edge"),
