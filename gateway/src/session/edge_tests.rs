@@ -9,6 +9,7 @@ use natter_shared::{
     frame::{ErrorCode, SeenTo},
     id::{GroupId, UserId},
     position::Position,
+    rpc::{self, OpenGroup},
 };
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -61,4 +62,19 @@ async fn send_deadline_at_the_edge() {
         edge.broker.stores_nothing.store(false, Ordering::Relaxed);
     };
     assert!(tokio::join!(seen(), back).0.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_join_waits_no_longer_than_a_call_and_is_not_made_for_who_has_gone() {
+    let edge = Edge::start(|_| ()).await;
+    let session = session(&edge);
+    let join = || edge.app.join_open(&session, OpenGroup::Id(GroupId(Uuid::nil())));
+    edge.broker.holds_joins.store(true, Ordering::Relaxed);
+    let begun = Instant::now();
+    assert_eq!(join().await.err().map(|error| error.code), Some(ErrorCode::Unavailable));
+    assert_eq!(begun.elapsed().as_secs(), rpc::TIMEOUT.as_secs());
+    edge.broker.holds_joins.store(false, Ordering::Relaxed);
+    session.mark_closed();
+    // The broker knows of no call that joins: it would panic.
+    assert_eq!(join().await.err().map(|error| error.code), Some(ErrorCode::Unavailable));
 }

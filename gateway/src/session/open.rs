@@ -255,8 +255,13 @@ impl App {
     /// Joins an open group for good, and its delivery.
     pub(super) async fn join_open(self: &Arc<Self>, session: &Arc<SessionHandle>, group: OpenGroup) -> Result<GroupState, OpenError> {
         let call = JoinOpen { user: session.user.clone(), group };
-        let known = match self.joins.call(call.clone(), None).await {
+        let unavailable = |message: &str| OpenError { code: ErrorCode::Unavailable, message: message.to_owned() };
+        // No longer than a call alone may take: behind others it would wait for as long as they do.
+        let together = tokio::time::timeout(rpc::TIMEOUT, self.joins.call(call.clone(), None)).await;
+        let known = match together.map_err(|_| unavailable("the database is slow to answer"))? {
             Some(known) => known?,
+            // For who has gone nobody joins: they may have joined and left elsewhere meanwhile.
+            None if session.is_closed() => return Err(unavailable("the connection is closed")),
             None => rpc::call(&*self.broker, call, None).await?.into(),
         };
         let Known { applied, reply: membership } = known;

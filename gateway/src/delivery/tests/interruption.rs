@@ -251,6 +251,29 @@ async fn who_came_after_a_hint_that_was_lost_lists_the_groups_anew() {
     assert!(tokio::time::timeout(SILENCE, bob.session.next_notice()).await.is_err());
 }
 
+/// The same where the disturbance is noticed when the check has listed the users already.
+#[tokio::test]
+async fn a_disturbance_that_is_noticed_late_has_groups_listed_behind_it() {
+    let stage = Stage::new().await;
+    let (ann, bob) = (Member::new("ann").await, Member::new("bob").await);
+    stage.hub.join_inbox(&ann.session, Start::Now).await.unwrap();
+    let lost = stage.script.store(Topic::User(bob.session.key), &hint("bob"), true);
+    stage.script.store(Topic::User(ann.session.key), &hint("ann"), false);
+    tokio::time::timeout(PATIENCE, ann.session.next_notice()).await.unwrap();
+    stage.hub.join_inbox(&bob.session, Start::Now).await.unwrap();
+    stage.script.is_state_unknown.store(true, Ordering::Relaxed);
+    let checks = stage.script.checks();
+    tokio::time::pause();
+    stage.until_within("a quiet check", Duration::from_secs(70), || stage.script.checks() > checks).await;
+    assert!(stage.hub.hints_missed_until(bob.session.key).is_none(), "long after the start");
+    stage.script.notice();
+    stage.script.is_state_unknown.store(false, Ordering::Relaxed);
+    let told = tokio::time::timeout(PATIENCE, bob.session.next_notice()).await.expect("a hint was missed");
+    assert!(matches!(told, Notice::InboxLost { .. }), "{told:?}");
+    let behind = stage.hub.hints_missed_until(bob.session.key).expect("SQL is asked up to where nobody was listening");
+    assert!(behind.position >= lost);
+}
+
 /// A client that was told of a membership elsewhere resumes ahead of this gateway; SQL may have known nothing of it.
 #[tokio::test]
 async fn a_hint_is_followed_by_who_was_told_of_it_elsewhere() {

@@ -78,6 +78,10 @@ impl UsersTask {
             self.interruptions = interruptions;
             self.hub.hints_are_heard_after(self.shard, upto);
         }
+        if !unlisted.is_empty() {
+            // A disturbance may have been noticed after they were listed, and a hint lie behind the check.
+            self.hub.hints_are_heard_after(self.shard, self.fed);
+        }
         for user in unlisted {
             self.list_anew(user);
         }

@@ -27,8 +27,8 @@ use natter_shared::{
     id::{EventId, GroupId, RoomName, UserId, open_group, single_group},
     position::{Epoch, Position},
     rpc::{
-        Answer, ApiKey, AwaitApplied, ChatPage, ChatPageData, CheckApiKey, CreateSingle, FindMembership, FindUser, InboxEntry, Membership,
-        OneOfMany, Profile, Request as RpcRequest, Rpc, RpcError, SignIn, SignInMany, SignedIn,
+        Answer, ApiKey, AwaitApplied, ChatPage, ChatPageData, CheckApiKey, CreateSingle, FindMembership, FindUser, InboxEntry,
+        JoinOpenMany, Membership, OneOfMany, Profile, Request as RpcRequest, Rpc, RpcError, SignIn, SignInMany, SignedIn,
     },
     subject::{Shard, Shards, Topic},
     telemetry::metrics::Registry,
@@ -71,6 +71,8 @@ pub(crate) struct FakeBroker {
     pub(super) away: AtomicBool,
     /// What is published is not stored.
     pub(crate) stores_nothing: AtomicBool,
+    /// Who wants to join is not answered.
+    pub(crate) holds_joins: AtomicBool,
     /// From when on what was published can be read back; never without.
     pub(crate) readable_from: Mutex<Option<tokio::time::Instant>>,
     /// What was published, and the position that was waited for after it.
@@ -313,6 +315,8 @@ impl Broker for FakeBroker {
             SignInMany::NAME => Self::answer(&payload, |call: SignInMany, _| {
                 Ok(call.users.iter().map(|one| OneOfMany::Answered(Box::new(signed_in(&one.call)))).collect())
             }),
+            JoinOpenMany::NAME if self.holds_joins.load(Ordering::Relaxed) => std::future::pending().await,
+            JoinOpenMany::NAME => Self::answer(&payload, |call: JoinOpenMany, _| Ok(call.joins.iter().map(|_| OneOfMany::Alone).collect())),
             ChatPage::NAME => Self::answer(&payload, |call: ChatPage, _| Ok(self.chat_page(&call))),
             FindUser::NAME => Self::answer(&payload, |call: FindUser, _| match call {
                 FindUser::Id(user) if user.as_str() == "nobody" => Ok(None),

@@ -32,9 +32,6 @@ const COPY_PAUSE: Duration = Duration::from_millis(50);
 /// How long a publish that was out when a new leader made itself known may take for its ack: it may have gone to the one
 /// before, which is dead or cut off and never answers.
 const ELECTED: Duration = Duration::from_millis(200);
-/// How long a publish may take for its ack shortly after a server or a leader was lost, before it goes out once more; twice as
-/// long each time. Servers route by the interest of one that is cut off until they give it up.
-const UNANSWERED: Duration = Duration::from_millis(500);
 
 /// The publishing side.
 pub(super) struct Publisher {
@@ -71,21 +68,15 @@ impl Publisher {
         let shard = self.shards.of(event.topic);
         let deadline = Instant::now() + self.timeout;
         let mut status = self.health.watch();
-        let mut unanswered = UNANSWERED;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             let overtaken = async {
                 Health::new_leader(&mut status).await;
                 tokio::time::sleep(ELECTED).await;
             };
-            // Where its ack comes all the same, the next one is answered as a duplicate.
             let answer = tokio::select! {
                 answer = self.attempt(shard, &event, left) => answer?,
                 () = overtaken => None,
-                () = self.unanswered(unanswered) => {
-                    unanswered *= 2;
-                    None
-                }
             };
             if let Some(ack) = answer {
                 return Ok(ack);
@@ -94,16 +85,6 @@ impl Publisher {
                 return Err(BrokerError::Unavailable("the first copy is still in flight".to_owned()));
             }
             tokio::time::sleep(COPY_PAUSE).await;
-        }
-    }
-
-    /// Waits until what is out for `pause` may have gone to where nobody is.
-    async fn unanswered(&self, pause: Duration) {
-        loop {
-            tokio::time::sleep(pause).await;
-            if self.health.is_unsettled() {
-                return;
-            }
         }
     }
 
