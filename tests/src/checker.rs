@@ -52,6 +52,8 @@ pub struct Observation {
     pub users: HashMap<String, String>,
     /// When they were members; without, as they were told themselves.
     pub memberships: Option<Memberships>,
+    /// Per client that is connected at the end: the groups that it takes itself for a member of.
+    pub following: HashMap<String, HashSet<GroupId>>,
     /// Per sender: what was accepted, in the order it was sent.
     pub sent: Vec<(String, Vec<Fact>)>,
     /// Ids of dead letters.
@@ -75,6 +77,10 @@ pub enum Violation {
     NeverSent(Fact),
     /// Accepted with one position or group and stored with another.
     Moved(Fact, Fact),
+    /// A client was not told that its membership ended, or heard of a group after that.
+    Lingers(String, GroupId),
+    /// A client was not told that it is a member.
+    Unaware(String, GroupId),
     /// A member did not get a message of its time.
     Missing(String, Fact),
     /// A member got a message twice.
@@ -108,7 +114,7 @@ pub struct Report {
     pub stored: usize,
     /// Groups and inboxes that went on after a reconnect with all that was missed.
     pub recovered: usize,
-    /// Where in its client's record each missing message would have been.
+    /// Where in its client's record each missing message would have been, and who was waited for in vain.
     pub notes: Vec<String>,
 }
 
@@ -136,7 +142,27 @@ pub fn check(seen: &Observation) -> Report {
     for (client, record) in &seen.clients {
         check_client(client, record, &truth, seen, &mut report);
     }
+    report.violations.extend(check_following(seen));
     report
+}
+
+/// Whether clients were told which memberships have begun and not ended.
+pub fn check_following(seen: &Observation) -> Vec<Violation> {
+    let Some(memberships) = &seen.memberships else { return Vec::new() };
+    let mut members: HashMap<&str, HashSet<GroupId>> = HashMap::new();
+    for ((group, user), times) in memberships {
+        if matches!(times.last(), Some((_, None))) {
+            members.entry(user).or_default().insert(*group);
+        }
+    }
+    let none = HashSet::new();
+    let mut bad = Vec::new();
+    for (client, follows) in &seen.following {
+        let is_in = seen.users.get(client).and_then(|user| members.get(user.as_str())).unwrap_or(&none);
+        bad.extend(follows.difference(is_in).map(|group| Violation::Lingers(client.clone(), *group)));
+        bad.extend(is_in.difference(follows).map(|group| Violation::Unaware(client.clone(), *group)));
+    }
+    bad
 }
 
 fn check_sender(sender: &str, sent: &[Fact], report: &mut Report) {
@@ -480,5 +506,24 @@ mod tests {
             seen.clients[1].1.push(Entry::Joined(GROUP, at(5)));
         });
         assert_eq!(found, [Violation::Missing("part".into(), fact(6))]);
+    }
+
+    #[test]
+    fn a_client_follows_what_its_user_is_in_and_nothing_else() {
+        let follow = |groups: &[GroupId]| {
+            let mut seen = good();
+            seen.users = [("whole".to_owned(), "ann".to_owned()), ("part".to_owned(), "ben".to_owned())].into();
+            let of = |user: &str, until| ((GROUP, user.to_owned()), vec![(at(0), until)]);
+            seen.memberships = Some([of("ann", None), of("ben", Some(at(4)))].into());
+            seen.following = [("whole".to_owned(), [GROUP].into()), ("part".to_owned(), groups.iter().copied().collect())].into();
+            check_following(&seen)
+        };
+        assert_eq!(follow(&[]), []);
+        assert_eq!(follow(&[GROUP]), [Violation::Lingers("part".into(), GROUP)]);
+        let mut seen = good();
+        seen.users = [("whole".to_owned(), "ann".to_owned())].into();
+        seen.memberships = Some([((GROUP, "ann".to_owned()), vec![(at(0), Some(at(1))), (at(2), None)])].into());
+        seen.following = [("whole".to_owned(), HashSet::new())].into();
+        assert_eq!(check_following(&seen), [Violation::Unaware("whole".into(), GROUP)]);
     }
 }

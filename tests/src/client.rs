@@ -12,7 +12,10 @@ use std::{
 };
 
 use anyhow::{Context, Result, anyhow, bail};
-use natter_shared::id::{GroupId, MessageId, Nonce, UserId};
+use natter_shared::{
+    id::{GroupId, MessageId, Nonce, UserId},
+    position::Position,
+};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::{sync::watch, time::Instant};
@@ -147,13 +150,29 @@ impl Client {
         self.socket.is_none() || self.record.lock().closed.is_some()
     }
 
+    /// How it stands with a group whose message at `wanted` does not come.
+    pub fn state_of(&self, group: GroupId, wanted: Position) -> String {
+        let record = self.record.lock();
+        format!(
+            "{}: {group} is at {:?} and not at {wanted}{}; heard {:?} ago, {} pings; reads: {}; {}closed: {:?}",
+            self.user.handle,
+            record.position(group),
+            if record.is_reset(group) { " (reset)" } else { "" },
+            record.heard_at.map(|at| at.elapsed()),
+            record.pings,
+            *self.reading.borrow(),
+            self.socket.as_ref().map(|socket| format!("port {}; ", socket.port)).unwrap_or_default(),
+            record.closed,
+        )
+    }
+
     /// What it signs in with.
     pub fn token(&self) -> &str {
         &self.token
     }
 
     /// Claims to have seen a group up to a position.
-    pub fn resume_from(&mut self, group: GroupId, position: natter_shared::position::Position) {
+    pub fn resume_from(&mut self, group: GroupId, position: Position) {
         self.record.lock().set_position(group, position);
     }
 

@@ -50,6 +50,8 @@ pub(crate) struct Person {
     pub(crate) notes: Vec<Note>,
     /// The longest that a message took to be accepted.
     pub(crate) longest: Wait,
+    /// What it waited for in vain at the end, and how its client stood.
+    pub(crate) in_vain: Vec<String>,
 }
 
 /// How long a message took to be accepted.
@@ -90,6 +92,7 @@ impl Person {
             attempted_notes: Vec::new(),
             notes: Vec::new(),
             longest: Wait::default(),
+            in_vain: Vec::new(),
         };
         while person.groups.len() < plan.groups_per_user.min(plan.groups) {
             person.join_another(plan).await?;
@@ -293,7 +296,10 @@ impl Person {
                 let patience = until.saturating_duration_since(Instant::now());
                 // A group that it is not in any more brings nothing.
                 let here = |record: &Record| (record.closed.is_some() || record.position(group).is_none_or(|at| at >= last)).then_some(());
-                let _ = client.wait_until("the last message", patience, here).await;
+                let waited = client.wait_until("the last message", patience, here).await;
+                if waited.is_err() {
+                    self.in_vain.push(client.state_of(group, last));
+                }
                 // Told to come back, once more while it did: until it is here or nobody waits any more.
                 while client.is_away() {
                     client.reconnect_to_any(&self.gateways, ACCEPTED_WITHIN).await?;

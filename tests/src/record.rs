@@ -1,6 +1,9 @@
 //! What a client of protocol v1 has received: pushes, answers, positions, and the checker's entries.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    time::Instant,
+};
 
 use natter_shared::{
     id::{GroupId, MessageId},
@@ -45,6 +48,8 @@ pub struct Record {
     pub lean: bool,
     /// Pings received.
     pub pings: usize,
+    /// When anything was last received.
+    pub heard_at: Option<Instant>,
     /// Of the inbox, for its checker.
     pub heard: Vec<Heard>,
     /// The inbox's counts of the greatest version.
@@ -111,6 +116,15 @@ impl Record {
         self.groups.insert(group, position);
     }
 
+    /// Whether the last that it was told of a group is that something is missing.
+    pub fn is_reset(&self, group: GroupId) -> bool {
+        let is_its = |entry: &&Entry| match entry {
+            Entry::Joined(of, _) | Entry::Left(of, _) | Entry::Gone(of) | Entry::Reset(of) => *of == group,
+            Entry::Delivered(fact) => fact.group == group,
+        };
+        matches!(self.entries.iter().rev().find(is_its), Some(Entry::Reset(_)))
+    }
+
     /// The last position of the inbox.
     pub fn inbox_position(&self) -> Option<Position> {
         self.inbox
@@ -134,6 +148,7 @@ impl Record {
         if connection != self.connection {
             return None;
         }
+        self.heard_at = Some(Instant::now());
         match frame["type"].as_str().unwrap_or_default() {
             "ping" => {
                 self.pings += 1;

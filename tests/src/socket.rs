@@ -49,6 +49,8 @@ pub async fn upgrade_v1(addr: SocketAddr, headers: &[(&'static str, &str)]) -> R
 /// An open connection; dropped, it is gone without a Close.
 pub struct Socket {
     out: mpsc::Sender<Message>,
+    /// Its end of the connection.
+    pub port: u16,
     tasks: [JoinHandle<()>; 2],
 }
 
@@ -63,6 +65,7 @@ impl Socket {
         mut reading: watch::Receiver<bool>,
     ) -> Result<Self> {
         let stream = timeout(HANDSHAKE, upgrade_v1(addr, &[])).await.context("the handshake takes too long")??;
+        let port = stream.get_ref().local_addr()?.port();
         let (mut sink, mut frames) = stream.split();
         let (out, mut queue) = mpsc::channel::<Message>(QUEUE);
         let answers = out.clone();
@@ -97,7 +100,7 @@ impl Socket {
             record.lock().end_connection(connection, code, reason);
             news.send_modify(|count| *count += 1);
         });
-        Ok(Self { out, tasks: [reader, writer] })
+        Ok(Self { out, port, tasks: [reader, writer] })
     }
 
     /// Sends a text.

@@ -1,7 +1,12 @@
 //! Random use of a cluster from a seed: many users who send, reconnect, join and leave, and then
 //! the checker's verdict on what they saw and what SQL holds. What one of them does: `person`.
 
-use std::{collections::HashSet, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    net::SocketAddr,
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::{Context, Result};
 use natter_shared::id::GroupId;
@@ -9,10 +14,11 @@ use tokio::{task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    checker::{Fact, Observation, Report, Violation, check},
+    checker::{Fact, Observation, Report, Violation, check, check_following},
     client::Client,
     inboxes::{self, Inboxes, Told},
     person::{Person, Wait, open_groups},
+    record::Record,
     sql::Sql,
 };
 
@@ -164,28 +170,34 @@ impl Traffic {
         }
         let inboxes = self.inboxes(sql, until).await?;
         let mut seen = Observation { accepted, ..Observation::default() };
-        let mut recovered = 0;
         for person in &self.people {
             seen.attempted.extend(&person.attempted);
             seen.sent.push((person.client.user.handle.clone(), person.accepted.clone()));
-            for (name, client) in person.clients() {
-                seen.clients.push((name.clone(), client.take_entries()));
-                seen.users.insert(name, client.user.id.clone());
-                recovered += client.record(|record| record.recovered);
-            }
+            seen.users.extend(person.clients().map(|(name, client)| (name, client.user.id.clone())));
         }
         loop {
+            for person in &mut self.people {
+                person.come_back().await?;
+            }
+            seen.memberships = Some(sql.memberships().await?);
+            seen.following = self.following();
             seen.rows = self.rows(sql).await?;
             seen.dead = sql.dead_letters().await?.into_iter().collect();
             let stored = seen.rows.iter().filter(|row| seen.attempted.contains(&row.message)).count();
-            if stored + seen.dead.len() >= seen.accepted.len() || Instant::now() > until {
+            let is_all = stored + seen.dead.len() >= seen.accepted.len() && check_following(&seen).is_empty();
+            if is_all || Instant::now() > until {
                 break;
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
-        seen.memberships = Some(sql.memberships().await?);
+        let mut recovered = 0;
+        for (name, client) in self.people.iter().flat_map(Person::clients) {
+            seen.clients.push((name, client.take_entries()));
+            recovered += client.record(|record| record.recovered);
+        }
         let mut report = check(&seen);
         report.recovered = recovered;
+        report.notes.splice(0..0, self.people.iter().flat_map(|person| person.in_vain.iter().cloned()));
         report.stored += inboxes.rows.len();
         report.accepted += inboxes.accepted.len();
         report.violations.extend(inboxes::check(&inboxes).into_iter().map(Violation::Inbox));
@@ -218,6 +230,12 @@ impl Traffic {
             }
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
+    }
+
+    /// The groups of this run that each client takes itself for a member of.
+    fn following(&self) -> HashMap<String, HashSet<GroupId>> {
+        let of = |client: &Client| client.record(Record::groups).into_iter().filter(|group| self.ever.contains(group)).collect();
+        self.people.iter().flat_map(Person::clients).map(|(name, client)| (name, of(client))).collect()
     }
 
     /// The rows of groups of this run.

@@ -157,7 +157,7 @@ impl Hub {
     }
 
     /// Asks until delivery is live. Where it gives up after some of what was missed has been written, the session
-    /// ends: asked again, it would be written again.
+    /// ends: asked again, it would be written again. So it does where the membership is over by then and no end of it is told.
     async fn join<Asked: Future<Output = bool>>(
         self: &Arc<Self>,
         session: &Arc<SessionHandle>,
@@ -221,9 +221,19 @@ impl Hub {
             Err(JoinError::Unavailable("delivery could not catch up".to_owned()))
         }
         .await;
-        // One that is not open yet has been written nothing, and is told why it is refused.
-        if written && session.outlet.is_released() && matches!(joined, Err(JoinError::Unavailable(_))) {
-            session.outlet.close(CloseCode::TryAgain);
+        let half_told = match &joined {
+            Err(JoinError::Unavailable(_)) => true,
+            // What was written is of a group that nobody will tell the client of.
+            Err(JoinError::NotMember(_)) => telling.is_nothing(),
+            Ok(_) | Err(JoinError::TooMany(_)) => false,
+        };
+        if written && half_told {
+            if session.outlet.is_released() {
+                session.outlet.close(CloseCode::TryAgain);
+            } else if !matches!(joined, Err(JoinError::Unavailable(_))) {
+                // One that is not open yet is refused, and nothing of that is told.
+                return Err(JoinError::Unavailable("a membership ended while what it had missed was read".to_owned()));
+            }
         }
         joined
     }

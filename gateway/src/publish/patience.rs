@@ -75,7 +75,7 @@ pub async fn publish(broker: &dyn Broker, intake: &Intake, event: &Outgoing, pat
     let mut in_doubt = false;
     loop {
         let before = *status.borrow();
-        let mut event = event.clone();
+        let (mut event, id) = (event.clone(), event.id);
         if failpoint::hit("no-dedup") {
             event.id = EventId::random();
         }
@@ -90,6 +90,7 @@ pub async fn publish(broker: &dyn Broker, intake: &Intake, event: &Outgoing, pat
             Err(BrokerError::Epoch { .. }) if only.is_some() => return Err(PublishError::OtherEpoch),
             Err(error) => error,
         };
+        tracing::debug!(event = %id, %error, "publish_tried");
         // A copy may be stored, or on its way: from here on "busy" would be half a truth.
         in_doubt = true;
         if Instant::now() + pause >= deadline {

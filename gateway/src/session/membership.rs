@@ -175,11 +175,12 @@ impl App {
                     }
                     (joined, ended) => {
                         groups.remove(group);
-                        (true, ended.map_or(joined, |at| Err(JoinError::NotMember(at))))
+                        // Who was not let in, or was taken out again, has nothing to leave; another join may be in by now.
+                        (joined.is_ok() && ended.is_none(), ended.map_or(joined, |at| Err(JoinError::NotMember(at))))
                     }
                 },
                 // The session is closed.
-                None => (true, joined),
+                None => (joined.is_ok(), joined),
             }
         };
         if let Err(JoinError::NotMember(at)) = &joined {

@@ -109,6 +109,9 @@ async fn inner(fault: Fault, seed: u64, context: &mut Run, failpoints: Option<&s
     for (key, value) in trouble::env(fault)? {
         builder = builder.env(&key, &value);
     }
+    if let Ok(filter) = std::env::var("LOG_FILTER") {
+        builder = builder.env("NATTER_TELEMETRY__FILTER", &filter);
+    }
     if let Some(failpoints) = failpoints {
         builder = builder.env("FAILPOINTS", failpoints);
     }
@@ -118,7 +121,7 @@ async fn inner(fault: Fault, seed: u64, context: &mut Run, failpoints: Option<&s
         Fault::Joins => joins::run(&cluster, context).await.map(|report| (report, Duration::ZERO)),
         _ => under_traffic(fault, seed, context, &mut cluster).await,
     };
-    let good = done.as_ref().is_ok_and(|(report, _)| report.violations.is_empty());
+    let good = done.as_ref().is_ok_and(|(report, _)| report.violations.is_empty() && !report.notes.iter().any(|n| n.contains("END")));
     if !good
         && failpoints.is_none()
         && let Some(folder) = cluster.keep_logs()

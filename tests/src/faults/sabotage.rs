@@ -108,11 +108,14 @@ impl Sabotage {
             Violation::TwiceInSql(_) | Violation::Doubled(..) => matches!(self, Self::Dedup | Self::Void | Self::Double),
             Violation::Missing(..) => matches!(self, Self::Drop | Self::Fence),
             Violation::OutOfOrder(..) => self == Self::Swap,
-            Violation::NotMember(..) => self == Self::Removal,
+            Violation::NotMember(..) | Violation::Lingers(..) => self == Self::Removal,
             Violation::Inbox(InboxViolation::Counts(..)) => self == Self::Count,
-            Violation::NeverSent(_) | Violation::Moved(..) | Violation::Unknown(..) | Violation::Overtook(..) | Violation::Inbox(_) => {
-                false
-            }
+            Violation::NeverSent(_)
+            | Violation::Moved(..)
+            | Violation::Unknown(..)
+            | Violation::Overtook(..)
+            | Violation::Unaware(..)
+            | Violation::Inbox(_) => false,
         }
     }
 }

@@ -72,7 +72,9 @@ impl Row {
             Violation::TwiceInSql(_) | Violation::Doubled(..) => &mut self.doubled,
             Violation::OutOfOrder(..) | Violation::Overtook(..) => &mut self.out_of_order,
             Violation::NotMember(..) => &mut self.to_non_members,
-            Violation::NeverSent(_) | Violation::Moved(..) | Violation::Unknown(..) => &mut self.wrong,
+            Violation::NeverSent(_) | Violation::Moved(..) | Violation::Unknown(..) | Violation::Lingers(..) | Violation::Unaware(..) => {
+                &mut self.wrong
+            }
             Violation::Inbox(inbox) => match inbox {
                 InboxViolation::NotInSql(_) | InboxViolation::Missing(..) => &mut self.lost,
                 InboxViolation::Doubled(..) => &mut self.doubled,

@@ -137,11 +137,17 @@ struct Member {
 
 impl Member {
     async fn new(name: &str) -> Self {
+        let member = Self::held(name).await;
+        member.session.outlet.release(Bytes::new());
+        member
+    }
+
+    /// One that is being opened.
+    async fn held(name: &str) -> Self {
         let outlet = Arc::new(Outlet::held(OutletLimits { messages: 10_000, bytes: 16 << 20, missed: 16 << 20 }));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let socket = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         outlet.attach(listener.accept().await.unwrap().0);
-        outlet.release(Bytes::new());
         let session = SessionHandle::new(&Identity::of(user(name)), Protocol::V1, outlet);
         Self { session, socket, read: Vec::new() }
     }

@@ -157,3 +157,31 @@ async fn who_was_told_what_was_missed_and_cannot_be_live_comes_back() {
     assert!(matches!(joining.await.unwrap(), Err(JoinError::Unavailable(_))));
     assert_eq!(bob.session.outlet.state(), OutletState::Sealed(CloseCode::TryAgain));
 }
+
+/// The list at sign-in had the group, or a join's answer would have: neither is told, nor is the end.
+#[tokio::test]
+async fn who_was_told_what_was_missed_and_is_no_member_any_more_comes_back() {
+    for is_open in [true, false] {
+        let stage = Stage::with(&Limits { ring_events_per_group: 3, ..Limits::default() }).await;
+        let mut ann = stage.member("ann").await;
+        let said = say(&stage, 0..300);
+        ann.until("say 299.").await;
+        stage.script.is_sql_held.store(true, Relaxed);
+        let bob = if is_open { Member::new("bob").await } else { Member::held("bob").await };
+        let (hub, session, known) = (Arc::clone(&stage.hub), Arc::clone(&bob.session), said[299]);
+        let joining = tokio::spawn(async move {
+            let meta = GroupMeta { kind: GroupKind::Group, display_name: "lobby".into() };
+            hub.join_group(&session, group(), &meta, Start::After(said[0]), known, Telling::Nothing).await.map(drop)
+        });
+        stage.until("a read", || stage.script.sql_reads.load(Relaxed) > 0).await;
+        stage.script.store(Topic::Group(group()), &removal("bob"), false);
+        say(&stage, 300..310);
+        ann.until("say 309.").await;
+        stage.script.is_sql_held.store(false, Relaxed);
+        let joined = joining.await.unwrap();
+        assert_eq!(matches!(joined, Err(JoinError::NotMember(_))), is_open, "{joined:?}");
+        assert_eq!(matches!(joined, Err(JoinError::Unavailable(_))), !is_open, "{joined:?}");
+        let is = if is_open { OutletState::Sealed(CloseCode::TryAgain) } else { OutletState::Open };
+        assert_eq!(bob.session.outlet.state(), is);
+    }
+}

@@ -81,6 +81,7 @@ impl Publisher {
             if let Some(ack) = answer {
                 return Ok(ack);
             }
+            tracing::debug!(%shard, event = %event.id, "publish_without_ack");
             if left <= COPY_PAUSE {
                 return Err(BrokerError::Unavailable("the first copy is still in flight".to_owned()));
             }
