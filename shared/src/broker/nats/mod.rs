@@ -18,6 +18,7 @@ mod publish;
 mod reader;
 mod refusal;
 mod streams;
+mod stuck;
 mod subscribe;
 mod unreachable;
 
@@ -42,6 +43,7 @@ use self::{
     fence::{Fence, Prober},
     publish::Publisher,
     reader::NatsReader,
+    stuck::Stuck,
 };
 pub use self::{
     fence::Probe,
@@ -133,6 +135,8 @@ impl NatsBroker {
             health: Arc::clone(&health),
             shards,
             window: Window::new(options.max_in_flight, options.max_in_flight_bytes),
+            stuck: Stuck::new(shards),
+            api: api.clone(),
             timeout: options.publish_timeout,
         };
         let broker = Arc::new(Self {

@@ -1,20 +1,19 @@
 //! Stores events: publishes into the shard's stream and waits for its ack.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Duration};
 
 use serde::Deserialize;
+use tokio::time::Instant;
 
 use super::{
     super::{Ack, BrokerError, Outgoing, window::Window},
-    api::Failure,
+    api::{Api, Failure},
     clock::Clock,
     connect::Health,
     envelope,
     epochs::Epochs,
     exchange::{Exchange, ExchangeError},
+    stuck::Stuck,
 };
 use crate::{
     position::Position,
@@ -41,6 +40,9 @@ pub(super) struct Publisher {
     pub(super) health: Arc<Health>,
     pub(super) shards: Shards,
     pub(super) window: Window,
+    pub(super) stuck: Stuck,
+    /// What a leader is asked by.
+    pub(super) api: Api,
     pub(super) timeout: Duration,
 }
 
@@ -68,20 +70,38 @@ impl Publisher {
         let shard = self.shards.of(event.topic);
         let deadline = Instant::now() + self.timeout;
         let mut status = self.health.watch();
+        // Since when the same leader has said that the first copy is in flight.
+        let mut in_flight = None;
         loop {
-            let left = deadline.saturating_duration_since(Instant::now());
+            let began = Instant::now();
+            let left = deadline.saturating_duration_since(began);
+            let leaders = status.borrow().leaders;
+            let is_lost = in_flight.is_some_and(|(since, of)| of == leaders && self.stuck.is_overtaken(shard, since));
             let overtaken = async {
                 Health::new_leader(&mut status).await;
                 tokio::time::sleep(ELECTED).await;
             };
-            let answer = tokio::select! {
-                answer = self.attempt(shard, &event, left) => answer?,
-                () = overtaken => None,
-            };
-            if let Some(ack) = answer {
-                return Ok(ack);
+            tokio::select! {
+                answer = self.attempt(shard, &event, left) => match answer? {
+                    Some(ack) => {
+                        if !ack.duplicate {
+                            self.stuck.note_stored(shard, began);
+                        }
+                        return Ok(ack);
+                    }
+                    None if is_lost => {
+                        if let Some(current) = self.epochs.known(shard) {
+                            self.stuck.ask_to_step_down(shard, &current, &self.api);
+                        }
+                    }
+                    None => {
+                        let same = in_flight.filter(|(_, of)| *of == leaders);
+                        in_flight = same.or_else(|| Some((Instant::now(), leaders)));
+                    }
+                },
+                () = overtaken => {}
             }
-            tracing::debug!(%shard, event = %event.id, "publish_without_ack");
+            tracing::debug!(%shard, event = %event.id, is_lost, "publish_without_ack");
             if left <= COPY_PAUSE {
                 return Err(BrokerError::Unavailable("the first copy is still in flight".to_owned()));
             }

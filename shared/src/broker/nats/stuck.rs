@@ -1,0 +1,111 @@
+//! Ids that a leader takes for in flight for ever.
+//!
+//! A leader of a clustered stream remembers the ids of what it has proposed, and answers 10158 to a second copy until the
+//! first is stored. When it loses its leadership, proposals are lost, and it forgets those ids; but NATS 2.12 to 2.15.1 stop
+//! forgetting at the first that was stored while the server already followed (`processStreamLeaderChange` in its
+//! `jetstream_cluster.go`, and how `processJetStreamMsg` adds to `ddarr` in `stream.go`). If the same server is elected again, it
+//! refuses the ids before that one for the whole `duplicate_window`. Another server takes them: so such a leader is asked to
+//! step down.
+//!
+//! That the first copy is lost is sure once something is stored that was published after the leader had been heard to hold it:
+//! a leader stores in the order in which it proposes.
+
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use super::{api::Api, epochs::Current};
+use crate::subject::{Shard, Shards};
+
+/// Between two requests to the leaders of one shard: the next one takes a moment, and may be well.
+const ASK_EVERY: Duration = Duration::from_secs(5);
+
+/// What is known of one shard's leader.
+#[derive(Default)]
+struct Seen {
+    /// When the youngest publish began that was stored as the first copy of its id.
+    stored: Option<Instant>,
+    /// When a leader was last asked to step down.
+    asked: Option<Instant>,
+}
+
+/// Of all shards.
+pub(super) struct Stuck {
+    seen: Vec<Mutex<Seen>>,
+}
+
+impl Stuck {
+    pub(super) fn new(shards: Shards) -> Self {
+        Self { seen: shards.iter().map(|_| Mutex::default()).collect() }
+    }
+
+    /// A first copy was stored of what was published at `began`.
+    pub(super) fn note_stored(&self, shard: Shard, began: Instant) {
+        if let Some(seen) = self.seen.get(usize::from(shard.0)) {
+            let mut seen = seen.lock();
+            seen.stored = seen.stored.max(Some(began));
+        }
+    }
+
+    /// Whether something is stored that was published after `since`.
+    pub(super) fn is_overtaken(&self, shard: Shard, since: Instant) -> bool {
+        self.seen.get(usize::from(shard.0)).is_some_and(|seen| seen.lock().stored.is_some_and(|began| began > since))
+    }
+
+    /// Whether the leader may be asked now; if so it counts as asked.
+    fn may_ask(&self, shard: Shard, now: Instant) -> bool {
+        let Some(seen) = self.seen.get(usize::from(shard.0)) else { return false };
+        let mut seen = seen.lock();
+        let may = seen.asked.is_none_or(|asked| now.duration_since(asked) >= ASK_EVERY);
+        if may {
+            seen.asked = Some(now);
+        }
+        may
+    }
+
+    /// Asks the leader of `shard` to step down, unless that was done a moment ago. Does not wait for it.
+    pub(super) fn ask_to_step_down(&self, shard: Shard, current: &Current, api: &Api) {
+        if !self.may_ask(shard, Instant::now()) {
+            return;
+        }
+        let (api, stream) = (api.clone(), current.stream.clone());
+        tokio::spawn(async move {
+            let asked = api.call::<Value>(&format!("STREAM.LEADER.STEPDOWN.{stream}"), &json!({})).await;
+            let error = asked.err().map(|error| error.to_string());
+            tracing::warn!(%shard, stream, error, "leader_with_lost_ids_asked_to_step_down");
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_was_published_later_proves_that_a_copy_is_lost() {
+        let stuck = Stuck::new(Shards::new(2).unwrap());
+        let (shard, start) = (Shard(1), Instant::now());
+        let at = |ms| start + Duration::from_millis(ms);
+        assert!(!stuck.is_overtaken(shard, at(10)));
+        stuck.note_stored(shard, at(10));
+        assert!(!stuck.is_overtaken(shard, at(10)));
+        stuck.note_stored(shard, at(11));
+        // Acks come in any order.
+        stuck.note_stored(shard, at(5));
+        assert!(stuck.is_overtaken(shard, at(10)));
+        assert!(!stuck.is_overtaken(Shard(0), at(10)));
+    }
+
+    #[test]
+    fn a_leader_is_not_asked_again_at_once() {
+        let stuck = Stuck::new(Shards::new(2).unwrap());
+        let start = Instant::now();
+        assert!(stuck.may_ask(Shard(0), start));
+        assert!(!stuck.may_ask(Shard(0), start + ASK_EVERY / 2));
+        assert!(stuck.may_ask(Shard(1), start + ASK_EVERY / 2));
+        assert!(stuck.may_ask(Shard(0), start + ASK_EVERY));
+        assert!(!stuck.may_ask(Shard(7), start));
+    }
+}
