@@ -52,8 +52,8 @@ pub struct Observation {
     pub users: HashMap<String, String>,
     /// When they were members; without, as they were told themselves.
     pub memberships: Option<Memberships>,
-    /// Per client that is connected at the end: the groups that it takes itself for a member of.
-    pub following: HashMap<String, HashSet<GroupId>>,
+    /// Per client that is connected at the end: the groups that it takes itself for a member of, and up to where it has them.
+    pub following: HashMap<String, HashMap<GroupId, Position>>,
     /// Per sender: what was accepted, in the order it was sent.
     pub sent: Vec<(String, Vec<Fact>)>,
     /// Ids of dead letters.
@@ -114,8 +114,10 @@ pub struct Report {
     pub stored: usize,
     /// Groups and inboxes that went on after a reconnect with all that was missed.
     pub recovered: usize,
-    /// Where in its client's record each missing message would have been, and who was waited for in vain.
+    /// Where in its client's record each missing message would have been.
     pub notes: Vec<String>,
+    /// Who was waited for in vain at the end.
+    pub in_vain: Vec<String>,
 }
 
 impl Report {
@@ -158,9 +160,10 @@ pub fn check_following(seen: &Observation) -> Vec<Violation> {
     let none = HashSet::new();
     let mut bad = Vec::new();
     for (client, follows) in &seen.following {
+        let follows: HashSet<GroupId> = follows.keys().copied().collect();
         let is_in = seen.users.get(client).and_then(|user| members.get(user.as_str())).unwrap_or(&none);
         bad.extend(follows.difference(is_in).map(|group| Violation::Lingers(client.clone(), *group)));
-        bad.extend(is_in.difference(follows).map(|group| Violation::Unaware(client.clone(), *group)));
+        bad.extend(is_in.difference(&follows).map(|group| Violation::Unaware(client.clone(), *group)));
     }
     bad
 }
@@ -211,6 +214,10 @@ struct View {
     left: Position,
     /// Declared gaps: after this position, up to the next delivery.
     gaps: Vec<(Position, Option<Position>)>,
+    /// What else was told after the last delivery.
+    since: Vec<&'static str>,
+    /// Up to where the client has the group, at the end.
+    stands: Option<Position>,
 }
 
 impl View {
@@ -236,7 +243,13 @@ impl View {
         let (before, after) = (facts().filter(|at| *at < position).max(), facts().filter(|at| *at > position).min());
         let text = |at: Option<Position>| at.map_or("nothing".to_owned(), |at| at.to_string());
         let times: Vec<String> = self.times.iter().map(|(from, until)| format!("({from}, {}]", text(*until))).collect();
-        format!("{client} misses {position}: member {times:?}, delivered {} before and {} after", text(before), text(after))
+        format!(
+            "{client} misses {position}: member {times:?}, delivered {} before and {} after; then told {:?}, stands at {}",
+            text(before),
+            text(after),
+            self.since,
+            text(self.stands)
+        )
     }
 
     fn is_excused(&self, position: Position) -> bool {
@@ -256,6 +269,7 @@ fn check_client(
         match entry {
             Entry::Joined(group, from) => {
                 let view = views.entry(*group).or_default();
+                view.since.push("joined");
                 // A join of a member changes nothing.
                 if view.times.last().is_none_or(|(_, until)| until.is_some()) {
                     view.times.push((*from, None));
@@ -263,6 +277,7 @@ fn check_client(
             }
             Entry::Left(group, at) => {
                 let view = views.entry(*group).or_default();
+                view.since.push("left");
                 if let Some((_, until @ None)) = view.times.last_mut() {
                     *until = Some(*at);
                 }
@@ -273,6 +288,7 @@ fn check_client(
             }
             Entry::Gone(group) => {
                 let view = views.entry(*group).or_default();
+                view.since.push("gone");
                 let last = view.last();
                 if let Some((from, until @ None)) = view.times.last_mut() {
                     *until = Some(last.max(*from));
@@ -281,12 +297,14 @@ fn check_client(
             Entry::Reset(group) => {
                 let view = views.entry(*group).or_default();
                 let after = view.last();
+                view.since.push("reset");
                 view.gaps.push((after, None));
                 report.resets += 1;
             }
             Entry::Delivered(fact) => {
                 report.deliveries += 1;
                 let view = views.entry(fact.group).or_default();
+                view.since.clear();
                 if fact.position <= view.left {
                     report.violations.push(Violation::OutOfOrder(client.to_owned(), *fact));
                 }
@@ -301,6 +319,7 @@ fn check_client(
     for (group, view) in &mut views {
         let truly = |memberships: &Memberships| memberships.get(&(*group, user.clone())).cloned().unwrap_or_default();
         view.truly = seen.memberships.as_ref().map(truly);
+        view.stands = seen.following.get(client).and_then(|follows| follows.get(group)).copied();
         check_view(client, view, truth.get(group), report);
     }
 }
@@ -515,7 +534,8 @@ mod tests {
             seen.users = [("whole".to_owned(), "ann".to_owned()), ("part".to_owned(), "ben".to_owned())].into();
             let of = |user: &str, until| ((GROUP, user.to_owned()), vec![(at(0), until)]);
             seen.memberships = Some([of("ann", None), of("ben", Some(at(4)))].into());
-            seen.following = [("whole".to_owned(), [GROUP].into()), ("part".to_owned(), groups.iter().copied().collect())].into();
+            let follows = |groups: &[GroupId]| groups.iter().map(|group| (*group, at(1))).collect();
+            seen.following = [("whole".to_owned(), follows(&[GROUP])), ("part".to_owned(), follows(groups))].into();
             check_following(&seen)
         };
         assert_eq!(follow(&[]), []);
@@ -523,7 +543,7 @@ mod tests {
         let mut seen = good();
         seen.users = [("whole".to_owned(), "ann".to_owned())].into();
         seen.memberships = Some([((GROUP, "ann".to_owned()), vec![(at(0), Some(at(1))), (at(2), None)])].into());
-        seen.following = [("whole".to_owned(), HashSet::new())].into();
+        seen.following = [("whole".to_owned(), HashMap::new())].into();
         assert_eq!(check_following(&seen), [Violation::Unaware("whole".into(), GROUP)]);
     }
 }

@@ -296,17 +296,14 @@ impl Person {
                 let patience = until.saturating_duration_since(Instant::now());
                 // A group that it is not in any more brings nothing.
                 let here = |record: &Record| (record.closed.is_some() || record.position(group).is_none_or(|at| at >= last)).then_some(());
-                let waited = client.wait_until("the last message", patience, here).await;
+                let mut waited = client.wait_until("the last message", patience, here).await;
+                // Told to come back, once more while it did: until it is here or nobody waits any more.
+                while client.is_away() && Instant::now() <= until {
+                    client.reconnect_to_any(&self.gateways, ACCEPTED_WITHIN).await?;
+                    waited = client.wait_until("the last message", until.saturating_duration_since(Instant::now()), here).await;
+                }
                 if waited.is_err() {
                     self.in_vain.push(client.state_of(group, last));
-                }
-                // Told to come back, once more while it did: until it is here or nobody waits any more.
-                while client.is_away() {
-                    client.reconnect_to_any(&self.gateways, ACCEPTED_WITHIN).await?;
-                    let _ = client.wait_until("the last message", until.saturating_duration_since(Instant::now()), here).await;
-                    if Instant::now() > until {
-                        break;
-                    }
                 }
             }
         }

@@ -135,6 +135,11 @@ impl Record {
         self.groups.keys().copied().collect()
     }
 
+    /// The last position of each group that is followed.
+    pub fn positions(&self) -> BTreeMap<GroupId, Position> {
+        self.groups.clone()
+    }
+
     /// Where the answer to request `id` will come.
     pub fn expect_answer(&mut self, id: u32, frame: &Value) -> oneshot::Receiver<Value> {
         let (sender, receiver) = oneshot::channel();

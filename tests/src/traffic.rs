@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use natter_shared::id::GroupId;
+use natter_shared::{id::GroupId, position::Position};
 use tokio::{task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
 
@@ -24,6 +24,9 @@ use crate::{
 
 /// How long all may take to arrive after the last one was accepted.
 pub const SETTLED_WITHIN: Duration = Duration::from_mins(1);
+
+/// How long clients may take at the end to be told what they are members of.
+const TOLD_WITHIN: Duration = Duration::from_secs(5);
 
 /// What happens.
 #[derive(Debug, Clone)]
@@ -175,14 +178,13 @@ impl Traffic {
             seen.sent.push((person.client.user.handle.clone(), person.accepted.clone()));
             seen.users.extend(person.clients().map(|(name, client)| (name, client.user.id.clone())));
         }
+        // Whoever was waited for in vain has had a moment since to be told what it is a member of.
+        let until = until.max(Instant::now() + TOLD_WITHIN);
         loop {
             for person in &mut self.people {
                 person.come_back().await?;
             }
-            seen.memberships = Some(sql.memberships().await?);
-            seen.following = self.following();
-            seen.rows = self.rows(sql).await?;
-            seen.dead = sql.dead_letters().await?.into_iter().collect();
+            self.read(sql, &mut seen).await?;
             let stored = seen.rows.iter().filter(|row| seen.attempted.contains(&row.message)).count();
             let is_all = stored + seen.dead.len() >= seen.accepted.len() && check_following(&seen).is_empty();
             if is_all || Instant::now() > until {
@@ -195,13 +197,26 @@ impl Traffic {
             seen.clients.push((name, client.take_entries()));
             recovered += client.record(|record| record.recovered);
         }
+        // What clients have been told of by now is stored by now.
+        self.read(sql, &mut seen).await?;
         let mut report = check(&seen);
         report.recovered = recovered;
-        report.notes.splice(0..0, self.people.iter().flat_map(|person| person.in_vain.iter().cloned()));
+        report.in_vain = self.people.iter().flat_map(|person| person.in_vain.iter().cloned()).collect();
         report.stored += inboxes.rows.len();
         report.accepted += inboxes.accepted.len();
         report.violations.extend(inboxes::check(&inboxes).into_iter().map(Violation::Inbox));
         Ok(report)
+    }
+
+    /// What SQL has of this run, and what clients follow.
+    async fn read(&self, sql: &Sql, seen: &mut Observation) -> Result<()> {
+        let mut memberships = sql.memberships().await?;
+        memberships.retain(|(group, _), _| self.ever.contains(group));
+        seen.memberships = Some(memberships);
+        seen.following = self.following();
+        seen.rows = self.rows(sql).await?;
+        seen.dead = sql.dead_letters().await?.into_iter().collect();
+        Ok(())
     }
 
     /// What became of all inboxes; waits until everybody was told what SQL counts.
@@ -232,10 +247,11 @@ impl Traffic {
         }
     }
 
-    /// The groups of this run that each client takes itself for a member of.
-    fn following(&self) -> HashMap<String, HashSet<GroupId>> {
-        let of = |client: &Client| client.record(Record::groups).into_iter().filter(|group| self.ever.contains(group)).collect();
-        self.people.iter().flat_map(Person::clients).map(|(name, client)| (name, of(client))).collect()
+    /// The groups of this run that each client which is connected takes itself for a member of, and up to where it has them.
+    fn following(&self) -> HashMap<String, HashMap<GroupId, Position>> {
+        let of = |client: &Client| client.record(Record::positions).into_iter().filter(|(group, _)| self.ever.contains(group)).collect();
+        let connected = self.people.iter().flat_map(Person::clients).filter(|(_, client)| !client.is_away());
+        connected.map(|(name, client)| (name, of(client))).collect()
     }
 
     /// The rows of groups of this run.

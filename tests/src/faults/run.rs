@@ -121,7 +121,7 @@ async fn inner(fault: Fault, seed: u64, context: &mut Run, failpoints: Option<&s
         Fault::Joins => joins::run(&cluster, context).await.map(|report| (report, Duration::ZERO)),
         _ => under_traffic(fault, seed, context, &mut cluster).await,
     };
-    let good = done.as_ref().is_ok_and(|(report, _)| report.violations.is_empty() && !report.notes.iter().any(|n| n.contains("END")));
+    let good = done.as_ref().is_ok_and(|(report, _)| report.violations.is_empty() && report.in_vain.is_empty());
     if !good
         && failpoints.is_none()
         && let Some(folder) = cluster.keep_logs()

@@ -52,7 +52,7 @@ impl Row {
             reset: report.resets,
             longest,
             violations: report.violations.clone(),
-            notes: report.notes.iter().take(SHOWN).cloned().collect(),
+            notes: report.in_vain.iter().take(SHOWN).chain(report.notes.iter().take(SHOWN)).cloned().collect(),
             ..Self::default()
         };
         for violation in &report.violations {

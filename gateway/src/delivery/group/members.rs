@@ -40,18 +40,19 @@ impl GroupTask {
             Start::After(position) => position,
         };
         let floor = if chat && start < self.cursor.0 { floor.max(self.chat_floor) } else { floor };
-        if start < floor || known < floor {
-            // Nothing is kept before the floor; only the ring's end may be asked of it.
-            let asked = if start < floor { floor } else { self.ring.floor() };
-            let _ = answer.send(Answer::Behind(asked));
-            return;
-        }
         let removal = self.ring.after(known).find(|entry| entry.removed.as_ref() == Some(&session.user));
         let ended = removal.map(|entry| entry.position);
         if let Some(at) = ended
             && telling.is_nothing()
         {
+            // Before what lies below the floor is read: nothing of it may be told.
             let _ = answer.send(Answer::NotMember(at));
+            return;
+        }
+        if start < floor || known < floor {
+            // Nothing is kept before the floor; only the ring's end may be asked of it.
+            let asked = if start < floor { floor } else { self.ring.floor() };
+            let _ = answer.send(Answer::Behind(asked));
             return;
         }
         let missed = || self.ring.after(start).take_while(|entry| ended.is_none_or(|at| entry.position <= at));

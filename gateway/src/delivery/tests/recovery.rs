@@ -185,3 +185,19 @@ async fn who_was_told_what_was_missed_and_is_no_member_any_more_comes_back() {
         assert_eq!(bob.session.outlet.state(), is);
     }
 }
+
+/// Where SQL lists a membership that is over, nothing is read for it; else each sign-in would be refused until SQL knows.
+#[tokio::test]
+async fn who_is_known_to_be_removed_is_left_out_though_much_was_missed() {
+    let stage = Stage::with(&Limits { ring_events_per_group: 3, ..Limits::default() }).await;
+    let mut ann = stage.member("ann").await;
+    let said = say(&stage, 0..20);
+    stage.script.store(Topic::Group(group()), &removal("bob"), false);
+    stage.say("and on");
+    ann.until("and on").await;
+    let bob = Member::held("bob").await;
+    let meta = GroupMeta { kind: GroupKind::Group, display_name: "lobby".into() };
+    let joined = stage.hub.join_group(&bob.session, group(), &meta, Start::After(said[0]), said[10], Telling::Nothing).await;
+    assert!(matches!(joined, Err(JoinError::NotMember(at)) if at > said[19]), "{joined:?}");
+    assert_eq!(reads(&stage), (0, 0));
+}

@@ -92,6 +92,35 @@ struct Names {
 pub(super) struct StreamInfo {
     pub(super) config: Value,
     pub(super) state: StreamState,
+    /// Where it has copies; none on a server that is alone.
+    cluster: Option<StreamCluster>,
+}
+
+#[derive(Deserialize)]
+struct StreamCluster {
+    #[serde(default)]
+    replicas: Vec<Replica>,
+}
+
+/// A copy beside the leader's.
+#[derive(Deserialize)]
+struct Replica {
+    name: String,
+    #[serde(default)]
+    current: bool,
+    #[serde(default)]
+    offline: bool,
+    #[serde(default)]
+    lag: u64,
+}
+
+impl StreamInfo {
+    /// A server that could lead: its copy has everything.
+    pub(super) fn successor(&self) -> Option<&str> {
+        let is_ready = |replica: &&Replica| replica.current && !replica.offline && replica.lag == 0;
+        let mut replicas = self.cluster.iter().flat_map(|cluster| &cluster.replicas);
+        replicas.find(is_ready).map(|replica| replica.name.as_str())
+    }
 }
 
 #[derive(Deserialize)]
@@ -159,5 +188,23 @@ impl Api {
 
     pub(super) async fn stream_info(&self, stream: &str) -> Result<StreamInfo, ApiError> {
         self.ask(&format!("STREAM.INFO.{stream}"), &Value::Object(serde_json::Map::default())).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_with_all_of_a_stream_could_lead_it() {
+        let info = |cluster: &str| {
+            let state = r#"{"messages":0,"first_seq":1,"last_seq":0}"#;
+            serde_json::from_str::<StreamInfo>(&format!(r#"{{"config":{{}},"state":{state}{cluster}}}"#)).unwrap()
+        };
+        assert_eq!(info("").successor(), None);
+        assert_eq!(info(r#","cluster":{"leader":"a"}"#).successor(), None);
+        let replicas = r#","cluster":{"leader":"a","replicas":[{"name":"b","current":false},{"name":"c","current":true,"lag":3},
+            {"name":"d","current":true,"offline":true},{"name":"e","current":true,"active":20}]}"#;
+        assert_eq!(info(replicas).successor(), Some("e"));
     }
 }

@@ -128,6 +128,7 @@ impl NatsBroker {
         for shard in shards.iter() {
             fences.push(Fence::start(shard, prober.clone(), stop.clone()).await.map_err(setup)?);
         }
+        let fences = Arc::new(fences);
         let publisher = Publisher {
             exchange: publishing.clone(),
             epochs: Arc::clone(&epochs),
@@ -136,6 +137,7 @@ impl NatsBroker {
             shards,
             window: Window::new(options.max_in_flight, options.max_in_flight_bytes),
             stuck: Stuck::new(shards),
+            fences: Arc::clone(&fences),
             api: api.clone(),
             timeout: options.publish_timeout,
         };
@@ -151,7 +153,7 @@ impl NatsBroker {
             publisher,
             api,
             calls: calls.clone(),
-            fences: Arc::new(fences),
+            fences,
             stop: stop.clone(),
         });
         broker.start_tasks(publishing, recovery, calls).await?;

@@ -13,10 +13,11 @@ use super::{
     envelope,
     epochs::Epochs,
     exchange::{Exchange, ExchangeError},
+    fence::Fence,
     stuck::Stuck,
 };
 use crate::{
-    position::Position,
+    position::{Epoch, Position},
     subject::{self, Shard, Shards, Space},
 };
 
@@ -28,6 +29,8 @@ const FIRST_COPY_IN_FLIGHT: u64 = 10158;
 const ACCOUNT_FULL: u64 = 10002;
 /// How long to leave the first copy before asking again.
 const COPY_PAUSE: Duration = Duration::from_millis(50);
+/// After so long it is found out whether the first copy is lost.
+const LONG_IN_FLIGHT: Duration = Duration::from_millis(300);
 /// How long a publish that was out when a new leader made itself known may take for its ack: it may have gone to the one
 /// before, which is dead or cut off and never answers.
 const ELECTED: Duration = Duration::from_millis(200);
@@ -41,6 +44,7 @@ pub(super) struct Publisher {
     pub(super) shards: Shards,
     pub(super) window: Window,
     pub(super) stuck: Stuck,
+    pub(super) fences: Arc<Vec<Fence>>,
     /// What a leader is asked by.
     pub(super) api: Api,
     pub(super) timeout: Duration,
@@ -70,34 +74,34 @@ impl Publisher {
         let shard = self.shards.of(event.topic);
         let deadline = Instant::now() + self.timeout;
         let mut status = self.health.watch();
-        // Since when the same leader has said that the first copy is in flight.
-        let mut in_flight = None;
+        // Since when the same leader of the same stream has said that the first copy is in flight.
+        let mut in_flight: Option<(Instant, (u64, Option<Epoch>))> = None;
         loop {
             let began = Instant::now();
             let left = deadline.saturating_duration_since(began);
-            let leaders = status.borrow().leaders;
-            let is_lost = in_flight.is_some_and(|(since, of)| of == leaders && self.stuck.is_overtaken(shard, since));
+            let leader = (status.borrow().leaders, self.epochs.known(shard).map(|current| current.epoch));
+            let since = in_flight.filter(|(_, of)| *of == leader).map(|(since, _)| since);
+            let is_lost = since.is_some_and(|since| self.stuck.is_overtaken(shard, since));
             let overtaken = async {
                 Health::new_leader(&mut status).await;
                 tokio::time::sleep(ELECTED).await;
             };
             tokio::select! {
-                answer = self.attempt(shard, &event, left) => match answer? {
-                    Some(ack) => {
+                answer = self.attempt(shard, &event, left) => match (answer?, since) {
+                    (Some(ack), _) => {
                         if !ack.duplicate {
                             self.stuck.note_stored(shard, began);
                         }
                         return Ok(ack);
                     }
-                    None if is_lost => {
+                    (None, _) if is_lost => {
                         if let Some(current) = self.epochs.known(shard) {
-                            self.stuck.ask_to_step_down(shard, &current, &self.api);
+                            self.stuck.ask_to_step_down(shard, &current.stream, leader.0, &self.api, &self.health);
                         }
                     }
-                    None => {
-                        let same = in_flight.filter(|(_, of)| *of == leaders);
-                        in_flight = same.or_else(|| Some((Instant::now(), leaders)));
-                    }
+                    (None, None) => in_flight = Some((Instant::now(), leader)),
+                    (None, Some(since)) if since.elapsed() > LONG_IN_FLIGHT => self.overtake(shard, left).await,
+                    (None, Some(_)) => {}
                 },
                 () = overtaken => {}
             }
@@ -106,6 +110,16 @@ impl Publisher {
                 return Err(BrokerError::Unavailable("the first copy is still in flight".to_owned()));
             }
             tokio::time::sleep(COPY_PAUSE).await;
+        }
+    }
+
+    /// Has a canary stored behind what is in flight, where nothing else is published.
+    async fn overtake(&self, shard: Shard, left: Duration) {
+        let (began, fence) = (Instant::now(), self.fences.get(usize::from(shard.0)));
+        if let Some(fence) = fence
+            && matches!(tokio::time::timeout(left, fence.wait()).await, Ok(Ok(_)))
+        {
+            self.stuck.note_stored(shard, began);
         }
     }
 
@@ -179,7 +193,6 @@ impl Verdict {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::position::Epoch;
 
     fn failure(code: u64, err_code: u64) -> Verdict {
         Verdict::of(format!(r#"{{"error":{{"code":{code},"err_code":{err_code},"description":"so"}},"stream":"S","seq":0}}"#).as_bytes())

@@ -10,17 +10,23 @@
 //! That the first copy is lost is sure once something is stored that was published after the leader had been heard to hold it:
 //! a leader stores in the order in which it proposes.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::{api::Api, epochs::Current};
+use super::{
+    api::{Api, ApiError},
+    connect::Health,
+};
 use crate::subject::{Shard, Shards};
 
 /// Between two requests to the leaders of one shard: the next one takes a moment, and may be well.
 const ASK_EVERY: Duration = Duration::from_secs(5);
+
+/// Up to so long a request waits for that of another process, which may have the same to complain of.
+const AFTER_OTHERS: Duration = Duration::from_millis(300);
 
 /// What is known of one shard's leader.
 #[derive(Default)]
@@ -34,6 +40,17 @@ struct Seen {
 /// Of all shards.
 pub(super) struct Stuck {
     seen: Vec<Mutex<Seen>>,
+}
+
+/// Why a leader was not asked, or did not do it.
+#[derive(Debug, thiserror::Error)]
+enum NotAsked {
+    #[error("the shard has another leader by now")]
+    Another,
+    #[error("no other server has all of the stream")]
+    NoSuccessor,
+    #[error(transparent)]
+    Api(#[from] ApiError),
 }
 
 impl Stuck {
@@ -65,18 +82,31 @@ impl Stuck {
         may
     }
 
-    /// Asks the leader of `shard` to step down, unless that was done a moment ago. Does not wait for it.
-    pub(super) fn ask_to_step_down(&self, shard: Shard, current: &Current, api: &Api) {
+    /// Asks the leader of `stream` to hand over, unless that was done a moment ago. Does not wait for it. `leaders` is
+    /// how often there was another leader when it was found to hold what is lost.
+    pub(super) fn ask_to_step_down(&self, shard: Shard, stream: &str, leaders: u64, api: &Api, health: &Arc<Health>) {
         if !self.may_ask(shard, Instant::now()) {
             return;
         }
-        let (api, stream) = (api.clone(), current.stream.clone());
+        let (api, health, stream) = (api.clone(), Arc::clone(health), stream.to_owned());
         tokio::spawn(async move {
-            let asked = api.call::<Value>(&format!("STREAM.LEADER.STEPDOWN.{stream}"), &json!({})).await;
-            let error = asked.err().map(|error| error.to_string());
+            let error = hand_over(&api, &health, &stream, leaders).await.err().map(|error| error.to_string());
             tracing::warn!(%shard, stream, error, "leader_with_lost_ids_asked_to_step_down");
         });
     }
+}
+
+async fn hand_over(api: &Api, health: &Health, stream: &str, leaders: u64) -> Result<(), NotAsked> {
+    tokio::time::sleep(AFTER_OTHERS.mul_f64(rand::random())).await;
+    let info = api.stream_info(stream).await?;
+    // Without a name, NATS takes any that it has heard of lately, and an election follows if that one is behind.
+    let successor = info.successor().ok_or(NotAsked::NoSuccessor)?;
+    if health.watch().borrow().leaders != leaders {
+        return Err(NotAsked::Another);
+    }
+    let preferred = json!({"placement": {"preferred": successor}});
+    api.call::<Value>(&format!("STREAM.LEADER.STEPDOWN.{stream}"), &preferred).await?;
+    Ok(())
 }
 
 #[cfg(test)]
