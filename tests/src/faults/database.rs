@@ -28,24 +28,29 @@ pub(super) async fn down(cluster: &mut Cluster, run: &mut Run) -> Result<()> {
     let (mut last, mut at) = (sql.message_count().await?, Instant::now());
     let first = last;
     let mut fastest = 0.0f64;
+    // Since when it is slow again, and how many there were then: it may only have halted for a while.
+    let mut calm: Option<(i64, Duration)> = None;
     loop {
         tokio::time::sleep(MOMENT / 4).await;
         let (now, then) = (sql.message_count().await?, Instant::now());
         let pace = (now - last) as f64 / (then - at).as_secs_f64();
         fastest = fastest.max(pace);
         (last, at) = (now, then);
-        if last > first && pace < fastest / 2.0 || back.elapsed() > Duration::from_mins(2) {
+        let is_calm = last > first && pace < fastest / 2.0;
+        calm = if is_calm { calm.or_else(|| Some((last, back.elapsed()))) } else { None };
+        if calm.is_some_and(|(_, since)| back.elapsed() > since + MOMENT) || back.elapsed() > Duration::from_mins(2) {
             break;
         }
     }
+    let (last, took) = calm.unwrap_or_else(|| (last, back.elapsed()));
     let missed = (last - before) as f64;
-    let inflow = missed / (away + back.elapsed()).as_secs_f64();
-    let pace = missed / back.elapsed().as_secs_f64();
+    let inflow = missed / (away + took).as_secs_f64();
+    let pace = missed / took.as_secs_f64();
     let dead = sql.count("SELECT COUNT(*) FROM dead_letters").await?;
     run.note(format!(
         "away {} s at {inflow:.0} messages/s; caught up in {:.1?}, {:.1} times the inflow; {dead} dead letters",
         away.as_secs(),
-        back.elapsed(),
+        took,
         pace / inflow
     ));
     ensure!(pace >= 2.0 * inflow, "it caught up at {pace:.0}/s with an inflow of {inflow:.0}/s");

@@ -20,6 +20,9 @@ const LEFT_WITHIN: Duration = Duration::from_secs(4);
 /// How long nothing may be accepted after every shard has its next leader, and every gateway is with a server that lives.
 const ACCEPTED_AGAIN: Duration = Duration::from_secs(2);
 
+/// Of a message that takes longer its tries are told.
+const REMARKABLE: Duration = Duration::from_secs(10);
+
 /// How much of a fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Size {
@@ -152,6 +155,9 @@ async fn under_traffic(fault: Fault, seed: u64, context: &mut Run, cluster: &mut
     troubled.context("making trouble")?;
     ran.context("traffic")?;
     let Wait { lasted: longest, tries } = traffic.longest_wait();
+    if longest > REMARKABLE {
+        context.note(format!("a message was accepted after {longest:.1?}: {}", tries.join("; ")));
+    }
     let may_take = match fault {
         Fault::NatsLeaderKill => Some(context.elected + ACCEPTED_AGAIN),
         Fault::NatsPartition => Some(context.elected.max(LEFT_WITHIN) + ACCEPTED_AGAIN),
