@@ -50,6 +50,15 @@ pub(super) struct Publisher {
     pub(super) timeout: Duration,
 }
 
+/// What a leader has said of a first copy.
+struct InFlight {
+    since: Instant,
+    /// Which it was: how often there was another one, and of which epoch.
+    leader: (u64, Option<Epoch>),
+    /// Something is stored that was sent later. If it still says so, the copy is lost.
+    is_lost: bool,
+}
+
 #[derive(Deserialize)]
 struct PubAck<'a> {
     #[serde(borrow)]
@@ -74,38 +83,23 @@ impl Publisher {
         let shard = self.shards.of(event.topic);
         let deadline = Instant::now() + self.timeout;
         let mut status = self.health.watch();
-        // Since when the same leader of the same stream has said that the first copy is in flight.
-        let mut in_flight: Option<(Instant, (u64, Option<Epoch>))> = None;
+        let mut in_flight: Option<InFlight> = None;
         loop {
-            let began = Instant::now();
-            let left = deadline.saturating_duration_since(began);
-            let leader = (status.borrow().leaders, self.epochs.known(shard).map(|current| current.epoch));
-            let since = in_flight.filter(|(_, of)| *of == leader).map(|(since, _)| since);
-            let is_lost = since.is_some_and(|since| self.stuck.is_overtaken(shard, since));
+            let left = deadline.saturating_duration_since(Instant::now());
             let overtaken = async {
                 Health::new_leader(&mut status).await;
                 tokio::time::sleep(ELECTED).await;
             };
-            tokio::select! {
-                answer = self.attempt(shard, &event, left) => match (answer?, since) {
-                    (Some(ack), _) => {
-                        if !ack.duplicate {
-                            self.stuck.note_stored(shard, began);
-                        }
-                        return Ok(ack);
-                    }
-                    (None, _) if is_lost => {
-                        if let Some(current) = self.epochs.known(shard) {
-                            self.stuck.ask_to_step_down(shard, &current.stream, leader.0, &self.api, &self.health);
-                        }
-                    }
-                    (None, None) => in_flight = Some((Instant::now(), leader)),
-                    (None, Some(since)) if since.elapsed() > LONG_IN_FLIGHT => self.overtake(shard, left).await,
-                    (None, Some(_)) => {}
-                },
-                () = overtaken => {}
+            let answer = tokio::select! {
+                answer = self.attempt(shard, &event, left) => Some(answer?),
+                () = overtaken => None,
+            };
+            match answer {
+                Some(Some(ack)) => return Ok(ack),
+                Some(None) => self.doubt(shard, &mut in_flight, deadline).await,
+                None => {}
             }
-            tracing::debug!(%shard, event = %event.id, is_lost, "publish_without_ack");
+            tracing::debug!(%shard, event = %event.id, "publish_without_ack");
             if left <= COPY_PAUSE {
                 return Err(BrokerError::Unavailable("the first copy is still in flight".to_owned()));
             }
@@ -113,13 +107,24 @@ impl Publisher {
         }
     }
 
-    /// Has a canary stored behind what is in flight, where nothing else is published.
-    async fn overtake(&self, shard: Shard, left: Duration) {
-        let (began, fence) = (Instant::now(), self.fences.get(usize::from(shard.0)));
-        if let Some(fence) = fence
-            && matches!(tokio::time::timeout(left, fence.wait()).await, Ok(Ok(_)))
-        {
-            self.stuck.note_stored(shard, began);
+    /// The leader says that the first copy is in flight: after a while it is found out whether that is lost, and what
+    /// holds it is asked to hand over. A leader stores in the order in which it proposes, so a canary that was
+    /// sent later and is stored has overtaken what is not.
+    async fn doubt(&self, shard: Shard, in_flight: &mut Option<InFlight>, deadline: Instant) {
+        let leader = (self.health.watch().borrow().leaders, self.epochs.known(shard).map(|current| current.epoch));
+        match in_flight {
+            Some(known) if known.leader == leader && known.is_lost => {
+                if let Some(current) = self.epochs.known(shard) {
+                    self.stuck.ask_to_step_down(shard, &current.stream, leader.0, &self.api, &self.health);
+                }
+            }
+            Some(known) if known.leader == leader && known.since.elapsed() > LONG_IN_FLIGHT => {
+                if let Some(fence) = self.fences.get(usize::from(shard.0)) {
+                    known.is_lost = matches!(tokio::time::timeout_at(deadline, fence.wait()).await, Ok(Ok(_)));
+                }
+            }
+            Some(known) if known.leader == leader => {}
+            Some(_) | None => *in_flight = Some(InFlight { since: Instant::now(), leader, is_lost: false }),
         }
     }
 

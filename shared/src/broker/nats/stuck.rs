@@ -6,9 +6,6 @@
 //! `jetstream_cluster.go`, and how `processJetStreamMsg` adds to `ddarr` in `stream.go`). If the same server is elected again, it
 //! refuses the ids before that one for the whole `duplicate_window`. Another server takes them: so such a leader is asked to
 //! step down.
-//!
-//! That the first copy is lost is sure once something is stored that was published after the leader had been heard to hold it:
-//! a leader stores in the order in which it proposes.
 
 use std::{sync::Arc, time::Duration};
 
@@ -28,18 +25,9 @@ const ASK_EVERY: Duration = Duration::from_secs(5);
 /// Up to so long a request waits for that of another process, which may have the same to complain of.
 const AFTER_OTHERS: Duration = Duration::from_millis(300);
 
-/// What is known of one shard's leader.
-#[derive(Default)]
-struct Seen {
-    /// When the youngest publish began that was stored as the first copy of its id.
-    stored: Option<Instant>,
-    /// When a leader was last asked to step down.
-    asked: Option<Instant>,
-}
-
-/// Of all shards.
+/// When the leader of each shard was last asked to hand over.
 pub(super) struct Stuck {
-    seen: Vec<Mutex<Seen>>,
+    asked: Vec<Mutex<Option<Instant>>>,
 }
 
 /// Why a leader was not asked, or did not do it.
@@ -55,29 +43,16 @@ enum NotAsked {
 
 impl Stuck {
     pub(super) fn new(shards: Shards) -> Self {
-        Self { seen: shards.iter().map(|_| Mutex::default()).collect() }
-    }
-
-    /// A first copy was stored of what was published at `began`.
-    pub(super) fn note_stored(&self, shard: Shard, began: Instant) {
-        if let Some(seen) = self.seen.get(usize::from(shard.0)) {
-            let mut seen = seen.lock();
-            seen.stored = seen.stored.max(Some(began));
-        }
-    }
-
-    /// Whether something is stored that was published after `since`.
-    pub(super) fn is_overtaken(&self, shard: Shard, since: Instant) -> bool {
-        self.seen.get(usize::from(shard.0)).is_some_and(|seen| seen.lock().stored.is_some_and(|began| began > since))
+        Self { asked: shards.iter().map(|_| Mutex::default()).collect() }
     }
 
     /// Whether the leader may be asked now; if so it counts as asked.
     fn may_ask(&self, shard: Shard, now: Instant) -> bool {
-        let Some(seen) = self.seen.get(usize::from(shard.0)) else { return false };
-        let mut seen = seen.lock();
-        let may = seen.asked.is_none_or(|asked| now.duration_since(asked) >= ASK_EVERY);
+        let Some(asked) = self.asked.get(usize::from(shard.0)) else { return false };
+        let mut asked = asked.lock();
+        let may = asked.is_none_or(|asked| now.duration_since(asked) >= ASK_EVERY);
         if may {
-            seen.asked = Some(now);
+            *asked = Some(now);
         }
         may
     }
@@ -112,21 +87,6 @@ async fn hand_over(api: &Api, health: &Health, stream: &str, leaders: u64) -> Re
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn only_what_was_published_later_proves_that_a_copy_is_lost() {
-        let stuck = Stuck::new(Shards::new(2).unwrap());
-        let (shard, start) = (Shard(1), Instant::now());
-        let at = |ms| start + Duration::from_millis(ms);
-        assert!(!stuck.is_overtaken(shard, at(10)));
-        stuck.note_stored(shard, at(10));
-        assert!(!stuck.is_overtaken(shard, at(10)));
-        stuck.note_stored(shard, at(11));
-        // Acks come in any order.
-        stuck.note_stored(shard, at(5));
-        assert!(stuck.is_overtaken(shard, at(10)));
-        assert!(!stuck.is_overtaken(Shard(0), at(10)));
-    }
 
     #[test]
     fn a_leader_is_not_asked_again_at_once() {
