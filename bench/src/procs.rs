@@ -50,16 +50,19 @@ pub struct Cost {
     pub pss_bytes_each: f64,
 }
 
-/// What was used between two looks, for each of `count`.
+/// What was used between two looks, for each of `count`. Those of one name count as one.
 pub fn costs(watched: &[Watched], before: &[Usage], after: &[Usage], count: u64) -> BTreeMap<String, Cost> {
     let each = count.max(1) as f64;
-    let cost = |((watched, before), after): ((&Watched, &Usage), &Usage)| {
+    let mut costs: BTreeMap<String, Cost> = BTreeMap::new();
+    for ((watched, before), after) in watched.iter().zip(before).zip(after) {
         let cpu_s = after.cpu_s - before.cpu_s;
-        let grown = after.pss as f64 - before.pss as f64;
-        let cost = Cost { cpu_s, us_each: cpu_s * 1e6 / each, pss_mb: after.pss as f64 / 1e6, pss_bytes_each: grown / each };
-        (watched.name.clone(), cost)
-    };
-    watched.iter().zip(before).zip(after).map(cost).collect()
+        let cost = costs.entry(watched.name.clone()).or_default();
+        cost.cpu_s += cpu_s;
+        cost.us_each += cpu_s * 1e6 / each;
+        cost.pss_mb += after.pss as f64 / 1e6;
+        cost.pss_bytes_each += (after.pss as f64 - before.pss as f64) / each;
+    }
+    costs
 }
 
 /// What each has used so far.
@@ -136,6 +139,13 @@ mod tests {
         let cost = costs["self"];
         assert!(cost.cpu_s >= 0.02 && cost.pss_mb > 0.1, "{cost:?}");
         assert!((cost.us_each - cost.cpu_s * 1e5).abs() < 1.0, "{cost:?}");
+        let twice = super::costs(
+            &[watched[0].clone(), watched[0].clone()],
+            &[before[0]; 2],
+            &[Usage { cpu_s: before[0].cpu_s + 1.0, pss: 0 }; 2],
+            1,
+        );
+        assert!((twice["self"].us_each - 2e6).abs() < 1.0, "{twice:?}");
         assert!("natter".parse::<Watched>().is_err());
     }
 }

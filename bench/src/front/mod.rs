@@ -2,6 +2,7 @@
 //! turn, several times, and its medians go into a `table`.
 
 mod bare;
+mod catch_up;
 mod jetstream;
 mod natter;
 pub mod scenario;
@@ -10,7 +11,7 @@ mod table;
 use std::{fmt, process::Stdio};
 
 use anyhow::{Context as _, Result, ensure};
-use natter_tests::process::binary;
+use natter_tests::{cluster::Store, process::binary};
 use serde_json::Value;
 use tokio::process::Command;
 
@@ -18,7 +19,7 @@ pub use self::natter::RAISED;
 use self::{
     bare::Bare,
     natter::{Natter, Sync},
-    scenario::Scenario,
+    scenario::{Against, Scenario},
     table::Column,
 };
 
@@ -26,35 +27,53 @@ use self::{
 #[derive(Debug, Clone, Copy)]
 enum Measured {
     Natter(Sync),
+    Gateways(Sync, usize),
     Limit,
-    JetStream,
+    JetStream(Sync),
+    CatchUp(Store),
 }
 
 impl fmt::Display for Measured {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Natter(Sync::AsShipped) => "Natter",
-            Self::Natter(Sync::Default) => "Natter, NATS's default sync",
-            Self::Limit => "limit",
-            Self::JetStream => "bare JetStream",
-        })
+        match self {
+            Self::Natter(sync) => write!(f, "Natter{sync}"),
+            Self::Gateways(sync, 1) => write!(f, "1 gateway{sync}"),
+            Self::Gateways(sync, count) => write!(f, "{count} gateways{sync}"),
+            Self::Limit => f.write_str("limit"),
+            Self::JetStream(sync) => write!(f, "bare JetStream{sync}"),
+            Self::CatchUp(Store::Sqlite) => f.write_str("SQLite"),
+            Self::CatchUp(Store::Postgres | Store::SyncedPostgres) => f.write_str("PostgreSQL"),
+        }
+    }
+}
+
+/// What a scenario measures. With `default_sync`, also over a NATS that syncs as it does by default.
+fn measured(scenario: &Scenario, default_sync: bool) -> Vec<Measured> {
+    let syncs = if default_sync { &[Sync::AsShipped, Sync::Default][..] } else { &[Sync::AsShipped] };
+    let each = |measured: fn(Sync) -> Measured| syncs.iter().map(move |sync| measured(*sync));
+    match scenario.against {
+        Against::Limit => each(Measured::Natter).chain([Measured::Limit]).collect(),
+        Against::Broker => each(Measured::Natter).chain(each(Measured::JetStream)).chain([Measured::Limit]).collect(),
+        Against::Gateways(counts) => {
+            counts.iter().flat_map(|count| syncs.iter().map(move |sync| Measured::Gateways(*sync, *count))).collect()
+        }
+        // A persister only reads what NATS has.
+        Against::Stores => vec![Measured::CatchUp(Store::SyncedPostgres), Measured::CatchUp(Store::Sqlite)],
     }
 }
 
 /// Runs a scenario `rounds` times and returns its table. With `default_sync`, Natter is run once more in
 /// each round, over a NATS that syncs as it does by default.
 pub async fn run(scenario: &Scenario, rounds: usize, default_sync: bool) -> Result<String> {
-    let mut measured = vec![Measured::Natter(Sync::AsShipped)];
-    measured.extend(default_sync.then_some(Measured::Natter(Sync::Default)));
-    measured.push(Measured::Limit);
-    measured.extend(scenario.jetstream.then_some(Measured::JetStream));
-    let mut columns: Vec<Column> = measured.into_iter().map(Column::new).collect();
+    let mut columns: Vec<Column> = measured(scenario, default_sync).into_iter().map(Column::new).collect();
     for round in 1..=rounds {
         for Column { measured, reports } in &mut columns {
             let report = match *measured {
-                Measured::Natter(sync) => natter(scenario, sync).await,
+                Measured::Natter(sync) => natter(scenario, sync, 1).await,
+                Measured::Gateways(sync, count) => natter(scenario, sync, count).await,
                 Measured::Limit => limit(scenario).await,
-                Measured::JetStream => jetstream::run().await,
+                Measured::JetStream(sync) => jetstream::run(sync).await,
+                Measured::CatchUp(store) => catch_up::run(store).await,
             };
             let report = report.with_context(|| format!("{measured} of {}", scenario.name))?;
             eprintln!("{} {round}/{rounds}, {measured}: {}", scenario.name, table::line(scenario, &report));
@@ -64,8 +83,8 @@ pub async fn run(scenario: &Scenario, rounds: usize, default_sync: bool) -> Resu
     Ok(table::table(scenario, &columns))
 }
 
-async fn natter(scenario: &Scenario, sync: Sync) -> Result<Value> {
-    let natter = Natter::start(sync).await?;
+async fn natter(scenario: &Scenario, sync: Sync, gateways: usize) -> Result<Value> {
+    let natter = Natter::start(sync, gateways, Store::SyncedPostgres).await?;
     load(scenario, natter.args()?).await
 }
 

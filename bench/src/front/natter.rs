@@ -1,7 +1,7 @@
 //! A gateway and a persister over real NATS and PostgreSQL, fresh for each run, as deployed: NATS under
 //! deploy/nats.conf, PostgreSQL with fsync.
 
-use std::fs;
+use std::{fmt, fs};
 
 use anyhow::{Context as _, Result, ensure};
 use natter_tests::{
@@ -10,6 +10,8 @@ use natter_tests::{
     token::{AUDIENCE, ISSUER, SECRET},
 };
 use tempfile::TempDir;
+
+use crate::procs::Watched;
 
 /// Rates of one connection that are raised, so that they are not what is measured.
 pub const RAISED: [(&str, &str); 4] = [
@@ -31,6 +33,16 @@ pub(super) enum Sync {
     Default,
 }
 
+/// Behind the name of what it is measured of.
+impl fmt::Display for Sync {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::AsShipped => "",
+            Self::Default => ", NATS's default sync",
+        })
+    }
+}
+
 /// All of it.
 pub(super) struct Natter {
     pub(super) cluster: Cluster,
@@ -39,8 +51,8 @@ pub(super) struct Natter {
 }
 
 impl Natter {
-    /// Starts it and waits until it is ready.
-    pub(super) async fn start(sync: Sync) -> Result<Self> {
+    /// Starts it with so many gateways, over this database, and waits until it is ready.
+    pub(super) async fn start(sync: Sync, gateways: usize, store: Store) -> Result<Self> {
         let config = tempfile::Builder::new().prefix("natter-bench-").tempdir()?;
         let mut text = fs::read_to_string(shipped_config())?;
         ensure!(text.lines().any(|line| line.trim() == SYNC_ALWAYS), "deploy/nats.conf does not say {SYNC_ALWAYS:?}");
@@ -51,27 +63,35 @@ impl Natter {
         fs::write(&path, text)?;
         let identities = Identities::random();
         let nats = NatsServer::start_under(&path, identities.env(), &[])?;
-        let builder = Cluster::builder().gateways(1).store(Store::SyncedPostgres).nats(nats, identities);
+        let builder = Cluster::builder().gateways(gateways).store(store).nats(nats, identities);
         let cluster = RAISED.iter().fold(builder, |builder, (key, value)| builder.env(key, value)).start().await?;
         Ok(Self { cluster, _config: config })
     }
 
     /// What the generator is told.
     pub(super) fn args(&self) -> Result<Vec<String>> {
-        let cluster = &self.cluster;
-        let (gateway, persister) = (cluster.gateways.first().context("a gateway")?, cluster.persisters.first().context("a persister")?);
-        let pids = [
-            ("gateway", gateway.process.pid()),
-            ("persister", persister.process.pid()),
-            ("nats", cluster.nats.node(0).pid()),
-            ("postgres", cluster.postgres.as_ref().and_then(natter_tests::postgres::Postgres::pid)),
-        ];
         let mut args: Vec<String> = ["--secret", SECRET, "--issuer", ISSUER, "--audience", AUDIENCE].map(str::to_owned).into();
-        args.extend(["--addr".to_owned(), gateway.addr.to_string()]);
-        for (name, pid) in pids {
-            let pid = pid.with_context(|| format!("{name} runs"))?;
+        for gateway in &self.cluster.gateways {
+            args.extend(["--addr".to_owned(), gateway.addr.to_string()]);
+        }
+        for Watched { name, pid } in self.watched()? {
             args.extend(["--pid".to_owned(), format!("{name}={pid}")]);
         }
         Ok(args)
+    }
+
+    /// Its processes, and what it stands on; all gateways are one, as are all persisters.
+    pub(super) fn watched(&self) -> Result<Vec<Watched>> {
+        let cluster = &self.cluster;
+        let mut pids = Vec::new();
+        pids.extend(cluster.gateways.iter().map(|node| ("gateway", node.process.pid())));
+        pids.extend(cluster.persisters.iter().map(|node| ("persister", node.process.pid())));
+        pids.push(("nats", cluster.nats.node(0).pid()));
+        pids.extend(cluster.postgres.as_ref().map(|postgres| ("postgres", postgres.pid())));
+        let watched = |(name, pid): (&str, Option<u32>)| {
+            let pid = pid.with_context(|| format!("{name} runs"))?;
+            Ok(Watched { name: name.to_owned(), pid })
+        };
+        pids.into_iter().map(watched).collect()
     }
 }

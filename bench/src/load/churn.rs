@@ -66,7 +66,7 @@ impl Churn {
         let before = procs::look(watched);
         let begun = Instant::now();
         for index in 0..self.n {
-            load.open(index, index % self.rooms.max(1), 1)?;
+            load.open(index, self.rooms.max(1), 1)?;
         }
         let mut cycles = 0;
         let mut looked = Instant::now();
@@ -78,7 +78,7 @@ impl Churn {
                         load.close(index);
                         cycles += 1;
                     }
-                    Some(Phase::Gone) => load.open(index, index % self.rooms.max(1), 1)?,
+                    Some(Phase::Gone) => load.open(index, self.rooms.max(1), 1)?,
                     _ => {}
                 }
             }

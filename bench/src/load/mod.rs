@@ -103,9 +103,11 @@ impl Load {
     }
 
     /// Opens connection `index` anew, or as the next one, of the user of this number; it joins
-    /// `groups` open groups, `room` first.
-    fn open(&mut self, index: usize, room: usize, groups: usize) -> Result<()> {
-        let addr = *self.target.addr.get(index % self.target.addr.len()).context("an address")?;
+    /// `groups` open groups, first the one of `rooms` rooms whose turn it is. The members of a room are spread over all
+    /// addresses.
+    fn open(&mut self, index: usize, rooms: usize, groups: usize) -> Result<()> {
+        let (room, member) = (index % rooms, index / rooms);
+        let addr = *self.target.addr.get((room + member) % self.target.addr.len()).context("an address")?;
         let mut stream = TcpStream::from_std(self.socket(addr)?.into());
         self.poll.registry().register(&mut stream, Token(index), Interest::READABLE | Interest::WRITABLE)?;
         let token = self.target.issuer.token(&crate::token::user(index));
@@ -140,7 +142,7 @@ impl Load {
         while self.ready + self.failed < count && begun.elapsed() < OPEN_WITHIN {
             while self.connections.len() < count && self.connections.len() - self.ready - self.failed < self.target.opening {
                 let index = self.connections.len();
-                self.open(index, index % rooms, groups)?;
+                self.open(index, rooms, groups)?;
             }
             self.poll(Duration::from_millis(50))?;
         }

@@ -1,6 +1,6 @@
 //! Connections that come and go.
 
-use super::{Figure, Scenario, median, worst};
+use super::{Against, Figure, Scenario, median, worst};
 
 const FIGURES: &[Figure] = &[
     median("sign-ins/s", "/cycles_per_s", 0),
@@ -20,5 +20,5 @@ pub(super) const CHURN: Scenario = Scenario {
     about: "100 connections at a time sign in, join a room, close and come again",
     load: &["churn", "--n", "100", "--seconds", "5"],
     figures: FIGURES,
-    jetstream: false,
+    against: Against::Limit,
 };

@@ -1,6 +1,6 @@
 //! One large room at a fixed rate.
 
-use super::{Scenario, TRAFFIC};
+use super::{Against, Scenario, TRAFFIC};
 
 /// The scenario.
 pub(super) const FANOUT: Scenario = Scenario {
@@ -8,5 +8,5 @@ pub(super) const FANOUT: Scenario = Scenario {
     about: "1,000 members of one room, 20 messages a second: 20,000 deliveries/s",
     load: &["fanout", "--n", "1000", "--rate", "20", "--seconds", "5"],
     figures: TRAFFIC,
-    jetstream: false,
+    against: Against::Limit,
 };

@@ -1,6 +1,6 @@
 //! How much one large room takes.
 
-use super::{Scenario, TRAFFIC};
+use super::{Against, Scenario, TRAFFIC};
 
 /// The scenario.
 pub(super) const FANOUT_MAX: Scenario = Scenario {
@@ -8,5 +8,5 @@ pub(super) const FANOUT_MAX: Scenario = Scenario {
     about: "1,000 members of one room, the highest rate with nothing lost and p99 within 250 ms",
     load: &["fanout", "--n", "1000", "--rate", "25", "--seconds", "3", "--search", "--max-p99-ms", "250"],
     figures: TRAFFIC,
-    jetstream: false,
+    against: Against::Limit,
 };

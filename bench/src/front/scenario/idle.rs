@@ -1,6 +1,6 @@
 //! Connections that do nothing.
 
-use super::{Figure, Scenario, median, worst};
+use super::{Against, Figure, Scenario, median, worst};
 
 const FIGURES: &[Figure] = &[
     median("connected", "/connected", 0),
@@ -27,5 +27,5 @@ pub(super) const IDLE: Scenario = Scenario {
     about: "10,000 connections, each in 3 open groups of 20 members, that only stay",
     load: &["idle", "--n", "10000", "--groups", "3", "--seconds", "5"],
     figures: FIGURES,
-    jetstream: false,
+    against: Against::Limit,
 };

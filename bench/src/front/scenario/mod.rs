@@ -1,5 +1,6 @@
 //! What is measured: what the generator is told, and which of its figures are shown. One file each.
 
+mod catch_up;
 mod churn;
 mod fanout;
 mod fanout_max;
@@ -7,8 +8,13 @@ mod idle;
 mod publish;
 mod rooms;
 mod rooms_max;
+mod scale_fanout;
+mod scale_rooms;
 
-pub(super) use self::publish::{LANES, SECONDS as PUBLISH_SECONDS};
+pub(super) use self::{
+    catch_up::ROWS,
+    publish::{LANES, SECONDS as PUBLISH_SECONDS},
+};
 
 /// A scenario.
 #[derive(Debug)]
@@ -21,8 +27,21 @@ pub struct Scenario {
     pub load: &'static [&'static str],
     /// What is shown of its report.
     pub figures: &'static [Figure],
-    /// Whether the streams alone are measured as well.
-    pub jetstream: bool,
+    /// What it is measured against.
+    pub against: Against,
+}
+
+/// What stands beside Natter's figures.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Against {
+    /// The bare loop.
+    Limit,
+    /// The bare loop, and the streams alone.
+    Broker,
+    /// Itself, with so many gateways.
+    Gateways(&'static [usize]),
+    /// Itself, over another database. The generator has no part in it.
+    Stores,
 }
 
 /// One figure of a report.
@@ -74,5 +93,15 @@ const TRAFFIC: &[Figure] = &[
 ];
 
 /// All of them, in the order in which they run.
-pub const ALL: [&Scenario; 7] =
-    [&fanout::FANOUT, &rooms::ROOMS, &idle::IDLE, &churn::CHURN, &publish::PUBLISH, &fanout_max::FANOUT_MAX, &rooms_max::ROOMS_MAX];
+pub const ALL: [&Scenario; 10] = [
+    &fanout::FANOUT,
+    &rooms::ROOMS,
+    &idle::IDLE,
+    &churn::CHURN,
+    &publish::PUBLISH,
+    &catch_up::CATCH_UP,
+    &scale_fanout::SCALE_FANOUT,
+    &scale_rooms::SCALE_ROOMS,
+    &fanout_max::FANOUT_MAX,
+    &rooms_max::ROOMS_MAX,
+];

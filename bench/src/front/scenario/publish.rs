@@ -1,10 +1,10 @@
 //! Messages as fast as they are accepted, and what the streams alone take.
 
-use super::{Figure, Scenario, median, worst};
+use super::{Against, Figure, Scenario, median, worst};
 
 /// Groups, with one connection each: so many messages are on their way to the streams at most, for those
 /// of one connection to one group go one after another.
-pub(in super::super) const LANES: usize = 64;
+pub(in super::super) const LANES: usize = 1000;
 
 /// How long it takes.
 pub(in super::super) const SECONDS: u64 = 5;
@@ -24,8 +24,8 @@ const FIGURES: &[Figure] = &[
 /// The scenario.
 pub(super) const PUBLISH: Scenario = Scenario {
     name: "publish",
-    about: "64 connections, each with a group of its own and 4 messages that wait for their replies",
-    load: &["publish", "--n", "64", "--groups", "64", "--in-flight", "4", "--seconds", "5"],
+    about: "1,000 connections, each with a group of its own and 4 messages that wait for their replies",
+    load: &["publish", "--n", "1000", "--groups", "1000", "--in-flight", "4", "--seconds", "5"],
     figures: FIGURES,
-    jetstream: true,
+    against: Against::Broker,
 };
