@@ -6,7 +6,10 @@ use std::{
     convert::Infallible,
     io,
     net::SocketAddr,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -118,11 +121,15 @@ impl Server {
             Entry::Place(place) => (Some(Arc::new(place)), None),
             Entry::Refused(problem, permit) => (None, Some((problem, permit))),
         };
+        let said_nothing = refusal.as_ref().map_or(Some(Limit::HeaderTimeout), |(problem, _)| problem.limit());
         let header_timeout = if refusal.is_some() { REFUSAL_TIMEOUT.min(limits.header_timeout) } else { limits.header_timeout };
         let handshake_timeout = limits.handshake_timeout;
         let (app, router) = (Arc::clone(&self.app), self.router.clone());
         let first = Cell::new(Some(accepted));
+        let asked = Arc::new(AtomicBool::new(false));
+        let asks = Arc::clone(&asked);
         let service = service_fn(move |mut request: hyper::Request<Incoming>| {
+            asks.store(true, Ordering::Relaxed);
             let since = first.take().unwrap_or_else(Instant::now);
             let refused = refusal.as_ref().filter(|_| !WATCHED.contains(&request.uri().path()));
             let refused = refused.map(|(problem, _)| problem.clone());
@@ -165,8 +172,11 @@ impl Server {
             }
         };
         if let Err(error) = ended {
-            if error.is_timeout() {
-                self.app.metrics.refused(Limit::HeaderTimeout);
+            // One that has asked before is mostly kept alive for a next request, which does not come.
+            if error.is_timeout() && !asked.load(Ordering::Relaxed) {
+                if let Some(limit) = said_nothing {
+                    self.app.metrics.refused(limit);
+                }
             } else if error.is_parse_too_large() {
                 self.app.metrics.refused(Limit::HeaderBytes);
             }

@@ -133,9 +133,6 @@ impl Admission {
     /// 429 over a bound of the address or the rate, 503 for want of memory; both with
     /// `Retry-After`.
     pub fn admit(&self, place: Option<Arc<Place>>, peer: Option<IpAddr>, headers: &HeaderMap, config: &Config) -> Result<Ticket, Problem> {
-        if !self.handshakes.lock().take(&self.rate, 1, Instant::now()) {
-            return Err(Problem::over(Limit::HandshakesPerSecond, ErrorCode::RateLimited, "too many handshakes; try again later"));
-        }
         if self.memory.is_full() {
             return Err(Problem::over(Limit::MemoryBytes, ErrorCode::Busy, "this gateway has no memory left for another connection"));
         }
@@ -145,6 +142,10 @@ impl Admission {
             // Counted since it was accepted.
             None => None,
         };
+        // Last: what is refused for another reason takes nothing from everybody else's rate.
+        if !self.handshakes.lock().take(&self.rate, 1, Instant::now()) {
+            return Err(Problem::over(Limit::HandshakesPerSecond, ErrorCode::RateLimited, "too many handshakes; try again later"));
+        }
         self.metrics.connections.inc();
         Ok(Ticket { metrics: Arc::clone(&self.metrics), _place: place, _address: address })
     }

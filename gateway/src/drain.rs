@@ -30,6 +30,9 @@ const RETRY_WITHIN_MS: u64 = 5_000;
 /// answered by then is tried again, under the same nonce.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(5);
 
+/// The same for who is told last, so that the close still fits into [`LAST_CLOSES`].
+const LAST_ANSWERS_WITHIN: Duration = Duration::from_secs(1);
+
 /// The end of `gateway.drain_timeout` that is kept for the last closes, if need be by telling more
 /// sessions a second than configured.
 const LAST_CLOSES: Duration = Duration::from_secs(3);
@@ -75,7 +78,8 @@ pub(crate) async fn drain(app: &App) {
         for some in sessions.chunks(batch) {
             ticks.tick().await;
             for session in some {
-                tell(session, &closers);
+                let left = until.saturating_duration_since(Instant::now());
+                tell(session, &closers, ANSWERS_WITHIN.min(left + LAST_ANSWERS_WITHIN));
             }
         }
     }
@@ -111,8 +115,8 @@ fn pace(rate: u32) -> (usize, Duration) {
     (batch as usize, Duration::from_secs_f64(batch / f64::from(rate)))
 }
 
-/// Tells a session to leave; closes it once what it has begun is answered.
-fn tell(session: &Arc<SessionHandle>, closers: &TaskTracker) {
+/// Tells a session to leave; closes it once what it has begun is answered, or after so long.
+fn tell(session: &Arc<SessionHandle>, closers: &TaskTracker, answers_within: Duration) {
     session.leave();
     if session.protocol == Protocol::V1 {
         session.outlet.push(&wire::json(&ServerFrame::Draining(DrainingFrame { retry_after_ms: retry_after_ms() })), 1);
@@ -127,7 +131,7 @@ fn tell(session: &Arc<SessionHandle>, closers: &TaskTracker) {
                 time::sleep(LOOK).await;
             }
         };
-        let _ = time::timeout(ANSWERS_WITHIN, answered).await;
+        let _ = time::timeout(answers_within, answered).await;
         session.outlet.close(CloseCode::Restart);
     });
 }

@@ -14,7 +14,10 @@ use natter_shared::{
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
-use crate::{knowledge::Knowledge, metrics::Metrics};
+use crate::{
+    knowledge::{self, Knowledge},
+    metrics::Metrics,
+};
 
 /// How often a canary is sent where all is well.
 /// [`crate::knowledge`] lives on it.
@@ -80,14 +83,13 @@ impl Health {
     }
 
     async fn probe(&self, broker: &dyn Broker, metrics: &Metrics, knowledge: &Knowledge, shard: Shard) {
-        let status = broker.status();
         loop {
-            let (begun, generation) = (Instant::now(), status.borrow().generation);
+            let (begun, losses) = (Instant::now(), knowledge::losses(broker));
             let pause = match broker.fence(shard).await {
                 Ok(position) => {
                     // Lost on the way, the canary proves nothing.
-                    if status.borrow().generation == generation {
-                        knowledge.canary(shard, begun, position, generation);
+                    if knowledge::losses(broker) == losses {
+                        knowledge.canary(shard, begun, position, losses);
                     }
                     metrics.canary(shard.0, begun.elapsed().as_secs_f64());
                     if let Some(slot) = self.state.lock().canaries.get_mut(usize::from(shard.0)) {

@@ -10,6 +10,7 @@ use std::{
 };
 
 use natter_shared::{
+    broker::Broker,
     position::Position,
     subject::{Shard, Shards},
 };
@@ -23,16 +24,22 @@ const FRESH: Duration = Duration::from_millis(4500);
 struct Proof {
     /// All up to this time has arrived, in milliseconds since `base`; 0 before the first proof.
     at: AtomicU64,
-    /// Whether what arrived until then was complete: the broker's generation of the last fenced check.
+    /// Whether what arrived until then was complete: the [`losses`] before the last fenced check.
     state: Mutex<State>,
 }
 
 #[derive(Default)]
 struct State {
-    /// Up to which generation of the broker's deliveries nothing is missing.
+    /// Up to which of the [`losses`] nothing is missing.
     checked: Option<u64>,
     /// The canaries of late: when each was sent, and where it stands.
     canaries: VecDeque<(Instant, Position)>,
+}
+
+/// How often deliveries may have been lost so far. An interruption is known at once, what it lost only rises the generation a
+/// moment later; what is dropped here is in the generation alone.
+pub fn losses(broker: &dyn Broker) -> u64 {
+    broker.status().borrow().generation + broker.interruptions()
 }
 
 /// What the gateway knows of each shard, and since when.
@@ -54,23 +61,23 @@ impl Knowledge {
         at.saturating_duration_since(self.base).as_millis() as u64
     }
 
-    /// A canary sent at `sent` has come back; it stands at `position`. `generation` is the broker's
-    /// as of before it was sent: if deliveries were lost since the last check, it proves nothing.
-    pub fn canary(&self, shard: Shard, sent: Instant, position: Position, generation: u64) {
+    /// A canary sent at `sent` has come back; it stands at `position`. `losses` are those before it was
+    /// sent: if deliveries were lost since the last check, it proves nothing.
+    pub fn canary(&self, shard: Shard, sent: Instant, position: Position, losses: u64) {
         let Some(proof) = self.shards.get(usize::from(shard.0)) else { return };
         let mut state = proof.state.lock();
         state.canaries.retain(|(at, _)| at.elapsed() < FRESH);
         state.canaries.push_back((sent, position));
-        if state.checked == Some(generation) {
+        if state.checked == Some(losses) {
             proof.at.fetch_max(self.since_base(sent), Ordering::AcqRel);
         }
     }
 
-    /// A check of every topic followed, fenced at `sent`, has found what was lost before `generation`.
-    pub fn checked(&self, shard: Shard, sent: Instant, generation: u64) {
+    /// A check of every topic followed, fenced at `sent`, has found what the first `losses` lost.
+    pub fn checked(&self, shard: Shard, sent: Instant, losses: u64) {
         let Some(proof) = self.shards.get(usize::from(shard.0)) else { return };
         let mut state = proof.state.lock();
-        state.checked = state.checked.max(Some(generation));
+        state.checked = state.checked.max(Some(losses));
         proof.at.fetch_max(self.since_base(sent), Ordering::AcqRel);
     }
 

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use futures::{StreamExt, stream};
 use natter_shared::{
     broker::Broker,
-    event::{Ephemeral, InboxCounts},
+    event::{Audience, Ephemeral, Event, InboxCounts, Notification},
     failpoint,
     id::{NotificationId, UserId},
     position::{Epoch, Position},
@@ -32,6 +32,9 @@ use crate::{
 /// Recipients counted in one query.
 const CHUNK: usize = 500;
 
+/// Before counts that could not be told are counted again.
+const RETRY: Duration = Duration::from_secs(1);
+
 /// What changed somebody's inbox.
 #[derive(Debug)]
 pub(crate) enum Change {
@@ -39,6 +42,26 @@ pub(crate) enum Change {
     Of(UserId),
     /// Those of all to whom this went.
     Group(NotificationId),
+}
+
+impl Change {
+    /// What `event` changes, unless it says nothing new.
+    pub(crate) fn by(event: &Event) -> Option<Self> {
+        match event {
+            Event::Notification(Notification { to: Audience::User(user), .. }) => Some(Self::Of(user.clone())),
+            Event::Notification(Notification { to: Audience::Group(_), id, .. }) => Some(Self::Group(*id)),
+            Event::Seen(seen) => Some(Self::Of(seen.user.clone())),
+            Event::Message(_)
+            | Event::GroupCreated(_)
+            | Event::MemberAdded(_)
+            | Event::MemberRemoved(_)
+            | Event::GroupRenamed(_)
+            | Event::GroupJoined(_)
+            | Event::GroupLeft(_)
+            | Event::Read(_)
+            | Event::Canary => None,
+        }
+    }
 }
 
 /// The version of counts made when SQL had come so far. What a group is told counts in inboxes of other
@@ -98,21 +121,26 @@ pub(crate) async fn announce(
                 Change::Group(notification) => drop(groups.insert(notification)),
             }
         }
-        let told = async {
-            let users: Vec<UserId> = users.into_iter().collect();
-            for chunk in users.chunks(CHUNK) {
-                tell(&store, &*broker, chunk).await?;
+        let users: Vec<UserId> = users.into_iter().collect();
+        // Counts are absolute: told twice, they say the same.
+        while let Err(error) = tell_all(&store, &*broker, &users, &groups).await {
+            tracing::warn!(%error, "inbox_counts_not_told");
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                () = tokio::time::sleep(RETRY) => {}
             }
-            for notification in groups {
-                tell_recipients(&store, &*broker, notification).await?;
-            }
-            Ok::<(), DbErr>(())
-        };
-        // Counts are absolute: the next change brings what this one did not.
-        if let Err(error) = told.await {
-            tracing::debug!(%error, "inbox_counts_not_told");
         }
     }
+}
+
+async fn tell_all(store: &Store, broker: &dyn Broker, users: &[UserId], groups: &BTreeSet<NotificationId>) -> Result<(), DbErr> {
+    for chunk in users.chunks(CHUNK) {
+        tell(store, broker, chunk).await?;
+    }
+    for notification in groups {
+        tell_recipients(store, broker, *notification).await?;
+    }
+    Ok(())
 }
 
 async fn tell_recipients(store: &Store, broker: &dyn Broker, notification: NotificationId) -> Result<(), DbErr> {

@@ -107,7 +107,7 @@ pub async fn run(
     tasks.spawn(watch_readiness(store.clone(), Arc::clone(&broker), Arc::clone(&progress), ready.clone(), projecting.clone()));
     let standings = Standings::new(store.clone(), Arc::clone(&broker));
     tasks.spawn(Arc::clone(&standings).run(projecting.clone()));
-    let server = Server::new(store, broker, progress, standings, metrics, options);
+    let server = Server::new(store, broker, progress, standings, changes, metrics, options);
     let mut serving = tokio::spawn(server.run(shutdown.clone()));
 
     // Nothing ends by itself; what does has died.

@@ -68,6 +68,7 @@ impl ShardTask {
     async fn work(&mut self) -> Result<(), Error> {
         let mut status = self.projector.broker.status();
         let mut at = self.settle().await?;
+        self.projector.tell_again(&at).await;
         let mut reader = self.projector.broker.read(self.projector.shard, at.position).await;
         let mut checked = Instant::now();
         let mut committed: Option<Instant> = None;
@@ -86,11 +87,14 @@ impl ShardTask {
             };
             let current = of(&status.borrow());
             if current != known || checked.elapsed() > self.check_interval {
-                known = current;
+                let (generation, _) = std::mem::replace(&mut known, current);
                 checked = Instant::now();
                 let settled = self.settle().await?;
                 if settled.position != at.position {
                     return Ok(());
+                }
+                if current.0 != generation {
+                    self.projector.tell_again(&at).await;
                 }
             }
             // Commits that follow each other at once are mostly their own cost: what comes meanwhile

@@ -1,28 +1,56 @@
 //! The limits of delivery that nothing else tries, at their edges.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use natter_shared::{
     broker::{Broker, Outgoing},
-    event::{Event, Seen, SeenWhat},
-    id::{EventId, UserId},
+    event::{Event, GroupKind, Seen, SeenWhat},
+    id::{EventId, GroupId, UserId},
     position::{Epoch, Position},
     subject::Topic,
     timestamp::Timestamp,
 };
 use tokio::time::Instant;
+use uuid::Uuid;
 
-use super::fill;
-use crate::edge::Edge;
+use super::{
+    GroupMeta, Insistence, Start, Telling, fill, flights,
+    recover::{self, Whose},
+};
+use crate::{
+    auth::Identity,
+    edge::Edge,
+    session::{Protocol, SessionHandle},
+    socket::Outlet,
+};
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn recoveries_at_the_edge() {
     let edge = Edge::start(|config| config.limits.recoveries = 2).await;
-    let recoveries = &edge.app.hub.recoveries;
-    let both = [recoveries.try_acquire().unwrap(), recoveries.try_acquire().unwrap()];
-    assert!(recoveries.try_acquire().is_err(), "a third one waits");
-    drop(both);
-    assert!(recoveries.try_acquire().is_ok());
+    let hub = &edge.app.hub;
+    let outlet = Arc::new(Outlet::held(edge.app.outlet_limits()));
+    let session = SessionHandle::new(&Identity::of(UserId::new("ann").unwrap()), Protocol::V1, outlet);
+    let (from, floor) = (Position::new(Epoch(1), 1), Position::new(Epoch(1), 3));
+    let meta = GroupMeta { kind: GroupKind::Open, display_name: "lobby".into() };
+    // The broker has nothing for them; that it is asked is what counts.
+    let of_group = |group| flights::missed(hub, GroupId(Uuid::from_u128(group)), &meta, from, floor);
+    let of_inbox = async || {
+        let (insistence, start) = (Insistence::of(&session), Start::After(from));
+        recover::recover(hub, &insistence, Whose::Inbox, start, from, floor, &mut Telling::Nothing).await
+    };
+    let begun = || edge.app.metrics.recoveries.get();
+    let one = hub.recoveries.try_acquire().expect("nothing is recovered yet");
+    assert!(of_group(1).await.is_err());
+    assert_eq!(begun(), 1, "there is a second place");
+    let _other = hub.recoveries.try_acquire().expect("it is free again");
+    let waits = async {
+        tokio::time::sleep(Duration::from_mins(1)).await;
+        assert_eq!(begun(), 1, "a third one waits, of a group or of an inbox");
+        drop(one);
+    };
+    let (group, inbox, ()) = tokio::join!(of_group(2), of_inbox(), waits);
+    assert!(group.is_err() && inbox.is_err());
+    assert_eq!(begun(), 3, "each in its turn");
 }
 
 #[tokio::test(start_paused = true)]
@@ -33,7 +61,7 @@ async fn gap_fill_timeout_at_the_edge() {
     let topic = Topic::User(user.key());
     for _ in 0..3 {
         let event = Event::Seen(Seen { user: user.clone(), what: SeenWhat::Ids(Vec::new()), read: true, archived: false });
-        let id = EventId(uuid::Uuid::nil());
+        let id = EventId(Uuid::nil());
         edge.broker
             .publish(Outgoing { topic, id, made_at: Timestamp::now(), epoch: None, payload: event.encode().unwrap() })
             .await

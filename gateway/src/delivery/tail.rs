@@ -21,6 +21,7 @@ use super::{
     hub::Hub,
     users::{self, UserCommand},
 };
+use crate::knowledge;
 
 /// How often without a disturbance.
 const EVERY: Duration = Duration::from_mins(1);
@@ -117,7 +118,7 @@ async fn check(hub: &Hub, shard: Shard, checks: Checks) -> Result<Position, Brok
     let known = status();
     // What an interruption after this lost is for the next check.
     let interruptions = hub.broker.interruptions();
-    let (begun, generation) = (Instant::now(), hub.broker.status().borrow().generation);
+    let (begun, losses) = (Instant::now(), knowledge::losses(&*hub.broker));
     let floor = hub.broker.fence(shard).await?;
     disturbed |= status() != known;
     let shards = hub.broker.shards();
@@ -157,7 +158,7 @@ async fn check(hub: &Hub, shard: Shard, checks: Checks) -> Result<Position, Brok
         };
         let last = last.into_iter().filter_map(of_user).collect();
         let disturbed = disturbed || status() != known;
-        let checked = users::Checked { interruptions, disturbed, upto: floor, first, last };
+        let checked = users::Checked { interruptions, losses, disturbed, upto: floor, first, last };
         // Not told, it is asked again from where this check began.
         let told = mailbox.send_timeout(UserCommand::Checked(checked), RETRY).await;
         told.map_err(|_| busy())?;
@@ -166,14 +167,14 @@ async fn check(hub: &Hub, shard: Shard, checks: Checks) -> Result<Position, Brok
         // Who came meanwhile was not told where it begins: the next check asks for the same once more.
         return Err(BrokerError::Unavailable("disturbed meanwhile".to_owned()));
     }
-    hub.knowledge.checked(shard, begun, generation);
+    hub.knowledge.checked(shard, begun, losses);
     Ok(floor)
 }
 
 /// One that is busy does not hold up the others.
 fn tell_group(hub: &Hub, group: GroupId, checked: group::Checked) {
     let Some(mailbox) = hub.groups.get(&group).map(|mailbox| mailbox.clone()) else { return };
-    if let Err(TrySendError::Full(command)) = mailbox.try_send(Command::Checked(checked)) {
+    if let Err(TrySendError::Full(command)) = mailbox.try_send(Command::Checked(Box::new(checked))) {
         // As many at most as there are groups, until the next check.
         hub.tasks.spawn(async move { mailbox.send(command).await });
     }

@@ -4,7 +4,11 @@
 use std::{fmt::Write, time::Duration};
 
 use data_encoding::BASE64URL_NOPAD;
-use natter_shared::config::{Algorithm, Limits};
+use natter_shared::{
+    config::{Algorithm, Limits},
+    id::UserId,
+    timestamp::Timestamp,
+};
 use tokio::task::JoinSet;
 
 use super::{
@@ -15,6 +19,9 @@ use super::{
 async fn edge(limit: impl FnOnce(&mut Limits)) -> Edge {
     Edge::start(|config| limit(&mut config.limits)).await
 }
+
+/// The key that the broker's persister knows.
+const API_KEY: &str = "ntr_good";
 
 /// The answer to a request on a connection of its own.
 async fn ask(edge: &Edge, request: &str) -> String {
@@ -90,8 +97,8 @@ async fn only_so_many_are_told_why_at_a_time() {
     for _ in 0..200 {
         silent.push(Raw::connect(&edge).await);
     }
-    until("all refused", || edge.refused("connections") >= 200 - 64).await;
-    until("let go", || edge.refused("header_timeout") >= 64).await;
+    until("all refused, and let go", || edge.refused("connections") == 200).await;
+    assert_eq!(edge.refused("header_timeout"), 0, "that was not why");
     assert_later(&ask(&edge, &get("/sign-in", "")).await, "503");
 }
 
@@ -210,6 +217,28 @@ async fn a_body_that_does_not_come_to_its_end() {
     let unfinished = "POST /api/v1/dev/login HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 10\r\n\r\n{";
     assert_later(&ask(&edge, unfinished).await, "503");
     assert_eq!(edge.refused("http_timeout"), 1);
+}
+
+#[tokio::test]
+async fn calls_of_a_user_and_of_a_key() {
+    let edge = edge(|limits| {
+        (limits.http_requests_per_second, limits.http_requests_burst) = (1, 3);
+        (limits.server_requests_per_second, limits.server_requests_burst) = (1, 5);
+    })
+    .await;
+    let token = edge.app.auth.issue(&UserId::new("ann").unwrap(), "ann", Timestamp::now(), PATIENCE).unwrap().0;
+    for (path, bearer, burst, limit) in [
+        ("/api/v1/me", token.as_str(), 3, "http_requests_per_second"),
+        ("/api/v1/server/users/bob", API_KEY, 5, "server_requests_per_second"),
+    ] {
+        let call = get(path, &format!("Authorization: Bearer {bearer}\r\n"));
+        for _ in 0..burst {
+            assert_eq!(status(&ask(&edge, &call).await), "200");
+        }
+        assert_eq!(edge.refused(limit), 0);
+        assert_later(&ask(&edge, &call).await, "429");
+        assert_eq!(edge.refused(limit), 1);
+    }
 }
 
 #[tokio::test]

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use natter_shared::{config::Limits, id::UserId};
-use serde_json::json;
+use natter_shared::{config::Limits, id::UserId, timestamp::Timestamp};
+use serde_json::{Value, json};
 
 use super::{
     Edge, PATIENCE,
@@ -162,14 +162,41 @@ async fn the_heartbeat_ends_who_is_silent_and_nobody_else() {
 
 #[tokio::test]
 async fn connections_of_a_user() {
-    let edge = edge(|limits| limits.connections_per_user = 2).await;
-    let user = UserId::new("ann").unwrap();
-    let sit = || edge.app.connections.sit(&user.key(), edge.app.config.limits.connections_per_user);
-    let first = sit();
-    let second = sit();
-    assert!(first.is_some() && second.is_some() && sit().is_none());
+    let edge = Edge::start(|config| {
+        config.limits.connections_per_user = 2;
+        // There is no delivery here: who is let in waits for it, in its place, for as long as it may.
+        config.limits.handshake_timeout = PATIENCE;
+    })
+    .await;
+    // The user whose connections the echo's are.
+    let token = edge.app.auth.issue(&UserId::new("echo").unwrap(), "echo", Timestamp::now(), PATIENCE).unwrap().0;
+    let connect = frame(FIN | TEXT, json!({"type": "connect", "id": 1, "token": token}).to_string().as_bytes());
+    let sessions = async |count: u64| {
+        let reached = async {
+            while edge.metric("natter_gateway_sessions") != count {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, reached).await.unwrap_or_else(|_| panic!("never {count} sessions"));
+    };
+    let first = Raw::echo(&edge).await;
+    sessions(1).await;
+    let mut second = Raw::open(&edge, "/ws").await;
+    second.write(&connect).await;
+    sessions(2).await;
+    assert_eq!(edge.refused("connections_per_user"), 0);
+    let mut third = Raw::open(&edge, "/ws").await;
+    third.write(&connect).await;
+    let error: Value = serde_json::from_slice(&third.frame().await.unwrap().payload).unwrap();
+    assert_eq!((&error["type"], &error["id"], &error["code"]), (&json!("error"), &json!(1), &json!("rate_limited")), "{error}");
+    assert_eq!(third.close_code().await, Some(4429));
+    assert_eq!(edge.refused("connections_per_user"), 1);
     drop(first);
-    assert!(sit().is_some());
+    sessions(1).await;
+    let mut fourth = Raw::open(&edge, "/ws").await;
+    fourth.write(&connect).await;
+    sessions(2).await;
+    assert_eq!(edge.refused("connections_per_user"), 1);
 }
 
 #[tokio::test]

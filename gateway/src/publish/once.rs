@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use natter_shared::{
-    broker::{self, Broker, CurrentEpoch},
+    broker::{self, Broker, CLOCKS_DIFFER, CurrentEpoch, DUPLICATE_WINDOW, VOID_AFTER},
     event::{Data, Event},
     frame::ErrorCode,
     id::EventId,
@@ -27,8 +27,16 @@ const EPOCH_PAUSE: Duration = Duration::from_millis(100);
 /// Before a first copy that could not be read is asked for again.
 const COPY_PAUSE: Duration = Duration::from_millis(50);
 
-/// A nonce from further ahead than this would count as new when it is old.
-const FUTURE_NONCE: Duration = Duration::from_secs(30);
+/// A nonce from further ahead than this would count as new when it is old: its first copy would be forgotten by the
+/// broker before its last one is void.
+const FUTURE_NONCE: Duration = Duration::from_secs(15);
+
+// A young draft counts as made when its nonce was. So the first of its copies is stored `FUTURE_NONCE` before that at the
+// earliest, and the last that counts `VOID_AFTER` after it: as long as the broker remembers an id, and some time to spare for
+// clocks. One that was looked up follows on what was stored before; of it the same holds from there on.
+const _: () = assert!(FUTURE_NONCE.as_secs() + VOID_AFTER.as_secs() + CLOCKS_DIFFER.as_secs() < DUPLICATE_WINDOW.as_secs());
+// And a draft that is just young has time to be stored.
+const _: () = assert!(OLD_NONCE.as_secs() + 20 < VOID_AFTER.as_secs());
 
 /// Gets a draft stored, and says where it stands: where it stood already if it is a retry.
 ///
@@ -37,13 +45,14 @@ const FUTURE_NONCE: Duration = Duration::from_secs(30);
 /// `patience` whether it is stored: the same draft may be given again, at any time.
 pub async fn accept(broker: &dyn Broker, intake: &Intake, draft: Draft, patience: Duration) -> Result<Position, NotAccepted> {
     let Draft { topic, id, nonce, event, payload } = draft;
-    let made_at = broker.now();
+    let now = broker.now();
     let sent = Timestamp(nonce.millis());
-    if sent.since(made_at) > FUTURE_NONCE {
+    if sent.since(now) > FUTURE_NONCE {
         return Err(NotAccepted::new(ErrorCode::BadRequest, "the nonce's time lies ahead; see `time` in ready"));
     }
     let (shard, deadline) = (broker.shards().of(topic), Instant::now() + patience);
-    let age = made_at.since(sent);
+    let age = now.since(sent);
+    let made_at = if age > OLD_NONCE { now } else { sent.min(now) };
     let began = Instant::now().checked_sub(age);
     loop {
         let current = epoch_of(broker, shard, deadline).await?;

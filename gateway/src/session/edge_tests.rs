@@ -7,14 +7,14 @@ use std::{
 
 use natter_shared::{
     frame::{ErrorCode, SeenTo},
-    id::{GroupId, UserId},
+    id::{GroupId, Nonce, UserId},
     position::Position,
     rpc::{self, OpenGroup},
 };
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::{Protocol, SessionHandle};
+use super::{Protocol, SessionHandle, send::Outgoing};
 use crate::{auth::Identity, delivery::JoinError, edge::Edge, socket::Outlet};
 
 fn session(edge: &Edge) -> Arc<SessionHandle> {
@@ -37,12 +37,24 @@ async fn groups_per_connection_at_the_edge() {
 
 #[tokio::test]
 async fn in_flight_sends_at_the_edge() {
-    let edge = Edge::start(|_| ()).await;
+    let edge = Edge::start(|config| config.limits.in_flight_sends = 3).await;
     let session = session(&edge);
-    assert!((0..3).all(|_| session.enter(3)));
-    assert!(!session.enter(3) && !session.enter(3));
-    session.leave_flight();
-    assert!(session.enter(3) && !session.enter(3), "one for one");
+    let send = || {
+        let (group, nonce, body) = (GroupId(Uuid::nil()), Nonce::now(), "hello".to_owned());
+        edge.app.send(&session, Outgoing { id: None, group, nonce, body, reply_to: None, data: None });
+    };
+    // Nothing is answered before this test waits.
+    for refused in [0, 0, 0, 1, 2] {
+        send();
+        assert_eq!(edge.refused("in_flight_sends"), refused);
+    }
+    while !session.is_idle() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    for refused in [2, 2, 2, 3] {
+        send();
+        assert_eq!(edge.refused("in_flight_sends"), refused, "whose sends are answered may send again");
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -10,6 +10,7 @@ use natter_shared::{
     frame::CloseCode,
     id::GroupId,
     position::Position,
+    rpc::TellInboxes,
     subject::{Shard, Topic},
 };
 use tokio_util::task::TaskTracker;
@@ -22,7 +23,7 @@ use super::{
 };
 use crate::{
     app::App,
-    delivery::{GroupMeta, JoinError, Start, Telling},
+    delivery::{GroupMeta, Insistence, JoinError, Start, Telling},
 };
 
 /// Notices that wait for what the one before them leads to: memberships that follow each other must not
@@ -88,7 +89,11 @@ impl App {
                     telling: Telling::all(session, *joined),
                 };
                 match self.go_live(session, &membership).await {
-                    Ok(_) | Err(JoinError::NotMember(_) | JoinError::TooMany(_)) => Ok(()),
+                    Ok(_) | Err(JoinError::NotMember(_)) => Ok(()),
+                    Err(JoinError::TooMany(_)) => {
+                        self.hub.say_reset(session, membership.group);
+                        Ok(())
+                    }
                     Err(error @ JoinError::Unavailable(_)) => Err(Refusal::from(error)),
                 }
             }
@@ -114,7 +119,13 @@ impl App {
             self.hub.leave_inbox(session).await;
             return Ok(());
         }
-        self.relist(session).await
+        self.relist(session).await?;
+        // Counts are told once, and not stored.
+        let again = TellInboxes { users: vec![session.user.clone()] };
+        if let Err(error) = Insistence::of(session).call(&*self.broker, again, None).await {
+            tracing::info!(session = %session.id, %error, "inbox_counts_not_told_again");
+        }
+        Ok(())
     }
 }
 

@@ -87,10 +87,11 @@ pub(super) struct LiveGroup {
     /// The membership is known to end: nothing may be done in the group any more, while what stands
     /// before its end is still delivered.
     pub(super) ends: bool,
-    /// Where the membership ended in the group's own order, while a join is under way.
-    pub(super) ended: Option<Position>,
+    /// Where the membership ended in the group's own order, while a join is under way. Seldom, so on the heap: every
+    /// session has room for it in each of its groups.
+    pub(super) ended: Option<Box<Position>>,
     /// Delivery has ended without that; whoever comes first joins it again.
-    pub(super) lost: Option<Lost>,
+    pub(super) lost: Option<Box<Lost>>,
     /// The last message that this connection sent: its history shows it.
     pub(super) sent: Position,
     /// Since when SQL had the membership, where it had to be asked.
@@ -103,7 +104,7 @@ impl LiveGroup {
         self.joined?;
         let lost = self.lost.take()?;
         (self.joined, self.attempt) = (None, attempt);
-        Some(lost)
+        Some(*lost)
     }
 }
 
@@ -185,7 +186,7 @@ impl SessionHandle {
     pub fn notice(&self, notice: Notice) {
         if let Notice::GroupLost { group, lost, .. } = &notice {
             if let Some(live) = self.groups.lock().get_mut(group) {
-                live.lost.get_or_insert(*lost);
+                live.lost.get_or_insert_with(|| Box::new(*lost));
             }
             self.join_ended.notify_waiters();
         }
@@ -229,7 +230,7 @@ impl SessionHandle {
         self.remember_end(group, at);
         let mut groups = self.groups.lock();
         match groups.get_mut(&group) {
-            Some(live) if live.since < at && live.joined.is_none() => live.ended = Some(at),
+            Some(live) if live.since < at && live.joined.is_none() => live.ended = Some(Box::new(at)),
             Some(live) if live.since < at => drop(groups.remove(&group)),
             Some(_) | None => {}
         }
@@ -279,11 +280,12 @@ impl SessionHandle {
         Timestamp(self.issued_at.load(Ordering::Acquire))
     }
 
-    /// The session stands on a fresh token of its user. One that ends before the session does, or was
-    /// issued before, takes nothing away.
+    /// The session stands on a fresh token of its user, and no more on the one before: what revokes that is of no
+    /// concern any more. One that ends before the session does takes nothing away, and is not what it stands on.
     pub(super) fn extend(&self, identity: &Identity) {
-        self.expires_at.fetch_max(identity.expires_at.0, Ordering::AcqRel);
-        self.issued_at.fetch_max(identity.issued_at.0, Ordering::AcqRel);
+        if self.expires_at.fetch_max(identity.expires_at.0, Ordering::AcqRel) <= identity.expires_at.0 {
+            self.issued_at.store(identity.issued_at.0, Ordering::Release);
+        }
     }
 
     pub(super) fn mark_closed(&self) {

@@ -3,12 +3,8 @@
 use std::{collections::HashMap, sync::Arc};
 
 use futures::StreamExt;
-use natter_shared::{
-    frame::{
-        ClientFrame, CloseCode, Connect, ErrorCode, ErrorFrame, FrameError, GroupsFrame, InboxFrame, Limits, Ready, ServerFrame,
-        UserProfile,
-    },
-    timestamp::Timestamp,
+use natter_shared::frame::{
+    ClientFrame, CloseCode, Connect, ErrorCode, ErrorFrame, FrameError, GroupsFrame, InboxFrame, Limits, Ready, ServerFrame, UserProfile,
 };
 use tokio::{net::TcpStream, time};
 use tokio_tungstenite::tungstenite::Message;
@@ -115,9 +111,10 @@ async fn sign_in(
     let groups: HashMap<_, _> = resume.groups.iter().map(|(group, position)| (group.id(), *position)).collect();
     let resume = ResumeFrom { groups, inbox: resume.inbox };
     let opening = app.open(identity, Protocol::V1, Arc::clone(outlet), resume);
-    let opened = time::timeout(app.config.limits.handshake_timeout, opening)
-        .await
-        .unwrap_or_else(|_| Err(OpenError { code: ErrorCode::Unavailable, message: "signing in took too long".to_owned() }));
+    let opened = time::timeout(app.config.limits.handshake_timeout, opening).await.unwrap_or_else(|_| {
+        app.metrics.refused(Limit::HandshakeTimeout);
+        Err(OpenError { code: ErrorCode::Unavailable, message: "signing in took too long".to_owned() })
+    });
     opened.map(|opened| (id, Box::new(opened))).map_err(|error| {
         let close = error.close_code();
         Failure::new(id, error.code, error.message, close)
@@ -149,7 +146,8 @@ fn announce(app: &App, id: Option<u32>, opened: &Opened) {
     let limits = &app.config.limits;
     let ready = Ready {
         id,
-        time: Timestamp::now(),
+        // By which nonces are judged, whatever the clock of this machine says.
+        time: app.broker.now(),
         user: UserProfile {
             id: session.user.clone(),
             handle: opened.profile.handle.clone(),

@@ -146,15 +146,27 @@ impl App {
                 (None, Some(joined)) => Begun::Live(joined),
             });
         }
-        let limit = self.config.limits.groups_per_connection;
-        if groups.len() >= limit {
-            self.metrics.refused(Limit::GroupsPerConnection);
-            return Err(JoinError::TooMany(limit));
-        }
+        self.check_count(groups.len())?;
         let attempt = session.next_attempt();
         let live = LiveGroup { attempt, joined: None, since, ends: false, ended: None, lost: None, sent: Position::START, found: None };
         groups.insert(group, live);
         Ok(Begun::Ours(attempt))
+    }
+
+    /// Whether a session with `count` groups may have one more.
+    fn check_count(&self, count: usize) -> Result<(), JoinError> {
+        let limit = self.config.limits.groups_per_connection;
+        if count >= limit {
+            self.metrics.refused(Limit::GroupsPerConnection);
+            return Err(JoinError::TooMany(limit));
+        }
+        Ok(())
+    }
+
+    /// Whether the session has `group`, or may have one more.
+    pub(super) fn check_room_for(&self, session: &SessionHandle, group: GroupId) -> Result<(), JoinError> {
+        let groups = session.groups.lock();
+        if groups.contains_key(&group) { Ok(()) } else { self.check_count(groups.len()) }
     }
 
     async fn finish_join(&self, session: &Arc<SessionHandle>, attempt: u64, followed: &Followed, again: bool) -> Result<Joined, JoinError> {
@@ -168,7 +180,7 @@ impl App {
         let (leaves, joined) = {
             let mut groups = session.groups.lock();
             match groups.get_mut(group).filter(|live| live.attempt == attempt) {
-                Some(live) => match (joined, live.ended) {
+                Some(live) => match (joined, live.ended.as_deref().copied()) {
                     (Ok(joined), None) if !session.is_closed() => {
                         live.joined = Some(joined);
                         (false, Ok(joined))
@@ -249,7 +261,8 @@ impl App {
                 let shard = self.broker.shards().of(Topic::Group(group));
                 let followed = Followed::found(session, shard, &membership, rpc::applied_in(&applied, shard));
                 match self.go_live(session, &followed).await {
-                    Ok(_) | Err(JoinError::NotMember(_) | JoinError::TooMany(_)) => {}
+                    Ok(_) | Err(JoinError::NotMember(_)) => {}
+                    Err(JoinError::TooMany(_)) => self.hub.say_reset(session, group),
                     Err(error @ JoinError::Unavailable(_)) => return Err(error.into()),
                 }
             }

@@ -77,7 +77,11 @@ impl<E: Into<rpc::RpcError>> From<E> for OpenError {
 
 impl From<JoinError> for rpc::RpcError {
     fn from(error: JoinError) -> Self {
-        Self::new(ErrorCode::Unavailable, error.to_string())
+        let code = match error {
+            JoinError::TooMany(_) => ErrorCode::TooManyGroups,
+            JoinError::NotMember(_) | JoinError::Unavailable(_) => ErrorCode::Unavailable,
+        };
+        Self::new(code, error.to_string())
     }
 }
 
@@ -242,7 +246,12 @@ impl App {
                 let resumed = resumed(&joined);
                 Ok(Some(group_state(membership, joined, applied, resumed)))
             }
-            Err(JoinError::NotMember(_) | JoinError::TooMany(_)) => Ok(None),
+            Err(JoinError::NotMember(_)) => Ok(None),
+            Err(JoinError::TooMany(_)) => {
+                // A member of it, who hears nothing of it here.
+                self.hub.say_reset(session, membership.group);
+                Ok(None)
+            }
             Err(error @ JoinError::Unavailable(_)) => Err(error.into()),
         }
     }
@@ -254,6 +263,8 @@ impl App {
 
     /// Joins an open group for good, and its delivery.
     pub(super) async fn join_open(self: &Arc<Self>, session: &Arc<SessionHandle>, group: OpenGroup) -> Result<GroupState, OpenError> {
+        // Before it is a member for good.
+        self.check_room_for(session, group.id())?;
         let call = JoinOpen { user: session.user.clone(), group };
         let unavailable = |message: &str| OpenError { code: ErrorCode::Unavailable, message: message.to_owned() };
         // No longer than a call alone may take: behind others it would wait for as long as they do.

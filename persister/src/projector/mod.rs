@@ -18,8 +18,9 @@ use std::{
 
 use futures::{StreamExt, TryStreamExt, stream};
 use natter_shared::{
-    broker::{Broker, Outgoing, Stored},
+    broker::{Broker, BrokerError, Outgoing, Stored},
     id::{EventId, GroupId},
+    position::Position,
     subject::Shard,
 };
 use sea_orm::{ConnectionTrait, DbBackend};
@@ -39,6 +40,16 @@ use crate::{
 
 /// Hints published at the same time.
 const HINTS: usize = 256;
+
+/// Events before the checkpoint whose changes of inboxes are told again: more than are committed in the moment for which
+/// these are gathered.
+const TOLD_AGAIN: u64 = 5_000;
+
+/// Events of them that are read at once.
+const READ: usize = 1_000;
+
+/// How long they are waited for.
+const READ_WITHIN: Duration = Duration::from_millis(500);
 
 /// Groups whose counters are remembered between batches.
 const COUNTERS: usize = 200_000;
@@ -180,6 +191,34 @@ impl Projector {
             if self.changes.try_send(change).is_err() {
                 break;
             }
+        }
+    }
+
+    /// Has the owners told once more whose inboxes were changed just before `at`: whoever committed that may have ended
+    /// before it told them, or have been cut off meanwhile.
+    pub(crate) async fn tell_again(&self, at: &Checkpoint) {
+        let told = async {
+            let Position { epoch, seq: end } = at.position;
+            let first = self.broker.first(self.shard, epoch).await?.unwrap_or_default();
+            let mut after = end.saturating_sub(TOLD_AGAIN).max(first.saturating_sub(1));
+            if after >= end {
+                return Ok(());
+            }
+            let mut reader = self.broker.read(self.shard, Position::new(epoch, after)).await?;
+            while after < end {
+                let batch = reader.next_batch(READ, READ_WITHIN).await?;
+                let Some(last) = batch.last() else { break };
+                after = last.position.seq;
+                let changes = decode::entries(&batch).into_iter().filter(|entry| entry.stored.position <= at.position);
+                for change in changes.filter_map(|entry| Change::by(entry.event.as_ref().ok()?)) {
+                    // Full: as many wait to be told as ever do.
+                    let _ = self.changes.try_send(change);
+                }
+            }
+            Ok::<(), BrokerError>(())
+        };
+        if let Err(error) = told.await {
+            tracing::warn!(%error, shard = self.shard.0, "inbox_counts_not_told_again");
         }
     }
 

@@ -11,7 +11,10 @@ use natter_shared::{
     subject::{Shard, Topic},
 };
 use sea_orm::{ConnectionTrait, DatabaseTransaction, DbErr, QueryResult, Value};
-use tokio::time::{Instant, sleep};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep},
+};
 
 use crate::{
     checkpoint,
@@ -20,6 +23,7 @@ use crate::{
         rows::{Kind, Rows},
     },
     error::unavailable,
+    inbox::Change,
     options::Options,
     progress::Progress,
     standings::Standings,
@@ -34,6 +38,8 @@ pub(super) struct Context {
     pub(super) broker: Arc<dyn Broker>,
     pub(super) progress: Arc<Progress>,
     pub(super) standings: Arc<Standings>,
+    /// Whose inbox is counted and told.
+    pub(super) changes: mpsc::Sender<Change>,
     pub(super) options: Options,
 }
 
@@ -106,6 +112,22 @@ impl Context {
         Err(RpcError::new(ErrorCode::Unavailable, "not applied yet"))
     }
 
+    /// The event was stored before. One that came too late to count changes nothing, and keeps its id from another for a while.
+    async fn check_counts(&self, at: ShardPosition, deadline: Instant) -> Result<(), RpcError> {
+        loop {
+            match self.broker.get(Shard(at.shard), at.position).await {
+                Ok(Some(first)) if first.is_void() => {
+                    return Err(RpcError::new(ErrorCode::Unavailable, "the first try came too late to count; try again in two minutes"));
+                }
+                Ok(Some(_)) => return Ok(()),
+                // A replica that lags was asked, or there is no leader just now.
+                Ok(None) | Err(_) if Instant::now() < deadline => sleep(Duration::from_millis(50)).await,
+                Ok(None) => return Err(RpcError::new(ErrorCode::Unavailable, "the first try is not readable yet")),
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
     /// Stores what a user asked for and waits until it is applied, by whichever persister.
     pub(super) async fn publish(&self, topic: Topic, id: EventId, event: &Event) -> Result<ShardPosition, RpcError> {
         let shard = self.broker.shards().of(topic);
@@ -123,6 +145,9 @@ impl Context {
             }
         };
         let at = ShardPosition { shard: shard.0, position: ack.position };
+        if ack.duplicate {
+            self.check_counts(at, deadline).await?;
+        }
         self.reach(at, deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(500))).await?;
         Ok(at)
     }

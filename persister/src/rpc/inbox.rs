@@ -4,8 +4,12 @@ use std::collections::HashMap;
 
 use natter_shared::{
     event::{Event, InboxCounts},
+    frame::ErrorCode,
     id::{GroupId, NotificationId, UserId},
-    rpc::{Answer, ChatPage, ChatPageData, CountInbox, InboxCursor, InboxEntry, ListNotifications, NotificationsPage, Profile, RpcError},
+    rpc::{
+        Answer, ChatPage, ChatPageData, CountInbox, InboxCursor, InboxEntry, ListNotifications, NotificationsPage, Profile, RpcError,
+        TellInboxes,
+    },
     timestamp::Timestamp,
 };
 use sea_orm::{QueryResult, Value};
@@ -16,7 +20,10 @@ use super::{
     history::{self, MAX_BYTES},
     memberships, users,
 };
-use crate::{error::not_found, inbox::version};
+use crate::{
+    error::not_found,
+    inbox::{Change, version},
+};
 
 /// Rows of a page at most.
 const MAX_ROWS: u32 = 200;
@@ -79,6 +86,17 @@ pub(super) async fn count(context: &Context, call: CountInbox) -> Result<Answer<
     let snapshot = context.snapshot().await?;
     let inbox = counts(&snapshot, &call.user).await?;
     snapshot.answer(inbox).await
+}
+
+pub(super) async fn tell(context: &Context, call: TellInboxes) -> Result<Answer<()>, RpcError> {
+    if call.users.len() > TellInboxes::MOST {
+        return Err(RpcError::new(ErrorCode::BadRequest, format!("{} users at most", TellInboxes::MOST)));
+    }
+    for user in call.users {
+        let waits = context.changes.try_send(Change::Of(user));
+        waits.map_err(|_| RpcError::new(ErrorCode::Busy, "too many inboxes wait to be counted; try again later"))?;
+    }
+    Ok(Answer { applied: Vec::new(), reply: () })
 }
 
 /// Which notifications of an inbox.

@@ -29,12 +29,15 @@ use natter_shared::{
         ListNotifications, ListUsers, Members, MessageHistory, RemoveMember, RenameGroup, Request, Rpc, RpcError, SignIn, SignInMany,
     },
 };
-use tokio::{sync::Semaphore, time::sleep};
+use tokio::{
+    sync::{Semaphore, mpsc},
+    time::sleep,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub(crate) use self::commands::member_event;
 use self::context::Context;
-use crate::{database::Store, metrics::Metrics, options::Options, progress::Progress, standings::Standings};
+use crate::{database::Store, inbox::Change, metrics::Metrics, options::Options, progress::Progress, standings::Standings};
 
 /// An answer later than this finds nobody waiting ([`natter_shared::rpc::TIMEOUT`]).
 const DEADLINE: Duration = Duration::from_millis(4500);
@@ -58,11 +61,12 @@ impl Server {
         broker: Arc<dyn Broker>,
         progress: Arc<Progress>,
         standings: Arc<Standings>,
+        changes: mpsc::Sender<Change>,
         metrics: Metrics,
         options: Options,
     ) -> Self {
         let concurrency = options.rpc_concurrency.max(1);
-        Self { context: Arc::new(Context { store, broker, progress, standings, options }), metrics, concurrency }
+        Self { context: Arc::new(Context { store, broker, progress, standings, changes, options }), metrics, concurrency }
     }
 
     /// Serves until `shutdown`, then finishes what is under way.
@@ -147,6 +151,7 @@ async fn answer(context: Arc<Context>, metrics: Metrics, call: Call) {
         ChatPage => inbox::chat_page,
         ListNotifications => inbox::list,
         CountInbox => inbox::count,
+        rpc::TellInboxes => inbox::tell,
         CheckApiKey => keys::check,
         ChangeStanding => standings::change,
         rpc::Standings => standings::list,

@@ -2,15 +2,16 @@
 
 use futures::future::join_all;
 use natter_shared::{
-    event::{GroupKind, Role},
+    broker::{Broker, Outgoing},
+    event::{Event, GroupKind, MemberRemoved, Role},
     frame::ErrorCode,
-    id::{GroupId, Nonce, RoomName, single_group},
+    id::{GroupId, Nonce, RoomName, derived_event, single_group},
     rpc::{AddMember, CreateGroup, CreateSingle, FindUser, JoinOpen, LeaveGroup, Members, OpenGroup, RemoveMember},
     subject::Topic,
 };
 
 use crate::{
-    harness::{Harness, user},
+    harness::{Harness, long_ago, user},
     on_both,
 };
 
@@ -20,6 +21,7 @@ on_both!(
     both_sides_of_a_single_group_make_one,
     groups_are_made_once_and_kept_by_their_admins,
     a_leave_that_comes_late_ends_no_newer_membership,
+    a_command_whose_first_try_is_void_is_not_answered_as_done,
     strangers_and_absence_look_alike,
     handles_are_first_come_first_served,
 );
@@ -137,6 +139,25 @@ async fn groups_are_made_once_and_kept_by_their_admins(harness: Harness) {
     assert!(remove(&carol, &carol).await.unwrap().reply.until.is_some());
     // Each was told, once.
     assert_eq!(harness.log_of(Topic::User(carol.key())).await.len(), 2);
+}
+
+/// A try that the client library sent too late to count is stored all the same, and its id is taken for two minutes.
+async fn a_command_whose_first_try_is_void_is_not_answered_as_done(harness: Harness) {
+    let alice = user("alice");
+    let joined = harness.call(JoinOpen { user: alice.clone(), group: room("lobby") }).await.unwrap().reply;
+    let topic = Topic::Group(joined.group);
+    let removed = Event::MemberRemoved(MemberRemoved { group: joined.group, user: alice.clone(), by: Some(alice.clone()) });
+    // Whatever version the membership has.
+    for version in 0..4_i64 {
+        let id = derived_event("member_removed", &[joined.group.0.as_bytes(), alice.as_str().as_bytes(), &version.to_be_bytes()]);
+        let made_at = long_ago(harness.broker.now());
+        let (epoch, payload) = (None, removed.encode().unwrap());
+        harness.broker.publish(Outgoing { topic, id, made_at, epoch, payload }).await.unwrap();
+    }
+    let left = harness.call(LeaveGroup { user: alice.clone(), group: joined.group, since: None }).await;
+    assert_eq!(left.unwrap_err().code, ErrorCode::Unavailable);
+    let again = harness.call(JoinOpen { user: alice, group: room("lobby") }).await.unwrap().reply;
+    assert_eq!(again.since, joined.since, "still the same membership");
 }
 
 async fn strangers_and_absence_look_alike(harness: Harness) {

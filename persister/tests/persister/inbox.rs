@@ -1,10 +1,11 @@
 //! Notifications: to whom they go, and what their recipients do with them.
 
 use natter_shared::{
-    broker::{Broker, Delivery, Interest},
-    event::{Audience, Ephemeral, Event, GroupKind, MemberAdded, MemberRemoved, Role, SeenWhat},
-    id::{EventId, Nonce, NotificationId},
-    rpc::{ChatPage, EventsAfter},
+    broker::{Broker, Delivery, Interest, Subscription},
+    event::{Audience, Ephemeral, Event, GroupKind, InboxCounts, MemberAdded, MemberRemoved, Role, SeenWhat},
+    frame::ErrorCode,
+    id::{EventId, Nonce, NotificationId, UserId},
+    rpc::{ChatPage, EventsAfter, TellInboxes},
     subject::Topic,
 };
 
@@ -19,6 +20,8 @@ on_both!(
     seen_touches_only_ones_own,
     seen_upto_covers_the_users_topic_up_to_there,
     changed_inboxes_are_announced,
+    what_was_not_told_is_told_by_the_next,
+    counts_are_told_to_who_is_asked_for,
 );
 
 async fn a_group_notification_goes_to_the_members_of_its_moment(mut harness: Harness) {
@@ -117,11 +120,8 @@ async fn seen_upto_covers_the_users_topic_up_to_there(harness: Harness) {
     assert!(page.complete && !page.more);
 }
 
-async fn changed_inboxes_are_announced(harness: Harness) {
-    let alice = user("alice");
-    let topic = Topic::User(alice.key());
-    let mut live = harness.broker.subscribe(Interest::Topic(topic)).await.unwrap();
-    let (_, ack) = harness.notify(Audience::User(alice.clone()), None, "look").await;
+/// The counts that come next on a subscription.
+async fn told(live: &mut Subscription) -> InboxCounts {
     let mut batch = Vec::new();
     let told = tokio::time::timeout(std::time::Duration::from_secs(10), async {
         loop {
@@ -134,6 +134,48 @@ async fn changed_inboxes_are_announced(harness: Harness) {
         }
     });
     let Ephemeral::Inbox(counts) = told.await.expect("told") else { panic!("not an inbox") };
+    counts
+}
+
+async fn changed_inboxes_are_announced(harness: Harness) {
+    let alice = user("alice");
+    let mut live = harness.broker.subscribe(Interest::Topic(Topic::User(alice.key()))).await.unwrap();
+    let (_, ack) = harness.notify(Audience::User(alice.clone()), None, "look").await;
+    let counts = told(&mut live).await;
     assert_eq!((counts.unseen, counts.unread), (1, 1));
     assert!(counts.version >= ack.position);
+}
+
+/// Committed, and then its persister ended: nobody knows whether it told.
+async fn what_was_not_told_is_told_by_the_next(mut harness: Harness) {
+    let (alice, bob) = (user("alice"), user("bob"));
+    let (group, _) = harness.create(GroupKind::Group, &[&alice, &bob]).await;
+    let (_, first) = harness.notify(Audience::User(alice.clone()), None, "look").await;
+    let (_, second) = harness.notify(Audience::Group(group), Some(&alice), "all of you").await;
+    harness.applied(Topic::User(alice.key()), first).await;
+    harness.applied(Topic::Group(group), second).await;
+    harness.stop().await;
+    let mut live_of = async |user: &UserId| harness.broker.subscribe(Interest::Topic(Topic::User(user.key()))).await.unwrap();
+    let (mut for_alice, mut for_bob) = (live_of(&alice).await, live_of(&bob).await);
+    harness.start().await;
+    for live in [&mut for_alice, &mut for_bob] {
+        let counts = told(live).await;
+        assert_eq!((counts.unseen, counts.unread), (1, 1));
+    }
+}
+
+async fn counts_are_told_to_who_is_asked_for(harness: Harness) {
+    let alice = user("alice");
+    let (_, ack) = harness.notify(Audience::User(alice.clone()), None, "look").await;
+    harness.applied(Topic::User(alice.key()), ack).await;
+    // What the notification itself brings has been told by the time that its second telling is.
+    let mut live = harness.broker.subscribe(Interest::Topic(Topic::User(alice.key()))).await.unwrap();
+    for _ in 0..2 {
+        harness.call(TellInboxes { users: vec![alice.clone()] }).await.unwrap();
+        let counts = told(&mut live).await;
+        assert_eq!((counts.unseen, counts.unread), (1, 1));
+    }
+    let crowd = (0..=TellInboxes::MOST).map(|number| user(&format!("u{number}"))).collect();
+    let refused = harness.call(TellInboxes { users: crowd }).await.unwrap_err();
+    assert_eq!(refused.code, ErrorCode::BadRequest);
 }

@@ -80,7 +80,7 @@ pub struct CurrentEpoch {
 }
 
 /// By how much a sender's clock may be ahead when an epoch begins under it.
-pub(crate) const CLOCKS_DIFFER: Duration = Duration::from_secs(2);
+pub const CLOCKS_DIFFER: Duration = Duration::from_secs(2);
 
 /// The broker's word that an event is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

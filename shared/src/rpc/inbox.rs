@@ -105,3 +105,17 @@ pub struct CountInbox {
     pub user: UserId,
 }
 rpc!("count_inbox", CountInbox => InboxCounts, repeatable);
+
+/// Has users told the counts of their inboxes, as after a change: what they were told may have been lost on its way, for
+/// counts are told once and not stored.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct TellInboxes {
+    /// Whom; [`TellInboxes::MOST`] at most.
+    pub users: Vec<UserId>,
+}
+rpc!("tell_inboxes", TellInboxes => (), repeatable);
+
+impl TellInboxes {
+    /// Users of one call.
+    pub const MOST: usize = 500;
+}

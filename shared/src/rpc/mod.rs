@@ -22,7 +22,7 @@ pub use self::{
         JoinOpen, JoinOpenMany, LastMessage, LeaveGroup, LeftGroup, ListGroups, ListedGroups, Members, MembersPage, Membership, NewGroup,
         OpenGroup, RemoveMember, RenameGroup,
     },
-    inbox::{ChatPage, ChatPageData, CountInbox, InboxCursor, InboxEntry, ListNotifications, NotificationsPage},
+    inbox::{ChatPage, ChatPageData, CountInbox, InboxCursor, InboxEntry, ListNotifications, NotificationsPage, TellInboxes},
     keys::{ApiKey, CheckApiKey},
     many::{Gathered, MANY, OneOfMany},
     messages::{Accepted, AwaitApplied, EventsAfter, EventsPage, FindAccepted, HistoryPage, MessageHistory, RecoveredEvent},

@@ -17,6 +17,35 @@ super::on_both_stores!(
     who_left_hears_nothing_more_until_joining_again,
 );
 
+/// Who has as many groups as a connection may is told so before joining, and of those that do not fit as missing something.
+#[tokio::test(flavor = "multi_thread")]
+async fn beyond_the_groups_of_a_connection_nobody_joins_and_nothing_is_kept_secret() -> Result<()> {
+    let cluster = Cluster::builder().env("NATTER_LIMITS__GROUPS_PER_CONNECTION", "2").start().await?;
+    let ann = User::named("ann");
+    let first = Client::connect(cluster.gateway(0), &ann).await?;
+    let (one, two) = (first.join("one").await?, first.join("two").await?);
+    let refused = first.join("three").await.expect_err("a third group");
+    assert_eq!(refused.code(), "too_many_groups");
+    assert_eq!(first.join("two").await?, two, "one that it has");
+    first.leave(one).await?;
+    let sql = cluster.sql().await?;
+    assert_eq!(sql.count("SELECT COUNT(*) FROM members WHERE until_epoch IS NULL").await?, 1, "no member of the third");
+    // By another way there are more: with one at a time there is room for each.
+    let (four, five) = (first.join("four").await?, Client::connect(cluster.gateway(1), &User::named("ben")).await?.join("five").await?);
+    let key = cluster.api_key("shop")?;
+    let url = format!("http://{}/api/v1/server/groups/{five}/members/id-ann", cluster.gateway(0));
+    let added = reqwest::Client::new().put(url).bearer_auth(&key).json(&json!({})).send().await?;
+    assert!(added.status().is_success(), "{}", added.text().await?);
+    let is_reset = |push: &Value| push["type"] == "reset" && push["group"] == json!(five);
+    first.wait_for("a reset", ANSWER, is_reset).await?;
+    let second = Client::connect(cluster.gateway(1), &ann).await?;
+    let kept = second.record(|record| [two, four, five].map(|group| record.position(group).is_some()));
+    assert_eq!(kept.iter().filter(|kept| **kept).count(), 2, "{kept:?}");
+    let left_out = [two, four, five].into_iter().zip(kept).find(|(_, kept)| !kept).map(|(group, _)| json!(group));
+    second.wait_for("a reset", ANSWER, |push| push["type"] == "reset" && Some(&push["group"]) == left_out.as_ref()).await?;
+    Ok(())
+}
+
 async fn a_message_reaches_every_member_on_every_gateway_once_and_in_one_order(store: Store) -> Result<()> {
     let cluster = Cluster::builder().store(store).start().await?;
     let (ann, ben) = (User::named("ann"), User::named("ben"));

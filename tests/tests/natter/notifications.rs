@@ -11,6 +11,7 @@ use natter_shared::{
 use natter_tests::{
     client::{ANSWER, Client},
     cluster::{Cluster, Store},
+    proxy::{Condition, Select},
     record::{Record, position_of},
     sql::Sql,
     token::User,
@@ -24,6 +25,32 @@ super::on_both_stores!(
     a_group_is_notified_as_of_the_notifications_place_in_its_order,
     counts_are_the_same_in_all_tabs_and_of_two_the_later_holds,
 );
+
+/// Counts are passed on and not stored: a gateway that was cut off when they were has them told again.
+#[tokio::test(flavor = "multi_thread")]
+async fn counts_that_were_lost_are_told_when_the_gateway_hears_again() -> Result<()> {
+    let cluster = Cluster::builder().proxied().start().await?;
+    let ann = Client::connect(cluster.gateway(0), &User::named("ann")).await?;
+    let (here, cut_off) =
+        (Client::connect(cluster.gateway(0), &User::named("ben")).await?, Client::connect(cluster.gateway(1), &User::named("ben")).await?);
+    let group = ann.join("lobby").await?;
+    for tab in [&here, &cut_off] {
+        tab.join("lobby").await?;
+    }
+    let proxy = cluster.gateways[1].nats.as_ref().context("a proxy")?;
+    let deliveries = Select::named("-subscribe");
+    // What goes to a group changes nothing in the user's own topic; what goes to a user is missed there.
+    for (round, to) in [(1, json!({"group": group})), (2, json!({"user": "id-ben"}))] {
+        proxy.set(Select::All, Condition::refusing());
+        ensure!(proxy.cut(&deliveries) > 0, "nothing cut");
+        ann.request(notify(&to, Nonce::now(), "you")).await?;
+        all_told(&[&here], round, round).await?;
+        ensure!(cut_off.record(last_counts).is_none_or(|(unseen, ..)| unseen < round), "not cut off");
+        proxy.heal();
+        all_told(&[&cut_off], round, round).await?;
+    }
+    Ok(())
+}
 
 fn notify(to: &Value, nonce: Nonce, body: &str) -> Value {
     json!({"type": "notify", "to": to, "nonce": nonce, "body": body})

@@ -87,7 +87,12 @@ async fn windows_that_are_full_answer_busy_at_once_and_nothing_overtakes_what_is
             metric::<u64>(&cluster, 0, "natter_gateway_busy_total{reason=\"connection\"}").await.unwrap_or_default() == 2
         })
         .await;
+        // Nor does anything else fit in.
+        let refused = ann.request(json!({"type": "seen", "ids": []})).await;
+        assert_eq!(error_of(&refused)["code"], "busy");
         assert!(begun.elapsed() < Duration::from_millis(1900), "at once: {:?}", begun.elapsed());
+        let sample = "natter_gateway_refused_total{limit=\"in_flight_sends\"}";
+        assert_eq!(metric::<u64>(&cluster, 0, sample).await.unwrap_or_default(), 3);
         cluster.nats.node(0).go_on().unwrap();
     });
     let accepted: Vec<_> = outcomes.iter().take(4).map(|outcome| outcome.as_ref().map(|fact| fact.position)).collect();
@@ -295,6 +300,10 @@ async fn a_gateways_wrong_clock_and_its_jumps_harm_nothing() -> Result<()> {
     let mut sent = Vec::new();
     for offset in ["+20m", "-20m", "+0", "-40m", "+40m"] {
         set_clock(&clock, offset)?;
+        // By which clients make their nonces.
+        let told = Client::new(&User::named("cid")).reconnect(cluster.gateway(1)).await?["time"].clone();
+        let (told, now): (Timestamp, _) = (serde_json::from_value(told)?, Timestamp::now());
+        ensure!(told.since(now).max(now.since(told)) < Duration::from_secs(10), "{offset}: told {told}, not {now}");
         for number in 0..3 {
             let body = format!("{offset}: {number}");
             ann.send(group, &body).await?;

@@ -53,8 +53,8 @@ pub(super) enum Command {
     Leave(SessionId),
     /// The group's event at this position is known to be stored.
     Reach(Position),
-    /// A fenced check has been made.
-    Checked(Checked),
+    /// A fenced check has been made. On the heap: a mailbox has room for 32 commands from the start.
+    Checked(Box<Checked>),
     /// Memory is tight: forget what the ring holds if nothing happened lately.
     Trim,
 }
@@ -157,7 +157,7 @@ impl GroupTask {
                         while has_room && subscription.next_ready(&mut deliveries, BATCH) {
                             self.on_deliveries(&mut deliveries).await;
                         }
-                        self.on_checked(checked).await;
+                        self.on_checked(*checked).await;
                     }
                     Some(command) => self.on_command(command).await,
                     None => return,
@@ -204,7 +204,7 @@ impl GroupTask {
                 self.remove(|session| session.id == id, |ahead| ahead.session.id == id);
             }
             Command::Reach(position) => self.on_reach(position).await,
-            Command::Checked(checked) => self.on_checked(checked).await,
+            Command::Checked(checked) => self.on_checked(*checked).await,
             Command::Trim => {
                 if self.active.elapsed() > Duration::from_secs(30) {
                     self.ring.restart(self.cursor.0);

@@ -120,6 +120,26 @@ async fn who_is_not_checked_in_time_is_closed_and_comes_back() {
 }
 
 #[tokio::test]
+async fn after_a_loss_everybodys_counts_are_told_again_once() {
+    let stage = Stage::new().await;
+    let (ann, bob) = (Member::new("ann").await, Member::new("bob").await);
+    for session in [&ann.session, &bob.session] {
+        stage.hub.join_inbox(session, Start::Now).await.unwrap();
+    }
+    let told = |times| {
+        let told = stage.script.told_again.lock();
+        told.len() == times && told.iter().all(|users| users.len() == 2)
+    };
+    assert!(told(0), "nothing was lost");
+    // Dropped here, or lost with the connection: what is passed on is in no log.
+    stage.script.notice();
+    stage.until("both told", || told(1)).await;
+    stage.script.interrupt();
+    stage.script.notice();
+    stage.until("both told again", || told(2)).await;
+}
+
+#[tokio::test]
 async fn a_check_asks_only_for_what_came_after_the_one_before() {
     let stage = Stage::new().await;
     let mut ann = stage.member("ann").await;

@@ -18,9 +18,11 @@ use natter_shared::{
         Outgoing, Stored, Subscription, Tails,
     },
     event::{Ephemeral, Event, GroupKind, Role},
-    id::EventId,
+    id::{EventId, UserId},
     position::{Epoch, Position},
-    rpc::{Answer, EventsAfter, EventsPage, FindMembership, Membership, RecoveredEvent, Request, Rpc, RpcError, ShardPosition},
+    rpc::{
+        Answer, EventsAfter, EventsPage, FindMembership, Membership, RecoveredEvent, Request, Rpc, RpcError, ShardPosition, TellInboxes,
+    },
     subject::{Shard, Shards, Topic},
     timestamp::Timestamp,
 };
@@ -59,6 +61,8 @@ pub(super) struct Script {
     pub(super) stream_reads: AtomicUsize,
     /// After where tails were asked for.
     pub(super) tails: Mutex<Vec<u64>>,
+    /// Whose counts were asked to be told again, call by call.
+    pub(super) told_again: Mutex<Vec<Vec<UserId>>>,
 }
 
 impl Script {
@@ -76,6 +80,7 @@ impl Script {
             sql_reads: AtomicUsize::new(0),
             stream_reads: AtomicUsize::new(0),
             tails: Mutex::default(),
+            told_again: Mutex::default(),
         })
     }
 
@@ -286,6 +291,10 @@ impl Broker for Script {
                     last_read: None,
                     unread: 0,
                 }))
+            }),
+            TellInboxes::NAME => self.answer(&payload, |call: TellInboxes| {
+                self.told_again.lock().push(call.users);
+                Ok(())
             }),
             other => panic!("an unexpected call: {other}"),
         })

@@ -21,6 +21,8 @@ pub(in crate::delivery) struct Listed {
 pub(in crate::delivery) struct Checked {
     /// So many interruptions came before it.
     pub(in crate::delivery) interruptions: u64,
+    /// Deliveries may have been lost so often before it.
+    pub(in crate::delivery) losses: u64,
     /// Something may have been lost before it.
     pub(in crate::delivery) disturbed: bool,
     /// Everything of those who were listed, up to here, is known by it.
@@ -47,7 +49,8 @@ impl UsersTask {
 
     /// Who missed something recovers; then comes what was held back.
     pub(super) async fn on_checked(&mut self, checked: Checked) {
-        let Checked { interruptions, disturbed, upto, first, last } = checked;
+        let Checked { interruptions, losses, disturbed, upto, first, last } = checked;
+        self.tell_counts_again(losses);
         let (mut behind, mut unlisted) = (Vec::new(), Vec::new());
         for (user, entry) in &mut self.users {
             let (at, last) = (entry.cursor.0, last.get(user).copied());

@@ -2,6 +2,7 @@
 //! them all; a user who is not connected here costs one look into a table.
 
 mod check;
+mod counts;
 mod hints;
 
 use std::{collections::HashMap, sync::Arc};
@@ -36,6 +37,7 @@ use super::{
     join::{Answer, Join},
 };
 use crate::{
+    knowledge,
     session::{Notice, Protocol, SessionHandle},
     socket::wire,
 };
@@ -88,6 +90,8 @@ pub(super) struct UsersTask {
     interruptions: u64,
     /// What waits for that to be known of a later one.
     hold: Option<Hold>,
+    /// Up to these [`losses`](crate::knowledge::losses) counts of inboxes were told again.
+    losses: u64,
 }
 
 impl UsersTask {
@@ -97,7 +101,7 @@ impl UsersTask {
         let mut pause = std::time::Duration::from_millis(50);
         while !stop.is_cancelled() {
             // Before the fence: an interruption after it is not covered by it.
-            let interruptions = hub.broker.interruptions();
+            let (interruptions, losses) = (hub.broker.interruptions(), knowledge::losses(&*hub.broker));
             let subscribed = async {
                 let subscription = hub.broker.subscribe(Interest::Users(shard)).await?;
                 hub.broker.fence(shard).await.map(|floor| (subscription, floor))
@@ -112,6 +116,7 @@ impl UsersTask {
                         hints: RecentHints::default(),
                         interruptions,
                         hold: None,
+                        losses,
                     };
                     task.lose_all();
                     hub.hints_are_heard_after(shard, fed);
