@@ -22,7 +22,7 @@ use tokio::{sync::watch, time::Instant};
 use uuid::Uuid;
 
 use crate::{
-    checker::Fact,
+    checker::{Content, Fact},
     record::{Record, Sabotage, position_of},
     socket::Socket,
     token::User,
@@ -272,16 +272,16 @@ impl Client {
     pub async fn send_as(&self, nonce: Nonce, group: &str, body: &str) -> Result<Fact, RequestError> {
         let frame = json!({"type": "send", "group": group, "nonce": nonce, "body": body});
         let reply = self.request(frame).await?;
-        Ok(self.sent(nonce, group, &reply))
+        Ok(self.sent(nonce, group, body, &reply))
     }
 
-    /// What the reply to a send says.
-    fn sent(&self, nonce: Nonce, group: &str, reply: &Value) -> Fact {
+    /// What was sent, as the reply says.
+    fn sent(&self, nonce: Nonce, group: &str, body: &str, reply: &Value) -> Fact {
         let message: MessageId = reply["message_id"].as_str().and_then(|id| id.parse().ok()).expect("a message's id");
         let position = position_of(&reply["position"]).expect("a position");
         let group = group.parse::<natter_shared::id::GroupRef>().expect("a group").id();
         assert_eq!(message, self.message_id(nonce), "the id is derived from sender and nonce");
-        Fact { message, group, position }
+        Fact { message, group, position, content: Content::of(&self.user.id, body) }
     }
 
     /// Sends a message.
@@ -306,7 +306,7 @@ impl Client {
         let group = group.to_string();
         let frame = json!({"type": "send", "group": group, "nonce": nonce, "body": body});
         let reply = self.ask_until_answered(frame, gateways, patience).await?;
-        Ok(self.sent(nonce, &group, &reply))
+        Ok(self.sent(nonce, &group, body, &reply))
     }
 
     /// Sends a frame that may be repeated until it has a reply, over as many connections as needed.

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::{
-    checker::Fact,
+    checker::{Content, Fact},
     client::{ANSWER, Client, RequestError},
     inboxes::Note,
     record::{Record, position_of},
@@ -196,7 +196,8 @@ impl Person {
                 let group = self.groups[self.rng.random_range(0..self.groups.len())];
                 let (id, reply) = self.notify(json!({"group": group})).await?;
                 let position = position_of(&reply["position"]).context("a position")?;
-                self.accepted.push(Fact { message: MessageId(id), group, position });
+                let content = Content::of(&self.client.user.id, &news(id));
+                self.accepted.push(Fact { message: MessageId(id), group, position, content });
                 Ok(())
             }
             _ => {
@@ -222,7 +223,7 @@ impl Person {
         } else {
             self.attempted.push(MessageId(id));
         }
-        let frame = json!({"type": "notify", "to": to, "nonce": nonce, "body": "look"});
+        let frame = json!({"type": "notify", "to": to, "nonce": nonce, "body": news(id)});
         let gateways = self.gateways.clone();
         let reply = self.client.ask_until_answered(frame, &gateways, ACCEPTED_WITHIN).await?;
         ensure!(reply["notification_id"] == json!(id), "{reply} to {id}");
@@ -326,6 +327,11 @@ impl Person {
         let tab = self.tab.as_ref().map(|tab| (format!("{name}#tab"), tab));
         std::iter::once((name.clone(), &self.client)).chain(tab)
     }
+}
+
+/// The body of a notification: no two are the same.
+fn news(id: Uuid) -> String {
+    format!("look: {id}")
 }
 
 /// That the server refuses for good is an answer too.

@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 use uuid::Uuid;
 
 use crate::{
-    checker::{Entry, Fact},
+    checker::{Content, Entry, Fact},
     inboxes::{Counts, Heard},
 };
 
@@ -77,6 +77,11 @@ fn group_of(value: &Value) -> Option<GroupId> {
     value.as_str()?.parse().ok()
 }
 
+fn content_of(frame: &Value) -> Content {
+    let text = |field: &str| frame[field].as_str().unwrap_or_default();
+    Content::of(text("sender"), text("body"))
+}
+
 impl Record {
     /// Forgets the last connection and its end; returns the new one's number and what to resume.
     pub fn begin_connection(&mut self) -> (u64, Value) {
@@ -119,10 +124,15 @@ impl Record {
     /// Whether the last that it was told of a group is that something is missing.
     pub fn is_reset(&self, group: GroupId) -> bool {
         let is_its = |entry: &&Entry| match entry {
-            Entry::Joined(of, _) | Entry::Left(of, _) | Entry::Gone(of) | Entry::Reset(of) => *of == group,
+            Entry::Joined(of, _) | Entry::Began(of, _) | Entry::Left(of, _) | Entry::Gone(of) | Entry::Reset(of) => *of == group,
             Entry::Delivered(fact) => fact.group == group,
         };
         matches!(self.entries.iter().rev().find(is_its), Some(Entry::Reset(_)))
+    }
+
+    /// Whether it was ever told that something of a group is missing.
+    pub fn was_reset(&self, group: GroupId) -> bool {
+        self.entries.iter().any(|entry| matches!(entry, Entry::Reset(of) if *of == group))
     }
 
     /// The last position of the inbox.
@@ -232,7 +242,7 @@ impl Record {
     /// The answer to a join; one of a member changes nothing.
     fn joined(&mut self, state: &Value) {
         if let (Some(group), Some(position)) = (group_of(&state["id"]), position_of(&state["position"])) {
-            self.begin(group, position);
+            self.begin(group, Entry::Joined(group, position));
             self.advance(group, position);
         }
     }
@@ -245,21 +255,21 @@ impl Record {
             && state["recovered"] == true
         {
             self.recovered += 1;
-            self.begin(group, last);
+            self.begin(group, Entry::Joined(group, last));
             self.advance(group, last);
             return;
         }
         if resumed.is_some() {
             self.entries.push(Entry::Reset(group));
         }
-        self.begin(group, position);
+        self.begin(group, Entry::Joined(group, position));
         self.groups.insert(group, position);
     }
 
-    /// Delivery of a group goes on from `position`; messages may have come before that was told.
-    fn begin(&mut self, group: GroupId, position: Position) {
+    /// Delivery of a group goes on as `entry` says; messages may have come before that was told.
+    fn begin(&mut self, group: GroupId, entry: Entry) {
         if self.told.insert(group) {
-            self.entries.push(Entry::Joined(group, position));
+            self.entries.push(entry);
         }
     }
 
@@ -283,7 +293,8 @@ impl Record {
     fn message(&mut self, frame: &Value) {
         let fact = || {
             let message = frame["id"].as_str()?.parse().ok()?;
-            Some(Fact { message, group: group_of(&frame["group"])?, position: position_of(&frame["position"])? })
+            let (group, position) = (group_of(&frame["group"])?, position_of(&frame["position"])?);
+            Some(Fact { message, group, position, content: content_of(frame) })
         };
         let Some(fact) = fact() else { panic!("not a message: {frame}") };
         self.advance(fact.group, fact.position);
@@ -309,7 +320,7 @@ impl Record {
         match group_of(&frame["group"]) {
             Some(group) => {
                 self.advance(group, position);
-                self.entries.push(Entry::Delivered(Fact { message: MessageId(id), group, position }));
+                self.entries.push(Entry::Delivered(Fact { message: MessageId(id), group, position, content: content_of(frame) }));
             }
             None => {
                 self.inbox = self.inbox.max(Some(position));
@@ -322,7 +333,7 @@ impl Record {
         let (Some(group), Some(position)) = (group_of(&frame["group"]), position_of(&frame["position"])) else { return };
         match frame["change"].as_str() {
             Some("joined") => {
-                self.begin(group, position);
+                self.begin(group, Entry::Began(group, position));
                 self.advance(group, position);
                 if let Some(listed) = &mut self.listed {
                     listed.insert(group);

@@ -2,19 +2,22 @@
 
 use std::collections::HashMap;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use natter_shared::{
     event::Event,
-    id::{GroupId, MessageId},
+    id::{GroupId, MessageId, UserId},
     position::{Epoch, Position},
 };
 use sea_orm::{ConnectionTrait, Database, DatabaseConnection, DatabaseTransaction, QueryResult, Statement, TransactionTrait};
 use uuid::Uuid;
 
 use crate::{
-    checker::{Fact, Memberships},
+    checker::{Content, Fact, Memberships},
     inboxes::Counts,
 };
+
+/// So many rows with all their text are read at once.
+const PAGE: usize = 1000;
 
 /// A connection to the projection.
 pub struct Sql(DatabaseConnection);
@@ -51,14 +54,31 @@ impl Sql {
 
     /// All messages.
     pub async fn messages(&self) -> Result<Vec<Fact>> {
-        let rows = self.rows("SELECT id, group_id, epoch, seq FROM messages").await?;
-        rows.iter().map(fact).collect()
+        let sql = "SELECT id, group_id, epoch, seq, sender, body FROM messages WHERE id > $1 ORDER BY id LIMIT $2";
+        self.facts(sql, message).await
     }
 
     /// All group notifications, which are delivered like messages.
     pub async fn group_notifications(&self) -> Result<Vec<Fact>> {
-        let rows = self.rows("SELECT event_id AS id, group_id, epoch, seq FROM group_events WHERE kind = 'notification'").await?;
-        rows.iter().map(fact).collect()
+        let sql = "SELECT event_id AS id, group_id, epoch, seq, payload FROM group_events \
+                   WHERE kind = 'notification' AND event_id > $1 ORDER BY event_id LIMIT $2";
+        self.facts(sql, notification).await
+    }
+
+    /// What `read` makes of the rows of `sql`, which selects the next few after an id.
+    async fn facts(&self, sql: &str, read: fn(&QueryResult) -> Result<Fact>) -> Result<Vec<Fact>> {
+        let (mut facts, mut after): (Vec<Fact>, _) = (Vec::new(), Uuid::nil());
+        loop {
+            let values = [after.into(), (PAGE as i64).into()];
+            let statement = Statement::from_sql_and_values(self.0.get_database_backend(), sql, values);
+            let rows = self.0.query_all_raw(statement).await?;
+            let page: Vec<Fact> = rows.iter().map(read).collect::<Result<_>>()?;
+            facts.extend(&page);
+            match page.last() {
+                Some(last) if page.len() == PAGE => after = last.message.0,
+                Some(_) | None => return Ok(facts),
+            }
+        }
     }
 
     /// The event ids of all dead letters.
@@ -79,7 +99,7 @@ impl Sql {
                 Event::GroupCreated(created) => (created.group, created.members.into_iter().map(|(user, _)| user).collect(), true),
                 Event::MemberAdded(added) => (added.group, vec![added.user], true),
                 Event::MemberRemoved(removed) => (removed.group, vec![removed.user], false),
-                other => anyhow::bail!("no change of membership: {other:?}"),
+                other => bail!("no change of membership: {other:?}"),
             };
             for user in users {
                 let times = memberships.entry((group, user.to_string())).or_default();
@@ -119,14 +139,53 @@ impl Sql {
     }
 }
 
-fn fact(row: &QueryResult) -> Result<Fact> {
+fn message(row: &QueryResult) -> Result<Fact> {
+    let (sender, body): (String, String) = (row.try_get("", "sender")?, row.try_get("", "body")?);
+    fact(row, Content::of(&sender, &body))
+}
+
+fn notification(row: &QueryResult) -> Result<Fact> {
+    let payload: String = row.try_get("", "payload")?;
+    let Event::Notification(notification) = Event::decode(payload.as_bytes())? else { bail!("no notification: {payload}") };
+    let sender = notification.sender.as_ref().map_or("", UserId::as_str);
+    fact(row, Content::of(sender, &notification.body))
+}
+
+fn fact(row: &QueryResult, content: Content) -> Result<Fact> {
     let message = MessageId(row.try_get::<Uuid>("", "id")?);
     let group = GroupId(row.try_get::<Uuid>("", "group_id")?);
-    Ok(Fact { message, group, position: position(row)? })
+    Ok(Fact { message, group, position: position(row)?, content })
 }
 
 fn position(row: &QueryResult) -> Result<Position> {
     let epoch: i64 = row.try_get("", "epoch")?;
     let seq: i64 = row.try_get("", "seq")?;
     Ok(Position::new(Epoch(u32::try_from(epoch)?), u64::try_from(seq)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn every_message_is_read_once_with_its_content_over_several_pages() -> Result<()> {
+        let folder = tempfile::tempdir()?;
+        let sql = Sql::connect(&format!("sqlite://{}?mode=rwc", folder.path().join("messages.db").display())).await?;
+        let table =
+            "CREATE TABLE messages (id blob PRIMARY KEY, group_id blob, epoch bigint, seq bigint, sender text, body text) WITHOUT ROWID";
+        sql.0.execute_unprepared(table).await?;
+        let count = 2 * PAGE + 1;
+        let rows = format!(
+            "WITH RECURSIVE n(seq) AS (SELECT 1 UNION ALL SELECT seq + 1 FROM n WHERE seq < {count}) \
+             INSERT INTO messages SELECT randomblob(16), zeroblob(16), 1, seq, 'ann', 'message ' || seq FROM n"
+        );
+        sql.0.execute_unprepared(&rows).await?;
+        let mut facts = sql.messages().await?;
+        facts.sort_by_key(|fact| fact.position);
+        assert_eq!(facts.len(), count);
+        for (fact, seq) in facts.iter().zip(1..) {
+            assert_eq!((fact.position.seq, fact.content), (seq, Content::of("ann", &format!("message {seq}"))));
+        }
+        Ok(())
+    }
 }

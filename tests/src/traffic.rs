@@ -204,6 +204,7 @@ impl Traffic {
         report.in_vain = self.people.iter().flat_map(|person| person.in_vain.iter().cloned()).collect();
         report.stored += inboxes.rows.len();
         report.accepted += inboxes.accepted.len();
+        report.resets += inboxes::resets(&inboxes);
         report.violations.extend(inboxes::check(&inboxes).into_iter().map(Violation::Inbox));
         Ok(report)
     }

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, bail, ensure};
 use clap::Parser;
 use natter_tests::{
-    faults::{Fault, Outcome, Row, Sabotage, Size, run, table},
+    faults::{Fault, Finding, NOTHING_SHOWN, Outcome, Sabotage, Size, run, status_of_all, status_of_one, table},
     process,
 };
 
@@ -15,7 +15,7 @@ use natter_tests::{
 ///
 /// It ends with a table, and with exit status 1 if a promise was broken. With --sabotage the server
 /// itself breaks one on purpose (it has to be built with the feature `failpoints`): exit status 1 says
-/// that this was found.
+/// that this was found, 0 that it was not, and 2 that nothing was shown, for it could not run or failed.
 ///
 /// Examples:
 ///   make faults                                    all of them, some minutes
@@ -42,7 +42,7 @@ struct Cli {
     /// The long variants
     #[arg(long)]
     long: bool,
-    /// Spoils the server in this way, or in each (`all`: exit status 0 if each is found)
+    /// Spoils the server in this way, or in each (`all`: exit status 0 if each is found, 1 if one is not)
     #[arg(long)]
     sabotage: Option<String>,
 }
@@ -63,7 +63,10 @@ async fn main() -> Result<ExitCode> {
     };
     let work = async {
         match &cli.sabotage {
-            Some(name) => sabotages(&cli, name).await,
+            Some(name) => Ok(sabotages(&cli, name).await.unwrap_or_else(|error| {
+                eprintln!("Error: {error:#}");
+                NOTHING_SHOWN.into()
+            })),
             None => faults(&cli, size).await,
         }
     };
@@ -132,37 +135,39 @@ async fn sabotages(cli: &Cli, name: &str) -> Result<ExitCode> {
         None => bail!("no sabotage {name:?}; --list names them"),
     };
     ensure!(has_failpoints()?, "the gateway beside this was built without failpoints: --features failpoints");
-    let (mut rows, mut missed) = (Vec::new(), Vec::new());
-    for sabotage in chosen {
+    let (mut rows, mut findings) = (Vec::new(), Vec::new());
+    for sabotage in &chosen {
         println!("{}: {}, under {}", sabotage.name(), sabotage.about(), sabotage.fault().name());
-        let Outcome::Ran(mut row) =
-            run(sabotage.fault(), cli.seed, Size::Short, cli.rounds.or(sabotage.rounds()), Some(sabotage.failpoints())).await
-        else {
-            bail!("{} cannot run here", sabotage.fault().name());
-        };
-        sabotage.name().clone_into(&mut row.name);
-        print!("{}", row.remarks());
-        let found = is_found(sabotage, &row);
-        println!("{}: {}, {:.0?}", sabotage.name(), if found { "found" } else { "NOT FOUND" }, row.took);
-        if !found {
-            missed.push(sabotage.name());
+        let rounds = cli.rounds.or(sabotage.rounds());
+        let outcome = run(sabotage.fault(), cli.seed, Size::Short, rounds, Some(sabotage.failpoints())).await;
+        let finding = Finding::of(*sabotage, &outcome);
+        findings.push(finding);
+        match outcome {
+            Outcome::Skipped(reason) => println!("{}: {}: skipped: {reason}", sabotage.name(), finding.text()),
+            Outcome::Ran(mut row) => {
+                sabotage.name().clone_into(&mut row.name);
+                print!("{}", row.remarks());
+                println!("{}: {}, {:.0?}", sabotage.name(), finding.text(), row.took);
+                rows.push(row);
+            }
         }
-        rows.push(row);
     }
     print!("\n{}", table(&rows));
-    if missed.is_empty() {
+    if findings.iter().all(|finding| *finding == Finding::Found) {
         println!("every sabotage was found");
-    } else {
-        println!("NOT FOUND: {} (seed {})", missed.join(", "), cli.seed);
     }
-    // Alone it is a broken promise like any other; all of them are a test of the checkers.
-    let success = missed.is_empty() == all;
-    Ok(if success { ExitCode::SUCCESS } else { ExitCode::FAILURE })
-}
-
-/// By the checkers' verdict, and for what it does: a run that fails otherwise shows nothing.
-fn is_found(sabotage: Sabotage, row: &Row) -> bool {
-    row.error.is_none() && row.violations.iter().any(|violation| sabotage.explains(violation))
+    for other in [Finding::Missed, Finding::Nothing] {
+        let names = chosen.iter().zip(&findings).filter(|(_, finding)| **finding == other).map(|(sabotage, _)| sabotage.name());
+        let names: Vec<&str> = names.collect();
+        if !names.is_empty() {
+            println!("{}: {} (seed {})", other.text(), names.join(", "), cli.seed);
+        }
+    }
+    let status = match findings[..] {
+        [finding] if !all => status_of_one(finding),
+        _ => status_of_all(&findings),
+    };
+    Ok(status.into())
 }
 
 /// Whether the gateway that is run has failpoints in it.

@@ -141,6 +141,39 @@ impl Fault {
         Self::ALL.into_iter().find(|fault| fault.name() == name)
     }
 
+    /// Whether it may leave a gap that has to be declared: something of the log is lost, or full, or clients are far behind,
+    /// or live delivery could not be checked in time. After all others the log is whole, and clients can be told all of it.
+    pub(super) fn may_reset(self) -> bool {
+        match self {
+            Self::NatsStoreLost
+            | Self::NatsDiskFull
+            | Self::NatsLeaderKill
+            | Self::NatsPartition
+            | Self::HalfOpen
+            | Self::DatabaseFull
+            | Self::SlowReaders
+            | Self::Chaos => true,
+            Self::Calm
+            | Self::GatewayKill
+            | Self::Drain
+            | Self::NatsRestart
+            | Self::NatsSlow
+            | Self::LostAcks
+            | Self::Joins
+            | Self::LateCopy
+            | Self::PersisterKill
+            | Self::DatabaseDown
+            | Self::DatabaseSlow
+            | Self::DatabaseLocked
+            | Self::ClockJump => false,
+        }
+    }
+
+    /// Whether clients lose their connections by it, and by nothing else: they have to recover what they missed.
+    pub(super) fn recovers(self) -> bool {
+        matches!(self, Self::GatewayKill | Self::Drain)
+    }
+
     /// What it happens to.
     pub(super) fn cluster(self) -> Builder {
         let two = || Cluster::builder().gateways(2);
@@ -188,9 +221,9 @@ impl Fault {
                 Extras { slow_tabs: true, tabs: 15, padding: 20_000, ..extras },
             ),
             Self::Chaos => (Plan { pause: Duration::from_millis(80), ..plan }, extras),
+            // Who comes back does so for this.
+            Self::GatewayKill | Self::Drain => (Plan { reconnects: 0, ..plan }, extras),
             Self::Calm
-            | Self::GatewayKill
-            | Self::Drain
             | Self::NatsRestart
             | Self::NatsStoreLost
             | Self::NatsDiskFull

@@ -21,6 +21,6 @@ mod watchers;
 pub use self::{
     kind::Fault,
     run::{Outcome, Size, run},
-    sabotage::Sabotage,
+    sabotage::{Finding, NOTHING_SHOWN, Sabotage, status_of_all, status_of_one},
     table::{Row, table},
 };

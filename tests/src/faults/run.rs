@@ -107,7 +107,7 @@ pub async fn run(fault: Fault, seed: u64, size: Size, rounds: Option<usize>, fai
     Outcome::Ran(row)
 }
 
-async fn inner(fault: Fault, seed: u64, context: &mut Run, failpoints: Option<&str>) -> Result<(Report, Duration)> {
+async fn inner(fault: Fault, seed: u64, context: &mut Run, failpoints: Option<&str>) -> Result<(Report, Option<Duration>)> {
     let mut builder = fault.cluster();
     for (key, value) in trouble::env(fault)? {
         builder = builder.env(&key, &value);
@@ -120,10 +120,15 @@ async fn inner(fault: Fault, seed: u64, context: &mut Run, failpoints: Option<&s
     }
     let mut cluster = builder.start().await.context("starting")?;
     let prepared = trouble::prepare(fault, &mut cluster).await.context("preparing")?;
-    let done = match fault {
-        Fault::Joins => joins::run(&cluster, context).await.map(|report| (report, Duration::ZERO)),
-        _ => under_traffic(fault, seed, context, &mut cluster).await,
+    let mut done = match fault {
+        Fault::Joins => joins::run(&cluster, context).await.map(|report| (report, None)),
+        _ => under_traffic(fault, seed, context, &mut cluster).await.map(|(report, longest)| (report, Some(longest))),
     };
+    if let Ok((report, _)) = &mut done
+        && !fault.may_reset()
+    {
+        report.forbid_resets();
+    }
     let good = done.as_ref().is_ok_and(|(report, _)| report.violations.is_empty() && report.in_vain.is_empty());
     if !good
         && failpoints.is_none()
@@ -174,6 +179,7 @@ async fn under_traffic(fault: Fault, seed: u64, context: &mut Run, cluster: &mut
     }
     let report = traffic.settle_within(&cluster.sql().await?, context.settled_within).await.context("settling")?;
     anyhow::ensure!(report.accepted > 50 && report.deliveries > report.accepted, "there was hardly any traffic: {report:?}");
+    anyhow::ensure!(!fault.recovers() || report.recovered > 0, "nobody who came back recovered anything: {report:?}");
     trouble::look_back(fault, cluster, context).await?;
     Ok((report, longest))
 }

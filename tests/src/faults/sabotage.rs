@@ -1,6 +1,6 @@
 //! Sabotage of the live path: each has to be caught by the checkers, or they check nothing.
 
-use super::Fault;
+use super::{Fault, Outcome};
 use crate::{checker::Violation, inboxes::InboxViolation};
 
 /// A failpoint in the server, and where it shows.
@@ -112,10 +112,99 @@ impl Sabotage {
             Violation::Inbox(InboxViolation::Counts(..)) => self == Self::Count,
             Violation::NeverSent(_)
             | Violation::Moved(..)
+            | Violation::AlteredInSql(_)
+            | Violation::Altered(..)
             | Violation::Unknown(..)
             | Violation::Overtook(..)
             | Violation::Unaware(..)
+            | Violation::JoinedLate(..)
+            | Violation::Reset(..)
             | Violation::Inbox(_) => false,
         }
+    }
+}
+
+/// What a run under a sabotage showed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Finding {
+    /// The checkers found what it does.
+    Found,
+    /// It ran to its end, and they did not.
+    Missed,
+    /// Nothing: it could not run here, or failed before there was a verdict.
+    Nothing,
+}
+
+impl Finding {
+    /// Of a run under `sabotage`.
+    pub fn of(sabotage: Sabotage, outcome: &Outcome) -> Self {
+        match outcome {
+            Outcome::Skipped(_) => Self::Nothing,
+            Outcome::Ran(row) if row.error.is_some() => Self::Nothing,
+            Outcome::Ran(row) if row.violations.iter().any(|violation| sabotage.explains(violation)) => Self::Found,
+            Outcome::Ran(_) => Self::Missed,
+        }
+    }
+
+    /// As it is told.
+    pub fn text(self) -> &'static str {
+        match self {
+            Self::Found => "found",
+            Self::Missed => "NOT FOUND",
+            Self::Nothing => "NOT SHOWN",
+        }
+    }
+}
+
+/// The exit status where a run showed nothing about its sabotage.
+pub const NOTHING_SHOWN: u8 = 2;
+
+/// The exit status of a sabotage alone: found, it is a broken promise like any other.
+pub fn status_of_one(finding: Finding) -> u8 {
+    match finding {
+        Finding::Found => 1,
+        Finding::Missed => 0,
+        Finding::Nothing => NOTHING_SHOWN,
+    }
+}
+
+/// The exit status of all of them, which are a test of the checkers.
+pub fn status_of_all(findings: &[Finding]) -> u8 {
+    if findings.contains(&Finding::Missed) {
+        1
+    } else if findings.contains(&Finding::Nothing) {
+        NOTHING_SHOWN
+    } else {
+        0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use natter_shared::id::GroupId;
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::{checker::Report, faults::Row};
+
+    #[test]
+    fn only_what_a_sabotage_does_finds_it_and_a_run_that_failed_shows_nothing() {
+        let of = |outcome| Finding::of(Sabotage::Removal, &outcome);
+        let ran = |violation| {
+            let report = Report { violations: vec![violation], ..Report::default() };
+            of(Outcome::Ran(Row::of("removal", 1, &report, None)))
+        };
+        let group = GroupId(Uuid::nil());
+        assert_eq!(ran(Violation::Lingers("ann".into(), group)), Finding::Found);
+        assert_eq!(ran(Violation::Unaware("ann".into(), group)), Finding::Missed);
+        assert_eq!(of(Outcome::Ran(Row::failed("removal", 1, &anyhow::anyhow!("NATS did not start")))), Finding::Nothing);
+        assert_eq!(of(Outcome::Skipped("needs root".into())), Finding::Nothing);
+    }
+
+    #[test]
+    fn each_finding_has_a_status_of_its_own() {
+        use Finding::{Found, Missed, Nothing};
+        assert_eq!([Found, Missed, Nothing].map(status_of_one), [1, 0, 2]);
+        assert_eq!([&[Found, Found][..], &[Found, Missed, Nothing], &[Nothing, Found]].map(status_of_all), [0, 1, 2]);
     }
 }

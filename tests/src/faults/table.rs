@@ -26,9 +26,10 @@ pub struct Row {
     doubled: usize,
     out_of_order: usize,
     to_non_members: usize,
-    /// Moved, unknown, miscounted.
+    /// Moved, altered, unknown, miscounted, reset without a reason.
     wrong: usize,
-    longest: Duration,
+    /// Not measured by every fault.
+    longest: Option<Duration>,
     /// What failed, if not by the checkers' verdict.
     pub error: Option<String>,
     /// The verdict.
@@ -41,7 +42,7 @@ pub struct Row {
 
 impl Row {
     /// Of a run that came to its end.
-    pub(super) fn of(name: &str, seed: u64, report: &Report, longest: Duration) -> Self {
+    pub(super) fn of(name: &str, seed: u64, report: &Report, longest: Option<Duration>) -> Self {
         let mut row = Self {
             name: name.to_owned(),
             seed,
@@ -68,13 +69,18 @@ impl Row {
 
     fn column(&mut self, violation: &Violation) -> &mut usize {
         match violation {
-            Violation::NotInSql(_) | Violation::Missing(..) => &mut self.lost,
+            Violation::NotInSql(_) | Violation::Missing(..) | Violation::JoinedLate(..) => &mut self.lost,
             Violation::TwiceInSql(_) | Violation::Doubled(..) => &mut self.doubled,
             Violation::OutOfOrder(..) | Violation::Overtook(..) => &mut self.out_of_order,
             Violation::NotMember(..) => &mut self.to_non_members,
-            Violation::NeverSent(_) | Violation::Moved(..) | Violation::Unknown(..) | Violation::Lingers(..) | Violation::Unaware(..) => {
-                &mut self.wrong
-            }
+            Violation::NeverSent(_)
+            | Violation::Moved(..)
+            | Violation::AlteredInSql(_)
+            | Violation::Unknown(..)
+            | Violation::Altered(..)
+            | Violation::Lingers(..)
+            | Violation::Unaware(..)
+            | Violation::Reset(..) => &mut self.wrong,
             Violation::Inbox(inbox) => match inbox {
                 InboxViolation::NotInSql(_) | InboxViolation::Missing(..) => &mut self.lost,
                 InboxViolation::Doubled(..) => &mut self.doubled,
@@ -128,7 +134,7 @@ impl Row {
             self.wrong,
         ];
         cells.extend(counts.map(|count| count.to_string()));
-        cells.push(format!("{:.1} s", self.longest.as_secs_f64()));
+        cells.push(self.longest.map_or("-".to_owned(), |longest| format!("{:.1} s", longest.as_secs_f64())));
         cells
     }
 }
@@ -174,16 +180,18 @@ mod tests {
 
     #[test]
     fn a_row_is_as_wide_as_the_table_and_a_violation_is_counted() {
-        let good = Row::of("calm", 1, &Report::default(), Duration::from_millis(120));
+        let good = Row::of("calm", 1, &Report::default(), Some(Duration::from_millis(120)));
         let fact = crate::checker::Fact {
             message: natter_shared::id::MessageId(uuid::Uuid::nil()),
             group: natter_shared::id::GroupId(uuid::Uuid::nil()),
             position: natter_shared::position::Position::START,
+            content: crate::checker::Content::of("ann", "hello"),
         };
         let broken = Report { violations: vec![Violation::Doubled("ann".into(), fact)], ..Report::default() };
-        let bad = Row::of("drain", 1, &broken, Duration::ZERO);
+        let bad = Row::of("drain", 1, &broken, None);
         let failed = Row::failed("chaos", 1, &anyhow::anyhow!("no"));
         assert!(good.is_good() && !bad.is_good() && !failed.is_good());
+        assert_eq!((good.cells().pop(), bad.cells().pop()), (Some("0.1 s".to_owned()), Some("-".to_owned())), "not measured is not 0");
         let text = table(&[good, bad, failed]);
         let pipes: Vec<usize> = text.lines().map(|line| line.matches('|').count()).collect();
         assert_eq!(pipes, vec![COLUMNS.len() + 1; 5], "{text}");

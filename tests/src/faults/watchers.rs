@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use rand::RngExt;
 use tokio::{task::JoinSet, time::Instant};
 
-use crate::{client::Client, token::User};
+use crate::{client::Client, record::Record, token::User};
 
 /// How long one may take; what takes longer counts as this.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -47,6 +47,9 @@ impl Watchers {
 
     /// Called when their gateway has just been killed: how long each took until it was back on one of
     /// `gateways` and had all that was there at the kill; sorted.
+    ///
+    /// # Errors
+    /// Where one was told that something is missing: it cannot have caught up.
     pub(super) async fn come_back(self, gateways: &[SocketAddr]) -> Result<Vec<Duration>> {
         let killed = Instant::now();
         let group = self.reference.record(|record| record.groups().first().copied()).context("a group")?;
@@ -62,14 +65,18 @@ impl Watchers {
                 let jitter = Duration::from_millis(rand::rng().random_range(0..1000));
                 tokio::time::sleep(jitter).await;
                 client.reconnect_to_any(&gateways, PATIENCE).await?;
-                let here = |record: &crate::record::Record| (record.position(group) >= Some(reached)).then_some(());
-                client.wait_until("what was missed", PATIENCE, here).await?;
-                anyhow::Ok(killed.elapsed())
+                // A reset takes the position ahead, too.
+                let here = |record: &Record| {
+                    let was_reset = record.was_reset(group);
+                    (was_reset || record.position(group) >= Some(reached)).then_some(!was_reset)
+                };
+                let caught_up = client.wait_until("what was missed", PATIENCE, here).await?;
+                anyhow::Ok(caught_up.then(|| killed.elapsed()))
             });
         }
         let mut took = Vec::new();
         while let Some(back) = coming.join_next().await {
-            took.push(back?.unwrap_or(PATIENCE));
+            took.push(back?.unwrap_or(Some(PATIENCE)).context("a client was told a reset instead of what it had missed")?);
         }
         took.sort();
         Ok(took)

@@ -1,0 +1,209 @@
+//! The checker is shown to find what it is there for.
+
+use natter_shared::position::Epoch;
+use uuid::Uuid;
+
+use super::*;
+
+const GROUP: GroupId = GroupId(Uuid::from_u128(9));
+
+fn at(seq: u64) -> Position {
+    Position::new(Epoch(1), seq)
+}
+
+fn fact(seq: u64) -> Fact {
+    Fact {
+        message: MessageId(Uuid::from_u128(u128::from(seq))),
+        group: GROUP,
+        position: at(seq),
+        content: Content::of("ann", &seq.to_string()),
+    }
+}
+
+/// Messages 1 to 6; one client there all the time, one from 2 to 4.
+fn good() -> Observation {
+    let all: Vec<Fact> = (1..=6).map(fact).collect();
+    let mut whole = vec![Entry::Joined(GROUP, at(0))];
+    whole.extend(all.iter().map(|fact| Entry::Delivered(*fact)));
+    let mut part = vec![Entry::Joined(GROUP, at(2))];
+    part.extend((3..=4).map(|seq| Entry::Delivered(fact(seq))));
+    part.push(Entry::Left(GROUP, at(4)));
+    Observation {
+        clients: vec![("whole".into(), whole), ("part".into(), part)],
+        attempted: all.iter().map(|fact| fact.message).collect(),
+        accepted: all.clone(),
+        rows: all,
+        ..Observation::default()
+    }
+}
+
+fn violations(spoil: impl FnOnce(&mut Observation)) -> Vec<Violation> {
+    let mut seen = good();
+    spoil(&mut seen);
+    check(&seen).violations
+}
+
+#[test]
+fn a_good_run_is_clean() {
+    let report = check(&good());
+    report.assert_clean();
+    assert_eq!((report.deliveries, report.accepted, report.resets), (8, 6, 0));
+}
+
+#[test]
+fn a_dropped_delivery_is_found() {
+    let found = violations(|seen| {
+        seen.clients[0].1.remove(3);
+    });
+    assert_eq!(found, [Violation::Missing("whole".into(), fact(3))]);
+}
+
+#[test]
+fn a_dropped_last_delivery_is_found() {
+    let found = violations(|seen| {
+        seen.clients[0].1.pop();
+    });
+    assert_eq!(found, [Violation::Missing("whole".into(), fact(6))]);
+}
+
+#[test]
+fn a_doubled_delivery_is_found() {
+    let found = violations(|seen| seen.clients[0].1.insert(3, Entry::Delivered(fact(2))));
+    assert_eq!(found, [Violation::Doubled("whole".into(), fact(2))]);
+}
+
+#[test]
+fn swapped_deliveries_are_found() {
+    let found = violations(|seen| seen.clients[0].1.swap(3, 4));
+    assert_eq!(found, [Violation::OutOfOrder("whole".into(), fact(3))]);
+}
+
+#[test]
+fn a_delivery_after_the_end_of_membership_is_found() {
+    let found = violations(|seen| seen.clients[1].1.push(Entry::Delivered(fact(5))));
+    assert_eq!(found, [Violation::NotMember("part".into(), fact(5))]);
+}
+
+#[test]
+fn an_end_of_membership_that_overtakes_or_comes_late_is_found() {
+    let found = violations(|seen| seen.clients[1].1.swap(2, 3));
+    assert_eq!(found, [Violation::OutOfOrder("part".into(), fact(4))]);
+    let found = violations(|seen| {
+        seen.clients[1].1.extend([Entry::Joined(GROUP, at(4)), Entry::Delivered(fact(5)), Entry::Delivered(fact(6))]);
+        seen.clients[1].1.swap(3, 5);
+    });
+    assert!(found.contains(&Violation::OutOfOrder("part".into(), fact(5))), "{found:?}");
+}
+
+#[test]
+fn an_invented_or_moved_delivery_is_found() {
+    let found = violations(|seen| seen.clients[0].1.push(Entry::Delivered(fact(7))));
+    assert_eq!(found, [Violation::Unknown("whole".into(), fact(7))]);
+    let moved = Fact { position: at(8), ..fact(6) };
+    let found = violations(|seen| seen.clients[0].1[6] = Entry::Delivered(moved));
+    assert_eq!(found, [Violation::Unknown("whole".into(), moved)]);
+}
+
+#[test]
+fn sql_must_hold_what_was_accepted_once_and_nothing_else() {
+    let found = violations(|seen| seen.rows.truncate(5));
+    assert!(found.contains(&Violation::NotInSql(fact(6))), "{found:?}");
+    assert_eq!(violations(|seen| seen.rows.push(fact(6))), [Violation::TwiceInSql(fact(6))]);
+    let found = violations(|seen| seen.rows.push(fact(7)));
+    assert!(found.contains(&Violation::NeverSent(fact(7))), "{found:?}");
+    let moved = Fact { position: at(7), ..fact(6) };
+    assert_eq!(violations(|seen| seen.accepted[5] = moved), [Violation::Moved(moved, fact(6))]);
+}
+
+#[test]
+fn a_declared_gap_is_counted_and_excuses_only_itself() {
+    let mut seen = good();
+    seen.clients[0].1[3] = Entry::Reset(GROUP);
+    let report = check(&seen);
+    report.assert_clean();
+    assert_eq!((report.resets, report.excused), (1, 1));
+    seen.clients[0].1.remove(5);
+    assert_eq!(check(&seen).violations, [Violation::Missing("whole".into(), fact(5))]);
+}
+
+#[test]
+fn membership_is_judged_by_the_group_s_own_order() {
+    let truly = |until: Option<u64>| {
+        let whole = ((GROUP, "w".to_owned()), vec![(at(0), None)]);
+        let part = ((GROUP, "p".to_owned()), vec![(at(2), until.map(at))]);
+        move |seen: &mut Observation| {
+            seen.users = [("whole".to_owned(), "w".to_owned()), ("part".to_owned(), "p".to_owned())].into();
+            seen.memberships = Some([whole, part].into());
+        }
+    };
+    assert_eq!(violations(truly(Some(4))), []);
+    assert_eq!(violations(truly(Some(3))), [Violation::NotMember("part".into(), fact(4))]);
+    let gone_without_a_word = violations(|seen| {
+        truly(Some(4))(seen);
+        seen.clients[1].1 = vec![Entry::Joined(GROUP, at(2)), Entry::Delivered(fact(3)), Entry::Gone(GROUP)];
+    });
+    assert_eq!(gone_without_a_word, [], "what came before the end is not told to who was away");
+}
+
+#[test]
+fn a_dead_letter_is_kept_and_one_beside_its_row_is_not() {
+    let found = violations(|seen| {
+        let row = seen.rows.pop().unwrap();
+        seen.clients[0].1.pop();
+        seen.dead.insert(row.message);
+    });
+    assert_eq!(found, []);
+    let found = violations(|seen| {
+        seen.dead.insert(fact(6).message);
+    });
+    assert_eq!(found, [Violation::TwiceInSql(fact(6))]);
+}
+
+#[test]
+fn a_sender_who_is_overtaken_by_itself_is_found() {
+    let found = violations(|seen| seen.sent = vec![("ann".into(), vec![fact(2), fact(1), fact(3)])]);
+    assert_eq!(found, [Violation::Overtook("ann".into(), fact(1))]);
+}
+
+#[test]
+fn a_second_membership_is_a_time_of_its_own() {
+    let found = violations(|seen| {
+        seen.clients[1].1.push(Entry::Joined(GROUP, at(5)));
+    });
+    assert_eq!(found, [Violation::Missing("part".into(), fact(6))]);
+}
+
+#[test]
+fn a_content_that_is_not_the_sent_one_is_found_wherever_it_is() {
+    assert_ne!(Content::of("ann", "3"), Content::of("ben", "3"), "the sender counts");
+    assert_ne!(Content::of("ann", "3"), Content::of("ann", "4"), "the body counts");
+    let other = Fact { content: Content::of("ann", "another"), ..fact(3) };
+    assert_eq!(violations(|seen| seen.clients[0].1[3] = Entry::Delivered(other)), [Violation::Altered("whole".into(), other)]);
+    let found = violations(|seen| seen.rows[2] = other);
+    assert!(found.contains(&Violation::AlteredInSql(fact(3))), "{found:?}");
+    assert_eq!(violations(|seen| seen.accepted[2] = other), [Violation::AlteredInSql(other)]);
+}
+
+#[test]
+fn a_membership_that_is_told_to_begin_later_than_it_did_is_found() {
+    let told = |seq| {
+        violations(|seen| {
+            seen.users = [("part".to_owned(), "p".to_owned()), ("whole".to_owned(), "w".to_owned())].into();
+            let of = |user: &str, from, until: Option<u64>| ((GROUP, user.to_owned()), vec![(at(from), until.map(at))]);
+            seen.memberships = Some([of("p", 2, Some(4)), of("w", 0, None)].into());
+            let got = (seq + 1..=4).map(|seq| Entry::Delivered(fact(seq)));
+            seen.clients[1].1 = [Entry::Began(GROUP, at(seq))].into_iter().chain(got).chain([Entry::Left(GROUP, at(4))]).collect();
+        })
+    };
+    assert_eq!(told(2), []);
+    assert_eq!(told(3), [Violation::JoinedLate("part".into(), GROUP, at(3), at(2))]);
+}
+
+#[test]
+fn a_declared_gap_without_a_reason_is_found() {
+    let mut seen = good();
+    seen.clients[0].1[3] = Entry::Reset(GROUP);
+    let mut report = check(&seen);
+    report.forbid_resets();
+    assert_eq!(report.violations, [Violation::Reset("whole".into(), GROUP)]);
+}
