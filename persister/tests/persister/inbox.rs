@@ -155,7 +155,7 @@ async fn what_was_not_told_is_told_by_the_next(mut harness: Harness) {
     harness.applied(Topic::User(alice.key()), first).await;
     harness.applied(Topic::Group(group), second).await;
     harness.stop().await;
-    let mut live_of = async |user: &UserId| harness.broker.subscribe(Interest::Topic(Topic::User(user.key()))).await.unwrap();
+    let live_of = async |user: &UserId| harness.broker.subscribe(Interest::Topic(Topic::User(user.key()))).await.unwrap();
     let (mut for_alice, mut for_bob) = (live_of(&alice).await, live_of(&bob).await);
     harness.start().await;
     for live in [&mut for_alice, &mut for_bob] {
