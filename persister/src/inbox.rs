@@ -7,7 +7,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures::{StreamExt, stream};
+use futures::{StreamExt, TryStreamExt, stream};
 use natter_shared::{
     broker::Broker,
     event::{Audience, Ephemeral, Event, InboxCounts, Notification},
@@ -18,7 +18,10 @@ use natter_shared::{
     subject::Topic,
 };
 use sea_orm::{ConnectionTrait, DbErr};
-use tokio::sync::mpsc;
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep_until},
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -27,10 +30,17 @@ use crate::{
         Store,
         rows::{Kind, Rows},
     },
+    error::Error,
 };
 
-/// Recipients counted in one query.
+/// Recipients counted, or notifications looked up, in one query.
 const CHUNK: usize = 500;
+
+/// Changes taken at once.
+const BATCH: usize = 100_000;
+
+/// Counts on their way to the broker at the same time.
+const PUBLISHED_AT_ONCE: usize = 64;
 
 /// Before counts that could not be told are counted again.
 const RETRY: Duration = Duration::from_secs(1);
@@ -96,7 +106,46 @@ pub(crate) async fn count(database: &impl ConnectionTrait, users: &[UserId]) -> 
     Ok(counts)
 }
 
-/// Tells the owners of changed inboxes their counts, until `shutdown`.
+/// Whose counts are to be told.
+#[derive(Default)]
+struct Changed {
+    users: BTreeSet<UserId>,
+    notifications: BTreeSet<NotificationId>,
+}
+
+impl Changed {
+    fn add(&mut self, change: Change) {
+        match change {
+            Change::Of(user) => drop(self.users.insert(user)),
+            Change::Group(notification) => drop(self.notifications.insert(notification)),
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.users.is_empty() && self.notifications.is_empty()
+    }
+
+    /// Tells all; what is left could not be told. Counts are absolute: told twice, they say the same.
+    async fn tell(self, store: &Store, broker: &dyn Broker) -> Self {
+        let mut left = Self::default();
+        for some in self.users.into_iter().collect::<Vec<_>>().chunks(CHUNK) {
+            if let Err(error) = tell(store, broker, some).await {
+                tracing::warn!(%error, users = some.len(), "inbox_counts_not_told");
+                left.users.extend(some.iter().cloned());
+            }
+        }
+        for some in self.notifications.into_iter().collect::<Vec<_>>().chunks(CHUNK) {
+            if let Err(error) = tell_recipients(store, broker, some).await {
+                tracing::warn!(%error, notifications = some.len(), "inbox_counts_not_told");
+                left.notifications.extend(some);
+            }
+        }
+        left
+    }
+}
+
+/// Tells the owners of changed inboxes their counts, until `shutdown`. What cannot be told is tried again, after what came
+/// meanwhile.
 pub(crate) async fn announce(
     store: Store,
     broker: Arc<dyn Broker>,
@@ -104,74 +153,58 @@ pub(crate) async fn announce(
     mut changes: mpsc::Receiver<Change>,
     shutdown: CancellationToken,
 ) {
-    let mut batch = Vec::new();
+    let (mut batch, mut left, mut again_at) = (Vec::new(), Changed::default(), Instant::now());
     loop {
         tokio::select! {
             () = shutdown.cancelled() => return,
-            got = changes.recv_many(&mut batch, 100_000) => if got == 0 { return },
+            got = changes.recv_many(&mut batch, BATCH) => if got == 0 { return },
+            () = sleep_until(again_at), if !left.is_empty() => {}
         }
-        tokio::time::sleep(debounce).await;
-        while let Ok(change) = changes.try_recv() {
-            batch.push(change);
-        }
-        let (mut users, mut groups) = (BTreeSet::new(), BTreeSet::new());
-        for change in batch.drain(..) {
-            match change {
-                Change::Of(user) => drop(users.insert(user)),
-                Change::Group(notification) => drop(groups.insert(notification)),
+        if !batch.is_empty() {
+            tokio::time::sleep(debounce).await;
+            while let Ok(change) = changes.try_recv() {
+                batch.push(change);
             }
         }
-        let users: Vec<UserId> = users.into_iter().collect();
-        // Counts are absolute: told twice, they say the same.
-        while let Err(error) = tell_all(&store, &*broker, &users, &groups).await {
-            tracing::warn!(%error, "inbox_counts_not_told");
-            tokio::select! {
-                () = shutdown.cancelled() => return,
-                () = tokio::time::sleep(RETRY) => {}
-            }
+        let is_due = again_at <= Instant::now();
+        let mut now = if is_due { std::mem::take(&mut left) } else { Changed::default() };
+        batch.drain(..).for_each(|change| now.add(change));
+        let Changed { users, notifications } = now.tell(&store, &*broker).await;
+        if !(users.is_empty() && notifications.is_empty()) {
+            again_at = Instant::now() + RETRY;
         }
+        left.users.extend(users);
+        left.notifications.extend(notifications);
     }
 }
 
-async fn tell_all(store: &Store, broker: &dyn Broker, users: &[UserId], groups: &BTreeSet<NotificationId>) -> Result<(), DbErr> {
-    for chunk in users.chunks(CHUNK) {
-        tell(store, broker, chunk).await?;
+/// Tells all to whom these went, each once.
+async fn tell_recipients(store: &Store, broker: &dyn Broker, notifications: &[NotificationId]) -> Result<(), Error> {
+    let mut rows = Rows::new([("i", Kind::Uuid)]);
+    for notification in notifications {
+        rows.push([notification.0.into()]);
     }
-    for notification in groups {
-        tell_recipients(store, broker, *notification).await?;
+    let sql = "SELECT DISTINCT n.recipient AS recipient FROM v JOIN notifications n ON n.id = v.i WHERE n.group_id IS NOT NULL";
+    let mut recipients = BTreeSet::new();
+    for row in rows.query(store.database(), sql).await? {
+        recipients.extend(UserId::new(&row.try_get::<String>("", "recipient")?));
+    }
+    for some in recipients.into_iter().collect::<Vec<_>>().chunks(CHUNK) {
+        tell(store, broker, some).await?;
     }
     Ok(())
 }
 
-async fn tell_recipients(store: &Store, broker: &dyn Broker, notification: NotificationId) -> Result<(), DbErr> {
-    let mut after = String::new();
-    loop {
-        let sql = "SELECT recipient FROM notifications WHERE id = ? AND group_id IS NOT NULL AND recipient > ? ORDER BY recipient LIMIT ?";
-        let page = store.statement(sql, [notification.0.into(), after.clone().into(), (CHUNK as i64).into()]);
-        let mut users = Vec::new();
-        for row in store.database().query_all_raw(page).await? {
-            after = row.try_get("", "recipient")?;
-            users.extend(UserId::new(&after));
-        }
-        if users.is_empty() {
-            return Ok(());
-        }
-        tell(store, broker, &users).await?;
-    }
-}
-
-async fn tell(store: &Store, broker: &dyn Broker, users: &[UserId]) -> Result<(), DbErr> {
+async fn tell(store: &Store, broker: &dyn Broker, users: &[UserId]) -> Result<(), Error> {
     // Counted later than its version says, a count would go back with the next one.
     let (snapshot, _) = store.snapshot().await.map_err(|error| DbErr::Custom(error.message))?;
     let counts = count(&snapshot, users).await?;
     snapshot.commit().await?;
-    stream::iter(counts)
-        .for_each_concurrent(64, |(user, counts)| async move {
-            let Ok(payload) = serde_json::to_vec(&Ephemeral::Inbox(counts)) else { return };
-            if let Err(error) = broker.publish_ephemeral(Topic::User(user.key()), Bytes::from(payload)).await {
-                tracing::debug!(%error, "inbox_counts_not_told");
-            }
-        })
-        .await;
+    let told = counts.into_iter().map(|(user, counts)| async move {
+        // What cannot be written is a defect of ours, and no reason to keep the others waiting.
+        let Ok(payload) = serde_json::to_vec(&Ephemeral::Inbox(counts)) else { return Ok(()) };
+        broker.publish_ephemeral(Topic::User(user.key()), Bytes::from(payload)).await
+    });
+    stream::iter(told).buffer_unordered(PUBLISHED_AT_ONCE).try_collect::<()>().await?;
     Ok(())
 }

@@ -67,14 +67,14 @@ impl ShardTask {
     /// Projects until the lease, the log's epoch or the checkpoint is another.
     async fn work(&mut self) -> Result<(), Error> {
         let mut status = self.projector.broker.status();
+        // What changes from here on is settled, and told, once more.
+        let of = |status: &BrokerStatus| (status.generation, status.elections);
+        let mut known = of(&status.borrow_and_update());
         let mut at = self.settle().await?;
         self.projector.tell_again(&at).await;
         let mut reader = self.projector.broker.read(self.projector.shard, at.position).await;
         let mut checked = Instant::now();
         let mut committed: Option<Instant> = None;
-        status.mark_unchanged();
-        let of = |status: &BrokerStatus| (status.generation, status.elections);
-        let mut known = of(&status.borrow_and_update());
         while *self.lease.borrow() {
             let open = match &mut reader {
                 Ok(open) => open,

@@ -21,6 +21,9 @@ use super::{Draft, Intake, NotAccepted, PublishError, publish, wait_until_applie
 /// memory of ids is two minutes long, and a retry must never make a second message.
 const OLD_NONCE: Duration = Duration::from_mins(1);
 
+/// What is acked so shortly before it would be void is read back: clocks differ.
+const DOUBT: Duration = Duration::from_secs(5);
+
 /// Before a shard's epoch that is not known is asked for again.
 const EPOCH_PAUSE: Duration = Duration::from_millis(100);
 
@@ -73,7 +76,10 @@ pub async fn accept(broker: &dyn Broker, intake: &Intake, draft: Draft, patience
         let outgoing = broker::Outgoing { topic, id, made_at, epoch: Some(current.epoch), payload: payload.clone() };
         let left = deadline.saturating_duration_since(Instant::now());
         return match publish(broker, intake, &outgoing, left).await {
-            Ok(ack) if ack.duplicate => check_duplicate(broker, topic, ack.position, &event, deadline).await,
+            // Or it may have been stored too late to count.
+            Ok(ack) if ack.duplicate || broker.now().since(made_at) + DOUBT > VOID_AFTER => {
+                check_duplicate(broker, topic, ack.position, &event, deadline).await
+            }
             Ok(ack) => Ok(ack.position),
             Err(PublishError::OtherEpoch) if Instant::now() < deadline => continue,
             Err(error) => Err(error.into()),
@@ -108,7 +114,7 @@ async fn look_up(broker: &dyn Broker, id: EventId, behind: ShardPosition, deadli
     Ok(found?.reply)
 }
 
-/// The id was stored before: as this very thing, or as another under the same nonce.
+/// The id was stored before, or perhaps too late: as this very thing, or as another under the same nonce.
 async fn check_duplicate(
     broker: &dyn Broker,
     topic: Topic,

@@ -121,10 +121,13 @@ impl App {
         }
         self.relist(session).await?;
         // Counts are told once, and not stored.
-        let again = TellInboxes { users: vec![session.user.clone()] };
-        if let Err(error) = Insistence::of(session).call(&*self.broker, again, None).await {
-            tracing::info!(session = %session.id, %error, "inbox_counts_not_told_again");
-        }
+        let (session, broker) = (Arc::clone(session), Arc::clone(&self.broker));
+        self.tasks.spawn(async move {
+            let again = TellInboxes { users: vec![session.user.clone()] };
+            if let Err(error) = Insistence::of(&session).call(&*broker, again, None).await {
+                tracing::info!(session = %session.id, %error, "inbox_counts_not_told_again");
+            }
+        });
         Ok(())
     }
 }

@@ -122,10 +122,8 @@ pub struct SessionHandle {
     pub outlet: Arc<Outlet>,
     notices: Notices,
     closed: AtomicBool,
-    /// When the token ends, in milliseconds since the epoch.
-    expires_at: AtomicU64,
-    /// When the token was issued, likewise.
-    issued_at: AtomicU64,
+    /// When the token that it stands on ends, and when that was issued.
+    token: Mutex<(Timestamp, Timestamp)>,
     in_flight: AtomicUsize,
     /// Told to leave: nothing new is begun.
     leaving: AtomicBool,
@@ -165,8 +163,7 @@ impl SessionHandle {
             outlet,
             notices: Notices::default(),
             closed: AtomicBool::new(false),
-            expires_at: AtomicU64::new(identity.expires_at.0),
-            issued_at: AtomicU64::new(identity.issued_at.0),
+            token: Mutex::new((identity.expires_at, identity.issued_at)),
             in_flight: AtomicUsize::new(0),
             leaving: AtomicBool::new(false),
             unanswered: AtomicUsize::new(0),
@@ -272,19 +269,20 @@ impl SessionHandle {
 
     /// When the session ends, unless a fresh token extends it.
     pub(super) fn expires_at(&self) -> Timestamp {
-        Timestamp(self.expires_at.load(Ordering::Acquire))
+        self.token.lock().0
     }
 
     /// When the token was issued that the session stands on.
     pub(crate) fn issued_at(&self) -> Timestamp {
-        Timestamp(self.issued_at.load(Ordering::Acquire))
+        self.token.lock().1
     }
 
     /// The session stands on a fresh token of its user, and no more on the one before: what revokes that is of no
     /// concern any more. One that ends before the session does takes nothing away, and is not what it stands on.
     pub(super) fn extend(&self, identity: &Identity) {
-        if self.expires_at.fetch_max(identity.expires_at.0, Ordering::AcqRel) <= identity.expires_at.0 {
-            self.issued_at.store(identity.issued_at.0, Ordering::Release);
+        let mut token = self.token.lock();
+        if identity.expires_at >= token.0 {
+            *token = (identity.expires_at, identity.issued_at);
         }
     }
 

@@ -101,6 +101,10 @@ impl Running {
                         return Err(Refusal::new(standings::error_code(refusal), refusal.to_string()));
                     }
                     session.extend(&identity);
+                    // Revoked meanwhile, whoever looked for sessions that stand on it may have been a moment too early.
+                    if let Err(refusal) = app.judge(&identity) {
+                        session.outlet.close(standings::close_code(refusal));
+                    }
                     app.metrics.refreshed.inc();
                     Ok(ReplyBody::Done {})
                 }

@@ -199,11 +199,19 @@ fn a_membership_that_is_told_to_begin_later_than_it_did_is_found() {
     assert_eq!(told(3), [Violation::JoinedLate("part".into(), GROUP, at(3), at(2))]);
 }
 
+/// Who was a member all the time has to be told everything; who was taken out and added again meanwhile cannot go on.
 #[test]
 fn a_declared_gap_without_a_reason_is_found() {
-    let mut seen = good();
-    seen.clients[0].1[3] = Entry::Reset(GROUP);
-    let mut report = check(&seen);
-    report.forbid_resets();
-    assert_eq!(report.violations, [Violation::Reset("whole".into(), GROUP)]);
+    let violations = |memberships: &[(u64, Option<u64>)]| {
+        let mut seen = good();
+        seen.clients[0].1[3] = Entry::Reset(GROUP);
+        seen.users = [("part".to_owned(), "p".to_owned()), ("whole".to_owned(), "w".to_owned())].into();
+        let times = memberships.iter().map(|(from, until)| (at(*from), until.map(at))).collect();
+        seen.memberships = Some([((GROUP, "w".to_owned()), times), ((GROUP, "p".to_owned()), vec![(at(2), Some(at(4)))])].into());
+        let mut report = check(&seen);
+        report.forbid_resets();
+        report.violations
+    };
+    assert_eq!(violations(&[(0, None)]), [Violation::Reset("whole".into(), GROUP)]);
+    assert_eq!(violations(&[(0, Some(2)), (3, None)]), []);
 }

@@ -53,6 +53,13 @@ impl View {
         self.truly.iter().flatten().find(is_in).map(|(from, _)| *from)
     }
 
+    /// Whether a membership began or ended where something is declared to be missing: who was no member, and is one again,
+    /// cannot go on.
+    fn changes_within(&self, (after, before): &(Position, Option<Position>)) -> bool {
+        let is_within = |at: Position| at > *after && before.is_none_or(|before| at < before);
+        self.truly.iter().flatten().any(|(from, until)| is_within(*from) || until.is_some_and(is_within))
+    }
+
     fn surroundings(&self, client: &str, position: Position) -> String {
         let facts = || self.delivered.iter().map(|fact| fact.position);
         let (before, after) = (facts().filter(|at| *at < position).max(), facts().filter(|at| *at > position).min());
@@ -118,7 +125,6 @@ pub(super) fn check_client(
                 view.since.push("reset");
                 view.gaps.push((after, None));
                 report.resets += 1;
-                report.declared.push((client.to_owned(), *group));
             }
             Entry::Delivered(fact) => {
                 report.deliveries += 1;
@@ -139,6 +145,8 @@ pub(super) fn check_client(
         let truly = |memberships: &Memberships| memberships.get(&(*group, user.clone())).cloned().unwrap_or_default();
         view.truly = seen.memberships.as_ref().map(truly);
         view.stands = seen.following.get(client).and_then(|follows| follows.get(group)).copied();
+        let declared = view.gaps.iter().filter(|gap| !view.changes_within(gap)).map(|_| (client.to_owned(), *group));
+        report.declared.extend(declared);
         check_beginnings(client, *group, view, report);
         check_view(client, view, truth.get(group), report);
     }

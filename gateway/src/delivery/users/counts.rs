@@ -26,7 +26,12 @@ impl UsersTask {
         self.losses = losses;
         let of = |entry: &super::User| entry.listeners.first().map(|listener| listener.session.user.clone());
         let users: Vec<UserId> = self.users.values().filter_map(of).collect();
-        self.hub.tasks.spawn(self.hub.stop.clone().run_until_cancelled_owned(ask(Arc::clone(&self.hub), users)));
+        let asking = self.hub.stop.clone().run_until_cancelled_owned(ask(Arc::clone(&self.hub), users));
+        let asking = self.hub.tasks.spawn(asking).abort_handle();
+        // Of a loss before; whoever was to be told for it, and is still here, is told for this one.
+        if let Some(before) = self.asking.replace(asking) {
+            before.abort();
+        }
     }
 }
 

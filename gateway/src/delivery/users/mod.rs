@@ -18,6 +18,7 @@ use natter_shared::{
 use smallvec::SmallVec;
 use tokio::{
     sync::{mpsc, oneshot},
+    task::AbortHandle,
     time::Instant,
 };
 use tokio_util::sync::CancellationToken;
@@ -92,6 +93,8 @@ pub(super) struct UsersTask {
     hold: Option<Hold>,
     /// Up to these [`losses`](crate::knowledge::losses) counts of inboxes were told again.
     losses: u64,
+    /// Asks for that.
+    asking: Option<AbortHandle>,
 }
 
 impl UsersTask {
@@ -117,6 +120,7 @@ impl UsersTask {
                         interruptions,
                         hold: None,
                         losses,
+                        asking: None,
                     };
                     task.lose_all();
                     hub.hints_are_heard_after(shard, fed);

@@ -164,8 +164,15 @@ impl NatsBroker {
     async fn start_tasks(&self, publishing: Exchange, recovery: Exchange, calls: Exchange) -> Result<(), NatsError> {
         let (connections, health) = (Arc::clone(&self.connections), Arc::clone(&self.health));
         let (epochs, shards) = (Arc::clone(&self.epochs), self.shards);
+        let (publishers_health, role) = (Arc::clone(&self.health), self.role);
         let tell = move |change| match change {
-            Change::Broke(Lane::Publishing) => publishing.fail_all(),
+            Change::Broke(Lane::Publishing) => {
+                publishing.fail_all();
+                // What a persister passed on, and nobody acks, is told again.
+                if role == Role::Persister {
+                    publishers_health.raise_generation();
+                }
+            }
             // Subscriptions come back by themselves, and the generation says what that cost.
             Change::Broke(Lane::Subscribing) => {}
             Change::Broke(Lane::Recovery) => recovery.fail_all(),
