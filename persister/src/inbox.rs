@@ -169,12 +169,12 @@ pub(crate) async fn announce(
         let is_due = again_at <= Instant::now();
         let mut now = if is_due { std::mem::take(&mut left) } else { Changed::default() };
         batch.drain(..).for_each(|change| now.add(change));
-        let Changed { users, notifications } = now.tell(&store, &*broker).await;
-        if !(users.is_empty() && notifications.is_empty()) {
+        let failed = now.tell(&store, &*broker).await;
+        if !failed.is_empty() {
             again_at = Instant::now() + RETRY;
         }
-        left.users.extend(users);
-        left.notifications.extend(notifications);
+        left.users.extend(failed.users);
+        left.notifications.extend(failed.notifications);
     }
 }
 

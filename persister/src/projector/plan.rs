@@ -118,7 +118,10 @@ pub(super) fn plan(entries: Vec<Entry<'_>>, known: Known, shards: Shards, now: T
     };
     for Entry { stored, event } in entries {
         let applied = match event {
-            Ok(event) => plan.apply(stored, event),
+            Ok(event) => {
+                let change = Change::by(&event);
+                plan.apply(stored, event).inspect(|()| plan.changes.extend(change))
+            }
             Err(reason) => {
                 plan.dead.push((stored, reason));
                 continue;
@@ -231,13 +234,11 @@ impl<'a> Plan<'a> {
                     raw(notification.data),
                     (stored.stored_at.0 as i64).into(),
                 ]);
-                self.changes.push(Change::Of(user.clone()));
                 self.users.insert(user);
             }
             Audience::Group(group) => {
                 self.claim(notification.id.0, stored, digest)?;
                 self.tables.group_event(stored, group, "notification", notification.id.0);
-                self.changes.push(Change::Group(notification.id));
                 let (position, stored_at) = (stored.position, stored.stored_at);
                 let segment = self.segment(|segment| !segment.changed.contains(&group));
                 segment.notified.push(GroupNotification { notification, group, position, stored_at });
@@ -367,7 +368,6 @@ impl<'a> Plan<'a> {
     }
 
     fn seen(&mut self, seen: Seen) {
-        self.changes.push(Change::Of(seen.user.clone()));
         let mark = Mark::of(&seen);
         match seen.what {
             SeenWhat::Ids(ids) => {
