@@ -44,8 +44,13 @@ struct One {
 
 /// Everything of a topic after a position.
 pub(super) struct Missed {
+    /// From here on it was read.
+    start: Position,
+    /// From here on the events are kept.
     from: Position,
     events: VecDeque<One>,
+    /// Who was removed before that: what is not kept may still end a membership.
+    removed: Vec<(Position, UserId)>,
     bytes: usize,
     limits: MissedLimits,
 }
@@ -62,7 +67,7 @@ pub(super) struct Told {
 
 impl Missed {
     pub(super) fn new(from: Position, limits: MissedLimits) -> Self {
-        Self { from, events: VecDeque::new(), bytes: 0, limits }
+        Self { start: from, from, events: VecDeque::new(), removed: Vec::new(), bytes: 0, limits }
     }
 
     /// Adds the next event.
@@ -82,6 +87,9 @@ impl Missed {
             let Some(oldest) = self.events.pop_front() else { return };
             self.bytes -= oldest.v1.len();
             self.from = oldest.position;
+            if let Change::Removed(user) = oldest.change {
+                self.removed.push((oldest.position, user));
+            }
         }
     }
 
@@ -93,16 +101,22 @@ impl Missed {
 
     /// Bytes that it takes to keep it.
     pub(super) fn cost(&self) -> usize {
-        self.events.iter().map(|one| one.v1.len() + one.chat.len() + size_of::<One>()).sum()
+        let events = self.events.iter().map(|one| one.v1.len() + one.chat.len() + size_of::<One>());
+        events.sum::<usize>() + self.removed.len() * size_of::<(Position, UserId)>()
     }
 
     /// Writes to `session` what it missed after `from`, up to `floor` or to the end of its user's
     /// membership, which held as of `known`; and what it is to be told of the membership itself. What
     /// hints of its user say, it must be told of.
     pub(super) fn tell(&self, session: &SessionHandle, from: Position, known: Position, floor: Position, telling: &mut Telling) -> Told {
-        let (mut ended, chat) = (None, session.protocol == Protocol::ChatRoom);
+        let chat = session.protocol == Protocol::ChatRoom;
+        let mut removed = self.removed.iter().filter(|(at, user)| *user == session.user && *at > known && *at <= floor);
+        let mut ended = removed.next().map(|(at, _)| *at);
         let mut frames = BytesMut::new();
         for one in self.events.iter().take_while(|one| one.position <= floor) {
+            if ended.is_some() {
+                break;
+            }
             match &one.change {
                 Change::Joined(joined) if self.ends(joined, floor) => continue,
                 Change::Joined(joined) if one.position > from => session.notice(Notice::Joined(joined.clone())),
@@ -114,11 +128,9 @@ impl Missed {
             if one.position > from && !is_echo {
                 frames.extend_from_slice(if chat { &one.chat } else { &one.v1 });
             }
-            if ended.is_some() {
-                break;
-            }
         }
-        let complete = self.from <= from.min(known) && session.outlet.has_room_for_missed(frames.len());
+        let kept = self.from <= from || ended.is_some_and(|at| at <= from);
+        let complete = self.start <= from.min(known) && kept && session.outlet.has_room_for_missed(frames.len());
         let written = complete && (ended.is_none() || !telling.is_nothing()) && (!telling.is_nothing() || !frames.is_empty());
         if written {
             telling.begin(session);

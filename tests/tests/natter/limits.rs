@@ -13,7 +13,7 @@ async fn recovery_events_and_a_page_of_history_at_the_edge() -> Result<()> {
     let builder = Cluster::builder().gateways(1).env("NATTER_LIMITS__RECOVERY_EVENTS", "5").env("NATTER_LIMITS__HISTORY_PAGE", "7");
     let cluster = builder.env("NATTER_LIMITS__RING_EVENTS_PER_GROUP", "1").start().await?;
     let gateway = cluster.gateway(0);
-    let (ann, mut ben) = (Client::connect(gateway, &User::named("ann")).await?, Client::connect(gateway, &User::named("ben")).await?);
+    let (mut ann, mut ben) = (Client::connect(gateway, &User::named("ann")).await?, Client::connect(gateway, &User::named("ben")).await?);
     let group = ann.join("lobby").await?;
     ben.join("lobby").await?;
     // The ring has the last one; five are read back before it.
@@ -24,6 +24,8 @@ async fn recovery_events_and_a_page_of_history_at_the_edge() -> Result<()> {
         for number in 0..missed {
             ann.send(group, &format!("missed {missed}.{number}")).await?;
         }
+        // The ring has it when she does.
+        ann.wait_for_body(&format!("missed {missed}.{}", missed - 1)).await?;
         let ready = ben.reconnect(gateway).await?;
         let state = groups_of(&ready).remove(&group.0).context("the group")?;
         assert_eq!(state["recovered"], recovered, "{missed} missed: {state}");

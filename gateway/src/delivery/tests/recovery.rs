@@ -134,6 +134,23 @@ async fn who_comes_to_a_delivery_that_is_behind_is_told_nothing_from_before_the_
     assert!(anns.contains("before ben") && !bens.contains("before ben"), "{bens}");
 }
 
+/// Where SQL is behind, more is read than is to be told: to look for the end of a membership.
+#[tokio::test]
+async fn what_lies_before_a_sessions_position_takes_no_room_of_what_it_missed_but_may_end_its_membership() {
+    let stage = Stage::with(&Limits { recovery_events: 10, ..Limits::default() }).await;
+    let before = say(&stage, 0..5);
+    let end = stage.script.store(Topic::Group(group()), &removal("bob"), false);
+    let said = say(&stage, 5..17);
+    for (after, complete) in [(said[1], true), (said[0], false)] {
+        let mut ann = Member::new("ann").await;
+        assert_eq!(ann.join(&stage, Start::After(after), before[0]).await.complete, complete);
+    }
+    let bob = Member::new("bob").await;
+    let meta = GroupMeta { kind: GroupKind::Group, display_name: "lobby".into() };
+    let joined = stage.hub.join_group(&bob.session, group(), &meta, Start::After(said[1]), before[0], Telling::Nothing).await;
+    assert!(matches!(joined, Err(JoinError::NotMember(at)) if at == end), "{joined:?}");
+}
+
 /// It was written once; a join that gives up then must not be asked for again over the same connection.
 #[tokio::test]
 async fn who_was_told_what_was_missed_and_cannot_be_live_comes_back() {
