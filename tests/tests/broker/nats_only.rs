@@ -5,17 +5,20 @@ use std::time::{Duration, Instant};
 use natter_shared::{
     broker::{
         Broker, BrokerError, Interest,
-        nats::{NatsBroker, NatsOptions, Role},
+        nats::{NatsAuth, NatsBroker, NatsOptions, Role},
     },
     id::InstanceId,
-    position::Epoch,
+    position::{Epoch, Position},
 };
 
-use natter_tests::proxy::{Condition, Link, Proxy, Select};
+use natter_tests::{
+    nats::{Identities, NatsServer, shipped_config},
+    proxy::{Condition, Link, Proxy, Select},
+};
 
 use crate::fixture::{
     Fixture, Nats, SHARDS, START, connected, disconnected, event, eventually, group_in, nats_options, number, publish, publish_stubbornly,
-    shards, take,
+    read, shards, take,
 };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -189,4 +192,48 @@ async fn a_copy_that_waited_in_a_dead_link_and_comes_late_is_void() {
     let broker = nats.broker();
     let late = eventually("the late copy", async || broker.next_of(topic, START).await.expect("an answer")).await;
     assert!(late.id == old.id && late.is_void(), "{late:?}");
+}
+
+/// As where no server leads JetStream itself: the streams are led, and consumers cannot be made.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_is_read_where_no_consumer_can_be_made() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let shipped = std::fs::read_to_string(shipped_config()).expect("the config");
+    let without = shipped.replace(r#""$JS.API.CONSUMER.CREATE.*.*""#, "");
+    assert_ne!(without, shipped);
+    let path = folder.path().join("nats.conf");
+    std::fs::write(&path, without).expect("a config");
+    let identities = Identities::random();
+    let server = NatsServer::start_under(&path, identities.env(), &[]).expect("a server");
+    let auth = NatsAuth::NkeySeed(identities.persister.seed.clone());
+    let options = NatsOptions { auth, request_timeout: Duration::from_millis(500), ..nats_options(&server) };
+    let broker = NatsBroker::connect(options, Role::Persister, InstanceId::random()).await.expect("options that work");
+    connected(&*broker).await;
+    let (shard, epoch) = (shards().next().expect("a shard"), Epoch(1));
+    broker.open_epoch(shard, epoch).await.expect("an epoch to open");
+    broker.fence(shard).await.expect("a fence");
+    let topic = group_in(&*broker, shard);
+    let publish_some = async || {
+        for n in 0..700 {
+            publish_stubbornly(&*broker, event(&*broker, topic, n)).await;
+        }
+    };
+    publish_some().await;
+    let mut reader = broker.read(shard, Position::new(epoch, 0)).await.expect("a reader");
+    let (mut seqs, mut numbers) = (Vec::new(), Vec::new());
+    for so_many in [700, 1400] {
+        while numbers.len() < so_many {
+            let stored = read(&mut *reader, 1).await.remove(0);
+            seqs.push(stored.position.seq);
+            // The broker's own canaries are among them.
+            if stored.topic == topic {
+                numbers.push(number(&stored));
+            }
+        }
+        if so_many == 700 {
+            publish_some().await;
+        }
+    }
+    assert_eq!(seqs, (1..=seqs.len() as u64).collect::<Vec<_>>());
+    assert_eq!(numbers, (0..700).chain(0..700).collect::<Vec<_>>());
 }

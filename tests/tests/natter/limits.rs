@@ -13,7 +13,7 @@ async fn recovery_events_and_a_page_of_history_at_the_edge() -> Result<()> {
     let builder = Cluster::builder().gateways(1).env("NATTER_LIMITS__RECOVERY_EVENTS", "5").env("NATTER_LIMITS__HISTORY_PAGE", "7");
     let cluster = builder.env("NATTER_LIMITS__RING_EVENTS_PER_GROUP", "1").start().await?;
     let gateway = cluster.gateway(0);
-    let (mut ann, mut ben) = (Client::connect(gateway, &User::named("ann")).await?, Client::connect(gateway, &User::named("ben")).await?);
+    let (ann, mut ben) = (Client::connect(gateway, &User::named("ann")).await?, Client::connect(gateway, &User::named("ben")).await?);
     let group = ann.join("lobby").await?;
     ben.join("lobby").await?;
     // The ring has the last one; five are read back before it.

@@ -9,21 +9,33 @@ use serde_json::{Value, json};
 
 use super::{
     super::{BrokerError, LogSize, LogState, Stored, Tails},
-    NatsBroker, envelope,
-    exchange::ExchangeError,
+    NatsBroker,
+    api::Api,
+    envelope::{self, Consumed},
+    exchange::{Exchange, ExchangeError},
 };
 use crate::{
     position::{Epoch, Position},
     subject::{self, Shard, Space, Topic},
 };
 
-/// How long the next part of an answer about tails may take: it comes in milliseconds or, from a
+/// How long the next part of an answer of several messages may take: it comes in milliseconds or, from a
 /// server that is gone, never, and delivery may be waiting for it.
-const TAILS_WITHIN: Duration = Duration::from_millis(1500);
+const NEXT_WITHIN: Duration = Duration::from_millis(1500);
 
 /// How long the first try to read one event may take; each further one takes twice as long. In a
 /// cluster any server is asked, and one that has just fallen silent is asked on for some seconds.
 const ONE_WITHIN: Duration = Duration::from_millis(600);
+
+/// How often a copy is asked that is behind what is known to be stored. Each time any of the stream's
+/// servers is; one of them may stay behind for minutes.
+const COPIES: usize = 5;
+
+/// Between two of them.
+const NEXT_COPY: Duration = Duration::from_millis(20);
+
+/// Bytes that are read at once.
+const READ_BYTES: u64 = 8 << 20;
 
 /// Topics asked for at once, beside our canary; the server holds the stream's lock meanwhile.
 const TOPICS_AT_ONCE: usize = 99;
@@ -80,19 +92,22 @@ impl NatsBroker {
             return Ok(None);
         }
         let stream = subject::stream_name(shard, position.epoch);
-        match self.get_one(&stream, &json!({ "seq": position.seq })).await {
-            Ok(Some(stored)) => return Ok(Some(stored)),
-            Ok(None) | Err(ExchangeError::NoResponders) => {}
-            Err(error) => return Err(unavailable(error)),
+        for _ in 0..COPIES {
+            match self.get_one(&stream, &json!({ "seq": position.seq })).await {
+                Ok(Some(stored)) => return Ok(Some(stored)),
+                Ok(None) | Err(ExchangeError::NoResponders) => {}
+                Err(error) => return Err(unavailable(error)),
+            }
+            // A replica that lags has it not yet, a leader that is away does not answer: only the
+            // stream's own state makes it certain, and a rewind is concluded from this.
+            match self.api.stream_info(&stream).await {
+                Ok(info) if (info.state.first()..=info.state.last()).contains(&position.seq) => tokio::time::sleep(NEXT_COPY).await,
+                Ok(_) => return Ok(None),
+                Err(error) if error.is_no_stream() => return Ok(None),
+                Err(error) => return Err(error.into()),
+            }
         }
-        // A replica that lags has it not yet, a leader that is away does not answer: only the
-        // stream's own state makes it certain, and a rewind is concluded from this.
-        match self.api.stream_info(&stream).await {
-            Ok(info) if (info.state.first()..=info.state.last()).contains(&position.seq) => Err(unavailable("a replica lags")),
-            Ok(_) => Ok(None),
-            Err(error) if error.is_no_stream() => Ok(None),
-            Err(error) => Err(error.into()),
-        }
+        Err(unavailable("a replica lags"))
     }
 
     pub(super) async fn next_of_now(&self, topic: Topic, after: Position) -> Result<Option<Stored>, BrokerError> {
@@ -161,59 +176,79 @@ impl NatsBroker {
         let mut changed = Vec::new();
         let mut upto = u64::MAX;
         for batch in topics.chunks(TOPICS_AT_ONCE) {
-            let end = self.tails_of(shard, &stream, batch, after, &mut changed).await?;
-            if end < at_least.seq {
-                return Err(unavailable("a replica lags"));
-            }
+            let mut copies = 0;
             // Complete only as far as the batch that was answered from the oldest state.
-            upto = upto.min(end);
+            upto = loop {
+                let (end, of_batch) = self.tails_of(shard, &stream, batch, after).await?;
+                if end >= at_least.seq {
+                    changed.extend(of_batch);
+                    break upto.min(end);
+                }
+                copies += 1;
+                if copies == COPIES {
+                    return Err(unavailable("a replica lags"));
+                }
+                tokio::time::sleep(NEXT_COPY).await;
+            };
         }
         let upto = if topics.is_empty() { at_least.seq } else { upto };
         Ok(Tails { upto: Position::new(at_least.epoch, upto), changed })
     }
 
-    /// Asks for one batch of topics; returns up to where the answer is complete.
-    async fn tails_of(
-        &self,
-        shard: Shard,
-        stream: &str,
-        topics: &[Topic],
-        after: u64,
-        changed: &mut Vec<(Topic, u64)>,
-    ) -> Result<u64, BrokerError> {
-        let client = self.api.exchange.client();
-        if !self.api.exchange.is_connected() {
-            return Err(unavailable("not connected"));
-        }
+    /// Asks for one batch of topics; returns up to where the answer is complete, and what changed.
+    async fn tails_of(&self, shard: Shard, stream: &str, topics: &[Topic], after: u64) -> Result<(u64, Vec<(Topic, u64)>), BrokerError> {
         // An answer without any result does not say how far it is true. With our own canary, which
         // is in every log that we fence, there always is a result.
         let own = Topic::Canary(self.instance);
         let asked = topics.iter().copied().chain([own]);
         let subjects: Vec<String> = asked.map(|topic| subject::subject(Space::Event, shard, topic)).collect();
         let request = json!({ "multi_last": subjects, "seq": after + 1 });
-        let inbox = client.new_inbox();
-        let mut answers = client.subscribe(inbox.clone()).await.map_err(unavailable)?;
-        client.publish_with_reply(direct_get(stream), inbox, Bytes::from(request.to_string())).await.map_err(unavailable)?;
-        loop {
-            let message: Message = tokio::time::timeout(TAILS_WITHIN, answers.next())
-                .await
-                .map_err(|_| unavailable("timed out"))?
-                .ok_or_else(|| unavailable("connection closed"))?;
-            match message.status {
-                None => match envelope::tail(&message) {
-                    Some((topic, seq)) if seq > after && topic != own => changed.push((topic, seq)),
-                    Some(_) | None => {}
-                },
-                Some(StatusCode::NO_RESPONDERS) => return Err(self.other_epoch(shard).await),
-                Some(StatusCode::NOT_FOUND) => {
-                    // Not even our canary: a replica that knows nothing yet, or nobody ever fenced.
-                    return Ok(envelope::upto(&message).unwrap_or_default());
-                }
-                Some(status) if status.as_u16() == END_OF_BATCH => {
-                    return envelope::upto(&message).ok_or_else(|| unavailable("an answer without its end"));
-                }
-                Some(status) => return Err(unavailable(format!("tails: {status}"))),
+        let mut changed = Vec::new();
+        let end = get_several(&self.api.exchange, stream, &request, |message| {
+            changed.extend(envelope::tail(&message).filter(|(topic, seq)| *seq > after && *topic != own));
+        })
+        .await?;
+        let upto = match end.status {
+            Some(StatusCode::NO_RESPONDERS) => return Err(self.other_epoch(shard).await),
+            // Not even our canary: a replica that knows nothing yet, or nobody ever fenced.
+            Some(StatusCode::NOT_FOUND) => envelope::upto(&end).unwrap_or_default(),
+            Some(status) if status.as_u16() == END_OF_BATCH => {
+                envelope::upto(&end).ok_or_else(|| unavailable("an answer without its end"))?
             }
+            status => return Err(unavailable(format!("tails: {status:?}"))),
+        };
+        Ok((upto, changed))
+    }
+}
+
+/// Reads what `stream` has from the sequence `from` on, at most so many events: what the server has of it
+/// that happens to be asked, which may be none.
+pub(super) async fn read(api: &Api, stream: &str, from: u64, most: usize) -> Result<Vec<Consumed>, BrokerError> {
+    let request = json!({ "seq": from, "batch": most, "max_bytes": READ_BYTES });
+    let mut read = Vec::new();
+    let end = get_several(&api.exchange, stream, &request, |message| read.extend(envelope::read(message))).await?;
+    match end.status {
+        Some(StatusCode::NOT_FOUND) => Ok(read),
+        Some(status) if status.as_u16() == END_OF_BATCH => Ok(read),
+        Some(StatusCode::NO_RESPONDERS) => Err(unavailable("no server of the stream answers")),
+        status => Err(unavailable(format!("direct get: {status:?}"))),
+    }
+}
+
+/// A direct get of several messages; returns what ended the answer.
+async fn get_several(exchange: &Exchange, stream: &str, request: &Value, mut take: impl FnMut(Message)) -> Result<Message, BrokerError> {
+    if !exchange.is_connected() {
+        return Err(unavailable("not connected"));
+    }
+    let (client, inbox) = (exchange.client(), exchange.client().new_inbox());
+    let mut answers = client.subscribe(inbox.clone()).await.map_err(unavailable)?;
+    client.publish_with_reply(direct_get(stream), inbox, Bytes::from(request.to_string())).await.map_err(unavailable)?;
+    loop {
+        let message = tokio::time::timeout(NEXT_WITHIN, answers.next()).await;
+        let message = message.map_err(|_| unavailable("timed out"))?.ok_or_else(|| unavailable("connection closed"))?;
+        if message.status.is_some() {
+            return Ok(message);
         }
+        take(message);
     }
 }

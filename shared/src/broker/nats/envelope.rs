@@ -90,6 +90,12 @@ pub(super) fn direct(message: Message) -> Option<Stored> {
     })
 }
 
+/// One of several messages of an answer to a direct get; none where it does not say its place.
+pub(super) fn read(message: Message) -> Option<Consumed> {
+    let seq = number(message.headers.as_ref()?, SEQUENCE)?;
+    Some(Consumed { seq, event: direct(message) })
+}
+
 /// One of the last events of some topics: topic and sequence.
 pub(super) fn tail(message: &Message) -> Option<(Topic, u64)> {
     let headers = message.headers.as_ref()?;
@@ -102,14 +108,15 @@ pub(super) fn upto(message: &Message) -> Option<u64> {
     number(message.headers.as_ref()?, UPTO_SEQUENCE)
 }
 
-/// A message of a consumer, whose place is in its reply subject:
-/// `$JS.ACK[.<domain>.<account>].<stream>.<consumer>.<delivered>.<seq>.<consumer seq>.<ns>.<pending>`.
+/// A message of a log that is read in order.
 pub(super) struct Consumed {
     pub(super) seq: u64,
     /// None where the message is not one of ours.
     pub(super) event: Option<Stored>,
 }
 
+/// A message of a consumer, whose place is in its reply subject:
+/// `$JS.ACK[.<domain>.<account>].<stream>.<consumer>.<delivered>.<seq>.<consumer seq>.<ns>.<pending>`.
 pub(super) fn consumed(message: Message, position_of: impl Fn(u64) -> Position) -> Option<Consumed> {
     let reply = message.reply.as_ref()?.strip_prefix("$JS.ACK.")?;
     // From the right, as the form with domain and account may have a random token at its end.

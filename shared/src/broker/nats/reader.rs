@@ -1,5 +1,7 @@
 //! Reads a shard's stream in order: an ephemeral pull consumer without acks, made anew wherever it
-//! is lost. No sequence may be skipped: nothing is ever deleted from the middle of a stream.
+//! is lost. Where none can be had for a while, the stream is read directly: to make a consumer takes the
+//! cluster's own leader, and it may be put on the server whose copy has stood still. No sequence may be
+//! skipped: nothing is ever deleted from the middle of a stream.
 
 use std::{
     collections::VecDeque,
@@ -18,6 +20,7 @@ use tracing::{debug, warn};
 use super::{
     super::{BrokerError, LogReader, Stored},
     api::{Api, ApiError},
+    direct,
     envelope::{self, Consumed},
     epochs::Epochs,
     subscribe::warn_of_foreign,
@@ -39,6 +42,14 @@ const HEARTBEAT: Duration = Duration::from_secs(2);
 /// A consumer that has brought nothing for so long is compared with its stream, twice: it may be on a server
 /// whose copy does not advance, which goes on to say that it is alive.
 const COMPARE: Duration = Duration::from_secs(2);
+/// So soon once more where it was behind.
+const COMPARE_AGAIN: Duration = Duration::from_millis(500);
+/// How long the stream is read directly before a consumer is tried again.
+const DIRECTLY: Duration = Duration::from_secs(5);
+/// Events that are read directly at once.
+const DIRECT_EVENTS: usize = 512;
+/// Between two direct reads where the first brought nothing.
+const DIRECT_PAUSE: Duration = Duration::from_millis(50);
 /// How long the server keeps a consumer that nobody pulls from.
 const INACTIVE: Duration = Duration::from_mins(1);
 /// How much of a pull the server did not use when it ended it; without it the consumer is gone.
@@ -71,13 +82,15 @@ pub(super) struct NatsReader {
     /// The last event returned.
     at: Position,
     open: Option<Open>,
+    /// Until then it is read without a consumer.
+    directly: Option<Instant>,
     ready: VecDeque<Consumed>,
 }
 
 impl NatsReader {
     pub(super) fn new(api: Api, epochs: Arc<Epochs>, shard: Shard, after: Position) -> Self {
         let stream = subject::stream_name(shard, after.epoch);
-        Self { api, epochs, shard, stream, at: after, open: None, ready: VecDeque::new() }
+        Self { api, epochs, shard, stream, at: after, open: None, directly: None, ready: VecDeque::new() }
     }
 
     /// Makes the consumer, after a look at whether the stream has what comes next.
@@ -117,7 +130,16 @@ impl NatsReader {
                 "num_replicas": 1,
             },
         });
-        self.api.call::<Value>(&format!("CONSUMER.CREATE.{}.{name}", self.stream), &request).await?;
+        let made = self.api.call::<Value>(&format!("CONSUMER.CREATE.{}.{name}", self.stream), &request).await;
+        if let Err(error) = made.map_err(BrokerError::from) {
+            if !error.is_retryable() {
+                return Err(error);
+            }
+            warn!(stream = self.stream, %error, "read_without_consumer");
+            self.directly = Some(Instant::now() + DIRECTLY);
+            return Ok(());
+        }
+        self.directly = None;
         self.open = Some(Open { name, messages, inbox, pending: 0, heard: Instant::now(), moved: Instant::now(), end: None, connects });
         Ok(())
     }
@@ -141,12 +163,13 @@ impl NatsReader {
             return Err(BrokerError::Unavailable("not connected".to_owned()));
         }
         let connects = self.api.exchange.client().statistics().connects.load(Ordering::Relaxed);
-        if self.open.as_ref().is_none_or(|open| open.connects != connects) {
+        let is_direct = self.directly.is_some_and(|until| until > Instant::now());
+        if !is_direct && self.open.as_ref().is_none_or(|open| open.connects != connects) {
             self.reopen().await?;
         }
-        let Some(open) = self.open.as_mut() else { return Ok(()) };
-        let epoch = self.at.epoch;
         let mut expected = self.ready.back().map_or(self.at.seq, |last| last.seq) + 1;
+        let Some(open) = self.open.as_mut() else { return self.fill_directly(expected, max, deadline).await };
+        let epoch = self.at.epoch;
         open.pull(&self.api, &self.stream).await?;
         let mut wake = deadline.min(open.heard + HEARTBEAT * 3);
         while self.ready.len() < max {
@@ -194,15 +217,33 @@ impl NatsReader {
         Ok(())
     }
 
+    /// The same without a consumer.
+    async fn fill_directly(&mut self, from: u64, max: usize, deadline: Instant) -> Result<(), BrokerError> {
+        let most = max.saturating_sub(self.ready.len()).min(DIRECT_EVENTS);
+        if most == 0 {
+            return Ok(());
+        }
+        let read = direct::read(&self.api, &self.stream, from, most).await?;
+        // What is missing in between was lost on the way, or evicted: the next read, or consumer, finds out.
+        let expected = (from..).zip(read).take_while(|(seq, consumed)| *seq == consumed.seq);
+        self.ready.extend(expected.map(|(_, consumed)| consumed));
+        if self.ready.is_empty() {
+            tokio::time::sleep_until(deadline.min(Instant::now() + DIRECT_PAUSE)).await;
+        }
+        Ok(())
+    }
+
     /// Nothing came: is that because the consumer does not see what the stream has? Then another one may.
     async fn check_consumer(&mut self) {
-        let Some(open) = self.open.as_mut().filter(|open| open.moved.elapsed() >= COMPARE) else { return };
+        let patience = |open: &Open| if open.end.is_some_and(|end| end > self.at.seq) { COMPARE_AGAIN } else { COMPARE };
+        let Some(open) = self.open.as_mut().filter(|open| open.moved.elapsed() >= patience(open)) else { return };
         open.moved = Instant::now();
         let Ok(info) = self.api.stream_info(&self.stream).await else { return };
         let end = info.state.last();
         if open.end.replace(end).is_some_and(|before| before > self.at.seq) {
             warn!(stream = self.stream, at = self.at.seq, end, "reader_stalled");
             self.close();
+            self.directly = Some(Instant::now() + DIRECTLY);
         }
     }
 
