@@ -26,10 +26,22 @@ const HOLDS: Duration = Duration::from_secs(1);
 /// Who leads each stream, as one server knows it, and when it said so.
 type Told = Mutex<Option<(Instant, HashMap<String, String>)>>;
 
+/// JetStream's own leader, beside the streams'.
+const JETSTREAM: &str = "";
+
+/// How long there was no leader at a time, at the longest.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Absence {
+    /// Of some stream.
+    pub stream: Duration,
+    /// Of JetStream itself, who makes consumers and is asked for other leaders.
+    pub jetstream: Duration,
+}
+
 /// Watches until [`Self::end`]; without it, until the process ends.
 pub struct LeaderWatch {
     stop: Arc<AtomicBool>,
-    longest: JoinHandle<Duration>,
+    longest: JoinHandle<Absence>,
     asked: Vec<JoinHandle<()>>,
 }
 
@@ -60,13 +72,13 @@ impl LeaderWatch {
                 spans.take_in(now, &names, &known);
                 std::thread::sleep(EVERY / 2);
             }
-            spans.longest
+            spans.longest()
         });
         Self { stop, longest, asked }
     }
 
-    /// The longest that any stream was without a leader.
-    pub fn end(self) -> Duration {
+    /// What was seen.
+    pub fn end(self) -> Absence {
         self.stop.store(true, Ordering::Relaxed);
         for thread in self.asked {
             thread.join().expect("a thread that asks");
@@ -80,23 +92,21 @@ fn leaders_in(told: &Value) -> HashMap<String, String> {
     let streams = accounts.iter().filter_map(|account| account["stream_detail"].as_array()).flatten();
     let leaders =
         streams.filter_map(|stream| Some((stream["name"].as_str()?.to_owned(), stream["cluster"]["leader"].as_str()?.to_owned())));
-    leaders.collect()
+    let jetstream = told["meta_cluster"]["leader"].as_str().map(|leader| (JETSTREAM.to_owned(), leader.to_owned()));
+    leaders.chain(jetstream).collect()
 }
 
-/// Since when each stream is led by nobody, and the longest that one was.
+/// Since when each stream is led by nobody, and the longest that it was.
 #[derive(Default)]
-struct Spans {
-    without: HashMap<String, Option<Instant>>,
-    longest: Duration,
-}
+struct Spans(HashMap<String, (Option<Instant>, Duration)>);
 
 impl Spans {
     /// A stream is led when its leader and most of the `servers` say so.
     fn take_in(&mut self, now: Instant, servers: &[String], known: &[Option<&HashMap<String, String>>]) {
         for name in known.iter().flatten().flat_map(|leaders| leaders.keys()) {
-            self.without.entry(name.clone()).or_default();
+            self.0.entry(name.clone()).or_default();
         }
-        for (stream, since) in &mut self.without {
+        for (stream, (since, longest)) in &mut self.0 {
             let says = |index: usize, leader: &String| known[index].and_then(|leaders| leaders.get(stream)) == Some(leader);
             let is_led = servers.iter().enumerate().any(|(index, leader)| {
                 says(index, leader) && (0..servers.len()).filter(|&index| says(index, leader)).count() * 2 > servers.len()
@@ -104,9 +114,17 @@ impl Spans {
             if is_led {
                 *since = None;
             } else {
-                self.longest = self.longest.max(now - *since.get_or_insert(now));
+                *longest = (*longest).max(now - *since.get_or_insert(now));
             }
         }
+    }
+
+    fn longest(&self) -> Absence {
+        let of = |is_wanted: fn(&str) -> bool| {
+            let wanted = self.0.iter().filter(|(name, _)| is_wanted(name));
+            wanted.map(|(_, (_, longest))| *longest).max().unwrap_or_default()
+        };
+        Absence { stream: of(|name| name != JETSTREAM), jetstream: of(|name| name == JETSTREAM) }
     }
 }
 
@@ -127,16 +145,23 @@ mod tests {
         let mut spans = Spans::default();
         spans.take_in(start, &servers, &[Some(&a), Some(&a), Some(&a)]);
         spans.take_in(start + at(1), &servers, &[Some(&a), Some(&a), None]);
-        assert_eq!(spans.longest, at(0));
+        assert_eq!(spans.longest().stream, at(0));
         // The leader is cut off; the others go on to name it, then another.
         spans.take_in(start + at(2), &servers, &[None, Some(&a), Some(&a)]);
         spans.take_in(start + at(4), &servers, &[None, Some(&b), Some(&none)]);
         spans.take_in(start + at(5), &servers, &[None, Some(&b), Some(&b)]);
-        assert_eq!(spans.longest, at(2));
+        assert_eq!(spans.longest().stream, at(2));
         // It comes back, and they elect once more.
         spans.take_in(start + at(6), &servers, &[Some(&a), Some(&none), Some(&none)]);
         spans.take_in(start + at(11), &servers, &[Some(&b), Some(&none), Some(&none)]);
         spans.take_in(start + at(12), &servers, &[Some(&a), Some(&a), Some(&b)]);
-        assert_eq!(spans.longest, at(5));
+        assert_eq!(spans.longest(), Absence { stream: at(5), jetstream: at(0) });
+        let governed = HashMap::from([(JETSTREAM.to_owned(), "a".to_owned())]);
+        spans.take_in(start + at(20), &servers, &[Some(&governed), None, None]);
+        spans.take_in(start + at(23), &servers, &[Some(&governed), Some(&governed), None]);
+        spans.take_in(start + at(26), &servers, &[Some(&governed), None, None]);
+        assert_eq!(spans.longest().jetstream, at(0), "led at every second look");
+        spans.take_in(start + at(27), &servers, &[Some(&governed), None, None]);
+        assert_eq!(spans.longest().jetstream, at(1));
     }
 }

@@ -91,6 +91,19 @@ fn handshakes_per_second_at_the_edge() {
 }
 
 #[test]
+fn who_is_refused_for_another_reason_takes_nothing_of_the_rate() {
+    let (admission, config) = admission(|limits| (limits.handshakes_per_second, limits.connections_per_ip) = (2, 1));
+    let peer = "10.0.0.1".parse().ok();
+    let admit = |client: &str| admission.admit(None, peer, &forwarded(&[client]), &config);
+    let _first = admit("198.51.100.7").unwrap();
+    for _ in 0..10 {
+        assert_eq!(admit("198.51.100.7").err().unwrap().limit(), Some(Limit::ConnectionsPerIp));
+    }
+    let _second = admit("198.51.100.8").unwrap();
+    assert_eq!(admit("198.51.100.9").err().unwrap().limit(), Some(Limit::HandshakesPerSecond));
+}
+
+#[test]
 fn memory_at_the_edge() {
     let (admission, config) = admission(|_| ());
     let admit = || admission.admit(None, None, &HeaderMap::new(), &config);

@@ -170,6 +170,7 @@ async fn headers_have_their_time_and_so_has_a_connection_that_is_kept() {
     let begun = std::time::Instant::now();
     raw.rest_of_http().await;
     assert!(begun.elapsed() < PATIENCE / 2);
+    assert_eq!(edge.refused("header_timeout"), 0, "it had asked, and was answered");
     let mut slow = JoinSet::new();
     for _ in 0..50 {
         let mut raw = Raw::connect(&edge).await;

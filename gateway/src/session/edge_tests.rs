@@ -10,6 +10,7 @@ use natter_shared::{
     id::{GroupId, Nonce, UserId},
     position::Position,
     rpc::{self, OpenGroup},
+    timestamp::Timestamp,
 };
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -33,6 +34,22 @@ async fn groups_per_connection_at_the_edge() {
     assert!(begin(1).is_ok(), "one that it has already");
     session.groups.lock().remove(&GroupId(Uuid::from_u128(1)));
     assert!(begin(4).is_ok());
+}
+
+#[tokio::test]
+async fn a_session_stands_on_one_token() {
+    let edge = Edge::start(|_| ()).await;
+    let session = session(&edge);
+    let token = |expires_at, issued_at| {
+        let (expires_at, issued_at) = (Timestamp(expires_at), Timestamp(issued_at));
+        Identity { expires_at, issued_at, ..Identity::of(session.user.clone()) }
+    };
+    let stands_on = || (session.expires_at(), session.issued_at());
+    for (expires_at, issued_at, expected) in [(1000, 100, (1000, 100)), (999, 200, (1000, 100)), (1000, 50, (1000, 50))] {
+        session.extend(&token(expires_at, issued_at));
+        let (expires_at, issued_at) = expected;
+        assert_eq!(stands_on(), (Timestamp(expires_at), Timestamp(issued_at)), "the one that ends last, and nothing of the other");
+    }
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@ use natter_shared::config::Config;
 use rand::RngExt;
 
 use super::{Fault, chaos, database, disk, links, run::Run, watchers::Watchers};
-use crate::cluster::Cluster;
+use crate::{cluster::Cluster, leaders::Absence};
 
 /// Why `fault` cannot be made on this machine, if so.
 pub(super) fn cannot(fault: Fault) -> Option<String> {
@@ -189,8 +189,14 @@ const LOST_FOR: Duration = Duration::from_secs(10);
 async fn nats_leader(cluster: &mut Cluster, run: &mut Run, loss: Loss) -> Result<()> {
     let watch = cluster.nats.watch_leaders();
     let done = lose_leaders(cluster, run, loss).await;
-    run.elected = tokio::task::spawn_blocking(|| watch.end()).await?;
-    run.note(format!("no shard was without a leader for longer than {:.1?} at a time", run.elected));
+    let Absence { stream, jetstream } = tokio::task::spawn_blocking(|| watch.end()).await?;
+    run.elected = stream;
+    run.note(format!("no shard was without a leader for longer than {stream:.1?} at a time, JetStream itself for {jetstream:.1?}"));
+    // A leader that takes lost ids for in flight is asked to hand over, which takes a leader of JetStream itself.
+    if cluster.gateways.iter().any(|gateway| gateway.process.log().contains("leader_with_lost_ids_asked_to_step_down")) {
+        run.note("a leader with lost ids was asked to hand over".to_owned());
+        run.elected = stream.max(jetstream);
+    }
     done
 }
 

@@ -22,6 +22,10 @@ use crate::subject::{Shard, Shards};
 /// Between two requests to the leaders of one shard: the next one takes a moment, and may be well.
 const ASK_EVERY: Duration = Duration::from_secs(5);
 
+/// Before it is asked again where it could not be: it takes a leader of JetStream itself, which a cluster may lack for some
+/// seconds when the shards have theirs.
+const ASK_AGAIN: Duration = Duration::from_millis(200);
+
 /// Up to so long a request waits for that of another process, which may have the same to complain of.
 const AFTER_OTHERS: Duration = Duration::from_millis(300);
 
@@ -39,6 +43,8 @@ enum NotAsked {
     NoSuccessor,
     #[error(transparent)]
     Api(#[from] ApiError),
+    #[error("nobody could be asked in time")]
+    TimedOut,
 }
 
 impl Stuck {
@@ -65,7 +71,16 @@ impl Stuck {
         }
         let (api, health, stream) = (api.clone(), Arc::clone(health), stream.to_owned());
         tokio::spawn(async move {
-            let error = hand_over(&api, &health, &stream, leaders).await.err().map(|error| error.to_string());
+            let asking = async {
+                loop {
+                    match hand_over(&api, &health, &stream, leaders).await {
+                        Err(NotAsked::NoSuccessor | NotAsked::Api(_)) => tokio::time::sleep(ASK_AGAIN).await,
+                        asked => break asked,
+                    }
+                }
+            };
+            let asked = tokio::time::timeout(ASK_EVERY, asking).await.unwrap_or(Err(NotAsked::TimedOut));
+            let error = asked.err().map(|error| error.to_string());
             tracing::warn!(%shard, stream, error, "leader_with_lost_ids_asked_to_step_down");
         });
     }
