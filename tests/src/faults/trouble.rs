@@ -185,6 +185,9 @@ enum Loss {
 /// How long a server that leads is lost.
 const LOST_FOR: Duration = Duration::from_secs(10);
 
+/// Before the next one: what waited is accepted by then. Two at once are another trouble.
+const BETWEEN: Duration = Duration::from_secs(3);
+
 /// A shard's leader is lost for a while, and comes back.
 async fn nats_leader(cluster: &mut Cluster, run: &mut Run, loss: Loss) -> Result<()> {
     let watch = cluster.nats.watch_leaders();
@@ -224,6 +227,7 @@ async fn lose_leaders(cluster: &mut Cluster, run: &mut Run, loss: Loss) -> Resul
             run.note(format!("no further round, for a copy of NATS does not catch up: {error:#}"));
             break;
         }
+        tokio::time::sleep(BETWEEN).await;
     }
     Ok(())
 }
