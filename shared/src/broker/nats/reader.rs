@@ -82,8 +82,9 @@ pub(super) struct NatsReader {
     /// The last event returned.
     at: Position,
     open: Option<Open>,
-    /// Until then it is read without a consumer.
-    directly: Option<Instant>,
+    /// Until then it is read without a consumer, over the connection that it was so many times connected for: over a
+    /// new one, it is first looked at whether the stream is what it was.
+    directly: Option<(Instant, u64)>,
     ready: VecDeque<Consumed>,
 }
 
@@ -136,7 +137,7 @@ impl NatsReader {
                 return Err(error);
             }
             warn!(stream = self.stream, %error, "read_without_consumer");
-            self.directly = Some(Instant::now() + DIRECTLY);
+            self.directly = Some((Instant::now() + DIRECTLY, connects));
             return Ok(());
         }
         self.directly = None;
@@ -163,7 +164,7 @@ impl NatsReader {
             return Err(BrokerError::Unavailable("not connected".to_owned()));
         }
         let connects = self.api.exchange.client().statistics().connects.load(Ordering::Relaxed);
-        let is_direct = self.directly.is_some_and(|until| until > Instant::now());
+        let is_direct = self.directly.is_some_and(|(until, made_on)| made_on == connects && until > Instant::now());
         if !is_direct && self.open.as_ref().is_none_or(|open| open.connects != connects) {
             self.reopen().await?;
         }
@@ -242,8 +243,8 @@ impl NatsReader {
         let end = info.state.last();
         if open.end.replace(end).is_some_and(|before| before > self.at.seq) {
             warn!(stream = self.stream, at = self.at.seq, end, "reader_stalled");
+            self.directly = Some((Instant::now() + DIRECTLY, open.connects));
             self.close();
-            self.directly = Some(Instant::now() + DIRECTLY);
         }
     }
 
