@@ -13,6 +13,7 @@ use natter_shared::{
     position::{Epoch, Position},
 };
 use sea_orm::ConnectionTrait;
+use tokio::time::Instant;
 
 use crate::{
     checkpoint::{self, Checkpoint},
@@ -21,8 +22,12 @@ use crate::{
     projector::{Applied, Projector},
 };
 
-/// How long a log is waited on before it is taken to have ended.
+/// How long an ended log is waited on at a time.
 const QUIET: Duration = Duration::from_millis(500);
+
+/// How long it may take until an ended log says that it has. Nothing coming does not say so: a copy that lags may
+/// have been asked.
+const ENDS_WITHIN: Duration = Duration::from_secs(30);
 
 /// Events of a rewound log are new when stored after the checkpoint's, give or take this.
 const SLACK: Duration = Duration::from_secs(10);
@@ -181,11 +186,15 @@ async fn open_reader(projector: &Projector, after: Position) -> Result<Option<Bo
 
 /// The next batch of an ended epoch; none at its end.
 async fn next_of_ended(reader: &mut dyn LogReader) -> Result<Option<Vec<Stored>>, Error> {
-    match reader.next_batch(1000, QUIET).await {
-        Ok(batch) if batch.is_empty() => Ok(None),
-        Ok(batch) => Ok(Some(batch)),
-        Err(BrokerError::Epoch { .. } | BrokerError::NoLog(_) | BrokerError::Evicted { .. }) => Ok(None),
-        Err(error) => Err(error.into()),
+    let deadline = Instant::now() + ENDS_WITHIN;
+    loop {
+        match reader.next_batch(1000, QUIET).await {
+            Ok(batch) if !batch.is_empty() => return Ok(Some(batch)),
+            Ok(_) if Instant::now() < deadline => {}
+            Ok(_) => return Err(BrokerError::Unavailable("an ended log does not come to its end".to_owned()).into()),
+            Err(BrokerError::Epoch { .. } | BrokerError::NoLog(_)) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        }
     }
 }
 
@@ -234,4 +243,62 @@ pub(crate) async fn skip_evicted(projector: &mut Projector, from: &Checkpoint, f
     checkpoint::advance(&projector.store, &write.transaction, projector.shard, Some(from.position), &to).await?;
     write.commit().await?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+
+    use natter_shared::{
+        id::{EventId, InstanceId},
+        subject::{Shard, Topic},
+        timestamp::Timestamp,
+    };
+    use uuid::Uuid;
+
+    use super::*;
+
+    /// Reads what it is told to.
+    struct Told(VecDeque<Result<Vec<Stored>, BrokerError>>);
+
+    #[async_trait::async_trait]
+    impl LogReader for Told {
+        async fn next_batch(&mut self, _max: usize, wait: Duration) -> Result<Vec<Stored>, BrokerError> {
+            match self.0.pop_front() {
+                Some(read) => read,
+                None => {
+                    tokio::time::sleep(wait).await;
+                    Ok(Vec::new())
+                }
+            }
+        }
+    }
+
+    fn stored(seq: u64) -> Stored {
+        Stored {
+            topic: Topic::Canary(InstanceId(Uuid::nil())),
+            position: Position::new(Epoch(1), seq),
+            previous: 0,
+            id: EventId(Uuid::nil()),
+            made_at: Timestamp(0),
+            stored_at: Timestamp(0),
+            payload: Vec::new().into(),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_ended_log_is_read_until_it_says_so_though_nothing_may_come_meanwhile() {
+        let (shard, ended) = (Shard(0), || Err(BrokerError::Epoch { shard: Shard(0), current: Epoch(2) }));
+        let mut reader = Told([Ok(vec![stored(1)]), Ok(Vec::new()), Ok(vec![stored(2)]), ended()].into());
+        for seq in [1, 2] {
+            let batch = next_of_ended(&mut reader).await.unwrap().expect("more");
+            assert_eq!(batch.iter().map(|stored| stored.position.seq).collect::<Vec<_>>(), [seq]);
+        }
+        assert!(next_of_ended(&mut reader).await.unwrap().is_none());
+        let first = Position::new(Epoch(1), 7);
+        for error in [Ok(Vec::new()), Err(BrokerError::Evicted { shard, first })] {
+            let mut reader = Told([error].into());
+            assert!(next_of_ended(&mut reader).await.is_err(), "that is no end");
+        }
+    }
 }

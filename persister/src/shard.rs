@@ -78,6 +78,10 @@ impl ShardTask {
         while *self.lease.borrow() {
             let open = match &mut reader {
                 Ok(open) => open,
+                // Shorter than what was applied of it: settling finds out whether it was rewound, or only looks so.
+                Err(BrokerError::Evicted { first, .. }) if *first <= at.position => {
+                    return Err(BrokerError::Unavailable("the log looks shorter than it is".to_owned()).into());
+                }
                 Err(BrokerError::Evicted { first, .. }) => {
                     let first = *first;
                     return log::skip_evicted(&mut self.projector, &at, first).await;

@@ -204,7 +204,7 @@ impl NatsBroker {
         let subjects: Vec<String> = asked.map(|topic| subject::subject(Space::Event, shard, topic)).collect();
         let request = json!({ "multi_last": subjects, "seq": after + 1 });
         let mut changed = Vec::new();
-        let end = get_several(&self.api.exchange, stream, &request, |message| {
+        let end = get_several(&self.api.exchange, stream, &request, NEXT_WITHIN, |message| {
             changed.extend(envelope::tail(&message).filter(|(topic, seq)| *seq > after && *topic != own));
         })
         .await?;
@@ -226,7 +226,7 @@ impl NatsBroker {
 pub(super) async fn read(api: &Api, stream: &str, from: u64, most: usize) -> Result<Vec<Consumed>, BrokerError> {
     let request = json!({ "seq": from, "batch": most, "max_bytes": READ_BYTES });
     let mut read = Vec::new();
-    let end = get_several(&api.exchange, stream, &request, |message| read.extend(envelope::read(message))).await?;
+    let end = get_several(&api.exchange, stream, &request, ONE_WITHIN, |message| read.extend(envelope::read(message))).await?;
     match end.status {
         Some(StatusCode::NOT_FOUND) => Ok(read),
         Some(status) if status.as_u16() == END_OF_BATCH => Ok(read),
@@ -235,8 +235,14 @@ pub(super) async fn read(api: &Api, stream: &str, from: u64, most: usize) -> Res
     }
 }
 
-/// A direct get of several messages; returns what ended the answer.
-async fn get_several(exchange: &Exchange, stream: &str, request: &Value, mut take: impl FnMut(Message)) -> Result<Message, BrokerError> {
+/// A direct get of several messages, each `within` this time; returns what ended the answer.
+async fn get_several(
+    exchange: &Exchange,
+    stream: &str,
+    request: &Value,
+    within: Duration,
+    mut take: impl FnMut(Message),
+) -> Result<Message, BrokerError> {
     if !exchange.is_connected() {
         return Err(unavailable("not connected"));
     }
@@ -244,7 +250,7 @@ async fn get_several(exchange: &Exchange, stream: &str, request: &Value, mut tak
     let mut answers = client.subscribe(inbox.clone()).await.map_err(unavailable)?;
     client.publish_with_reply(direct_get(stream), inbox, Bytes::from(request.to_string())).await.map_err(unavailable)?;
     loop {
-        let message = tokio::time::timeout(NEXT_WITHIN, answers.next()).await;
+        let message = tokio::time::timeout(within, answers.next()).await;
         let message = message.map_err(|_| unavailable("timed out"))?.ok_or_else(|| unavailable("connection closed"))?;
         if message.status.is_some() {
             return Ok(message);

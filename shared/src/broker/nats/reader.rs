@@ -14,7 +14,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::{FutureExt, StreamExt};
 use serde_json::{Value, json};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 use tracing::{debug, warn};
 
 use super::{
@@ -23,6 +23,7 @@ use super::{
     direct,
     envelope::{self, Consumed},
     epochs::Epochs,
+    exchange::ExchangeError,
     subscribe::warn_of_foreign,
 };
 use crate::{
@@ -46,6 +47,10 @@ const COMPARE: Duration = Duration::from_secs(2);
 const COMPARE_AGAIN: Duration = Duration::from_millis(500);
 /// How long the stream is read directly before a consumer is tried again.
 const DIRECTLY: Duration = Duration::from_secs(5);
+/// How long it may take to make a consumer before the stream is read directly: who could make one may be away.
+const MADE_WITHIN: Duration = Duration::from_secs(1);
+/// Direct reads that may fail one after the other: any server is asked, and one may be cut off.
+const DIRECT_TRIES: u32 = 5;
 /// Events that are read directly at once.
 const DIRECT_EVENTS: usize = 512;
 /// Between two direct reads where the first brought nothing.
@@ -73,6 +78,15 @@ struct Open {
     connects: u64,
 }
 
+/// How long it is read without a consumer.
+struct Direct {
+    until: Instant,
+    /// The connection that it began on: over a new one it is first looked at whether the stream is what it was.
+    connects: u64,
+    /// Reads that failed since one did not.
+    failed: u32,
+}
+
 /// Reads one epoch of one shard.
 pub(super) struct NatsReader {
     api: Api,
@@ -82,21 +96,22 @@ pub(super) struct NatsReader {
     /// The last event returned.
     at: Position,
     open: Option<Open>,
-    /// Until then it is read without a consumer, over the connection that it was so many times connected for: over a
-    /// new one, it is first looked at whether the stream is what it was.
-    directly: Option<(Instant, u64)>,
+    direct: Option<Direct>,
     ready: VecDeque<Consumed>,
 }
 
 impl NatsReader {
     pub(super) fn new(api: Api, epochs: Arc<Epochs>, shard: Shard, after: Position) -> Self {
         let stream = subject::stream_name(shard, after.epoch);
-        Self { api, epochs, shard, stream, at: after, open: None, directly: None, ready: VecDeque::new() }
+        Self { api, epochs, shard, stream, at: after, open: None, direct: None, ready: VecDeque::new() }
     }
 
     /// Makes the consumer, after a look at whether the stream has what comes next.
     pub(super) async fn reopen(&mut self) -> Result<(), BrokerError> {
         self.close();
+        let client = self.api.exchange.client().clone();
+        // Before the look: what is found over one connection may be no more over the next.
+        let connects = client.statistics().connects.load(Ordering::Relaxed);
         let state = match self.api.stream_info(&self.stream).await {
             Ok(info) => info.state,
             Err(error) if error.is_no_stream() => {
@@ -111,8 +126,6 @@ impl NatsReader {
             let first = Position::new(self.at.epoch, state.first());
             return Err(BrokerError::Evicted { shard: self.shard, first });
         }
-        let client = self.api.exchange.client();
-        let connects = client.statistics().connects.load(Ordering::Relaxed);
         let inbox = client.new_inbox();
         let name = inbox.rsplit('.').next().unwrap_or_default().to_owned();
         let messages = client.subscribe(inbox.clone()).await.map_err(|error| BrokerError::Unavailable(error.to_string()))?;
@@ -131,16 +144,18 @@ impl NatsReader {
                 "num_replicas": 1,
             },
         });
-        let made = self.api.call::<Value>(&format!("CONSUMER.CREATE.{}.{name}", self.stream), &request).await;
+        let call = format!("CONSUMER.CREATE.{}.{name}", self.stream);
+        let made = timeout(MADE_WITHIN, self.api.call::<Value>(&call, &request)).await;
+        let made = made.unwrap_or_else(|_| Err(ExchangeError::TimedOut.into()));
         if let Err(error) = made.map_err(BrokerError::from) {
             if !error.is_retryable() {
                 return Err(error);
             }
             warn!(stream = self.stream, %error, "read_without_consumer");
-            self.directly = Some((Instant::now() + DIRECTLY, connects));
+            self.read_directly(connects);
             return Ok(());
         }
-        self.directly = None;
+        self.direct = None;
         self.open = Some(Open { name, messages, inbox, pending: 0, heard: Instant::now(), moved: Instant::now(), end: None, connects });
         Ok(())
     }
@@ -164,7 +179,7 @@ impl NatsReader {
             return Err(BrokerError::Unavailable("not connected".to_owned()));
         }
         let connects = self.api.exchange.client().statistics().connects.load(Ordering::Relaxed);
-        let is_direct = self.directly.is_some_and(|(until, made_on)| made_on == connects && until > Instant::now());
+        let is_direct = self.direct.as_ref().is_some_and(|direct| direct.connects == connects && direct.until > Instant::now());
         if !is_direct && self.open.as_ref().is_none_or(|open| open.connects != connects) {
             self.reopen().await?;
         }
@@ -218,13 +233,31 @@ impl NatsReader {
         Ok(())
     }
 
+    fn read_directly(&mut self, connects: u64) {
+        self.direct = Some(Direct { until: Instant::now() + DIRECTLY, connects, failed: 0 });
+    }
+
     /// The same without a consumer.
     async fn fill_directly(&mut self, from: u64, max: usize, deadline: Instant) -> Result<(), BrokerError> {
         let most = max.saturating_sub(self.ready.len()).min(DIRECT_EVENTS);
-        if most == 0 {
+        let Some(direct) = self.direct.as_mut().filter(|_| most > 0) else { return Ok(()) };
+        let read = match direct::read(&self.api, &self.stream, from, most).await {
+            Err(error @ BrokerError::Unavailable(_)) => {
+                direct.failed += 1;
+                if direct.failed == DIRECT_TRIES {
+                    return Err(error);
+                }
+                Vec::new()
+            }
+            read => {
+                direct.failed = 0;
+                read?
+            }
+        };
+        if self.api.exchange.client().statistics().connects.load(Ordering::Relaxed) != direct.connects {
+            // Of another store, perhaps.
             return Ok(());
         }
-        let read = direct::read(&self.api, &self.stream, from, most).await?;
         // What is missing in between was lost on the way, or evicted: the next read, or consumer, finds out.
         let expected = (from..).zip(read).take_while(|(seq, consumed)| *seq == consumed.seq);
         self.ready.extend(expected.map(|(_, consumed)| consumed));
@@ -243,8 +276,9 @@ impl NatsReader {
         let end = info.state.last();
         if open.end.replace(end).is_some_and(|before| before > self.at.seq) {
             warn!(stream = self.stream, at = self.at.seq, end, "reader_stalled");
-            self.directly = Some((Instant::now() + DIRECTLY, open.connects));
+            let connects = open.connects;
             self.close();
+            self.read_directly(connects);
         }
     }
 
