@@ -110,8 +110,8 @@ impl Missed {
     /// hints of its user say, it must be told of.
     pub(super) fn tell(&self, session: &SessionHandle, from: Position, known: Position, floor: Position, telling: &mut Telling) -> Told {
         let chat = session.protocol == Protocol::ChatRoom;
-        let mut removed = self.removed.iter().filter(|(at, user)| *user == session.user && *at > known && *at <= floor);
-        let mut ended = removed.next().map(|(at, _)| *at);
+        let removed = self.removed.iter().find(|(at, user)| *user == session.user && *at > known && *at <= floor);
+        let mut ended = removed.map(|(at, _)| *at);
         let mut frames = BytesMut::new();
         for one in self.events.iter().take_while(|one| one.position <= floor) {
             if ended.is_some() {

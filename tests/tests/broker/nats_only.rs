@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use natter_shared::{
     broker::{
-        Broker, BrokerError, Interest,
+        Broker, BrokerError, Interest, Stored,
         nats::{NatsAuth, NatsBroker, NatsOptions, Role},
     },
     id::InstanceId,
@@ -17,8 +17,8 @@ use natter_tests::{
 };
 
 use crate::fixture::{
-    Fixture, Nats, SHARDS, START, connected, disconnected, event, eventually, group_in, nats_options, number, publish, publish_stubbornly,
-    read, shards, take,
+    Fixture, Nats, PATIENCE, SHARDS, START, connected, disconnected, event, eventually, group_in, nats_options, number, publish,
+    publish_stubbornly, shards, take,
 };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -206,34 +206,29 @@ async fn a_log_is_read_where_no_consumer_can_be_made() {
     let identities = Identities::random();
     let server = NatsServer::start_under(&path, identities.env(), &[]).expect("a server");
     let auth = NatsAuth::NkeySeed(identities.persister.seed.clone());
-    let options = NatsOptions { auth, request_timeout: Duration::from_millis(500), ..nats_options(&server) };
+    let options = NatsOptions { auth, ..nats_options(&server) };
     let broker = NatsBroker::connect(options, Role::Persister, InstanceId::random()).await.expect("options that work");
     connected(&*broker).await;
     let (shard, epoch) = (shards().next().expect("a shard"), Epoch(1));
     broker.open_epoch(shard, epoch).await.expect("an epoch to open");
     broker.fence(shard).await.expect("a fence");
     let topic = group_in(&*broker, shard);
-    let publish_some = async || {
-        for n in 0..700 {
+    let mut reader = broker.read(shard, Position::new(epoch, 0)).await.expect("a reader");
+    let mut stored = Vec::new();
+    // The broker's own canaries are among them.
+    let numbers = |stored: &[Stored]| stored.iter().filter(|stored| stored.topic == topic).map(number).collect::<Vec<_>>();
+    // More than are read at once.
+    for read in [0..700, 700..1400] {
+        for n in read.clone() {
             publish_stubbornly(&*broker, event(&*broker, topic, n)).await;
         }
-    };
-    publish_some().await;
-    let mut reader = broker.read(shard, Position::new(epoch, 0)).await.expect("a reader");
-    let (mut seqs, mut numbers) = (Vec::new(), Vec::new());
-    for so_many in [700, 1400] {
-        while numbers.len() < so_many {
-            let stored = read(&mut *reader, 1).await.remove(0);
-            seqs.push(stored.position.seq);
-            // The broker's own canaries are among them.
-            if stored.topic == topic {
-                numbers.push(number(&stored));
-            }
-        }
-        if so_many == 700 {
-            publish_some().await;
+        while numbers(&stored).last() != Some(&(read.end - 1)) {
+            let batch = reader.next_batch(1000, PATIENCE).await.expect("a batch");
+            assert!(!batch.is_empty(), "{} events of {} came", numbers(&stored).len(), read.end);
+            stored.extend(batch);
         }
     }
+    let seqs: Vec<u64> = stored.iter().map(|stored| stored.position.seq).collect();
     assert_eq!(seqs, (1..=seqs.len() as u64).collect::<Vec<_>>());
-    assert_eq!(numbers, (0..700).chain(0..700).collect::<Vec<_>>());
+    assert_eq!(numbers(&stored), (0..1400).collect::<Vec<_>>());
 }

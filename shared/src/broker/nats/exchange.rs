@@ -89,6 +89,11 @@ impl Exchange {
         self.client.connection_state() == State::Connected
     }
 
+    /// How often it was connected: another number is another connection, perhaps to another server or store.
+    pub(super) fn connects(&self) -> u64 {
+        self.client.statistics().connects.load(Ordering::Relaxed)
+    }
+
     /// What is in flight gets no answer any more.
     pub(super) fn fail_all(&self) {
         // Dropping the senders wakes the callers.

@@ -3,11 +3,7 @@
 //! cluster's own leader, and it may be put on the server whose copy has stood still. No sequence may be
 //! skipped: nothing is ever deleted from the middle of a stream.
 
-use std::{
-    collections::VecDeque,
-    sync::{Arc, atomic::Ordering},
-    time::Duration,
-};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use async_nats::{HeaderName, Message, StatusCode, Subscriber};
 use async_trait::async_trait;
@@ -109,9 +105,8 @@ impl NatsReader {
     /// Makes the consumer, after a look at whether the stream has what comes next.
     pub(super) async fn reopen(&mut self) -> Result<(), BrokerError> {
         self.close();
-        let client = self.api.exchange.client().clone();
         // Before the look: what is found over one connection may be no more over the next.
-        let connects = client.statistics().connects.load(Ordering::Relaxed);
+        let connects = self.api.exchange.connects();
         let state = match self.api.stream_info(&self.stream).await {
             Ok(info) => info.state,
             Err(error) if error.is_no_stream() => {
@@ -126,6 +121,7 @@ impl NatsReader {
             let first = Position::new(self.at.epoch, state.first());
             return Err(BrokerError::Evicted { shard: self.shard, first });
         }
+        let client = self.api.exchange.client();
         let inbox = client.new_inbox();
         let name = inbox.rsplit('.').next().unwrap_or_default().to_owned();
         let messages = client.subscribe(inbox.clone()).await.map_err(|error| BrokerError::Unavailable(error.to_string()))?;
@@ -178,7 +174,7 @@ impl NatsReader {
         if !self.api.exchange.is_connected() {
             return Err(BrokerError::Unavailable("not connected".to_owned()));
         }
-        let connects = self.api.exchange.client().statistics().connects.load(Ordering::Relaxed);
+        let connects = self.api.exchange.connects();
         let is_direct = self.direct.as_ref().is_some_and(|direct| direct.connects == connects && direct.until > Instant::now());
         if !is_direct && self.open.as_ref().is_none_or(|open| open.connects != connects) {
             self.reopen().await?;
@@ -254,7 +250,7 @@ impl NatsReader {
                 read?
             }
         };
-        if self.api.exchange.client().statistics().connects.load(Ordering::Relaxed) != direct.connects {
+        if self.api.exchange.connects() != direct.connects {
             // Of another store, perhaps.
             return Ok(());
         }
