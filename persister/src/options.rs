@@ -35,7 +35,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             open_groups: true,
-            batch: 1000,
+            batch: 2000,
             lease_ttl: Duration::from_secs(3),
             rpc_concurrency: 512,
             max_group_members: 1000,

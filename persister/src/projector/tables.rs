@@ -23,12 +23,20 @@ macro_rules! insert {
     };
 }
 
+/// Likewise where nothing is expected to be taken: to look first costs PostgreSQL as much again. What is taken after all fails the
+/// statement, and the plan is made again, knowing of it.
+macro_rules! insert_new {
+    ($table:literal, $columns:literal) => {
+        concat!("INSERT INTO ", $table, " (", $columns, ") SELECT ", $columns, " FROM v")
+    };
+}
+
 pub(super) const INSERT_MESSAGES: &str =
-    insert!("messages", "id, group_id, epoch, seq, ordinal, sender, nonce, body, reply_to, data, sent_at");
+    insert_new!("messages", "id, group_id, epoch, seq, ordinal, sender, nonce, body, reply_to, data, sent_at");
 
-pub(super) const INSERT_GROUP_EVENTS: &str = insert!("group_events", "group_id, epoch, seq, event_id, kind, payload, stored_at");
+pub(super) const INSERT_GROUP_EVENTS: &str = insert_new!("group_events", "group_id, epoch, seq, event_id, kind, payload, stored_at");
 
-pub(super) const INSERT_NOTIFICATIONS: &str = insert!("notifications", "recipient, id, epoch, seq, sender, nonce, body, data, sent_at");
+pub(super) const INSERT_NOTIFICATIONS: &str = insert_new!("notifications", "recipient, id, epoch, seq, sender, nonce, body, data, sent_at");
 
 pub(super) const INSERT_GROUPS: &str = insert!("groups", "id, kind, name, display_name, epoch, seq, created_at");
 

@@ -17,7 +17,8 @@ use super::{
 };
 use crate::{
     checkpoint::{self, Checkpoint},
-    database::Store,
+    database::{Store, rows::Rows},
+    error::is_taken,
     metrics::Metrics,
 };
 
@@ -65,12 +66,20 @@ pub(super) async fn write(
     Ok(Written::Yes)
 }
 
+/// False when some id or position is taken, after which the transaction is of no use.
+async fn insert_new<const N: usize>(database: &DatabaseTransaction, rows: Rows<N>, sql: &str) -> Result<bool, DbErr> {
+    match rows.execute(database, sql).await {
+        Err(error) if is_taken(&error) => Ok(false),
+        inserted => inserted.map(|_| true),
+    }
+}
+
 /// False when not all rows of new ids could be inserted.
 async fn rows(database: &DatabaseTransaction, metrics: &Metrics, plan: &mut Plan<'_>) -> Result<bool, DbErr> {
     let fresh = std::mem::replace(&mut plan.tables, tables::Tables::new());
     let (messages, events, notifications) = (fresh.messages.len(), fresh.group_events.len(), fresh.notifications.len());
-    if fresh.messages.execute(database, tables::INSERT_MESSAGES).await? != messages as u64
-        || fresh.group_events.execute(database, tables::INSERT_GROUP_EVENTS).await? != events as u64
+    if !insert_new(database, fresh.messages, tables::INSERT_MESSAGES).await?
+        || !insert_new(database, fresh.group_events, tables::INSERT_GROUP_EVENTS).await?
     {
         return Ok(false);
     }
@@ -97,7 +106,7 @@ async fn rows(database: &DatabaseTransaction, metrics: &Metrics, plan: &mut Plan
     for segment in std::mem::take(&mut plan.segments) {
         write_segment(database, segment).await?;
     }
-    if fresh.notifications.execute(database, tables::INSERT_NOTIFICATIONS).await? != notifications as u64 {
+    if !insert_new(database, fresh.notifications, tables::INSERT_NOTIFICATIONS).await? {
         return Ok(false);
     }
     inboxes(database, std::mem::take(&mut plan.seen), std::mem::take(&mut plan.seen_upto)).await?;

@@ -350,7 +350,7 @@ section! {
     /// The persister's own ways.
     pub struct Persister in "persister" {
         /// Events of one transaction at most.
-        pub batch: usize = 1000 => 1..=2000,
+        pub batch: usize = 2000 => 1..=2000,
         /// How long a silent persister keeps its shards.
         pub lease_ttl: Duration = secs(3) => secs(1)..=secs(600),
         /// Requests of gateways that are answered at the same time.

@@ -232,3 +232,28 @@ async fn a_log_is_read_where_no_consumer_can_be_made() {
     assert_eq!(seqs, (1..=seqs.len() as u64).collect::<Vec<_>>());
     assert_eq!(numbers(&stored), (0..1400).collect::<Vec<_>>());
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_has_arrived_is_read_as_one_batch() {
+    const MANY: usize = 500;
+    let nats = Nats::start().await;
+    let broker = nats.broker();
+    let shard = shards().next().expect("a shard");
+    let topic = group_in(&*broker, shard);
+    let mut after = publish(&*broker, topic, 0).await.position;
+    eventually("a batch of many", async || {
+        let published = futures::future::join_all((1..=2000).map(|n| broker.publish(event(&*broker, topic, n)))).await;
+        assert!(published.iter().all(Result::is_ok), "{published:?}");
+        let mut reader = broker.read(shard, after).await.expect("a reader");
+        let mut largest = 0;
+        for _ in 0..4 {
+            // More arrives meanwhile.
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            let batch = reader.next_batch(1000, Duration::from_millis(200)).await.expect("a batch");
+            after = batch.last().map_or(after, |last| last.position);
+            largest = largest.max(batch.len());
+        }
+        (largest > MANY).then_some(())
+    })
+    .await;
+}

@@ -10,7 +10,10 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::{FutureExt, StreamExt};
 use serde_json::{Value, json};
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::{
+    task::coop::unconstrained,
+    time::{Instant, timeout, timeout_at},
+};
 use tracing::{debug, warn};
 
 use super::{
@@ -185,8 +188,12 @@ impl NatsReader {
         open.pull(&self.api, &self.stream).await?;
         let mut wake = deadline.min(open.heard + HEARTBEAT * 3);
         while self.ready.len() < max {
-            let next =
-                if self.ready.is_empty() { timeout_at(wake, open.messages.next()).await.ok() } else { open.messages.next().now_or_never() };
+            let next = if self.ready.is_empty() {
+                timeout_at(wake, open.messages.next()).await.ok()
+            } else {
+                // Without the runtime's budget, by which there seem to be no more than 127.
+                unconstrained(open.messages.next()).now_or_never()
+            };
             let Some(message) = next else { break };
             let Some(message) = message else {
                 self.open = None;
