@@ -5,6 +5,7 @@
 mod conformance;
 mod embedded_only;
 mod fixture;
+mod link;
 mod nats_only;
 mod outage;
 mod three_nodes;

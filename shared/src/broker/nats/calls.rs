@@ -12,6 +12,7 @@ use super::{
     super::{BrokerError, Call, Calls, Control, Controls},
     NatsBroker,
     exchange::ExchangeError,
+    link::{Publication, Unsent},
     options::Role,
 };
 use crate::subject::{self, Space, Topic};
@@ -88,9 +89,12 @@ impl NatsBroker {
         })))
     }
 
-    pub(super) async fn publish_ephemeral_now(&self, topic: Topic, payload: Bytes) -> Result<(), BrokerError> {
-        let client = connected(&self.connections.publishing)?;
+    pub(super) fn publish_ephemeral_now(&self, topic: Topic, payload: &[u8]) -> Result<(), BrokerError> {
         let subject = subject::subject(Space::Live, self.shards.of(topic), topic);
-        client.publish(subject, payload).await.map_err(unavailable)
+        let publication = Publication { subject: &subject, reply: None, headers: &[], payload };
+        self.connections.publishing.publish(publication).map_err(|unsent| match unsent {
+            Unsent::Disconnected => unavailable("not connected"),
+            Unsent::TooLarge(most) => BrokerError::Refused(format!("larger than the {most} bytes that NATS takes")),
+        })
     }
 }

@@ -20,6 +20,7 @@ use tracing::{error, info, warn};
 use super::{
     super::BrokerStatus,
     NatsError,
+    link::Link,
     options::{NatsAuth, NatsOptions, Role},
     refusal::Refusals,
 };
@@ -31,13 +32,10 @@ const MIN_VERSION: (u32, u32, u32) = (2, 12, 3);
 /// Replies and pulled events are bounded by what was asked for, so this only has to be larger.
 const REPLY_CAPACITY: usize = 65_536;
 
-/// The name of the connection that delivers live.
-const SUBSCRIBE: &str = "subscribe";
-
 /// Between two pings. A server whose third is due while none was answered is left for another: one that
 /// stands still or is cut off is left after 3 s, before any log that it led can have another leader, and before the gateway's
 /// sessions are ended because it hears no announcements.
-const PING_INTERVAL: Duration = Duration::from_secs(1);
+pub(super) const PING_INTERVAL: Duration = Duration::from_secs(1);
 
 /// For so long after a server or a leader was lost, what is asked may go to where nobody is: the other servers route by the
 /// interest of one that is cut off until they give it up, after 10 s (their `write_deadline`).
@@ -48,8 +46,8 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(250);
 
 /// One connection for each kind of traffic, so that none of them waits behind another.
 pub(super) struct Connections {
-    pub(super) publishing: Client,
-    pub(super) subscribing: Client,
+    pub(super) publishing: Link,
+    pub(super) live: Link,
     pub(super) recovery: Client,
     pub(super) calls: Client,
 }
@@ -139,16 +137,18 @@ impl Health {
         self.clock_known.load(Ordering::Acquire)
     }
 
-    fn on_event(&self, connection: &'static str, event: &Event) {
+    /// So many live deliveries found no room.
+    pub(super) fn dropped(&self, deliveries: u64) {
+        self.slow.fetch_add(deliveries, Ordering::Relaxed);
+        self.changed.notify_one();
+    }
+
+    pub(super) fn on_event(&self, connection: &'static str, event: &Event) {
         match event {
             event if self.refusals.says(connection, event) => {}
             Event::Connected => info!(connection, "nats_connected"),
             Event::Disconnected => warn!(connection, "nats_disconnected"),
             Event::LameDuckMode => info!(connection, "nats_lame_duck"),
-            // One for each message dropped: too many to log. Elsewhere nothing is delivered live.
-            Event::SlowConsumer(_) if connection == SUBSCRIBE => {
-                self.slow.fetch_add(1, Ordering::Relaxed);
-            }
             Event::SlowConsumer(_) => warn!(connection, "nats_slow_consumer"),
             Event::Draining | Event::Closed => info!(connection, %event, "nats_closing"),
             Event::ServerError(error) => warn!(connection, %error, "nats_server_error"),
@@ -163,17 +163,23 @@ impl Health {
 
 impl Connections {
     /// Starts to connect and goes on trying for ever; returns at once.
-    pub(super) async fn open(options: &NatsOptions, role: Role, instance: InstanceId, health: &Arc<Health>) -> Result<Self, NatsError> {
+    pub(super) async fn open(
+        options: &NatsOptions,
+        role: Role,
+        instance: InstanceId,
+        health: &Arc<Health>,
+        stop: &CancellationToken,
+    ) -> Result<Self, NatsError> {
         let servers = servers(options)?;
         let servers = servers.as_slice();
-        let open = |name: &'static str, capacity: usize| async move {
+        let open = |name: &'static str| async move {
             let options = base_options(options).await?;
             let on_event = Arc::clone(health);
             options
                 .retry_on_initial_connect()
                 .name(format!("natter-{}-{name}", role.as_str()))
                 .custom_inbox_prefix(inbox_prefix(role, instance, name))
-                .subscription_capacity(capacity)
+                .subscription_capacity(REPLY_CAPACITY)
                 .reconnect_to_server_callback({
                     let next = Arc::new(Next::default());
                     move |servers, _| {
@@ -189,21 +195,44 @@ impl Connections {
                 .await
                 .map_err(|error| NatsError::Connect(Box::new(error)))
         };
+        let link = |name: &'static str| Link::start(name, options, role, Arc::clone(health), stop.clone());
         Ok(Self {
-            publishing: open("publish", REPLY_CAPACITY).await?,
-            subscribing: open(SUBSCRIBE, options.subscription_capacity).await?,
-            recovery: open("recovery", REPLY_CAPACITY).await?,
-            calls: open("calls", REPLY_CAPACITY).await?,
+            publishing: link("publish").await?,
+            live: link("subscribe").await?,
+            recovery: open("recovery").await?,
+            calls: open("calls").await?,
         })
     }
 
-    fn all(&self) -> [(Lane, &Client); 4] {
+    /// How each stands.
+    fn all(&self) -> [(Lane, Standing); 4] {
         [
-            (Lane::Publishing, &self.publishing),
-            (Lane::Subscribing, &self.subscribing),
-            (Lane::Recovery, &self.recovery),
-            (Lane::Calls, &self.calls),
+            (Lane::Publishing, Standing::of_link(&self.publishing)),
+            (Lane::Subscribing, Standing::of_link(&self.live)),
+            (Lane::Recovery, Standing::of(&self.recovery)),
+            (Lane::Calls, Standing::of(&self.calls)),
         ]
+    }
+}
+
+/// How a connection stands.
+struct Standing {
+    /// How often it was connected.
+    connects: u64,
+    /// The version of the server, while it is.
+    server: Option<String>,
+}
+
+impl Standing {
+    fn of_link(link: &Link) -> Self {
+        Self { connects: link.connects(), server: link.version() }
+    }
+
+    fn of(client: &Client) -> Self {
+        let connects = client.statistics().connects.load(Ordering::Relaxed);
+        // The client says that it is connected a moment before it knows to what.
+        let is_connected = client.connection_state() == State::Connected;
+        Self { connects, server: client.try_server_info().filter(|_| is_connected).map(|server| server.version) }
     }
 }
 
@@ -245,11 +274,11 @@ pub(super) enum Change {
 }
 
 /// Replies to this process only, below what its service's identity may subscribe to (deploy/nats.conf).
-fn inbox_prefix(role: Role, instance: InstanceId, connection: &str) -> String {
+pub(super) fn inbox_prefix(role: Role, instance: InstanceId, connection: &str) -> String {
     format!("_INBOX.{}.{}.{connection}", role.as_str(), instance.0.simple())
 }
 
-fn servers(options: &NatsOptions) -> Result<Vec<async_nats::ServerAddr>, NatsError> {
+pub(super) fn servers(options: &NatsOptions) -> Result<Vec<async_nats::ServerAddr>, NatsError> {
     options.urls.iter().map(|url| url.parse().map_err(|_| NatsError::Url)).collect()
 }
 
@@ -280,10 +309,13 @@ async fn base_options(options: &NatsOptions) -> Result<ConnectOptions, NatsError
         .read_buffer_capacity(u16::MAX)
         // Every subject comes from the subject module.
         .skip_subject_validation(true)
-        .reconnect_delay_callback(|attempts| {
-            let shift = u32::try_from(attempts.saturating_sub(1)).unwrap_or(u32::MAX).min(5);
-            if attempts == 0 { Duration::ZERO } else { Duration::from_millis(50 << shift) }
-        }))
+        .reconnect_delay_callback(reconnect_delay))
+}
+
+/// Before another attempt after so many.
+pub(super) fn reconnect_delay(attempts: usize) -> Duration {
+    let shift = u32::try_from(attempts.saturating_sub(1)).unwrap_or(u32::MAX).min(5);
+    if attempts == 0 { Duration::ZERO } else { Duration::from_millis(50 << shift) }
 }
 
 /// Follows the connections until `stop`, and tells of their changes.
@@ -297,11 +329,9 @@ pub(super) async fn follow(connections: Arc<Connections>, health: Arc<Health>, s
         let mut came = false;
         let mut deliveries_lost = false;
         let mut too_old = None;
-        for (((lane, client), connects), was_up) in connections.all().into_iter().zip(&mut connects).zip(&mut was_up) {
-            let now = client.statistics().connects.load(Ordering::Relaxed);
-            // The client says that it is connected a moment before it knows to what.
-            let server = client.try_server_info();
-            let is_up = client.connection_state() == State::Connected && server.is_some();
+        for (((lane, standing), connects), was_up) in connections.all().into_iter().zip(&mut connects).zip(&mut was_up) {
+            let Standing { connects: now, server: version } = standing;
+            let is_up = version.is_some();
             let again = now > *connects && *connects > 0;
             if again || (*was_up && !is_up) {
                 health.note_loss();
@@ -309,9 +339,7 @@ pub(super) async fn follow(connections: Arc<Connections>, health: Arc<Health>, s
             }
             deliveries_lost |= again && lane == Lane::Subscribing;
             came |= now > *connects;
-            if let Some(server) = server.filter(|_| is_up) {
-                too_old = too_old.or_else(|| Some(server.version).filter(|version| !fits(version)));
-            }
+            too_old = too_old.or_else(|| version.filter(|version| !fits(version)));
             (*connects, *was_up) = (now, is_up);
             all_up &= is_up;
         }

@@ -1,9 +1,13 @@
 //! What travels beside a payload: our headers and the server's, and how they make a [`Stored`].
 
 use async_nats::{HeaderMap, HeaderName, Message, header::HeaderValue};
+use bytes::Bytes;
 use uuid::Uuid;
 
-use super::super::{Delivery, Outgoing, Stored};
+use super::{
+    super::{Delivery, Stored},
+    link::Incoming,
+};
 use crate::{
     id::EventId,
     position::Position,
@@ -11,8 +15,8 @@ use crate::{
     timestamp::Timestamp,
 };
 
-const MSG_ID: HeaderName = HeaderName::from_static("Nats-Msg-Id");
-const EXPECTED_STREAM: HeaderName = HeaderName::from_static("Nats-Expected-Stream");
+pub(super) const MSG_ID: HeaderName = HeaderName::from_static("Nats-Msg-Id");
+pub(super) const EXPECTED_STREAM: HeaderName = HeaderName::from_static("Nats-Expected-Stream");
 const STREAM: HeaderName = HeaderName::from_static("Nats-Stream");
 const SUBJECT: HeaderName = HeaderName::from_static("Nats-Subject");
 const SEQUENCE: HeaderName = HeaderName::from_static("Nats-Sequence");
@@ -20,71 +24,70 @@ const LAST_SEQUENCE: HeaderName = HeaderName::from_static("Nats-Last-Sequence");
 const TIME_STAMP: HeaderName = HeaderName::from_static("Nats-Time-Stamp");
 const UPTO_SEQUENCE: HeaderName = HeaderName::from_static("Nats-UpTo-Sequence");
 /// When the event was made: milliseconds since the Unix epoch, in the broker's time.
-const MADE_AT: HeaderName = HeaderName::from_static("Natter-At");
+pub(super) const MADE_AT: HeaderName = HeaderName::from_static("Natter-At");
 
-/// The headers of an event to be stored.
-pub(super) fn headers(event: &Outgoing, stream: Option<&HeaderValue>) -> HeaderMap {
-    let mut headers = HeaderMap::new();
-    let mut buffer = Uuid::encode_buffer();
-    let id: &str = event.id.0.simple().encode_lower(&mut buffer);
-    headers.insert(MSG_ID, HeaderValue::from(id));
-    headers.insert(MADE_AT, HeaderValue::from(event.made_at.0));
-    if let Some(stream) = stream {
-        headers.insert(EXPECTED_STREAM, stream.clone());
+/// Where headers are, however they came.
+trait Fields {
+    fn text(&self, name: HeaderName) -> Option<&str>;
+
+    fn number(&self, name: HeaderName) -> Option<u64> {
+        self.text(name)?.parse().ok()
     }
-    headers
+
+    /// The id of an event; one of another publisher without an id gets none.
+    fn id(&self) -> Option<EventId> {
+        Uuid::try_parse(self.text(MSG_ID)?).ok().map(EventId)
+    }
 }
 
-fn text(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
-    headers.get(name).map(HeaderValue::as_str)
+impl Fields for HeaderMap {
+    fn text(&self, name: HeaderName) -> Option<&str> {
+        self.get(name).map(HeaderValue::as_str)
+    }
 }
 
-fn number(headers: &HeaderMap, name: HeaderName) -> Option<u64> {
-    text(headers, name)?.parse().ok()
-}
-
-/// The id of an event; one of another publisher without an id gets none.
-fn id(headers: &HeaderMap) -> Option<EventId> {
-    Uuid::try_parse(text(headers, MSG_ID)?).ok().map(EventId)
+impl Fields for Incoming<'_> {
+    fn text(&self, name: HeaderName) -> Option<&str> {
+        self.header(name.as_ref())
+    }
 }
 
 /// A live message: republished by the stream, or ephemeral when it has no sequence.
-pub(super) fn delivery(message: Message) -> Option<Delivery> {
-    let (space, _, topic) = subject::parse(&message.subject)?;
+pub(super) fn delivery(message: &Incoming<'_>) -> Option<Delivery> {
+    let (space, _, topic) = subject::parse(message.subject)?;
     if space != Space::Live {
         return None;
     }
-    let Some(headers) = &message.headers else {
-        return Some(Delivery::Ephemeral { topic, payload: message.payload });
+    // Copied: it must not keep all that was read with it.
+    let payload = || Bytes::copy_from_slice(message.payload);
+    let Some(seq) = message.number(SEQUENCE) else {
+        return Some(Delivery::Ephemeral { topic, payload: payload() });
     };
-    let Some(seq) = number(headers, SEQUENCE) else {
-        return Some(Delivery::Ephemeral { topic, payload: message.payload });
-    };
-    let (_, epoch) = subject::parse_stream_name(text(headers, STREAM)?)?;
-    let stored_at = time_stamp(text(headers, TIME_STAMP)?)?;
+    let (_, epoch) = subject::parse_stream_name(message.text(STREAM)?)?;
+    let stored_at = time_stamp(message.text(TIME_STAMP)?)?;
     Some(Delivery::Stored(Stored {
         topic,
         position: Position::new(epoch, seq),
-        previous: number(headers, LAST_SEQUENCE).unwrap_or_default(),
-        id: id(headers)?,
-        made_at: number(headers, MADE_AT).map_or(stored_at, Timestamp),
+        previous: message.number(LAST_SEQUENCE).unwrap_or_default(),
+        id: message.id()?,
+        made_at: message.number(MADE_AT).map_or(stored_at, Timestamp),
         stored_at,
-        payload: message.payload,
+        payload: payload(),
     }))
 }
 
 /// An answer to a direct get.
 pub(super) fn direct(message: Message) -> Option<Stored> {
     let headers = message.headers.as_ref()?;
-    let (_, epoch) = subject::parse_stream_name(text(headers, STREAM)?)?;
-    let (_, _, topic) = subject::parse(text(headers, SUBJECT)?)?;
-    let stored_at = time_stamp(text(headers, TIME_STAMP)?)?;
+    let (_, epoch) = subject::parse_stream_name(headers.text(STREAM)?)?;
+    let (_, _, topic) = subject::parse(headers.text(SUBJECT)?)?;
+    let stored_at = time_stamp(headers.text(TIME_STAMP)?)?;
     Some(Stored {
         topic,
-        position: Position::new(epoch, number(headers, SEQUENCE)?),
+        position: Position::new(epoch, headers.number(SEQUENCE)?),
         previous: 0,
-        id: id(headers)?,
-        made_at: number(headers, MADE_AT).map_or(stored_at, Timestamp),
+        id: headers.id()?,
+        made_at: headers.number(MADE_AT).map_or(stored_at, Timestamp),
         stored_at,
         payload: message.payload,
     })
@@ -92,20 +95,20 @@ pub(super) fn direct(message: Message) -> Option<Stored> {
 
 /// One of several messages of an answer to a direct get; none where it does not say its place.
 pub(super) fn read(message: Message) -> Option<Consumed> {
-    let seq = number(message.headers.as_ref()?, SEQUENCE)?;
+    let seq = message.headers.as_ref()?.number(SEQUENCE)?;
     Some(Consumed { seq, event: direct(message) })
 }
 
 /// One of the last events of some topics: topic and sequence.
 pub(super) fn tail(message: &Message) -> Option<(Topic, u64)> {
     let headers = message.headers.as_ref()?;
-    let (_, _, topic) = subject::parse(text(headers, SUBJECT)?)?;
-    Some((topic, number(headers, SEQUENCE)?))
+    let (_, _, topic) = subject::parse(headers.text(SUBJECT)?)?;
+    Some((topic, headers.number(SEQUENCE)?))
 }
 
 /// Up to where an answer about tails is complete.
 pub(super) fn upto(message: &Message) -> Option<u64> {
-    number(message.headers.as_ref()?, UPTO_SEQUENCE)
+    message.headers.as_ref()?.number(UPTO_SEQUENCE)
 }
 
 /// A message of a log that is read in order.
@@ -133,8 +136,8 @@ pub(super) fn consumed(message: Message, position_of: impl Fn(u64) -> Position) 
             topic,
             position: position_of(seq),
             previous: 0,
-            id: id(headers)?,
-            made_at: number(headers, MADE_AT).map_or(stored_at, Timestamp),
+            id: headers.id()?,
+            made_at: headers.number(MADE_AT).map_or(stored_at, Timestamp),
             stored_at,
             payload: message.payload,
         })
@@ -142,12 +145,19 @@ pub(super) fn consumed(message: Message, position_of: impl Fn(u64) -> Position) 
     Some(Consumed { seq, event })
 }
 
-/// The shard's canaries of one process: the stored time in microseconds, beside the position.
-pub(super) fn canary(message: &Message) -> Option<(EventId, Position, i64)> {
-    let headers = message.headers.as_ref()?;
-    let (_, epoch) = subject::parse_stream_name(text(headers, STREAM)?)?;
-    let micros = time_stamp_micros(text(headers, TIME_STAMP)?)?;
-    Some((id(headers)?, Position::new(epoch, number(headers, SEQUENCE)?), micros))
+/// A canary of one process that came back.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Canary {
+    pub(super) id: EventId,
+    pub(super) position: Position,
+    /// Microseconds since the Unix epoch, by the server's clock.
+    pub(super) stored_at_micros: i64,
+}
+
+pub(super) fn canary(message: &Incoming<'_>) -> Option<Canary> {
+    let (_, epoch) = subject::parse_stream_name(message.text(STREAM)?)?;
+    let stored_at_micros = time_stamp_micros(message.text(TIME_STAMP)?)?;
+    Some(Canary { id: message.id()?, position: Position::new(epoch, message.number(SEQUENCE)?), stored_at_micros })
 }
 
 pub(super) fn time_stamp(text: &str) -> Option<Timestamp> {

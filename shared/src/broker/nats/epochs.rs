@@ -3,7 +3,6 @@
 
 use std::{sync::Arc, time::Duration};
 
-use async_nats::header::HeaderValue;
 use parking_lot::RwLock;
 use tokio::time::Instant;
 use tracing::info;
@@ -29,14 +28,12 @@ pub(super) struct Current {
     /// See [`CurrentEpoch::since`](super::super::CurrentEpoch::since).
     pub(super) since: Instant,
     pub(super) stream: String,
-    /// The name again, as the header that refuses any other stream.
-    pub(super) header: HeaderValue,
 }
 
 impl Current {
     fn new(shard: Shard, epoch: Epoch, since: Instant) -> Arc<Self> {
         let stream = subject::stream_name(shard, epoch);
-        Arc::new(Self { epoch, since, header: HeaderValue::from(stream.as_str()), stream })
+        Arc::new(Self { epoch, since, stream })
     }
 }
 

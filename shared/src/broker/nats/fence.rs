@@ -4,7 +4,6 @@
 
 use std::{sync::Arc, time::Duration};
 
-use async_nats::{Client, Subscriber, connection::State};
 use bytes::Bytes;
 use futures::StreamExt;
 use parking_lot::Mutex;
@@ -14,13 +13,15 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
+use uuid::Uuid;
 
 use super::{
     super::{BrokerError, Outgoing},
     clock::Clock,
     connect::Health,
-    envelope,
+    envelope::{self, Canary},
     epochs::Epochs,
+    link::{Follower, Link, Publication},
 };
 use crate::{
     event::Event,
@@ -63,8 +64,8 @@ pub(super) struct Fence {
 #[derive(Clone)]
 pub(super) struct Prober {
     pub(super) instance: InstanceId,
-    /// The subscribing connection.
-    pub(super) client: Client,
+    /// The connection that delivers live.
+    pub(super) live: Link,
     pub(super) clock: Arc<Clock>,
     pub(super) health: Arc<Health>,
     pub(super) epochs: Arc<Epochs>,
@@ -74,28 +75,28 @@ pub(super) struct Prober {
 struct Canaries {
     prober: Prober,
     shard: Shard,
-    live: Subscriber,
+    returned: Follower<Canary>,
     payload: Bytes,
     last: Arc<Mutex<Option<Probe>>>,
 }
 
 impl Fence {
-    pub(super) async fn start(shard: Shard, prober: Prober, stop: CancellationToken) -> Result<Self, async_nats::SubscribeError> {
+    pub(super) fn start(shard: Shard, prober: Prober, stop: CancellationToken) -> Self {
         let topic = Topic::Canary(prober.instance);
-        let live = prober.client.subscribe(subject::subject(Space::Live, shard, topic)).await?;
+        let returned = prober.live.subscribe(subject::subject(Space::Live, shard, topic), envelope::canary);
         let payload = Event::Canary.encode().unwrap_or_default();
         let last = Arc::new(Mutex::new(None));
         // More callers than this wait for a place in the queue: a fence takes milliseconds.
         let (waiters, queue) = mpsc::channel(4096);
         let clock = Arc::clone(&prober.clock);
-        let canaries = Canaries { prober, shard, live, payload, last: Arc::clone(&last) };
+        let canaries = Canaries { prober, shard, returned, payload, last: Arc::clone(&last) };
         tokio::spawn(async move {
             tokio::select! {
                 () = canaries.run(queue) => {}
                 () = stop.cancelled() => {}
             }
         });
-        Ok(Self { waiters, last, clock })
+        Self { waiters, last, clock }
     }
 
     pub(super) async fn wait(&self) -> Result<Position, BrokerError> {
@@ -135,8 +136,7 @@ impl Canaries {
 
     /// Sends canaries until one of them comes back live.
     async fn reach(&mut self) -> Result<Position, BrokerError> {
-        if self.prober.client.connection_state() != State::Connected {
-            // Else it would wait in the client, and go out with all others on reconnect.
+        if !self.prober.live.is_connected() {
             return Err(BrokerError::Unavailable("not connected".to_owned()));
         }
         let mut status = self.prober.health.watch();
@@ -144,20 +144,20 @@ impl Canaries {
         let mut sent: Vec<(EventId, i64)> = Vec::with_capacity(1);
         while Instant::now() < give_up {
             self.prober.epochs.current(self.shard).await?;
-            sent.push(self.send().await?);
+            sent.push(self.send()?);
             let mut resend = (Instant::now() + RESEND).min(give_up);
             loop {
-                let message = tokio::select! {
-                    message = tokio::time::timeout_at(resend, self.live.next()) => message,
+                let canary = tokio::select! {
+                    canary = tokio::time::timeout_at(resend, self.returned.next()) => canary,
                     () = Health::new_leader(&mut status) => {
                         resend = resend.min(Instant::now() + ELECTED);
                         continue;
                     }
                 };
-                let Ok(message) = message else { break };
-                let message = message.ok_or_else(|| BrokerError::Unavailable("connection closed".to_owned()))?;
+                let Ok(canary) = canary else { break };
+                let canary = canary.ok_or_else(|| BrokerError::Unavailable("connection closed".to_owned()))?;
                 let received = self.prober.clock.steady();
-                let Some((id, position, stored)) = envelope::canary(&message) else { continue };
+                let Canary { id, position, stored_at_micros: stored } = canary;
                 // One from an earlier, abandoned round proves nothing for this one.
                 let Some((_, at)) = sent.iter().find(|(sent, _)| *sent == id) else { continue };
                 self.prober.clock.observe(*at, received, stored);
@@ -174,7 +174,7 @@ impl Canaries {
         Err(BrokerError::Unavailable("the canary did not come back".to_owned()))
     }
 
-    async fn send(&self) -> Result<(EventId, i64), BrokerError> {
+    fn send(&self) -> Result<(EventId, i64), BrokerError> {
         let event = Outgoing {
             topic: Topic::Canary(self.prober.instance),
             id: EventId::random(),
@@ -183,14 +183,15 @@ impl Canaries {
             payload: self.payload.clone(),
         };
         let subject = subject::subject(Space::Event, self.shard, event.topic);
-        let headers = envelope::headers(&event, None);
+        let mut buffer = Uuid::encode_buffer();
+        let (id, made_at) = (event.id.0.simple().encode_lower(&mut buffer), event.made_at.0.to_string());
+        let headers = [(envelope::MSG_ID, &*id), (envelope::MADE_AT, &*made_at)];
         let at = self.prober.clock.steady();
-        self.prober
-            .client
-            .publish_with_headers(subject, headers, event.payload)
-            .await
-            .map_err(|error| BrokerError::Unavailable(error.to_string()))?;
-        Ok((event.id, at))
+        let publication = Publication { subject: &subject, reply: None, headers: &headers, payload: &event.payload };
+        match self.prober.live.publish(publication) {
+            Ok(()) => Ok((event.id, at)),
+            Err(_) => Err(BrokerError::Unavailable("not connected".to_owned())),
+        }
     }
 }
 

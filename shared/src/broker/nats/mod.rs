@@ -13,6 +13,7 @@ mod envelope;
 mod epochs;
 mod exchange;
 mod fence;
+mod link;
 mod options;
 mod publish;
 mod reader;
@@ -22,11 +23,7 @@ mod stuck;
 mod subscribe;
 mod unreachable;
 
-use std::{
-    io,
-    sync::{Arc, atomic::Ordering},
-    time::Duration,
-};
+use std::{io, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -41,7 +38,8 @@ use self::{
     epochs::Epochs,
     exchange::Exchange,
     fence::{Fence, Prober},
-    publish::Publisher,
+    link::{Incoming, Requests},
+    publish::{Publisher, Verdict},
     reader::NatsReader,
     stuck::Stuck,
 };
@@ -109,9 +107,10 @@ impl NatsBroker {
     pub async fn connect(options: NatsOptions, role: Role, instance: InstanceId) -> Result<Arc<Self>, NatsError> {
         let shards = Shards::new(options.shards).ok_or(NatsError::Shards)?;
         let health = Health::new(role, &options.auth);
-        let connections = Arc::new(Connections::open(&options, role, instance, &health).await?);
         let stop = CancellationToken::new();
-        let publishing = Exchange::start(connections.publishing.clone(), stop.clone()).await.map_err(setup)?;
+        let connections = Arc::new(Connections::open(&options, role, instance, &health, &stop).await?);
+        let inbox = connect::inbox_prefix(role, instance, "publish");
+        let requests = Requests::new(&connections.publishing, inbox, Verdict::read);
         let recovery = Exchange::start(connections.recovery.clone(), stop.clone()).await.map_err(setup)?;
         let calls = Exchange::start(connections.calls.clone(), stop.clone()).await.map_err(setup)?;
         let api = Api { exchange: recovery.clone(), timeout: options.request_timeout };
@@ -119,18 +118,18 @@ impl NatsBroker {
         let epochs = Arc::new(Epochs::new(api.clone(), Arc::clone(&health), shards));
         let prober = Prober {
             instance,
-            client: connections.subscribing.clone(),
+            live: connections.live.clone(),
             clock: Arc::clone(&clock),
             health: Arc::clone(&health),
             epochs: Arc::clone(&epochs),
         };
         let mut fences = Vec::with_capacity(usize::from(shards.count()));
         for shard in shards.iter() {
-            fences.push(Fence::start(shard, prober.clone(), stop.clone()).await.map_err(setup)?);
+            fences.push(Fence::start(shard, prober.clone(), stop.clone()));
         }
         let fences = Arc::new(fences);
         let publisher = Publisher {
-            exchange: publishing.clone(),
+            requests,
             epochs: Arc::clone(&epochs),
             clock: Arc::clone(&clock),
             health: Arc::clone(&health),
@@ -156,25 +155,20 @@ impl NatsBroker {
             fences,
             stop: stop.clone(),
         });
-        broker.start_tasks(publishing, recovery, calls).await?;
+        broker.start_tasks(recovery, calls).await?;
         Ok(broker)
     }
 
     /// The tasks that live as long as the broker. They hold none of it, so that dropping it ends them.
-    async fn start_tasks(&self, publishing: Exchange, recovery: Exchange, calls: Exchange) -> Result<(), NatsError> {
+    async fn start_tasks(&self, recovery: Exchange, calls: Exchange) -> Result<(), NatsError> {
         let (connections, health) = (Arc::clone(&self.connections), Arc::clone(&self.health));
         let (epochs, shards) = (Arc::clone(&self.epochs), self.shards);
         let (publishers_health, role) = (Arc::clone(&self.health), self.role);
         let tell = move |change| match change {
-            Change::Broke(Lane::Publishing) => {
-                publishing.fail_all();
-                // What a persister passed on, and nobody acks, is told again.
-                if role == Role::Persister {
-                    publishers_health.raise_generation();
-                }
-            }
-            // Subscriptions come back by themselves, and the generation says what that cost.
-            Change::Broke(Lane::Subscribing) => {}
+            // What a persister passed on, and nobody acks, is told again.
+            Change::Broke(Lane::Publishing) if role == Role::Persister => publishers_health.raise_generation(),
+            // What was in flight has failed; subscriptions come back by themselves, and the generation says what that cost.
+            Change::Broke(Lane::Publishing | Lane::Subscribing) => {}
             Change::Broke(Lane::Recovery) => recovery.fail_all(),
             Change::Broke(Lane::Calls) => calls.fail_all(),
             Change::Came => {
@@ -203,13 +197,11 @@ impl NatsBroker {
             }
         });
         let health = Arc::clone(&self.health);
-        let mut elections = self.connections.subscribing.subscribe(LEADER_ELECTED).await.map_err(setup)?;
+        let mut elections = self.connections.live.subscribe(LEADER_ELECTED.to_owned(), of_our_stream);
         let stop = self.stop.clone();
         tokio::spawn(async move {
-            while let Some(Some(elected)) = stop.run_until_cancelled(elections.next()).await {
-                if elected.subject.rsplit('.').next().is_some_and(|stream| subject::parse_stream_name(stream).is_some()) {
-                    health.note_leader();
-                }
+            while let Some(Some(())) = stop.run_until_cancelled(elections.next()).await {
+                health.note_leader();
             }
         });
         let (fences, health) = (Arc::clone(&self.fences), Arc::clone(&self.health));
@@ -226,6 +218,11 @@ impl NatsBroker {
     pub fn clock_known(&self) -> bool {
         self.health.clock_known()
     }
+}
+
+/// An advisory that one of our streams has another leader.
+fn of_our_stream(advisory: &Incoming<'_>) -> Option<()> {
+    subject::parse_stream_name(advisory.subject.rsplit('.').next()?).map(drop)
 }
 
 impl Drop for NatsBroker {
@@ -249,8 +246,7 @@ impl Broker for NatsBroker {
     }
 
     fn interruptions(&self) -> u64 {
-        // The client counts a connection before it reads anything from it.
-        self.connections.subscribing.statistics().connects.load(Ordering::Relaxed)
+        self.connections.live.connects()
     }
 
     fn now(&self) -> Timestamp {
@@ -267,11 +263,11 @@ impl Broker for NatsBroker {
     }
 
     async fn publish_ephemeral(&self, topic: Topic, payload: Bytes) -> Result<(), BrokerError> {
-        self.publish_ephemeral_now(topic, payload).await
+        self.publish_ephemeral_now(topic, &payload)
     }
 
     async fn subscribe(&self, interest: Interest) -> Result<Subscription, BrokerError> {
-        self.subscribe_now(interest).await
+        Ok(self.subscribe_now(interest))
     }
 
     async fn fence(&self, shard: Shard) -> Result<Position, BrokerError> {

@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use serde::Deserialize;
 use tokio::time::Instant;
+use uuid::Uuid;
 
 use super::{
     super::{Ack, BrokerError, Outgoing, window::Window},
@@ -12,8 +13,9 @@ use super::{
     connect::Health,
     envelope,
     epochs::Epochs,
-    exchange::{Exchange, ExchangeError},
+    exchange::ExchangeError,
     fence::Fence,
+    link::{Incoming, Publication, Requests},
     stuck::Stuck,
 };
 use crate::{
@@ -37,7 +39,7 @@ const ELECTED: Duration = Duration::from_millis(200);
 
 /// The publishing side.
 pub(super) struct Publisher {
-    pub(super) exchange: Exchange,
+    pub(super) requests: Requests<Verdict>,
     pub(super) epochs: Arc<Epochs>,
     pub(super) clock: Arc<Clock>,
     pub(super) health: Arc<Health>,
@@ -72,7 +74,7 @@ struct PubAck<'a> {
 impl Publisher {
     pub(super) async fn publish(&self, event: Outgoing) -> Result<Ack, BrokerError> {
         let _room = self.window.enter(event.payload.len())?;
-        if !self.exchange.is_connected() {
+        if !self.requests.is_connected() {
             // Else it would go out on reconnect, however late.
             return Err(BrokerError::Unavailable("not connected".to_owned()));
         }
@@ -134,10 +136,13 @@ impl Publisher {
         if event.epoch.is_some_and(|only| only != current.epoch) {
             return Err(BrokerError::Epoch { shard, current: current.epoch });
         }
-        let headers = envelope::headers(event, Some(&current.header));
-        let subject = subject::subject(Space::Event, shard, event.topic).into();
-        let answer = match self.exchange.call(subject, Some(headers), event.payload.clone(), left).await {
-            Ok(answer) => answer,
+        let subject = subject::subject(Space::Event, shard, event.topic);
+        let mut buffer = Uuid::encode_buffer();
+        let (id, made_at) = (event.id.0.simple().encode_lower(&mut buffer), event.made_at.0.to_string());
+        let headers = [(envelope::MSG_ID, &*id), (envelope::MADE_AT, &*made_at), (envelope::EXPECTED_STREAM, &*current.stream)];
+        let publication = Publication { subject: &subject, reply: None, headers: &headers, payload: &event.payload };
+        let verdict = match self.requests.call(publication, left).await {
+            Ok(verdict) => verdict,
             Err(ExchangeError::NoResponders) => {
                 // No stream takes the subject, or its leader is away. Who could tell may be away too.
                 self.epochs.look_up_soon(shard);
@@ -148,7 +153,7 @@ impl Publisher {
                 return Err(BrokerError::Unavailable(error.to_string()));
             }
         };
-        match Verdict::of(&answer.payload) {
+        match verdict {
             Verdict::Stored(ack) => Ok(Some(ack)),
             Verdict::InFlight => Ok(None),
             Verdict::OtherStream => {
@@ -163,7 +168,7 @@ impl Publisher {
 
 /// What the stream says of a publish.
 #[derive(Debug, PartialEq, Eq)]
-enum Verdict {
+pub(super) enum Verdict {
     /// It is stored.
     Stored(Ack),
     /// The first copy is on its way.
@@ -177,6 +182,10 @@ enum Verdict {
 }
 
 impl Verdict {
+    pub(super) fn read(answer: &Incoming<'_>) -> Self {
+        Self::of(answer.payload)
+    }
+
     fn of(payload: &[u8]) -> Self {
         match serde_json::from_slice::<PubAck<'_>>(payload) {
             Err(error) => Self::NotNow(format!("an ack that is not understood: {error}")),

@@ -2,11 +2,10 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use futures::StreamExt;
 use tracing::warn;
 
 use super::{
-    super::{BrokerError, Interest, Subscription},
+    super::{Interest, Subscription},
     NatsBroker, envelope,
 };
 use crate::{
@@ -18,21 +17,18 @@ use crate::{
 const WARN_EVERY_MS: u64 = 10_000;
 
 impl NatsBroker {
-    pub(super) async fn subscribe_now(&self, interest: Interest) -> Result<Subscription, BrokerError> {
+    pub(super) fn subscribe_now(&self, interest: Interest) -> Subscription {
         let subject = match interest {
             Interest::Topic(topic) => subject::subject(Space::Live, self.shards.of(topic), topic),
             Interest::Users(shard) => subject::all_users(Space::Live, shard),
         };
-        // While disconnected it is kept and sent on connect.
-        let messages =
-            self.connections.subscribing.subscribe(subject).await.map_err(|error| BrokerError::Unavailable(error.to_string()))?;
-        Ok(Subscription::new(messages.filter_map(|message| {
+        Subscription::new(self.connections.live.subscribe(subject, |message| {
             let delivery = envelope::delivery(message);
             if delivery.is_none() {
                 warn_of_foreign();
             }
-            std::future::ready(delivery)
-        })))
+            delivery
+        }))
     }
 }
 

@@ -1,0 +1,214 @@
+//! A connection to NATS of our own, for the two that are hot: what delivers live, and what publishes.
+//!
+//! A gateway follows a subject for each of its groups, and of the client library one subscription alone keeps 5.9 KB;
+//! here it is an entry of a table and a queue that has room for what waits. An answer to a request goes to who waits for it as it
+//! is read, without tasks between. Messages are decoded in the order in which they came; so a canary's return shows
+//! that all before it lie in their queues.
+
+mod dial;
+mod follow;
+mod pump;
+mod request;
+mod wire;
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use async_nats::HeaderName;
+use futures::task::AtomicWaker;
+use parking_lot::Mutex;
+use tokio_util::sync::CancellationToken;
+
+pub(super) use self::{follow::Follower, request::Requests, wire::Incoming};
+use super::{
+    NatsError,
+    connect::Health,
+    options::{NatsOptions, Role},
+};
+
+/// The connection, and who follows what over it.
+#[derive(Clone)]
+pub(super) struct Link(Arc<Shared>);
+
+struct Shared {
+    /// Which it is.
+    name: &'static str,
+    core: Mutex<Core>,
+    /// Woken when there is something to write.
+    pump: AtomicWaker,
+    connects: AtomicU64,
+    /// Of one subscription.
+    capacity: usize,
+    health: Arc<Health>,
+}
+
+#[derive(Default)]
+struct Core {
+    server: Option<Server>,
+    /// By subscription id.
+    sinks: HashMap<u64, Entry>,
+    next_id: u64,
+    /// What is to be written.
+    out: Vec<u8>,
+}
+
+/// What it is connected to.
+struct Server {
+    version: String,
+    /// Bytes that headers and payload may have together.
+    max_payload: usize,
+}
+
+struct Entry {
+    subject: Box<str>,
+    sink: Arc<dyn Sink>,
+}
+
+/// Where a subscription's messages go.
+trait Sink: Send + Sync {
+    /// Takes one, if there is room.
+    fn take(&self, message: &Incoming<'_>, capacity: usize) -> Result<(), Full>;
+
+    /// The connection is lost. What is published over the next one may come.
+    fn lose(&self);
+
+    /// No more will come.
+    fn end(&self);
+}
+
+/// A queue has no room: nothing of it is read fast enough.
+struct Full;
+
+/// Why something is not published.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Unsent {
+    Disconnected,
+    /// The server takes so many bytes at most.
+    TooLarge(usize),
+}
+
+/// What is published.
+#[derive(Clone, Copy)]
+pub(super) struct Publication<'a> {
+    pub(super) subject: &'a str,
+    /// Where an answer is to go.
+    pub(super) reply: Option<&'a str>,
+    pub(super) headers: &'a [(HeaderName, &'a str)],
+    pub(super) payload: &'a [u8],
+}
+
+impl Link {
+    /// Starts to connect and goes on trying until `stop`.
+    pub(super) async fn start(
+        name: &'static str,
+        options: &NatsOptions,
+        role: Role,
+        health: Arc<Health>,
+        stop: CancellationToken,
+    ) -> Result<Self, NatsError> {
+        let dialer = dial::Dialer::new(options, format!("natter-{}-{name}", role.as_str())).await?;
+        let capacity = options.subscription_capacity;
+        let (core, pump, connects) = (Mutex::default(), AtomicWaker::new(), AtomicU64::new(0));
+        let shared = Arc::new(Shared { name, core, pump, connects, capacity, health });
+        tokio::spawn(pump::run(Arc::clone(&shared), dialer, stop));
+        Ok(Self(shared))
+    }
+
+    /// Follows `subject`; what `decode` makes nothing of is left out. While disconnected it is kept, and sent on connect.
+    pub(super) fn subscribe<T>(&self, subject: String, decode: fn(&Incoming<'_>) -> Option<T>) -> Follower<T>
+    where
+        T: Send + 'static,
+    {
+        let (sink, queue) = follow::queue(decode);
+        let id = self.0.follow(subject, sink);
+        Follower::new(id, queue, &self.0)
+    }
+
+    /// Publishes after all that was subscribed to and published before.
+    pub(super) fn publish(&self, publication: Publication<'_>) -> Result<(), Unsent> {
+        let mut core = self.0.core.lock();
+        let Core { server: Some(server), out, .. } = &mut *core else { return Err(Unsent::Disconnected) };
+        wire::publish(out, publication, server.max_payload).map_err(|wire::TooLarge| Unsent::TooLarge(server.max_payload))?;
+        drop(core);
+        self.0.pump.wake();
+        Ok(())
+    }
+
+    /// How often it was connected. Counted before anything is read of a connection: what came over an earlier one may not be
+    /// followed by all that was published since.
+    pub(super) fn connects(&self) -> u64 {
+        self.0.connects.load(Ordering::Acquire)
+    }
+
+    /// The version of the server that it is connected to.
+    pub(super) fn version(&self) -> Option<String> {
+        self.0.core.lock().server.as_ref().map(|server| server.version.clone())
+    }
+
+    pub(super) fn is_connected(&self) -> bool {
+        self.0.core.lock().server.is_some()
+    }
+}
+
+impl Shared {
+    fn follow(&self, subject: String, sink: Arc<dyn Sink>) -> u64 {
+        let mut core = self.core.lock();
+        core.next_id += 1;
+        let id = core.next_id;
+        let is_connected = core.server.is_some();
+        if is_connected {
+            wire::subscribe(&mut core.out, &subject, id);
+        }
+        core.sinks.insert(id, Entry { subject: subject.into_boxed_str(), sink });
+        drop(core);
+        if is_connected {
+            self.pump.wake();
+        }
+        id
+    }
+
+    fn leave(&self, id: u64) {
+        let mut core = self.core.lock();
+        // Dropped outside the lock.
+        let left = core.sinks.remove(&id);
+        if core.server.is_some() {
+            wire::unsubscribe(&mut core.out, id);
+            drop(core);
+            self.pump.wake();
+        }
+        drop(left);
+    }
+
+    /// Connected: whatever is followed is asked for, before anything else is written.
+    fn connected(&self, version: String, max_payload: usize) {
+        self.connects.fetch_add(1, Ordering::AcqRel);
+        let mut core = self.core.lock();
+        let Core { out, sinks, server, .. } = &mut *core;
+        for (id, entry) in sinks {
+            wire::subscribe(out, &entry.subject, *id);
+        }
+        *server = Some(Server { version, max_payload });
+    }
+
+    fn disconnected(&self) {
+        let mut core = self.core.lock();
+        core.server = None;
+        core.out = Vec::new();
+        for entry in core.sinks.values() {
+            entry.sink.lose();
+        }
+    }
+
+    /// For good.
+    fn end(&self) {
+        self.disconnected();
+        for entry in self.core.lock().sinks.values() {
+            entry.sink.end();
+        }
+    }
+}
