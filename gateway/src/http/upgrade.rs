@@ -1,7 +1,7 @@
 //! The WebSocket upgrade (RFC 6455 section 4.2): checked, admitted, answered, and the raw socket
 //! taken over for the session.
 
-use std::{net::SocketAddr, pin::Pin, sync::Arc, time::Instant};
+use std::{net::SocketAddr, sync::Arc, time::Instant};
 
 use axum::{
     Router,
@@ -35,7 +35,7 @@ use crate::{
     app::App,
     auth::{By, Identity, UNAUTHORIZED, origin},
     limit::Limit,
-    session::{self, OpenError, Opened, RoomOrGroup},
+    session::{self, OpenError, Opened, RoomOrGroup, Serving},
     socket::{Outlet, SocketIo, wire},
 };
 
@@ -153,15 +153,14 @@ async fn take_over(on_upgrade: OnUpgrade) -> Option<(TcpStream, Vec<u8>)> {
 }
 
 async fn v1(State(app): State<Arc<App>>, request: Request) -> Response {
-    let serve = |app, stream, read, identity| Box::pin(session::serve_v1(app, stream, read, identity));
-    upgraded(app, request, serve).await
+    upgraded(app, request, session::open_v1).await
 }
 
 /// Answers with a 101, and serves the connection once it is handed over.
-async fn upgraded<Served: Future<Output = ()> + Send>(
+async fn upgraded<Opening: Future<Output = Option<Serving>> + Send>(
     app: Arc<App>,
     mut request: Request,
-    serve: impl FnOnce(Arc<App>, TcpStream, Vec<u8>, Result<Option<Identity>, ()>) -> Pin<Box<Served>> + Send + 'static,
+    open: impl FnOnce(Arc<App>, TcpStream, Vec<u8>, Result<Option<Identity>, ()>) -> Opening + Send + 'static,
 ) -> Response {
     let handshake = match Handshake::check(&app, &mut request).await {
         Ok((handshake, _)) => handshake,
@@ -169,22 +168,36 @@ async fn upgraded<Served: Future<Output = ()> + Send>(
     };
     let response = handshake.respond(handshake.offers_v1.then_some(SUBPROTOCOL));
     let Handshake { on_upgrade, ticket, identity, .. } = handshake;
-    let tasks = app.tasks.clone();
-    tasks.spawn(app.hard.clone().run_until_cancelled_owned(async move {
-        if let Some((stream, read)) = take_over(on_upgrade).await {
-            // On the heap: a future of the session's size only once there is a session.
-            serve(app, stream, read, identity).await;
-        }
-        drop(ticket);
-    }));
+    let opened = Arc::clone(&app);
+    spawn(&app, ticket, async move {
+        let (stream, read) = take_over(on_upgrade).await?;
+        open(opened, stream, read, identity).await
+    });
     response
 }
 
-/// The route of [`session::serve_echo`].
+/// Serves what `opening` leads to. Both are on the heap, one after the other: a connection that stays does not keep the
+/// room that its opening takes.
+fn spawn(app: &App, ticket: Ticket, opening: impl Future<Output = Option<Serving>> + Send + 'static) {
+    let opening = Box::pin(opening);
+    let hard = app.hard.clone();
+    app.tasks.spawn(async move {
+        let served = async {
+            let serving = opening.await;
+            if let Some(serving) = serving {
+                serving.await;
+            }
+        };
+        hard.run_until_cancelled(served).await;
+        drop(ticket);
+    });
+}
+
+/// The route of [`session::open_echo`].
 #[cfg(test)]
 pub(crate) fn echo_routes(app: Arc<App>) -> Router {
     let echo = async |State(app): State<Arc<App>>, request: Request| {
-        upgraded(app, request, |app, stream, read, _| Box::pin(session::serve_echo(app, stream, read))).await
+        upgraded(app, request, |app, stream, read, _| session::open_echo(app, stream, read)).await
     };
     Router::new().route("/echo", get(echo)).with_state(app)
 }
@@ -209,18 +222,19 @@ async fn chat_room(State(app): State<Arc<App>>, Path(room): Path<String>, mut re
         Ok(Some(identity)) => open_in_time(&app, identity, room, &outlet, deadline).await,
         Ok(None) | Err(()) => Err(OpenError { code: ErrorCode::Unauthorized, message: UNAUTHORIZED.to_owned() }),
     };
-    let tasks = app.tasks.clone();
-    tasks.spawn(app.hard.clone().run_until_cancelled_owned(async move {
-        if let Some((stream, read)) = take_over(on_upgrade).await {
-            outlet.attach(stream);
-            let socket = websocket(&app, &outlet, read).await;
-            match opened {
-                Ok(opened) => Box::pin(session::serve_chat_room(app, opened, socket)).await,
-                Err(error) => refuse(&app, &outlet, &error, socket).await,
+    let served = Arc::clone(&app);
+    spawn(&app, ticket, async move {
+        let (stream, read) = take_over(on_upgrade).await?;
+        outlet.attach(stream);
+        let socket = websocket(&served, &outlet, read).await;
+        match opened {
+            Ok(opened) => Some(session::serve_chat_room(served, opened, socket)),
+            Err(error) => {
+                refuse(&served, &outlet, &error, socket).await;
+                None
             }
         }
-        drop(ticket);
-    }));
+    });
     response
 }
 

@@ -16,12 +16,12 @@ use tokio_tungstenite::tungstenite::{
 use super::{
     Protocol, SessionHandle,
     open::Live,
-    run::{self, Guard, Running, Step},
+    run::{self, Guard, Running, Serving, Step},
 };
 use crate::{app::App, auth::Identity, http::upgrade, socket::Outlet};
 
-/// Serves a connection from its 101 to its end.
-pub(crate) async fn serve_echo(app: Arc<App>, stream: TcpStream, read: Vec<u8>) {
+/// Opens a session from its 101 on.
+pub(crate) async fn open_echo(app: Arc<App>, stream: TcpStream, read: Vec<u8>) -> Option<Serving> {
     let outlet = Arc::new(Outlet::held(app.outlet_limits()));
     outlet.attach(stream);
     let socket = upgrade::websocket(&app, &outlet, read).await;
@@ -31,7 +31,7 @@ pub(crate) async fn serve_echo(app: Arc<App>, stream: TcpStream, read: Vec<u8>) 
     let session = SessionHandle::new(&identity, Protocol::ChatRoom, Arc::clone(&outlet));
     let guard = Guard::register(Arc::clone(&app), session, seat);
     outlet.release(bytes::Bytes::new());
-    run::run(app, Live { guard, room: None, echo: true }, socket).await;
+    Some(Box::pin(run::run(app, Live { guard, room: None, echo: true }, socket)))
 }
 
 impl Running {

@@ -29,18 +29,21 @@ use crate::{
 /// Notices that wait for what the one before them leads to: memberships that follow each other must not
 /// overtake. One task works them off while there are any, and is gone afterwards.
 #[derive(Default)]
-pub(super) struct FollowUps {
-    notices: Arc<Notices>,
+pub(super) struct FollowUps(Arc<Waiting>);
+
+#[derive(Default)]
+struct Waiting {
+    notices: Notices,
     /// Set while a task is at work.
-    at_work: Arc<AtomicBool>,
+    at_work: AtomicBool,
 }
 
-/// Clears it when the task ends, however it ends.
-struct AtWork(Arc<AtomicBool>);
+/// Clears `at_work` when the task ends, however it ends.
+struct AtWork<'a>(&'a Waiting);
 
-impl Drop for AtWork {
+impl Drop for AtWork<'_> {
     fn drop(&mut self) {
-        self.0.store(false, Ordering::SeqCst);
+        self.0.at_work.store(false, Ordering::SeqCst);
     }
 }
 
@@ -52,24 +55,29 @@ impl FollowUps {
         notice: Notice,
         work: impl Fn(Notice) -> Following + Send + Sync + 'static,
     ) -> Result<(), TooMany> {
-        self.notices.push(notice)?;
-        if !self.at_work.swap(true, Ordering::SeqCst) {
-            let (notices, at_work) = (Arc::clone(&self.notices), Arc::clone(&self.at_work));
+        self.0.notices.push(notice)?;
+        if !self.0.at_work.swap(true, Ordering::SeqCst) {
+            let waiting = Arc::clone(&self.0);
             tasks.spawn(async move {
                 loop {
-                    let working = AtWork(Arc::clone(&at_work));
-                    while let Some(notice) = notices.pop() {
+                    let working = AtWork(&waiting);
+                    while let Some(notice) = waiting.notices.pop() {
                         work(notice).await;
                     }
                     drop(working);
                     // One that came in between found somebody at work, and began nobody.
-                    if notices.is_empty() || at_work.swap(true, Ordering::SeqCst) {
+                    if waiting.notices.is_empty() || waiting.at_work.swap(true, Ordering::SeqCst) {
                         return;
                     }
                 }
             });
         }
         Ok(())
+    }
+
+    /// Whether nothing waits and nobody is at work, who might begin anew: then nothing is lost with it.
+    pub(super) fn are_done(&self) -> bool {
+        Arc::strong_count(&self.0) == 1 && self.0.notices.is_empty()
     }
 }
 
@@ -169,9 +177,11 @@ mod tests {
             };
             assert!(tokio::time::timeout(Duration::from_secs(10), waited).await.is_ok());
         };
+        assert!(follow_ups.are_done());
         assert!(push(0).is_ok());
         // That one is at work, and waits no more.
-        until(&|| follow_ups.notices.is_empty()).await;
+        until(&|| follow_ups.0.notices.is_empty()).await;
+        assert!(!follow_ups.are_done(), "what follows it may take long");
         for number in 1..=NOTICES {
             assert!(push(number).is_ok(), "{number}");
         }
@@ -184,6 +194,7 @@ mod tests {
         until(&|| done.lock().len() == NOTICES + 2).await;
         assert!(done.lock().iter().copied().eq(0..=NOTICES + 1));
         until(&|| tasks.is_empty()).await;
+        assert!(follow_ups.are_done());
         // And nobody is at work until the next comes.
         assert!(push(0).is_ok());
         gate.add_permits(1);

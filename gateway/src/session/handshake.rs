@@ -12,7 +12,7 @@ use tokio_tungstenite::tungstenite::Message;
 use super::{
     OpenError, Protocol,
     open::{Opened, ResumeFrom},
-    run::{self, Socket},
+    run::{self, Serving, Socket},
 };
 use crate::{
     app::App,
@@ -44,14 +44,13 @@ impl Failure {
     }
 }
 
-/// Serves a connection of protocol v1 from its 101 to its end. `identity` is who the upgrade was
+/// Opens a session of protocol v1 from its 101 on; nothing where that has ended already. `identity` is who the upgrade was
 /// authenticated as, or why its token did not hold.
-pub async fn serve_v1(app: Arc<App>, stream: TcpStream, read: Vec<u8>, identity: Result<Option<Identity>, ()>) {
+pub async fn open_v1(app: Arc<App>, stream: TcpStream, read: Vec<u8>, identity: Result<Option<Identity>, ()>) -> Option<Serving> {
     let outlet = Arc::new(Outlet::held(app.outlet_limits()));
     outlet.attach(stream);
     let mut socket = upgrade::websocket(&app, &outlet, read).await;
-    // Signing in takes a far larger future than the session after it.
-    match Box::pin(sign_in(&app, &outlet, &mut socket, identity)).await {
+    match sign_in(&app, &outlet, &mut socket, identity).await {
         Ok((id, opened)) => {
             announce(&app, id, &opened);
             let (session, more) = (Arc::clone(opened.session()), opened.more);
@@ -59,7 +58,7 @@ pub async fn serve_v1(app: Arc<App>, stream: TcpStream, read: Vec<u8>, identity:
                 let resume = ResumeFrom { groups: opened.resume.groups.clone(), inbox: None };
                 app.tasks.spawn(further_groups(Arc::clone(&app), session, more, resume));
             }
-            run::run(app, opened.into_live(), socket).await;
+            Some(Box::pin(run::run(app, opened.into_live(), socket)))
         }
         Err(failure) => {
             let first = failure.error.map(|error| wire::json(&ServerFrame::Error(error))).unwrap_or_default();
@@ -72,6 +71,7 @@ pub async fn serve_v1(app: Arc<App>, stream: TcpStream, read: Vec<u8>, identity:
                 None => outlet.release(first),
             }
             run::finish(&app, &outlet, &mut socket).await;
+            None
         }
     }
 }
@@ -192,21 +192,5 @@ async fn further_groups(
                 return session.outlet.close(CloseCode::TryAgain);
             }
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// What an async function of four makes.
-    fn size_of_future<A, B, C, D, Made>(_: impl Fn(A, B, C, D) -> Made) -> usize {
-        size_of::<Made>()
-    }
-
-    #[test]
-    fn a_session_is_small() {
-        let bytes = size_of_future(serve_v1);
-        assert!(bytes <= 1536, "{bytes} bytes for each connection");
     }
 }

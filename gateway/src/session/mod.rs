@@ -22,9 +22,9 @@ mod send;
 mod together;
 
 #[cfg(test)]
-pub(crate) use echo::serve_echo;
+pub(crate) use echo::open_echo;
 pub use handle::{Lost, Notice, Protocol, SessionHandle};
-pub use handshake::serve_v1;
+pub use handshake::open_v1;
 pub use open::{OpenError, Opened, RoomOrGroup, open_chat_room};
-pub use run::{Socket, finish, serve_chat_room};
+pub use run::{Serving, Socket, finish, serve_chat_room};
 pub use together::{SignIns, Together};

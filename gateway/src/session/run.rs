@@ -3,13 +3,15 @@
 
 use std::{
     panic::AssertUnwindSafe,
-    sync::Arc,
+    pin::Pin,
+    sync::{Arc, LazyLock},
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
 use futures::{FutureExt, StreamExt};
 use natter_shared::{
+    config::Limits,
     frame::{CloseCode, PING},
     id::GroupId,
     timestamp::Timestamp,
@@ -34,9 +36,18 @@ use crate::{
 /// How long a session sleeps at most where nothing happens.
 const LONGEST_SLEEP: Duration = Duration::from_hours(1);
 
+/// The pings of all sessions that are due within so long go out at once: to wake up costs more than to ping.
+const TOGETHER: Duration = Duration::from_millis(100);
+
+/// What `TOGETHER` is counted from.
+static ORIGIN: LazyLock<Instant> = LazyLock::new(Instant::now);
+
 /// The reading side of a session's socket. On the heap: a future that hands it on has room for each
 /// place that it is handed to.
 pub type Socket = Box<WebSocketStream<SocketIo>>;
+
+/// What serves a session from when it is open to its end.
+pub type Serving = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// A registered session; dropped, it is unregistered everywhere.
 pub(super) struct Guard {
@@ -79,15 +90,14 @@ pub(super) struct Running {
     pub(super) session: Arc<SessionHandle>,
     /// The group that the chat-room protocol's path names.
     pub(super) room: Option<GroupId>,
-    follow_ups: FollowUps,
+    follow_ups: Option<FollowUps>,
     #[cfg(test)]
     echo: bool,
 }
 
 /// The heartbeat: a ping each interval; whoever says nothing for the timeout after one is gone.
-struct Heartbeat {
-    interval: Duration,
-    timeout: Duration,
+struct Heartbeat<'a> {
+    limits: &'a Limits,
     next_ping: Instant,
     /// The first ping since anything was heard.
     unanswered: Option<Instant>,
@@ -100,58 +110,71 @@ enum Beat {
     Lost,
 }
 
-impl Heartbeat {
-    fn new(interval: Duration, timeout: Duration, now: Instant) -> Self {
-        Self { interval, timeout, next_ping: now + interval, unanswered: None }
+impl<'a> Heartbeat<'a> {
+    fn new(limits: &'a Limits, now: Instant) -> Self {
+        Self { limits, next_ping: together(now + limits.heartbeat_interval), unanswered: None }
     }
 
     fn due(&self) -> Instant {
-        self.unanswered.map_or(self.next_ping, |pinged| self.next_ping.min(pinged + self.timeout))
+        self.unanswered.map_or(self.next_ping, |pinged| self.next_ping.min(pinged + self.limits.heartbeat_timeout))
     }
 
-    fn hear(&mut self) {
-        self.unanswered = None;
+    /// Whether a ping has been answered by that: what is due is another then.
+    fn hear(&mut self) -> bool {
+        self.unanswered.take().is_some()
     }
 
     fn beat(&mut self, now: Instant) -> Beat {
-        if self.unanswered.is_some_and(|pinged| now >= pinged + self.timeout) {
+        if self.unanswered.is_some_and(|pinged| now >= pinged + self.limits.heartbeat_timeout) {
             return Beat::Lost;
         }
         if now < self.next_ping {
             return Beat::Wait;
         }
-        self.next_ping = now + self.interval;
+        let next = self.next_ping + self.limits.heartbeat_interval;
+        // Not as many as were missed, where the process stood still.
+        self.next_ping = together(if next > now { next } else { now + self.limits.heartbeat_interval });
         self.unanswered.get_or_insert(now);
         Beat::Ping
     }
 }
 
-/// Serves a chat-room session that was opened before its 101 was sent.
-pub async fn serve_chat_room(app: Arc<App>, opened: Opened, socket: Socket) {
-    opened.session().outlet.release(Bytes::new());
-    run(app, opened.into_live(), socket).await;
+/// When what is due then is done.
+fn together(due: Instant) -> Instant {
+    let since = due.saturating_duration_since(*ORIGIN).as_nanos();
+    let over = since % TOGETHER.as_nanos();
+    let wait = if over == 0 { 0 } else { TOGETHER.as_nanos() - over };
+    due + Duration::from_nanos(u64::try_from(wait).unwrap_or_default())
 }
 
-/// Runs an opened session to its end.
-pub(super) async fn run(app: Arc<App>, live: Live, mut socket: Socket) {
+/// Serves a chat-room session that was opened before its 101 was sent.
+pub fn serve_chat_room(app: Arc<App>, opened: Opened, socket: Socket) -> Serving {
+    opened.session().outlet.release(Bytes::new());
+    Box::pin(run(app, opened.into_live(), socket))
+}
+
+/// Runs an opened session to its end. What is made here is in the future once; what an async function is handed, twice.
+pub(super) fn run(app: Arc<App>, live: Live, mut socket: Socket) -> impl Future<Output = ()> + Send {
     let Live { guard, room, .. } = live;
-    let session = Arc::clone(guard.session());
     socket.get_mut().set_largest(app.config.limits.frame_bytes);
-    let running = Running {
-        app: Arc::clone(&app),
-        session: Arc::clone(&session),
+    let mut running = Running {
+        app,
+        session: Arc::clone(guard.session()),
         room,
-        follow_ups: FollowUps::default(),
+        follow_ups: None,
         #[cfg(test)]
         echo: live.echo,
     };
-    let code = running.turn(&mut socket).await;
-    if let Some(code) = code {
-        session.outlet.close(code);
-        app.metrics.closed(code);
+    async move {
+        let code = running.turn(&mut socket).await;
+        let Running { app, session, .. } = &running;
+        if let Some(code) = code {
+            session.outlet.close(code);
+            app.metrics.closed(code);
+        }
+        drop(guard);
+        finish(app, &session.outlet, &mut socket).await;
     }
-    drop(guard);
-    finish(&app, &session.outlet, &mut socket).await;
 }
 
 /// Lets the other side finish: what waits is written and its Close awaited, for a while; then the
@@ -171,9 +194,10 @@ pub async fn finish(app: &App, outlet: &crate::socket::Outlet, socket: &mut Sock
 
 impl Running {
     /// Returns the code to close with, if the close is ours to begin.
-    async fn turn(mut self, socket: &mut Socket) -> Option<CloseCode> {
-        let limits = &self.app.config.limits;
-        let mut heartbeat = Heartbeat::new(limits.heartbeat_interval, limits.heartbeat_timeout, Instant::now());
+    async fn turn(&mut self, socket: &mut Socket) -> Option<CloseCode> {
+        let app = Arc::clone(&self.app);
+        let limits = &app.config.limits;
+        let mut heartbeat = Heartbeat::new(limits, Instant::now());
         let session = Arc::clone(&self.session);
         let expires = Instant::now() + self.until_expiry();
         let sleep = time::sleep_until(heartbeat.due().min(expires).into());
@@ -181,7 +205,11 @@ impl Running {
         loop {
             let code = tokio::select! {
                 frame = socket.next() => {
-                    heartbeat.hear();
+                    if heartbeat.hear() {
+                        // Else it would wake us to see that there is no timeout.
+                        let expires = Instant::now() + self.until_expiry();
+                        sleep.as_mut().reset(heartbeat.due().min(expires).into());
+                    }
                     match self.on_socket(frame) {
                         Step::Continue => None,
                         Step::Close(code) => Some(code),
@@ -202,7 +230,10 @@ impl Running {
                     } else {
                         match heartbeat.beat(now) {
                             Beat::Wait => {}
-                            Beat::Ping => session.outlet.push(&heartbeat_frame(session.protocol), 1),
+                            Beat::Ping => {
+                                session.outlet.push(&heartbeat_frame(session.protocol), 1);
+                                self.follow_ups.take_if(|follow_ups| follow_ups.are_done());
+                            }
                             Beat::Lost => {
                                 self.app.metrics.refused(Limit::HeartbeatTimeout);
                                 code = Some(CloseCode::HeartbeatLost);
@@ -273,7 +304,7 @@ impl Running {
                         }
                     }
                 };
-                if self.follow_ups.push(&self.app.tasks, notice, work).is_err() {
+                if self.follow_ups.get_or_insert_default().push(&self.app.tasks, notice, work).is_err() {
                     tracing::info!(session = %self.session.id, "session_behind_its_notices");
                     return Some(CloseCode::TryAgain);
                 }
@@ -322,17 +353,56 @@ pub(super) fn close_of(error: &tungstenite::Error, metrics: &Metrics) -> Option<
 mod tests {
     use super::*;
 
+    /// What an async function of three makes.
+    fn size_of_future<A, B, C, Made>(_: impl Fn(A, B, C) -> Made) -> usize {
+        size_of::<Made>()
+    }
+
+    #[test]
+    fn a_session_is_small() {
+        let bytes = size_of_future(run);
+        assert!(bytes <= 784, "{bytes} bytes for each connection");
+    }
+
+    fn limits(heartbeat_interval: Duration, heartbeat_timeout: Duration) -> Limits {
+        Limits { heartbeat_interval, heartbeat_timeout, ..Limits::default() }
+    }
+
     #[test]
     fn a_silent_client_is_lost_after_the_timeout_and_one_that_speaks_is_not() {
-        let (second, start) = (Duration::from_secs(1), Instant::now());
-        let mut heartbeat = Heartbeat::new(25 * second, 10 * second, start);
+        let second = Duration::from_secs(1);
+        let start = together(Instant::now());
+        let limits = limits(25 * second, 10 * second);
+        let mut heartbeat = Heartbeat::new(&limits, start);
         assert!(matches!(heartbeat.beat(start + 24 * second), Beat::Wait));
         assert!(matches!(heartbeat.beat(start + 25 * second), Beat::Ping));
-        heartbeat.hear();
+        assert_eq!(heartbeat.due(), start + 35 * second);
+        assert!(heartbeat.hear());
+        assert!(!heartbeat.hear());
         assert_eq!(heartbeat.due(), start + 50 * second);
         assert!(matches!(heartbeat.beat(start + 50 * second), Beat::Ping));
         assert_eq!(heartbeat.due(), start + 60 * second);
         assert!(matches!(heartbeat.beat(start + 59 * second), Beat::Wait));
         assert!(matches!(heartbeat.beat(start + 60 * second), Beat::Lost));
+    }
+
+    #[test]
+    fn pings_that_are_due_within_a_moment_go_out_together_and_do_not_drift() {
+        let (second, start) = (Duration::from_secs(1), together(Instant::now()));
+        let (just_after, late) = (start + Duration::from_millis(1), Duration::from_millis(3));
+        let limits = limits(second, second);
+        let mut first = Heartbeat::new(&limits, just_after);
+        let mut last = Heartbeat::new(&limits, start + TOGETHER);
+        let due = start + second + TOGETHER;
+        assert_eq!((first.due(), last.due()), (due, due), "never before the interval");
+        for n in 0..10 {
+            assert!(matches!((first.beat(due + n * second + late), last.beat(due + n * second)), (Beat::Ping, Beat::Ping)));
+            assert!(first.hear() && last.hear());
+            assert_eq!((first.due(), last.due()), (due + (n + 1) * second, due + (n + 1) * second));
+        }
+        // After a minute of standing still.
+        assert!(matches!(first.beat(due + 70 * second + late), Beat::Ping));
+        assert!(first.hear());
+        assert_eq!(first.due(), due + 71 * second + TOGETHER);
     }
 }

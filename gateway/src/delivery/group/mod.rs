@@ -10,7 +10,7 @@ use natter_shared::{
     event::Event,
     failpoint,
     frame::{ResetFrame, ServerFrame},
-    id::{GroupId, SessionId},
+    id::{GroupId, SessionId, UserId},
     position::{Epoch, Position},
     subject::Topic,
 };
@@ -100,7 +100,8 @@ impl GroupTask {
         let interruptions = hub.broker.interruptions();
         match Self::subscribe(&hub, group).await {
             Ok((subscription, floor)) => {
-                let task = Self {
+                // On the heap: a future has room for what is handed to it, and for what it makes of it.
+                let task = Box::new(Self {
                     ring: Ring::new(floor, Arc::clone(&hub.ring_budget)),
                     hub: Arc::clone(&hub),
                     group,
@@ -115,7 +116,7 @@ impl GroupTask {
                     hold: None,
                     active: Instant::now(),
                     empty_since: Instant::now(),
-                };
+                });
                 task.follow(subscription, &mut mailbox).await;
             }
             Err(error) => {
@@ -143,7 +144,7 @@ impl GroupTask {
         Ok((subscription, floor))
     }
 
-    async fn follow(mut self, mut subscription: Subscription, mailbox: &mut mpsc::Receiver<Command>) {
+    async fn follow(mut self: Box<Self>, mut subscription: Subscription, mailbox: &mut mpsc::Receiver<Command>) {
         let mut deliveries = Vec::with_capacity(4);
         let stop = self.hub.stop.clone();
         loop {
@@ -157,9 +158,10 @@ impl GroupTask {
                         while has_room && subscription.next_ready(&mut deliveries, BATCH) {
                             self.on_deliveries(&mut deliveries).await;
                         }
-                        self.on_checked(*checked).await;
+                        // What is seldom is on the heap while it lasts: the task has room for its largest step at all times.
+                        Box::pin(self.on_checked(*checked)).await;
                     }
-                    Some(command) => self.on_command(command).await,
+                    Some(command) => Box::pin(self.on_command(command)).await,
                     None => return,
                 },
                 open = subscription.next_batch(&mut deliveries, BATCH), if has_room => {
@@ -188,7 +190,7 @@ impl GroupTask {
     }
 
     /// Unregisters, then answers whoever asked in between: they ask the hub again.
-    async fn end(mut self, mailbox: &mut mpsc::Receiver<Command>) {
+    async fn end(&mut self, mailbox: &mut mpsc::Receiver<Command>) {
         self.hub.forget_group(self.group);
         mailbox.close();
         while mailbox.recv().await.is_some() {
@@ -248,28 +250,29 @@ impl GroupTask {
         match self.cursor.judge(stored.position, stored.previous) {
             Verdict::Next => self.take(stored).await,
             Verdict::Old => {}
+            verdict @ (Verdict::First | Verdict::Gap | Verdict::NewEpoch) => Box::pin(self.on_other(verdict, stored)).await,
+        }
+    }
+
+    /// One that does not just follow on the last.
+    async fn on_other(&mut self, verdict: Verdict, stored: Stored) {
+        match verdict {
+            Verdict::Next | Verdict::Old => {}
             Verdict::First => {
-                if fill::is_whole(&self.hub, Topic::Group(self.group), self.cursor.0, self.active).await {
-                    self.take(stored).await;
-                } else {
-                    self.lose(stored.position).await;
+                if !fill::is_whole(&self.hub, Topic::Group(self.group), self.cursor.0, self.active).await {
+                    return self.lose(stored.position).await;
                 }
             }
-            Verdict::Gap => {
-                self.fill(stored.previous).await;
-                if self.cursor.0 < stored.position {
-                    self.take(stored).await;
-                }
-            }
+            Verdict::Gap => self.fill(stored.previous).await,
             Verdict::NewEpoch => {
                 self.enter_epoch(stored.position.epoch).await;
                 if stored.previous > 0 {
                     self.fill(stored.previous).await;
                 }
-                if self.cursor.0 < stored.position {
-                    self.take(stored).await;
-                }
             }
+        }
+        if self.cursor.0 < stored.position {
+            self.take(stored).await;
         }
     }
 
@@ -366,20 +369,33 @@ impl GroupTask {
 
     /// The next event: into the batch, and past the cursor.
     async fn take(&mut self, stored: Stored) {
+        let at = stored.position;
+        let removed = self.add(&stored);
+        if self.batch.is_large() {
+            // One write must not be more than a member that reads well may let wait.
+            self.flush().await;
+        }
+        if let Some(user) = removed {
+            Box::pin(self.on_removed(&user, at)).await;
+        }
+    }
+
+    /// Returns who is no member any more after it.
+    fn add(&mut self, stored: &Stored) -> Option<UserId> {
         self.cursor = Cursor(stored.position);
         if stored.is_void() {
-            return;
+            return None;
         }
         let event = match Event::decode(&stored.payload) {
             Ok(event) => event,
             Err(error) => {
                 tracing::warn!(group = %self.group, position = %stored.position, %error, "event_unreadable");
-                return;
+                return None;
             }
         };
         // A person who waits for the end of a membership would wait for ever: that is not what this shows.
         if matches!(event, Event::Message(_)) && failpoint::hit("drop") {
-            return;
+            return None;
         }
         if let Event::GroupRenamed(renamed) = &event {
             self.meta.display_name = renamed.display_name.as_str().into();
@@ -389,24 +405,20 @@ impl GroupTask {
             self.chat_floor = stored.position;
         }
         let encoded = encode_event(event, stored.position, stored.stored_at, Some(&self.meta), for_chat);
-        let removed = self.batch.add(stored.position, encoded);
-        if self.batch.is_large() {
-            // One write must not be more than a member that reads well may let wait.
-            self.flush().await;
-        }
-        if let Some(user) = removed {
-            // What stands before the removal is still the member's; nothing after it is.
-            self.flush().await;
-            let at = stored.position;
-            let gone = if failpoint::hit("after-removal") {
-                self.members.iter().filter(|session| session.user == user).cloned().collect()
-            } else {
-                self.remove(|session| session.user == user, |ahead| ahead.session.user == user && ahead.known < at)
-            };
-            for session in gone {
-                say_left(&session, self.group, at);
-                session.end_in_order(self.group, at);
-            }
+        self.batch.add(stored.position, encoded)
+    }
+
+    /// What stands before the removal is still the member's; nothing after it is.
+    async fn on_removed(&mut self, user: &UserId, at: Position) {
+        self.flush().await;
+        let gone = if failpoint::hit("after-removal") {
+            self.members.iter().filter(|session| session.user == *user).cloned().collect()
+        } else {
+            self.remove(|session| session.user == *user, |ahead| ahead.session.user == *user && ahead.known < at)
+        };
+        for session in gone {
+            say_left(&session, self.group, at);
+            session.end_in_order(self.group, at);
         }
     }
 
@@ -431,5 +443,21 @@ impl GroupTask {
         }
         // So nobody who is still ahead has been told anything yet.
         self.settle_ahead();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What an async function of four makes.
+    fn size_of_future<A, B, C, D, Made>(_: impl Fn(A, B, C, D) -> Made) -> usize {
+        size_of::<Made>()
+    }
+
+    #[test]
+    fn the_task_of_a_group_is_small() {
+        let bytes = size_of_future(GroupTask::run) + size_of::<GroupTask>();
+        assert!(bytes <= 1664, "{bytes} bytes for each group");
     }
 }
