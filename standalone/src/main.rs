@@ -18,6 +18,10 @@ use natter_shared::{
     config::Role,
 };
 
+/// As in the gateway: less memory for each connection.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Natter in one process: real-time chat over WebSocket, with nothing to install.
 ///
 /// Keeps its files in ./data (NATTER_DATA_DIR) and survives a kill -9 without losing what it has
