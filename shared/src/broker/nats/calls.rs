@@ -36,7 +36,7 @@ impl NatsBroker {
             Ok(answer) => Ok(answer.payload),
             Err(ExchangeError::NoResponders) => Err(BrokerError::NoResponder),
             Err(ExchangeError::Refused(reason)) => Err(BrokerError::Refused(reason)),
-            Err(error @ (ExchangeError::Disconnected | ExchangeError::TimedOut)) => Err(unavailable(error)),
+            Err(error @ (ExchangeError::Disconnected | ExchangeError::Full | ExchangeError::TimedOut)) => Err(unavailable(error)),
         }
     }
 
@@ -94,6 +94,7 @@ impl NatsBroker {
         let publication = Publication { subject: &subject, reply: None, headers: &[], payload };
         self.connections.publishing.publish(publication).map_err(|unsent| match unsent {
             Unsent::Disconnected => unavailable("not connected"),
+            Unsent::Full => BrokerError::Busy,
             Unsent::TooLarge(most) => BrokerError::Refused(format!("larger than the {most} bytes that NATS takes")),
         })
     }

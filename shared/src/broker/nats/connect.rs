@@ -137,7 +137,7 @@ impl Health {
         self.clock_known.load(Ordering::Acquire)
     }
 
-    /// So many live deliveries found no room.
+    /// So many live deliveries found no room; the generation has been raised.
     pub(super) fn dropped(&self, deliveries: u64) {
         self.slow.fetch_add(deliveries, Ordering::Relaxed);
         self.changed.notify_one();
@@ -347,7 +347,6 @@ pub(super) async fn follow(connections: Arc<Connections>, health: Arc<Health>, s
         if slow_now > slow {
             warn!(dropped = slow_now - slow, "live_deliveries_dropped");
             slow = slow_now;
-            deliveries_lost = true;
         }
         if let Some(version) = too_old.as_ref().filter(|_| !unfit) {
             let (major, minor, patch) = MIN_VERSION;

@@ -23,6 +23,9 @@ pub(super) enum ExchangeError {
     /// Not connected, or the connection broke before the answer.
     #[error("not connected")]
     Disconnected,
+    /// More waits to be sent than may.
+    #[error("more waits to be sent than may")]
+    Full,
     /// Nobody listens on the subject.
     #[error("no responders")]
     NoResponders,

@@ -149,6 +149,7 @@ impl Publisher {
                 return Err(BrokerError::Unavailable("no leader answers".to_owned()));
             }
             Err(ExchangeError::Refused(reason)) => return Err(BrokerError::Refused(reason)),
+            Err(ExchangeError::Full) => return Err(BrokerError::Busy),
             Err(error @ (ExchangeError::Disconnected | ExchangeError::TimedOut)) => {
                 return Err(BrokerError::Unavailable(error.to_string()));
             }

@@ -1,6 +1,12 @@
 //! How a server is reached: which one, TLS, and who we are.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
 
 use async_nats::ServerAddr;
 use bytes::{Buf, BytesMut};
@@ -9,7 +15,7 @@ use nkeys::KeyPair;
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
-    net::TcpStream,
+    net::{TcpStream, lookup_host},
     time::timeout,
 };
 use tokio_rustls::{
@@ -66,13 +72,20 @@ pub(super) struct Dialer {
     last: Option<String>,
     auth: NatsAuth,
     credentials: Option<Credentials>,
+    /// Every server, those that others tell of included.
     tls_required: bool,
-    tls: Arc<ClientConfig>,
+    ca_file: Option<PathBuf>,
+    /// The name of a server that was configured, as those have it that are told of by their addresses.
+    host: Option<String>,
+    /// For each address of a server.
     within: Duration,
 }
 
+#[derive(Clone)]
 struct Server {
     address: ServerAddr,
+    /// What its certificate is for.
+    name: String,
     failed: usize,
 }
 
@@ -83,8 +96,15 @@ struct Credentials {
 
 impl Dialer {
     pub(super) async fn new(options: &NatsOptions, name: String) -> Result<Self, NatsError> {
+        let mut servers: Vec<Server> = Vec::new();
         let addresses = connect::servers(options)?;
-        let servers = addresses.into_iter().map(|address| Server { address, failed: 0 }).collect();
+        let tls_required = options.tls_required || addresses.iter().any(ServerAddr::tls_required);
+        for address in addresses {
+            if !servers.iter().any(|server| key(&server.address) == key(&address)) {
+                servers.push(Server { name: address.host().to_owned(), address, failed: 0 });
+            }
+        }
+        let host = servers.iter().map(|server| &server.name).find(|name| name.parse::<IpAddr>().is_err()).cloned();
         let credentials = match &options.auth {
             NatsAuth::CredentialsFile(path) => {
                 let text = tokio::fs::read_to_string(path).await.map_err(NatsError::Credentials)?;
@@ -96,18 +116,17 @@ impl Dialer {
             }
             NatsAuth::None | NatsAuth::UserPassword { .. } | NatsAuth::Token(_) | NatsAuth::NkeySeed(_) => None,
         };
-        let tls = Arc::new(tls(options).map_err(|error| NatsError::Connect(Box::new(error)))?);
-        let (auth, tls_required, within) = (options.auth.clone(), options.tls_required, options.connect_timeout);
-        Ok(Self { name, servers, last: None, auth, credentials, tls_required, tls, within })
+        let (auth, ca_file, within) = (options.auth.clone(), options.ca_file.clone(), options.connect_timeout);
+        Ok(Self { name, servers, last: None, auth, credentials, tls_required, ca_file, host, within })
     }
 
     /// Tries the next server.
     pub(super) async fn dial(&mut self) -> Result<Connection, DialError> {
-        let Some(index) = self.next() else { return Err(io::Error::from(io::ErrorKind::AddrNotAvailable).into()) };
-        let Some(server) = self.servers.get(index) else { return Err(io::Error::from(io::ErrorKind::AddrNotAvailable).into()) };
-        let address = server.address.clone();
-        self.last = Some(key(&address));
-        let reached = timeout(self.within, self.reach(&address)).await.unwrap_or(Err(DialError::TimedOut));
+        let none = || DialError::from(io::Error::from(io::ErrorKind::AddrNotAvailable));
+        let index = self.next().ok_or_else(none)?;
+        let server = self.servers.get(index).ok_or_else(none)?.clone();
+        self.last = Some(key(&server.address));
+        let reached = self.reach(&server).await;
         if let Some(server) = self.servers.get_mut(index) {
             server.failed = if reached.is_ok() { 0 } else { server.failed + 1 };
         }
@@ -129,20 +148,35 @@ impl Dialer {
 
     /// The other servers of its cluster.
     pub(super) fn discover(&mut self, info: &Info) {
-        let scheme = if self.tls_required { "tls" } else { "nats" };
-        let known = |servers: &[Server], new: &ServerAddr| servers.iter().any(|server| key(&server.address) == key(new));
         for url in &info.connect_urls {
-            if let Ok(address) = format!("{scheme}://{url}").parse::<ServerAddr>()
+            if let Ok(address) = format!("nats://{url}").parse::<ServerAddr>()
                 && !address.host().is_empty()
-                && !known(&self.servers, &address)
+                && !self.servers.iter().any(|server| key(&server.address) == key(&address))
             {
-                self.servers.push(Server { address, failed: 0 });
+                let host = address.host();
+                let named = self.host.as_ref().filter(|_| host.parse::<IpAddr>().is_ok());
+                self.servers.push(Server { name: named.cloned().unwrap_or_else(|| host.to_owned()), address, failed: 0 });
             }
         }
     }
 
-    async fn reach(&self, address: &ServerAddr) -> Result<Connection, DialError> {
-        let stream = TcpStream::connect((address.host(), address.port())).await?;
+    /// Tries its addresses, one after the other: one may be dead.
+    async fn reach(&self, server: &Server) -> Result<Connection, DialError> {
+        let mut last = DialError::from(io::Error::from(io::ErrorKind::NotFound));
+        let resolving = lookup_host((server.address.host(), server.address.port()));
+        for address in timeout(self.within, resolving).await.map_err(|_| DialError::TimedOut)?? {
+            match timeout(self.within, self.reach_at(address, &server.name)).await {
+                Ok(Ok(connection)) => return Ok(connection),
+                Ok(Err(refused @ DialError::Refused(_))) => return Err(refused),
+                Ok(Err(error)) => last = error,
+                Err(_) => last = DialError::TimedOut,
+            }
+        }
+        Err(last)
+    }
+
+    async fn reach_at(&self, address: SocketAddr, name: &str) -> Result<Connection, DialError> {
+        let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
         let mut socket: Box<dyn Socket> = Box::new(stream);
         let mut buffer = BytesMut::with_capacity(4096);
@@ -157,15 +191,20 @@ impl Dialer {
                 None => read(&mut socket, &mut buffer).await?,
             }
         };
-        let wants_tls = self.tls_required || address.tls_required();
-        if wants_tls && !info.tls_required && !info.tls_available {
+        if self.tls_required && !info.tls_required && !info.tls_available {
             return Err(DialError::NoTls);
         }
-        if wants_tls || info.tls_required {
-            let name = ServerName::try_from(address.host().to_owned()).map_err(io::Error::other)?;
-            socket = Box::new(TlsConnector::from(Arc::clone(&self.tls)).connect(name, socket).await?);
+        if self.tls_required || info.tls_required {
+            if !buffer.is_empty() {
+                // It would be believed as if it had come over TLS.
+                return Err(wire::Foreign("something before TLS that only comes after it").into());
+            }
+            let name = ServerName::try_from(name.to_owned()).map_err(io::Error::other)?;
+            // Anew each time: the authority's file may be another by now.
+            let config = Arc::new(tls(self.ca_file.as_ref())?);
+            socket = Box::new(TlsConnector::from(config).connect(name, socket).await?);
         }
-        let hello = format!("CONNECT {}\r\nPING\r\n", self.hello(&info, wants_tls)?);
+        let hello = format!("CONNECT {}\r\nPING\r\n", self.hello(&info, self.tls_required)?);
         socket.write_all(hello.as_bytes()).await?;
         socket.flush().await?;
         loop {
@@ -223,9 +262,9 @@ fn block<'a>(text: &'a str, what: &str) -> Option<&'a str> {
     rest.lines().map(str::trim).find(|line| !line.is_empty() && !line.starts_with('-'))
 }
 
-fn tls(options: &NatsOptions) -> io::Result<ClientConfig> {
+fn tls(ca_file: Option<&PathBuf>) -> io::Result<ClientConfig> {
     let mut roots = RootCertStore::empty();
-    match &options.ca_file {
+    match ca_file {
         Some(path) => {
             for certificate in CertificateDer::pem_file_iter(path).map_err(io::Error::other)? {
                 roots.add(certificate.map_err(io::Error::other)?).map_err(io::Error::other)?;
@@ -265,11 +304,58 @@ mod tests {
     #[tokio::test]
     async fn the_servers_of_a_cluster_are_learnt_once() {
         let mut dialer = dialer(&["nats://a:1"]).await;
-        let Ok(Some((Op::Info(info), _))) = wire::parse(b"INFO {}\r\n") else { panic!("an info") };
-        let info = Info { connect_urls: vec!["a:1".into(), "b:1".into(), "[::1]:4222".into(), "/".into()], ..*info };
+        let info = Info { connect_urls: vec!["a:1".into(), "b:1".into(), "[::1]:4222".into(), "/".into()], ..Info::default() };
         dialer.discover(&info);
         dialer.discover(&info);
         assert_eq!(dialer.servers.iter().map(|server| key(&server.address)).collect::<Vec<_>>(), ["a:1", "b:1", "::1:4222"]);
+    }
+
+    #[tokio::test]
+    async fn a_server_that_is_told_of_by_its_address_has_the_name_of_one_that_was_configured() {
+        let names = async |url: &str| {
+            let mut dialer = dialer(&[url]).await;
+            dialer.discover(&Info { connect_urls: vec!["10.0.0.2:4222".into(), "b:4222".into()], ..Info::default() });
+            (dialer.tls_required, dialer.servers.into_iter().map(|server| server.name).collect::<Vec<_>>())
+        };
+        let owned = |names: [&str; 3]| names.map(str::to_owned).to_vec();
+        assert_eq!(names("tls://a:1").await, (true, owned(["a", "a", "b"])), "and TLS holds for all");
+        assert_eq!(names("nats://10.0.0.1:1").await, (false, owned(["10.0.0.1", "10.0.0.2", "b"])));
+    }
+
+    #[tokio::test]
+    async fn a_server_that_is_named_twice_is_one() {
+        let mut twice = dialer(&["nats://a:1", "nats://a:1"]).await;
+        twice.last = Some("a:1".to_owned());
+        assert_eq!(twice.next(), Some(0));
+    }
+
+    /// A server that says `greeting` to whom connects.
+    async fn greets(greeting: &'static str) -> Dialer {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("nats://{}", listener.local_addr().unwrap());
+        tokio::spawn(async move {
+            let mut kept = Vec::new();
+            while let Ok((mut stream, _)) = listener.accept().await {
+                stream.write_all(greeting.as_bytes()).await.unwrap();
+                kept.push(stream);
+            }
+        });
+        dialer(&[&url]).await
+    }
+
+    #[tokio::test]
+    async fn what_comes_before_tls_is_not_believed_after_it() {
+        let mut dialer = greets("INFO {\"tls_required\":true}\r\nPONG\r\nMSG live.0.g.x 1 2\r\nhi\r\n").await;
+        let reached = dialer.dial().await.err();
+        assert!(matches!(reached, Some(DialError::Foreign(_))), "{reached:?}");
+    }
+
+    #[tokio::test]
+    async fn nothing_is_said_in_clear_where_tls_is_asked_for() {
+        let mut dialer = greets("INFO {}\r\n").await;
+        dialer.tls_required = true;
+        let reached = dialer.dial().await.err();
+        assert!(matches!(reached, Some(DialError::NoTls)), "{reached:?}");
     }
 
     #[test]

@@ -44,6 +44,8 @@ struct Shared {
     connects: AtomicU64,
     /// Of one subscription.
     capacity: usize,
+    /// Bytes that may wait to be written; above that nothing more is published.
+    room: usize,
     health: Arc<Health>,
 }
 
@@ -55,6 +57,8 @@ struct Core {
     next_id: u64,
     /// What is to be written.
     out: Vec<u8>,
+    /// For good.
+    has_ended: bool,
 }
 
 /// What it is connected to.
@@ -81,6 +85,9 @@ trait Sink: Send + Sync {
     fn end(&self);
 }
 
+/// What a server takes that does not say so: its own default.
+const MAX_PAYLOAD: usize = 1 << 20;
+
 /// A queue has no room: nothing of it is read fast enough.
 struct Full;
 
@@ -88,6 +95,8 @@ struct Full;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Unsent {
     Disconnected,
+    /// The server takes less than is published, or has stopped.
+    Full,
     /// The server takes so many bytes at most.
     TooLarge(usize),
 }
@@ -112,9 +121,9 @@ impl Link {
         stop: CancellationToken,
     ) -> Result<Self, NatsError> {
         let dialer = dial::Dialer::new(options, format!("natter-{}-{name}", role.as_str())).await?;
-        let capacity = options.subscription_capacity;
+        let (capacity, room) = (options.subscription_capacity, options.max_in_flight_bytes.saturating_mul(2));
         let (core, pump, connects) = (Mutex::default(), AtomicWaker::new(), AtomicU64::new(0));
-        let shared = Arc::new(Shared { name, core, pump, connects, capacity, health });
+        let shared = Arc::new(Shared { name, core, pump, connects, capacity, room, health });
         tokio::spawn(pump::run(Arc::clone(&shared), dialer, stop));
         Ok(Self(shared))
     }
@@ -133,6 +142,9 @@ impl Link {
     pub(super) fn publish(&self, publication: Publication<'_>) -> Result<(), Unsent> {
         let mut core = self.0.core.lock();
         let Core { server: Some(server), out, .. } = &mut *core else { return Err(Unsent::Disconnected) };
+        if out.len() > self.0.room {
+            return Err(Unsent::Full);
+        }
         wire::publish(out, publication, server.max_payload).map_err(|wire::TooLarge| Unsent::TooLarge(server.max_payload))?;
         drop(core);
         self.0.pump.wake();
@@ -164,6 +176,9 @@ impl Shared {
         if is_connected {
             wire::subscribe(&mut core.out, &subject, id);
         }
+        if core.has_ended {
+            sink.end();
+        }
         core.sinks.insert(id, Entry { subject: subject.into_boxed_str(), sink });
         drop(core);
         if is_connected {
@@ -185,14 +200,14 @@ impl Shared {
     }
 
     /// Connected: whatever is followed is asked for, before anything else is written.
-    fn connected(&self, version: String, max_payload: usize) {
+    fn connected(&self, version: String, max_payload: Option<usize>) {
         self.connects.fetch_add(1, Ordering::AcqRel);
         let mut core = self.core.lock();
         let Core { out, sinks, server, .. } = &mut *core;
         for (id, entry) in sinks {
             wire::subscribe(out, &entry.subject, *id);
         }
-        *server = Some(Server { version, max_payload });
+        *server = Some(Server { version, max_payload: max_payload.unwrap_or(MAX_PAYLOAD) });
     }
 
     fn disconnected(&self) {
@@ -207,7 +222,9 @@ impl Shared {
     /// For good.
     fn end(&self) {
         self.disconnected();
-        for entry in self.core.lock().sinks.values() {
+        let mut core = self.core.lock();
+        core.has_ended = true;
+        for entry in core.sinks.values() {
             entry.sink.end();
         }
     }

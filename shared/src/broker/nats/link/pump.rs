@@ -12,7 +12,7 @@ use async_nats::{ClientError, Event, ServerError};
 use bytes::{Buf, BytesMut};
 use tokio::{
     io::AsyncWrite as _,
-    time::{Interval, MissedTickBehavior, interval, sleep},
+    time::{Duration, Instant, Interval, MissedTickBehavior, interval, sleep},
 };
 use tokio_util::{io::poll_read_buf, sync::CancellationToken};
 
@@ -23,8 +23,11 @@ use super::{
 };
 use crate::broker::nats::connect::{PING_INTERVAL, reconnect_delay};
 
-/// Pings without an answer that a server may have when the next is due.
+/// Pings that a server may have been sent, when the next is due, since anything was read of it.
 const UNANSWERED: u32 = 2;
+
+/// A connection that ended sooner was of no use: the next is tried after a pause.
+const OF_USE: Duration = Duration::from_secs(1);
 
 /// What is read at once, at most.
 const READ: usize = 64 * 1024;
@@ -39,34 +42,47 @@ enum Lost {
     Io(#[from] io::Error),
     #[error(transparent)]
     Foreign(#[from] wire::Foreign),
-    #[error("pings are not answered")]
+    #[error("it says nothing, pings are not answered")]
     Silent,
+}
+
+/// Ends what is followed however the task ends.
+struct End<'a>(&'a Shared);
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        self.0.end();
+    }
 }
 
 /// Until `stop`.
 pub(super) async fn run(shared: Arc<Shared>, mut dialer: Dialer, stop: CancellationToken) {
+    let _end = End(&shared);
     let running = async {
         let mut attempts = 0;
         loop {
             sleep(reconnect_delay(attempts)).await;
+            attempts += 1;
             match dialer.dial().await {
                 Ok(connection) => {
-                    attempts = 0;
+                    let begun = Instant::now();
                     let mut pump = Pump::start(&shared, &mut dialer, connection);
                     let lost = poll_fn(|context| pump.poll(context)).await;
                     shared.disconnected();
-                    tracing::debug!(connection = shared.name, error = %lost, "nats_lost");
+                    match &lost {
+                        Lost::Io(error) => tracing::debug!(connection = shared.name, %error, "nats_lost"),
+                        Lost::Foreign(_) | Lost::Silent => tracing::warn!(connection = shared.name, error = %lost, "nats_lost"),
+                    }
                     shared.health.on_event(shared.name, &Event::Disconnected);
+                    if begun.elapsed() > OF_USE {
+                        attempts = 0;
+                    }
                 }
-                Err(error) => {
-                    attempts += 1;
-                    shared.health.on_event(shared.name, &event(error));
-                }
+                Err(error) => shared.health.on_event(shared.name, &event(error)),
             }
         }
     };
     stop.run_until_cancelled(running).await;
-    shared.end();
 }
 
 fn event(error: DialError) -> Event {
@@ -89,7 +105,7 @@ struct Pump<'a> {
     /// Written, and perhaps not sent.
     unflushed: bool,
     pings: Interval,
-    /// Pings without an answer.
+    /// Pings since anything was read.
     unanswered: u32,
 }
 
@@ -137,7 +153,12 @@ impl<'a> Pump<'a> {
             self.buffer.reserve(READ);
             is_read = match poll_read_buf(Pin::new(&mut self.socket), context, &mut self.buffer) {
                 Poll::Ready(Ok(0)) => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
-                Poll::Ready(read) => read.map(|_| true)?,
+                Poll::Ready(read) => {
+                    read?;
+                    // Whatever it says, it is there; the answer to a ping may be far behind.
+                    self.unanswered = 0;
+                    true
+                }
                 Poll::Pending => false,
             };
             if !is_read {
@@ -173,37 +194,123 @@ impl<'a> Pump<'a> {
     /// Passes on all that is whole.
     fn take(&mut self) -> Result<(), Lost> {
         let (mut dropped, mut read) = (0, 0);
+        let mut events = Vec::new();
         {
             // Once for all that came: who subscribes or publishes meanwhile waits for some microseconds.
-            let core = self.shared.core.lock();
+            let mut core = self.shared.core.lock();
             while let Some((op, length)) = wire::parse(self.buffer.get(read..).unwrap_or_default())? {
                 read += length;
                 match op {
                     Op::Message { id, message } => {
                         // One that has just been left.
                         let Some(entry) = core.sinks.get(&id) else { continue };
-                        dropped += u64::from(entry.sink.take(&message, self.shared.capacity).is_err());
-                    }
-                    Op::Ping => self.out.extend_from_slice(b"PONG\r\n"),
-                    Op::Pong => self.unanswered = 0,
-                    Op::Ok => {}
-                    Op::Info(info) => {
-                        self.dialer.discover(&info);
-                        if info.lame_duck {
-                            self.shared.health.on_event(self.shared.name, &Event::LameDuckMode);
+                        if entry.sink.take(&message, self.shared.capacity).is_err() {
+                            if dropped == 0 {
+                                // Before anything that came after it is seen.
+                                self.shared.health.raise_generation();
+                            }
+                            dropped += 1;
                         }
                     }
-                    Op::Err(error) => {
-                        let error = ServerError::Other(error.to_owned());
-                        self.shared.health.on_event(self.shared.name, &Event::ServerError(error));
+                    Op::Ping => self.out.extend_from_slice(b"PONG\r\n"),
+                    Op::Pong | Op::Ok => {}
+                    Op::Info(info) => {
+                        self.dialer.discover(&info);
+                        if let (Some(server), Some(max_payload)) = (&mut core.server, info.max_payload) {
+                            server.max_payload = max_payload;
+                        }
+                        events.extend(info.lame_duck.then_some(Event::LameDuckMode));
                     }
+                    Op::Err(error) => events.push(Event::ServerError(ServerError::Other(error.to_owned()))),
                 }
             }
         }
         self.buffer.advance(read);
+        for event in events {
+            self.shared.health.on_event(self.shared.name, &event);
+        }
         if dropped > 0 {
             self.shared.health.dropped(dropped);
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpListener,
+        time::timeout,
+    };
+
+    use super::*;
+    use crate::broker::nats::{
+        connect::Health,
+        link::{Link, Publication, Unsent},
+        options::{NatsAuth, NatsOptions, Role},
+    };
+
+    /// A link to a server that signs everybody in, then says `PING` so often, and answers nothing.
+    async fn link_to_one_that_only_says(every: Duration, options: NatsOptions) -> (Link, CancellationToken) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("nats://{}", listener.local_addr().unwrap());
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let (mut reading, mut writing) = stream.into_split();
+                writing.write_all(b"INFO {}\r\nPONG\r\n").await.unwrap();
+                tokio::spawn(async move { while reading.read(&mut [0; 1024]).await.is_ok_and(|read| read > 0) {} });
+                tokio::spawn(async move {
+                    loop {
+                        sleep(every).await;
+                        if writing.write_all(b"PING\r\n").await.is_err() {
+                            return;
+                        }
+                    }
+                });
+            }
+        });
+        let stop = CancellationToken::new();
+        let options = NatsOptions { urls: vec![url], ..options };
+        let health = Health::new(Role::Gateway, &NatsAuth::None);
+        let link = Link::start("test", &options, Role::Gateway, health, stop.clone()).await.unwrap();
+        let connected = async {
+            while !link.is_connected() {
+                sleep(Duration::from_millis(5)).await;
+            }
+        };
+        timeout(Duration::from_secs(10), connected).await.unwrap();
+        (link, stop)
+    }
+
+    #[tokio::test]
+    async fn who_speaks_is_kept_though_it_answers_no_ping_and_who_is_silent_is_left() {
+        let (speaks, _stop) = link_to_one_that_only_says(Duration::from_millis(200), NatsOptions::default()).await;
+        let (silent, _stop_too) = link_to_one_that_only_says(Duration::from_hours(1), NatsOptions::default()).await;
+        let left = async {
+            while silent.connects() == 1 {
+                sleep(Duration::from_millis(20)).await;
+            }
+        };
+        timeout(Duration::from_secs(20), left).await.unwrap();
+        assert_eq!(speaks.connects(), 1);
+    }
+
+    #[tokio::test]
+    async fn no_more_waits_to_be_sent_than_may() {
+        let options = NatsOptions { max_in_flight_bytes: 1000, ..NatsOptions::default() };
+        let (link, stop) = link_to_one_that_only_says(Duration::from_millis(200), options).await;
+        let publication = Publication { subject: "a", reply: None, headers: &[], payload: &[b'x'; 1500] };
+        // Nothing of it is sent meanwhile: there is one thread, and it is here.
+        assert_eq!([(); 3].map(|()| link.publish(publication)), [Ok(()), Ok(()), Err(Unsent::Full)]);
+        stop.cancel();
+        let ended = async {
+            while link.publish(publication) != Err(Unsent::Disconnected) {
+                sleep(Duration::from_millis(5)).await;
+            }
+        };
+        timeout(Duration::from_secs(10), ended).await.unwrap();
+        let mut late = link.subscribe("b".to_owned(), |_| Some(()));
+        assert_eq!(timeout(Duration::from_secs(10), futures::StreamExt::next(&mut late)).await.unwrap(), None, "it is over");
     }
 }

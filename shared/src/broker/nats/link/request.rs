@@ -103,6 +103,7 @@ impl<T: Send + 'static> Requests<T> {
         match self.link.publish(Publication { reply: Some(&reply), ..publication }) {
             Ok(()) => {}
             Err(Unsent::Disconnected) => return Err(ExchangeError::Disconnected),
+            Err(Unsent::Full) => return Err(ExchangeError::Full),
             Err(Unsent::TooLarge(most)) => return Err(ExchangeError::Refused(format!("larger than the {most} bytes that NATS takes"))),
         }
         match tokio::time::timeout(timeout, answer).await {

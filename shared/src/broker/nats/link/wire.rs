@@ -47,7 +47,7 @@ pub(super) enum Op<'a> {
 }
 
 /// What a server says of itself.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 pub(super) struct Info {
     #[serde(default)]
     pub(super) version: String,
@@ -60,22 +60,17 @@ pub(super) struct Info {
     #[serde(default)]
     pub(super) connect_urls: Vec<String>,
     /// Bytes of headers and payload.
-    #[serde(default = "max_payload")]
-    pub(super) max_payload: usize,
+    #[serde(default)]
+    pub(super) max_payload: Option<usize>,
     /// It is about to close.
     #[serde(default, rename = "ldm")]
     pub(super) lame_duck: bool,
 }
 
-/// The server's default.
-const fn max_payload() -> usize {
-    1 << 20
-}
-
 /// What is no NATS.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("an answer that is not NATS's: {0}")]
-pub(super) struct Foreign(&'static str);
+pub(super) struct Foreign(pub(super) &'static str);
 
 /// The first operation in `buffer` and how long it is; none where its end is not there yet.
 pub(super) fn parse(buffer: &[u8]) -> Result<Option<(Op<'_>, usize)>, Foreign> {
@@ -242,7 +237,7 @@ mod tests {
         let text = "INFO {\"version\":\"2.15.1\",\"nonce\":\"abc\",\"tls_required\":true,\"max_payload\":1}\r\n";
         let Some((Op::Info(info), _)) = message(text) else { panic!("an info") };
         assert_eq!((info.version.as_str(), info.nonce.as_deref(), info.tls_required), ("2.15.1", Some("abc"), true));
-        assert_eq!(info.max_payload, 1);
+        assert_eq!(info.max_payload, Some(1));
         for foreign in
             ["HTTP/1.1 400 Bad Request\r\n", "MSG a\r\n", "MSG a b 3\r\nabc\r\n", "MSG a 1 1\r\nabc\r\n", "HMSG a 1 9 3\r\nabc\r\n"]
         {
