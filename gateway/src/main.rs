@@ -15,7 +15,7 @@ use natter_shared::{
     telemetry::metrics::Registry,
 };
 
-/// Keeps sizes apart, so that what lasts lies close together: glibc's leaves holes between, which make 800 bytes for each connection.
+/// Keeps sizes apart, so that what lasts lies close together: glibc's leaves holes between, which make 1 KB for each connection.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

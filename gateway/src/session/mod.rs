@@ -9,6 +9,7 @@ mod edge_tests;
 mod follow;
 mod handle;
 mod handshake;
+mod heartbeat;
 mod membership;
 mod nonces;
 mod notices;

@@ -23,7 +23,7 @@ macro_rules! insert {
     };
 }
 
-/// Likewise where nothing is expected to be taken: to look first costs PostgreSQL as much again. What is taken after all fails the
+/// Likewise where nothing is expected to be taken: to look first costs PostgreSQL half as much again. What is taken after all fails the
 /// statement, and the plan is made again, knowing of it.
 macro_rules! insert_new {
     ($table:literal, $columns:literal) => {

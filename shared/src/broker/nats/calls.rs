@@ -12,7 +12,7 @@ use super::{
     super::{BrokerError, Call, Calls, Control, Controls},
     NatsBroker,
     exchange::ExchangeError,
-    link::{Publication, Unsent},
+    link::Publication,
     options::Role,
 };
 use crate::subject::{self, Space, Topic};
@@ -92,10 +92,6 @@ impl NatsBroker {
     pub(super) fn publish_ephemeral_now(&self, topic: Topic, payload: &[u8]) -> Result<(), BrokerError> {
         let subject = subject::subject(Space::Live, self.shards.of(topic), topic);
         let publication = Publication { subject: &subject, reply: None, headers: &[], payload };
-        self.connections.publishing.publish(publication).map_err(|unsent| match unsent {
-            Unsent::Disconnected => unavailable("not connected"),
-            Unsent::Full => BrokerError::Busy,
-            Unsent::TooLarge(most) => BrokerError::Refused(format!("larger than the {most} bytes that NATS takes")),
-        })
+        Ok(self.connections.publishing.publish(publication)?)
     }
 }

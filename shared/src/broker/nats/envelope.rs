@@ -5,7 +5,7 @@ use bytes::Bytes;
 use uuid::Uuid;
 
 use super::{
-    super::{Delivery, Stored},
+    super::{Delivery, Outgoing, Stored},
     link::Incoming,
 };
 use crate::{
@@ -15,8 +15,8 @@ use crate::{
     timestamp::Timestamp,
 };
 
-pub(super) const MSG_ID: HeaderName = HeaderName::from_static("Nats-Msg-Id");
-pub(super) const EXPECTED_STREAM: HeaderName = HeaderName::from_static("Nats-Expected-Stream");
+const MSG_ID: HeaderName = HeaderName::from_static("Nats-Msg-Id");
+const EXPECTED_STREAM: HeaderName = HeaderName::from_static("Nats-Expected-Stream");
 const STREAM: HeaderName = HeaderName::from_static("Nats-Stream");
 const SUBJECT: HeaderName = HeaderName::from_static("Nats-Subject");
 const SEQUENCE: HeaderName = HeaderName::from_static("Nats-Sequence");
@@ -24,7 +24,29 @@ const LAST_SEQUENCE: HeaderName = HeaderName::from_static("Nats-Last-Sequence");
 const TIME_STAMP: HeaderName = HeaderName::from_static("Nats-Time-Stamp");
 const UPTO_SEQUENCE: HeaderName = HeaderName::from_static("Nats-UpTo-Sequence");
 /// When the event was made: milliseconds since the Unix epoch, in the broker's time.
-pub(super) const MADE_AT: HeaderName = HeaderName::from_static("Natter-At");
+const MADE_AT: HeaderName = HeaderName::from_static("Natter-At");
+
+/// What the headers of an event to be stored say.
+pub(super) struct Labels {
+    id: String,
+    made_at: String,
+}
+
+impl Labels {
+    pub(super) fn of(event: &Outgoing) -> Self {
+        Self { id: event.id.0.simple().to_string(), made_at: event.made_at.0.to_string() }
+    }
+
+    pub(super) fn headers(&self) -> [(HeaderName, &str); 2] {
+        [(MSG_ID, &self.id), (MADE_AT, &self.made_at)]
+    }
+
+    /// Those by which any other stream refuses it.
+    pub(super) fn headers_for<'a>(&'a self, stream: &'a str) -> [(HeaderName, &'a str); 3] {
+        let [id, made_at] = self.headers();
+        [id, made_at, (EXPECTED_STREAM, stream)]
+    }
+}
 
 /// Where headers are, however they came.
 trait Fields {

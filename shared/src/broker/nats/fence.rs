@@ -13,13 +13,12 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
-use uuid::Uuid;
 
 use super::{
     super::{BrokerError, Outgoing},
     clock::Clock,
     connect::Health,
-    envelope::{self, Canary},
+    envelope::{self, Canary, Labels},
     epochs::Epochs,
     link::{Follower, Link, Publication},
 };
@@ -183,15 +182,11 @@ impl Canaries {
             payload: self.payload.clone(),
         };
         let subject = subject::subject(Space::Event, self.shard, event.topic);
-        let mut buffer = Uuid::encode_buffer();
-        let (id, made_at) = (event.id.0.simple().encode_lower(&mut buffer), event.made_at.0.to_string());
-        let headers = [(envelope::MSG_ID, &*id), (envelope::MADE_AT, &*made_at)];
+        let labels = Labels::of(&event);
         let at = self.prober.clock.steady();
-        let publication = Publication { subject: &subject, reply: None, headers: &headers, payload: &event.payload };
-        match self.prober.live.publish(publication) {
-            Ok(()) => Ok((event.id, at)),
-            Err(_) => Err(BrokerError::Unavailable("not connected".to_owned())),
-        }
+        let publication = Publication { subject: &subject, reply: None, headers: &labels.headers(), payload: &event.payload };
+        self.prober.live.publish(publication)?;
+        Ok((event.id, at))
     }
 }
 

@@ -4,14 +4,13 @@ use std::{sync::Arc, time::Duration};
 
 use serde::Deserialize;
 use tokio::time::Instant;
-use uuid::Uuid;
 
 use super::{
     super::{Ack, BrokerError, Outgoing, window::Window},
     api::{Api, Failure},
     clock::Clock,
     connect::Health,
-    envelope,
+    envelope::Labels,
     epochs::Epochs,
     exchange::ExchangeError,
     fence::Fence,
@@ -137,9 +136,8 @@ impl Publisher {
             return Err(BrokerError::Epoch { shard, current: current.epoch });
         }
         let subject = subject::subject(Space::Event, shard, event.topic);
-        let mut buffer = Uuid::encode_buffer();
-        let (id, made_at) = (event.id.0.simple().encode_lower(&mut buffer), event.made_at.0.to_string());
-        let headers = [(envelope::MSG_ID, &*id), (envelope::MADE_AT, &*made_at), (envelope::EXPECTED_STREAM, &*current.stream)];
+        let labels = Labels::of(event);
+        let headers = labels.headers_for(&current.stream);
         let publication = Publication { subject: &subject, reply: None, headers: &headers, payload: &event.payload };
         let verdict = match self.requests.call(publication, left).await {
             Ok(verdict) => verdict,

@@ -204,7 +204,7 @@ impl Dialer {
             let config = Arc::new(tls(self.ca_file.as_ref())?);
             socket = Box::new(TlsConnector::from(config).connect(name, socket).await?);
         }
-        let hello = format!("CONNECT {}\r\nPING\r\n", self.hello(&info, self.tls_required)?);
+        let hello = format!("CONNECT {}\r\nPING\r\n", self.hello(&info)?);
         socket.write_all(hello.as_bytes()).await?;
         socket.flush().await?;
         loop {
@@ -220,9 +220,9 @@ impl Dialer {
         }
     }
 
-    fn hello(&self, info: &Info, tls_required: bool) -> Result<Value, DialError> {
+    fn hello(&self, info: &Info) -> Result<Value, DialError> {
         let mut hello = json!({
-            "verbose": false, "pedantic": false, "tls_required": tls_required, "name": self.name, "lang": "rust",
+            "verbose": false, "pedantic": false, "tls_required": self.tls_required, "name": self.name, "lang": "rust",
             "version": env!("CARGO_PKG_VERSION"), "protocol": 1, "echo": true, "headers": true, "no_responders": true,
         });
         let signature = |pair: &KeyPair| {
@@ -251,7 +251,7 @@ fn key(address: &ServerAddr) -> String {
 }
 
 /// Reads some more.
-pub(super) async fn read(socket: &mut Box<dyn Socket>, buffer: &mut BytesMut) -> io::Result<()> {
+async fn read(socket: &mut Box<dyn Socket>, buffer: &mut BytesMut) -> io::Result<()> {
     if socket.read_buf(buffer).await? == 0 { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(()) }
 }
 

@@ -3,14 +3,14 @@
 use std::{
     collections::VecDeque,
     pin::Pin,
-    sync::{Arc, Weak},
+    sync::Arc,
     task::{Context, Poll, Waker},
 };
 
 use futures::Stream;
 use parking_lot::Mutex;
 
-use super::{Full, Incoming, Shared, Sink};
+use super::{Followed, Full, Incoming, Sink};
 
 /// What a queue that is empty keeps room for.
 const KEPT: usize = 4;
@@ -64,14 +64,13 @@ impl<T: Send> Sink for Queue<T> {
 /// The messages of one subscription, until dropped. Those that come while the connection is lost are not
 /// among them: see [`Link::connects`](super::Link::connects).
 pub(in super::super) struct Follower<T> {
-    id: u64,
     queue: Arc<Queue<T>>,
-    link: Weak<Shared>,
+    _followed: Followed,
 }
 
 impl<T> Follower<T> {
-    pub(super) fn new(id: u64, queue: Arc<Queue<T>>, link: &Arc<Shared>) -> Self {
-        Self { id, queue, link: Arc::downgrade(link) }
+    pub(super) fn new(queue: Arc<Queue<T>>, followed: Followed) -> Self {
+        Self { queue, _followed: followed }
     }
 }
 
@@ -93,13 +92,5 @@ impl<T> Stream for Follower<T> {
             state.waker = Some(context.waker().clone());
         }
         Poll::Pending
-    }
-}
-
-impl<T> Drop for Follower<T> {
-    fn drop(&mut self) {
-        if let Some(link) = self.link.upgrade() {
-            link.leave(self.id);
-        }
     }
 }

@@ -14,7 +14,7 @@ mod wire;
 use std::{
     collections::HashMap,
     sync::{
-        Arc,
+        Arc, Weak,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -26,8 +26,10 @@ use tokio_util::sync::CancellationToken;
 
 pub(super) use self::{follow::Follower, request::Requests, wire::Incoming};
 use super::{
+    super::BrokerError,
     NatsError,
     connect::Health,
+    exchange::ExchangeError,
     options::{NatsOptions, Role},
 };
 
@@ -88,17 +90,55 @@ trait Sink: Send + Sync {
 /// What a server takes that does not say so: its own default.
 const MAX_PAYLOAD: usize = 1 << 20;
 
+/// A subject that is followed until this is dropped.
+struct Followed {
+    id: u64,
+    /// A link ends without those who follow it.
+    link: Weak<Shared>,
+}
+
+impl Drop for Followed {
+    fn drop(&mut self) {
+        if let Some(link) = self.link.upgrade() {
+            link.leave(self.id);
+        }
+    }
+}
+
 /// A queue has no room: nothing of it is read fast enough.
 struct Full;
 
 /// Why something is not published.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Unsent {
+    #[error("not connected")]
     Disconnected,
     /// The server takes less than is published, or has stopped.
+    #[error("more waits to be sent than may")]
     Full,
     /// The server takes so many bytes at most.
+    #[error("larger than the {0} bytes that NATS takes")]
     TooLarge(usize),
+}
+
+impl From<Unsent> for BrokerError {
+    fn from(unsent: Unsent) -> Self {
+        match unsent {
+            Unsent::Disconnected => Self::Unavailable(unsent.to_string()),
+            Unsent::Full => Self::Busy,
+            Unsent::TooLarge(_) => Self::Refused(unsent.to_string()),
+        }
+    }
+}
+
+impl From<Unsent> for ExchangeError {
+    fn from(unsent: Unsent) -> Self {
+        match unsent {
+            Unsent::Disconnected => Self::Disconnected,
+            Unsent::Full => Self::Full,
+            Unsent::TooLarge(_) => Self::Refused(unsent.to_string()),
+        }
+    }
 }
 
 /// What is published.
@@ -134,8 +174,11 @@ impl Link {
         T: Send + 'static,
     {
         let (sink, queue) = follow::queue(decode);
-        let id = self.0.follow(subject, sink);
-        Follower::new(id, queue, &self.0)
+        Follower::new(queue, self.follow(subject, sink))
+    }
+
+    fn follow(&self, subject: String, sink: Arc<dyn Sink>) -> Followed {
+        Followed { id: self.0.follow(subject, sink), link: Arc::downgrade(&self.0) }
     }
 
     /// Publishes after all that was subscribed to and published before.

@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     sync::{
-        Arc, Weak,
+        Arc,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -12,7 +12,7 @@ use std::{
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-use super::{super::exchange::ExchangeError, Full, Incoming, Link, Publication, Shared, Sink, Unsent, wire};
+use super::{super::exchange::ExchangeError, Followed, Full, Incoming, Link, Publication, Sink, wire};
 
 /// What comes back for a token.
 type Answer<T> = Result<T, ExchangeError>;
@@ -30,20 +30,6 @@ pub(in super::super) struct Requests<T> {
 struct Waiting<T> {
     decode: fn(&Incoming<'_>) -> T,
     table: Mutex<HashMap<u64, oneshot::Sender<Answer<T>>>>,
-}
-
-/// Left when dropped.
-struct Followed {
-    id: u64,
-    link: Weak<Shared>,
-}
-
-impl Drop for Followed {
-    fn drop(&mut self) {
-        if let Some(link) = self.link.upgrade() {
-            link.leave(self.id);
-        }
-    }
 }
 
 /// Forgets the request however its caller leaves.
@@ -84,8 +70,7 @@ impl<T: Send + 'static> Requests<T> {
     /// Answers come below `inbox`, where nobody else's may.
     pub(in super::super) fn new(link: &Link, inbox: String, decode: fn(&Incoming<'_>) -> T) -> Self {
         let waiting = Arc::new(Waiting { decode, table: Mutex::default() });
-        let id = link.0.follow(format!("{inbox}.*"), Arc::clone(&waiting) as _);
-        let answers = Followed { id, link: Arc::downgrade(&link.0) };
+        let answers = link.follow(format!("{inbox}.*"), Arc::clone(&waiting) as _);
         Self { link: link.clone(), inbox, next: AtomicU64::new(0), waiting, _answers: answers }
     }
 
@@ -100,12 +85,7 @@ impl<T: Send + 'static> Requests<T> {
         self.waiting.table.lock().insert(token, sender);
         let _slot = Slot { waiting: &self.waiting, token };
         let reply = format!("{}.{token}", self.inbox);
-        match self.link.publish(Publication { reply: Some(&reply), ..publication }) {
-            Ok(()) => {}
-            Err(Unsent::Disconnected) => return Err(ExchangeError::Disconnected),
-            Err(Unsent::Full) => return Err(ExchangeError::Full),
-            Err(Unsent::TooLarge(most)) => return Err(ExchangeError::Refused(format!("larger than the {most} bytes that NATS takes"))),
-        }
+        self.link.publish(Publication { reply: Some(&reply), ..publication })?;
         match tokio::time::timeout(timeout, answer).await {
             Ok(Ok(answer)) => answer,
             Ok(Err(_)) => Err(ExchangeError::Disconnected),
