@@ -76,7 +76,7 @@ mod tests {
     #[test]
     fn a_silent_client_is_lost_after_the_timeout_and_one_that_speaks_is_not() {
         let second = Duration::from_secs(1);
-        let start = together(Instant::now());
+        let start = *ORIGIN + TOGETHER;
         let limits = limits(25 * second, 10 * second);
         let mut heartbeat = Heartbeat::new(&limits, start);
         assert!(matches!(heartbeat.beat(start + 24 * second), Beat::Wait));
@@ -93,7 +93,7 @@ mod tests {
 
     #[test]
     fn pings_that_are_due_within_a_moment_go_out_together_and_do_not_drift() {
-        let (second, start) = (Duration::from_secs(1), together(Instant::now()));
+        let (second, start) = (Duration::from_secs(1), *ORIGIN + TOGETHER);
         let (just_after, late) = (start + Duration::from_millis(1), Duration::from_millis(3));
         let limits = limits(second, second);
         let mut first = Heartbeat::new(&limits, just_after);
