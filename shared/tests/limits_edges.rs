@@ -50,7 +50,7 @@ const EDGES: &[(&str, &str, &str)] = &[
     ("header_timeout", "gateway/src/edge/http_limits.rs", "headers_have_their_time_and_so_has_a_connection_that_is_kept"),
     ("handshake_timeout", "gateway/src/edge/http_limits.rs", "a_handshake_has_its_time"),
     ("connect_timeout", "gateway/src/edge/socket_limits.rs", "the_connect_frame_has_its_time"),
-    ("heartbeat_interval", "gateway/src/session/run.rs", "a_silent_client_is_lost_after_the_timeout_and_one_that_speaks_is_not"),
+    ("heartbeat_interval", "gateway/src/session/heartbeat.rs", "a_silent_client_is_lost_after_the_timeout_and_one_that_speaks_is_not"),
     ("heartbeat_timeout", "gateway/src/edge/socket_limits.rs", "the_heartbeat_ends_who_is_silent_and_nobody_else"),
     ("send_deadline", "gateway/src/session/edge_tests.rs", "send_deadline_at_the_edge"),
     ("slow_close_timeout", "gateway/src/edge/socket_limits.rs", "who_does_not_close_after_our_close_is_cut_off_in_time"),
