@@ -17,6 +17,7 @@ use natter_tests::process;
 ///   make bench                                   all scenarios, five rounds each
 ///   ROUNDS=3 SCENARIOS=fanout,rooms make bench   two of them, three rounds
 ///   make bench DEFAULT_SYNC=1                    a second column: NATS that syncs every two minutes
+///   natter-bench --serve                         only Natter, for another generator
 #[derive(Debug, Parser)]
 #[command(name = "natter-bench", version, verbatim_doc_comment)]
 struct Cli {
@@ -31,6 +32,19 @@ struct Cli {
     /// Measures Natter also over a NATS that syncs as it does by default
     #[arg(long)]
     default_sync: bool,
+    /// Starts Natter as the scenarios do, prints what natter-load is told of it, and waits to be interrupted
+    #[arg(long, conflicts_with = "scenarios")]
+    serve: bool,
+    /// Gateways that are served
+    #[arg(long, requires = "serve", default_value_t = 1)]
+    gateways: usize,
+    /// A variable of the served processes (repeat), NATTER_AUTH__SECRET=… for example
+    #[arg(long, requires = "serve", value_name = "NAME=VALUE", value_parser = variable)]
+    env: Vec<(String, String)>,
+}
+
+fn variable(text: &str) -> Result<(String, String), &'static str> {
+    text.split_once('=').map(|(name, value)| (name.to_owned(), value.to_owned())).ok_or("NAME=VALUE")
 }
 
 #[tokio::main]
@@ -52,11 +66,16 @@ async fn main() -> Result<ExitCode> {
         chosen = scenario::ALL.to_vec();
     }
     process::be_quiet();
-    println!("Medians of {} rounds. Limits of one connection raised for this:", cli.rounds);
-    for (key, value) in RAISED {
-        println!("{key}={value}");
+    let raised = RAISED.map(|(key, value)| format!("{key}={value}\n")).concat();
+    if cli.serve {
+        eprint!("Limits of one connection raised:\n{raised}");
+    } else {
+        print!("Medians of {} rounds. Limits of one connection raised for this:\n{raised}", cli.rounds);
     }
     let work = async {
+        if cli.serve {
+            match front::serve(cli.default_sync, cli.gateways, &cli.env).await? {}
+        }
         for scenario in chosen {
             eprintln!("{}: {}", scenario.name, scenario.about);
             print!("{}", front::run(scenario, cli.rounds, cli.default_sync).await?);

@@ -30,7 +30,7 @@ const STALLED: Duration = Duration::from_mins(1);
 /// Runs it.
 pub(super) async fn run(store: Store) -> Result<Value> {
     // Only what is published depends on how NATS syncs, and that is not measured here.
-    let mut natter = Natter::start(Sync::Default, 0, store).await?;
+    let mut natter = Natter::start(Sync::Default, 0, store, &[]).await?;
     for mut persister in std::mem::take(&mut natter.cluster.persisters) {
         persister.process.terminate()?;
     }

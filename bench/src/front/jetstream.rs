@@ -35,7 +35,7 @@ const BYTES: usize = 128;
 
 /// Runs it, and says what the generator would.
 pub(super) async fn run(sync: Sync) -> Result<Value> {
-    let mut natter = Natter::start(sync, 1, Store::SyncedPostgres).await?;
+    let mut natter = Natter::start(sync, 1, Store::SyncedPostgres, &[]).await?;
     // The streams are made; nobody else shall work on them.
     for node in natter.cluster.gateways.iter_mut().chain(&mut natter.cluster.persisters) {
         node.process.terminate()?;

@@ -8,7 +8,7 @@ mod natter;
 pub mod scenario;
 mod table;
 
-use std::{fmt, process::Stdio};
+use std::{convert::Infallible, fmt, future, process::Stdio};
 
 use anyhow::{Context as _, Result, ensure};
 use natter_tests::{cluster::Store, process::binary};
@@ -83,8 +83,16 @@ pub async fn run(scenario: &Scenario, rounds: usize, default_sync: bool) -> Resu
     Ok(table::table(scenario, &columns))
 }
 
+/// Starts Natter with these variables besides, prints what a generator is told of it as one line, and stays.
+pub async fn serve(default_sync: bool, gateways: usize, env: &[(String, String)]) -> Result<Infallible> {
+    let sync = if default_sync { Sync::Default } else { Sync::AsShipped };
+    let natter = Natter::start(sync, gateways, Store::SyncedPostgres, env).await?;
+    println!("{}", natter.targets()?.join(" "));
+    future::pending().await
+}
+
 async fn natter(scenario: &Scenario, sync: Sync, gateways: usize) -> Result<Value> {
-    let natter = Natter::start(sync, gateways, Store::SyncedPostgres).await?;
+    let natter = Natter::start(sync, gateways, Store::SyncedPostgres, &[]).await?;
     load(scenario, natter.args()?).await
 }
 

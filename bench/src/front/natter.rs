@@ -51,8 +51,8 @@ pub(super) struct Natter {
 }
 
 impl Natter {
-    /// Starts it with so many gateways, over this database, and waits until it is ready.
-    pub(super) async fn start(sync: Sync, gateways: usize, store: Store) -> Result<Self> {
+    /// Starts it with so many gateways, over this database, with these variables, and waits until it is ready.
+    pub(super) async fn start(sync: Sync, gateways: usize, store: Store, env: &[(String, String)]) -> Result<Self> {
         let config = tempfile::Builder::new().prefix("natter-bench-").tempdir()?;
         let mut text = fs::read_to_string(shipped_config())?;
         ensure!(text.lines().any(|line| line.trim() == SYNC_ALWAYS), "deploy/nats.conf does not say {SYNC_ALWAYS:?}");
@@ -64,13 +64,21 @@ impl Natter {
         let identities = Identities::random();
         let nats = NatsServer::start_under(&path, identities.env(), &[])?;
         let builder = Cluster::builder().gateways(gateways).store(store).nats(nats, identities);
-        let cluster = RAISED.iter().fold(builder, |builder, (key, value)| builder.env(key, value)).start().await?;
+        let raised = RAISED.iter().fold(builder, |builder, (key, value)| builder.env(key, value));
+        let cluster = env.iter().fold(raised, |builder, (key, value)| builder.env(key, value)).start().await?;
         Ok(Self { cluster, _config: config })
     }
 
     /// What the generator is told.
     pub(super) fn args(&self) -> Result<Vec<String>> {
         let mut args: Vec<String> = ["--secret", SECRET, "--issuer", ISSUER, "--audience", AUDIENCE].map(str::to_owned).into();
+        args.extend(self.targets()?);
+        Ok(args)
+    }
+
+    /// Where its gateways listen, and which its processes are.
+    pub(super) fn targets(&self) -> Result<Vec<String>> {
+        let mut args = Vec::new();
         for gateway in &self.cluster.gateways {
             args.extend(["--addr".to_owned(), gateway.addr.to_string()]);
         }
