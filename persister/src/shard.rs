@@ -20,7 +20,7 @@ use crate::{
 const GATHER: Duration = Duration::from_millis(5);
 
 /// The same where nobody waits for what comes next: a commit costs as much as some tens of rows.
-const GATHER_AT_EASE: Duration = Duration::from_millis(25);
+const GATHER_AT_EASE: Duration = Duration::from_millis(50);
 
 /// How long a quiet log is waited on before lease and connection are looked at again.
 const WAIT: Duration = Duration::from_millis(500);

@@ -30,11 +30,13 @@ use crate::{
     subject::{self, Shard},
 };
 
-/// Events asked for by one pull; the next pull goes out at half of it, so that the server never
-/// waits for us.
+/// Events asked for by one pull. Who is behind pulls again at half of it, so that the server never waits for us; who is not
+/// asks for what there is, or comes next, each time anew: the server wakes, writes and is read once for many events that way.
 const PULL: u64 = 4096;
 /// Bytes one pull may bring.
 const PULL_BYTES: u64 = 8 << 20;
+/// What there is follows on its first event at once; so long it is waited for until the server says that this was all.
+const FOLLOWS_WITHIN: Duration = Duration::from_millis(20);
 /// How long the server keeps a pull open.
 const PULL_EXPIRES: Duration = Duration::from_secs(30);
 /// Without events the server says at least this often that the pull is alive.
@@ -60,6 +62,8 @@ const INACTIVE: Duration = Duration::from_mins(1);
 const UNUSED: HeaderName = HeaderName::from_static("Nats-Pending-Messages");
 /// An idle heartbeat.
 const IDLE: u16 = 100;
+/// That was all there is.
+const NO_MORE: u16 = 404;
 
 /// A consumer that is being pulled from.
 struct Open {
@@ -68,6 +72,8 @@ struct Open {
     inbox: String,
     /// What the open pulls may still bring.
     pending: u64,
+    /// The last one was for what there is.
+    of_what_there_is: bool,
     heard: Instant,
     /// The last event came then, or the last comparison.
     moved: Instant,
@@ -97,12 +103,14 @@ pub(super) struct NatsReader {
     open: Option<Open>,
     direct: Option<Direct>,
     ready: VecDeque<Consumed>,
+    /// The last batch was as large as one may be.
+    is_behind: bool,
 }
 
 impl NatsReader {
     pub(super) fn new(api: Api, epochs: Arc<Epochs>, shard: Shard, after: Position) -> Self {
         let stream = subject::stream_name(shard, after.epoch);
-        Self { api, epochs, shard, stream, at: after, open: None, direct: None, ready: VecDeque::new() }
+        Self { api, epochs, shard, stream, at: after, open: None, direct: None, ready: VecDeque::new(), is_behind: false }
     }
 
     /// Makes the consumer, after a look at whether the stream has what comes next.
@@ -155,7 +163,8 @@ impl NatsReader {
             return Ok(());
         }
         self.direct = None;
-        self.open = Some(Open { name, messages, inbox, pending: 0, heard: Instant::now(), moved: Instant::now(), end: None, connects });
+        let now = Instant::now();
+        self.open = Some(Open { name, messages, inbox, pending: 0, of_what_there_is: false, heard: now, moved: now, end: None, connects });
         Ok(())
     }
 
@@ -185,14 +194,20 @@ impl NatsReader {
         let mut expected = self.ready.back().map_or(self.at.seq, |last| last.seq) + 1;
         let Some(open) = self.open.as_mut() else { return self.fill_directly(expected, max, deadline).await };
         let epoch = self.at.epoch;
-        open.pull(&self.api, &self.stream).await?;
+        open.pull(&self.api, &self.stream, self.is_behind).await?;
         let mut wake = deadline.min(open.heard + HEARTBEAT * 3);
+        let mut follows = None;
         while self.ready.len() < max {
             let next = if self.ready.is_empty() {
                 timeout_at(wake, open.messages.next()).await.ok()
             } else {
                 // Without the runtime's budget, by which there seem to be no more than 127.
-                unconstrained(open.messages.next()).now_or_never()
+                let next = unconstrained(open.messages.next());
+                if open.of_what_there_is && open.pending > 0 {
+                    timeout_at(*follows.get_or_insert_with(|| Instant::now() + FOLLOWS_WITHIN), next).await.ok()
+                } else {
+                    next.now_or_never()
+                }
             };
             let Some(message) = next else { break };
             let Some(message) = message else {
@@ -207,7 +222,9 @@ impl NatsReader {
                     self.open = None;
                     return Ok(());
                 }
-                open.pull(&self.api, &self.stream).await?;
+                if self.ready.is_empty() {
+                    open.pull(&self.api, &self.stream, self.is_behind).await?;
+                }
                 continue;
             }
             (open.moved, open.end) = (open.heard, None);
@@ -227,7 +244,9 @@ impl NatsReader {
             }
             expected += 1;
             self.ready.push_back(consumed);
-            open.pull(&self.api, &self.stream).await?;
+            if self.is_behind {
+                open.pull(&self.api, &self.stream, true).await?;
+            }
         }
         let silent = open.heard.elapsed() >= HEARTBEAT * 3;
         if silent && self.ready.is_empty() {
@@ -307,11 +326,14 @@ impl NatsReader {
 
 impl Open {
     /// Keeps enough asked for.
-    async fn pull(&mut self, api: &Api, stream: &str) -> Result<(), BrokerError> {
-        if self.pending > PULL / 2 {
+    async fn pull(&mut self, api: &Api, stream: &str, is_behind: bool) -> Result<(), BrokerError> {
+        if self.pending > if is_behind { PULL / 2 } else { 0 } {
             return Ok(());
         }
+        // With an expiry it waits for the first event all the same.
+        self.of_what_there_is = !is_behind;
         let request = json!({
+            "no_wait": self.of_what_there_is,
             "batch": PULL,
             "max_bytes": PULL_BYTES,
             "expires": nanos(PULL_EXPIRES),
@@ -329,8 +351,13 @@ impl Open {
 
     /// A status ends a pull, or says that there is none any more.
     fn goes_on(&mut self, status: StatusCode, message: &Message) -> bool {
-        if status.as_u16() == IDLE {
-            return true;
+        match status.as_u16() {
+            IDLE => return true,
+            NO_MORE if self.of_what_there_is => {
+                self.pending = 0;
+                return true;
+            }
+            _ => {}
         }
         let unused = message.headers.as_ref().and_then(|headers| headers.get(UNUSED));
         let unused = unused.and_then(|unused| unused.as_str().parse::<u64>().ok());
@@ -355,6 +382,7 @@ impl LogReader for NatsReader {
         loop {
             self.fill(max, deadline).await?;
             let taken = self.ready.len().min(max);
+            self.is_behind = taken == max;
             if let Some(last) = self.ready.iter().take(taken).next_back() {
                 self.at.seq = last.seq;
                 let events: Vec<Stored> = self.ready.drain(..taken).filter_map(|consumed| consumed.event).collect();
