@@ -10,7 +10,7 @@ use natter_shared::{
     subject::Shard,
     timestamp::Timestamp,
 };
-use sea_orm::{ConnectionTrait, DbErr, EntityTrait, QueryOrder};
+use sea_orm::{ConnectionTrait, DbErr, EntityTrait, QueryOrder, Value};
 
 use crate::{database::Store, entity::applied};
 
@@ -69,6 +69,20 @@ pub(crate) async fn load(database: &impl ConnectionTrait, shard: Shard) -> Resul
     }))
 }
 
+/// The statement that moves the checkpoint of `shard`, if it is at `from`, with its parameters.
+pub(crate) fn advancing(shard: Shard, from: Position, to: &Checkpoint) -> (&'static str, Vec<Value>) {
+    let (shard, from) = (i64::from(shard.0), sql(from));
+    let text = "UPDATE applied SET epoch = ?, seq = ?, event_id = ?, stored_at = ?, floor_epoch = ?, floor_seq = ?, restored = FALSE \
+                WHERE shard = ? AND epoch = ? AND seq = ?";
+    (text, values(to).into_iter().chain([shard.into(), from.0.into(), from.1.into()]).collect())
+}
+
+fn values(to: &Checkpoint) -> [Value; 6] {
+    let ((epoch, seq), floor) = (sql(to.position), sql(to.floor));
+    let event = to.event.map(|id| id.0);
+    [epoch.into(), seq.into(), event.into(), (to.stored_at.0 as i64).into(), floor.0.into(), floor.1.into()]
+}
+
 /// Moves the checkpoint of `shard` from where it is thought to be. False when it is elsewhere:
 /// somebody else has applied those events.
 pub(crate) async fn advance(
@@ -78,19 +92,12 @@ pub(crate) async fn advance(
     from: Option<Position>,
     to: &Checkpoint,
 ) -> Result<bool, DbErr> {
-    let ((epoch, seq), floor) = (sql(to.position), sql(to.floor));
-    let event = to.event.map(|id| id.0);
-    let values = [epoch.into(), seq.into(), event.into(), (to.stored_at.0 as i64).into(), floor.0.into(), floor.1.into()];
-    let shard = i64::from(shard.0);
-    let statement = if let Some(from) = from {
-        let from = sql(from);
-        let text = "UPDATE applied SET epoch = ?, seq = ?, event_id = ?, stored_at = ?, floor_epoch = ?, floor_seq = ?, restored = FALSE \
-                    WHERE shard = ? AND epoch = ? AND seq = ?";
-        store.statement(text, values.into_iter().chain([shard.into(), from.0.into(), from.1.into()]))
+    let (text, values) = if let Some(from) = from {
+        advancing(shard, from, to)
     } else {
         let text = "INSERT INTO applied (epoch, seq, event_id, stored_at, floor_epoch, floor_seq, shard) \
                     VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING";
-        store.statement(text, values.into_iter().chain([shard.into()]))
+        (text, values(to).into_iter().chain([i64::from(shard.0).into()]).collect())
     };
-    Ok(database.execute_raw(statement).await?.rows_affected() == 1)
+    Ok(database.execute_raw(store.statement(text, values)).await?.rows_affected() == 1)
 }

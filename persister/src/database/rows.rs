@@ -119,6 +119,12 @@ impl<const N: usize> Rows<N> {
     }
 
     fn unnested(self, sql: &str) -> Statement {
+        let (table, values) = self.unnest("v", 1);
+        Statement::from_sql_and_values(DbBackend::Postgres, format!("WITH {table} {sql}"), values)
+    }
+
+    /// The rows as a table of PostgreSQL's `WITH` under `name`, and its parameters, which are numbered from `first`.
+    pub(crate) fn unnest(self, name: &str, first: usize) -> (String, Vec<Value>) {
         let names = self.names();
         let mut arrays: [Vec<Value>; N] = std::array::from_fn(|_| Vec::with_capacity(self.rows.len()));
         for row in self.rows {
@@ -134,10 +140,10 @@ impl<const N: usize> Rows<N> {
             parts.join(", ")
         };
         let selected = each(&|_, kind, name| kind.null().map_or_else(|| name.to_owned(), |(_, null)| format!("nullif({name}, {null})")));
-        let bound = each(&|index, kind, _| format!("${}::{}[]", index + 1, kind.postgres()));
-        let text = format!("WITH v({names}) AS (SELECT {selected} FROM unnest({bound}) AS t({names})) {sql}");
+        let bound = each(&|index, kind, _| format!("${}::{}[]", first + index, kind.postgres()));
+        let text = format!("{name}({names}) AS (SELECT {selected} FROM unnest({bound}) AS t({names}))");
         let values = arrays.into_iter().zip(self.columns).map(|(array, (_, kind))| Value::Array(kind.array(), Some(Box::new(array))));
-        Statement::from_sql_and_values(DbBackend::Postgres, text, values)
+        (text, values.collect())
     }
 
     fn chunked(self, sql: &str) -> Vec<Statement> {

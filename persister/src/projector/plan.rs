@@ -21,7 +21,7 @@ use super::{
     known::{Fingerprint, GroupInfo, Known, MemberState, content},
     tables::{self, Tables},
 };
-use crate::{checkpoint, inbox::Change, rpc::memberships::single_name};
+use crate::{checkpoint, database::rows::Rows, inbox::Change, rpc::memberships::single_name};
 
 /// Membership changes and group notifications whose order among themselves does not matter: no
 /// group is both changed and notified, no member changed twice. A batch is mostly one of them.
@@ -385,6 +385,23 @@ impl<'a> Plan<'a> {
 
     fn check_text(&self, text: &str) -> Result<(), Skip> {
         if self.refuses_nul && text.contains('\0') { Err(Skip::Dead("nul_character")) } else { Ok(()) }
+    }
+
+    /// Whether it writes messages and nothing else.
+    pub(super) fn is_of_messages(&self) -> bool {
+        let Tables { messages: _, group_events, groups, notifications } = &self.tables;
+        let rows = group_events.len() + groups.len() + notifications.len() + self.users.len() + self.names.len() + self.dead.len();
+        let marks = self.reads.len() + self.seen.len() + self.seen_upto.len();
+        rows + marks == 0 && self.segments.iter().all(|segment| segment.members.is_empty() && segment.notified.is_empty())
+    }
+
+    /// The counters that this batch moves, as rows.
+    pub(super) fn counters(&self) -> Rows<2> {
+        let mut rows = tables::counters();
+        for group in &self.counted {
+            rows.push([group.0.into(), self.counters.get(group).copied().unwrap_or_default().into()]);
+        }
+        rows
     }
 
     /// The dead letters, as rows.

@@ -45,8 +45,20 @@ pub(super) const UPDATE_NAMES: &str = "UPDATE groups SET display_name = v.displa
 pub(super) const INSERT_DEAD_LETTERS: &str =
     insert!("dead_letters", "shard, epoch, seq, event_id, topic, reason, payload, made_at, stored_at");
 
-pub(super) const UPSERT_COUNTERS: &str = "INSERT INTO group_counters (group_id, messages) SELECT group_id, messages FROM v WHERE TRUE \
-     ON CONFLICT (group_id) DO UPDATE SET messages = excluded.messages";
+macro_rules! upsert_counters {
+    ($from:literal) => {
+        concat!(
+            "INSERT INTO group_counters (group_id, messages) SELECT group_id, messages FROM ",
+            $from,
+            " ON CONFLICT (group_id) DO UPDATE SET messages = excluded.messages"
+        )
+    };
+}
+
+pub(super) const UPSERT_COUNTERS: &str = upsert_counters!("v WHERE TRUE");
+
+/// The same of a table `c`, where the checkpoint was moved.
+pub(super) const UPSERT_COUNTERS_IF_MOVED: &str = upsert_counters!("c WHERE EXISTS (SELECT FROM moved)");
 
 pub(super) const UPSERT_MEMBERS: &str = "INSERT INTO members (group_id, user_id, role, since_epoch, since_seq, since_ordinal, until_epoch, \
      until_seq, version) SELECT group_id, user_id, role, since_epoch, since_seq, since_ordinal, until_epoch, until_seq, version \
