@@ -9,14 +9,14 @@ use xxhash_rust::xxh3::xxh3_64;
 /// As many as are remembered; older ones are looked up in SQL by their age anyway.
 const REMEMBERED: usize = 128;
 
-/// What was sent under which id.
+/// What was sent under which id, by half of it: ids are hashes, and none of a connection's last shares that with another.
 #[derive(Debug, Default)]
-pub(super) struct Nonces(VecDeque<(EventId, u64)>);
+pub(super) struct Nonces(VecDeque<(u64, u64)>);
 
 impl Nonces {
     /// False if `id` stands for something else than `payload`, the encoded event.
     pub(super) fn admit(&mut self, id: EventId, payload: &[u8]) -> bool {
-        let hash = xxh3_64(payload);
+        let (hash, id) = (xxh3_64(payload), id.0.as_u64_pair().1);
         if let Some((_, first)) = self.0.iter().rev().find(|(other, _)| *other == id) {
             return *first == hash;
         }

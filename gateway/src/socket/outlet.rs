@@ -5,7 +5,13 @@
 //! One lock covers the backlog and the phase, so frames never interleave. It is never held across
 //! an await.
 
-use std::{collections::VecDeque, io, net::Shutdown, sync::OnceLock, time::Duration};
+use std::{
+    collections::VecDeque,
+    io::{self, IoSlice},
+    net::Shutdown,
+    sync::OnceLock,
+    time::Duration,
+};
 
 use bytes::{Buf, Bytes};
 use natter_shared::frame::CloseCode;
@@ -14,6 +20,9 @@ use socket2::SockRef;
 use tokio::{net::TcpStream, sync::Notify};
 
 use super::wire;
+
+/// Pieces of a backlog that are written at once.
+const AT_ONCE: usize = 8;
 
 /// How much may wait for a slow reader.
 #[derive(Debug, Clone, Copy)]
@@ -66,6 +75,37 @@ struct State {
     missed: usize,
     /// Part of the front piece is on the wire already.
     begun: bool,
+    /// What waits does so for an answer, not for the kernel.
+    corked: bool,
+    /// Answers that are under way.
+    expected: u32,
+}
+
+impl State {
+    fn push(&mut self, bytes: Bytes, messages: u32) {
+        self.bytes += bytes.len();
+        self.messages += messages as usize;
+        self.backlog.push_back(Piece { bytes, messages, missed: false });
+    }
+
+    /// `written` bytes of the backlog are on the wire.
+    fn advance(&mut self, mut written: usize) {
+        while let Some(front) = self.backlog.front_mut() {
+            let of_front = written.min(front.bytes.len());
+            *(if front.missed { &mut self.missed } else { &mut self.bytes }) -= of_front;
+            written -= of_front;
+            if of_front < front.bytes.len() {
+                front.bytes.advance(of_front);
+                self.begun |= of_front > 0;
+                return;
+            }
+            if !front.missed {
+                self.messages -= front.messages as usize;
+            }
+            self.backlog.pop_front();
+            self.begun = false;
+        }
+    }
 }
 
 /// The write side of one socket.
@@ -77,12 +117,34 @@ pub struct Outlet {
     limits: OutletLimits,
 }
 
+/// An answer is under way.
+pub struct Expected<'a>(&'a Outlet);
+
+impl Drop for Expected<'_> {
+    fn drop(&mut self) {
+        let mut state = self.0.state.lock();
+        state.expected -= 1;
+        if state.corked {
+            self.0.drain(&mut state);
+        }
+    }
+}
+
 impl Outlet {
     /// An outlet that holds everything back until [`Outlet::release`].
     pub fn held(limits: OutletLimits) -> Self {
         Self {
             stream: OnceLock::new(),
-            state: Mutex::new(State { phase: Phase::Held, backlog: VecDeque::new(), bytes: 0, messages: 0, missed: 0, begun: false }),
+            state: Mutex::new(State {
+                phase: Phase::Held,
+                backlog: VecDeque::new(),
+                bytes: 0,
+                messages: 0,
+                missed: 0,
+                begun: false,
+                corked: false,
+                expected: 0,
+            }),
             attention: Notify::new(),
             limits,
         }
@@ -112,9 +174,9 @@ impl Outlet {
         match state.phase {
             Phase::Open | Phase::Held => {
                 state.missed += frames.len();
-                let first = state.backlog.is_empty();
+                let is_next = state.backlog.is_empty() || state.corked;
                 state.backlog.push_back(Piece { bytes: frames.clone(), messages: 0, missed: true });
-                if first && state.phase == Phase::Open {
+                if is_next && state.phase == Phase::Open {
                     self.drain(&mut state);
                 }
             }
@@ -165,6 +227,32 @@ impl Outlet {
             }
             Phase::Held => self.append(&mut state, frames.clone(), messages),
             Phase::PeerClosing | Phase::Sealed(_) | Phase::Broken => {}
+        }
+    }
+
+    /// An answer will be written before what is returned is dropped: what it answers may wait for it, see [`Outlet::cork`].
+    pub fn expect_answer(&self) -> Expected<'_> {
+        self.state.lock().expected += 1;
+        Expected(self)
+    }
+
+    /// Like [`Outlet::push`]; but where an answer is expected `frames` wait for what is written next, to go with it.
+    pub fn cork(&self, frames: &Bytes, messages: u32) {
+        let mut state = self.state.lock();
+        if state.phase == Phase::Open && state.expected > 0 && state.backlog.is_empty() {
+            state.push(frames.clone(), messages);
+            state.corked = true;
+            return;
+        }
+        drop(state);
+        self.push(frames, messages);
+    }
+
+    /// Writes what waits for an answer, which takes long.
+    pub fn uncork(&self) {
+        let mut state = self.state.lock();
+        if state.corked {
+            self.drain(&mut state);
         }
     }
 
@@ -249,7 +337,7 @@ impl Outlet {
                 match state.phase {
                     Phase::Broken | Phase::Sealed(_) => return,
                     Phase::Held => false,
-                    Phase::Open | Phase::PeerClosing => !state.backlog.is_empty(),
+                    Phase::Open | Phase::PeerClosing => !state.backlog.is_empty() && !state.corked,
                 }
             };
             tokio::select! {
@@ -277,6 +365,11 @@ impl Outlet {
     }
 
     fn write_or_append(&self, state: &mut State, frames: &Bytes, messages: u32) {
+        if state.corked {
+            state.push(frames.clone(), messages);
+            self.drain(state);
+            return self.check(state);
+        }
         if !state.backlog.is_empty() {
             return self.append(state, frames.clone(), messages);
         }
@@ -293,15 +386,18 @@ impl Outlet {
     }
 
     fn append(&self, state: &mut State, bytes: Bytes, messages: u32) {
-        state.bytes += bytes.len();
-        state.messages += messages as usize;
         let first = state.backlog.is_empty();
-        state.backlog.push_back(Piece { bytes, messages, missed: false });
-        if state.bytes > self.limits.bytes || state.messages > self.limits.messages {
-            return self.seal_slow(state);
-        }
-        if first && state.phase != Phase::Held {
+        state.push(bytes, messages);
+        self.check(state);
+        if first && matches!(state.phase, Phase::Open | Phase::PeerClosing) {
             self.attention.notify_one();
+        }
+    }
+
+    /// Closes to who lets more wait than may.
+    fn check(&self, state: &mut State) {
+        if state.bytes > self.limits.bytes || state.messages > self.limits.messages {
+            self.seal_slow(state);
         }
     }
 
@@ -336,25 +432,22 @@ impl Outlet {
     /// Writes as much of the backlog as the kernel takes.
     fn drain(&self, state: &mut State) {
         let Some(stream) = self.stream.get() else { return };
-        while let Some(front) = state.backlog.front_mut() {
-            let written = match stream.try_write(&front.bytes) {
-                Ok(written) => written,
+        state.corked = false;
+        while !state.backlog.is_empty() {
+            let mut slices = [IoSlice::new(&[]); AT_ONCE];
+            let mut count = 0;
+            for (slice, piece) in slices.iter_mut().zip(&state.backlog) {
+                *slice = IoSlice::new(&piece.bytes);
+                count += 1;
+            }
+            match stream.try_write_vectored(slices.get(..count).unwrap_or_default()) {
+                Ok(written) => state.advance(written),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     self.attention.notify_one();
                     return;
                 }
                 Err(_) => return self.break_off(state),
-            };
-            let done = written == front.bytes.len();
-            let (messages, counter) = if front.missed { (0, &mut state.missed) } else { (front.messages as usize, &mut state.bytes) };
-            *counter -= written;
-            if done {
-                state.messages -= messages;
-                state.backlog.pop_front();
-            } else {
-                front.bytes.advance(written);
             }
-            state.begun = !done && (state.begun || written > 0);
         }
         // An idle connection keeps no queue.
         state.backlog = VecDeque::new();

@@ -30,7 +30,7 @@ pub(in super::super) struct Incoming<'a> {
 impl<'a> Incoming<'a> {
     /// The first value of this name.
     pub(in super::super) fn header(&self, name: &str) -> Option<&'a str> {
-        let mut lines = self.headers.split("\r\n");
+        let mut lines = self.headers.split('\n');
         lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim)
     }
 }
