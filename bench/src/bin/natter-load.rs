@@ -8,7 +8,7 @@ use serde::Serialize;
 /// A light load generator for Natter's protocol v1 (subprotocol natter.v1.json): one thread, so that it
 /// takes little of the machine it may share with the server. Linux only.
 ///
-/// Connection i signs in as user u00000i, and joins the open group that is named r and the number of its
+/// Connection i signs in as user u00000i (see --first-user), and joins the open group that is named r and the number of its
 /// room. Users stay members: give each run a fresh database, or what was joined before is received as well.
 /// One line of JSON goes to stdout; latency counts from when a message was due. A connection is an open
 /// file: see `ulimit -n`.

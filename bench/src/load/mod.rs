@@ -62,6 +62,9 @@ pub struct Target {
     /// Loopback addresses that connections come from, where the server is on loopback
     #[arg(long, default_value_t = 16)]
     pub sources: u8,
+    /// The number of the first user: generators that run beside each other need users of their own
+    #[arg(long, default_value_t = 0)]
+    pub first_user: usize,
     /// How the server knows its users
     #[command(flatten)]
     pub issuer: Issuer,
@@ -110,7 +113,7 @@ impl Load {
         let addr = *self.target.addr.get((room + member) % self.target.addr.len()).context("an address")?;
         let mut stream = TcpStream::from_std(self.socket(addr)?.into());
         self.poll.registry().register(&mut stream, Token(index), Interest::READABLE | Interest::WRITABLE)?;
-        let token = self.target.issuer.token(&crate::token::user(index));
+        let token = self.target.issuer.token(&crate::token::user(self.target.first_user + index));
         let connection = Connection::new(stream, room, groups, addr, &token, self.tally.now());
         match self.connections.get_mut(index) {
             Some(old) => *old = connection,
