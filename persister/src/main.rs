@@ -14,6 +14,10 @@ use natter_shared::{
     config::Role,
 };
 
+/// Faster than glibc's where many small values come and go: rows, and what they are made from.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Natter's persister: brings the events of the streams into SQL, and answers what gateways ask.
 ///
 /// It alone touches the database and makes the streams. Several may run. It waits for NATS and for
