@@ -6,9 +6,10 @@ use std::{
 };
 
 use natter_shared::{
-    frame::{ErrorCode, SeenTo},
+    event::{GroupKind, Role},
+    frame::{ErrorCode, GroupState, SeenTo},
     id::{GroupId, Nonce, UserId},
-    position::Position,
+    position::{Epoch, Position},
     rpc::{self, OpenGroup},
     timestamp::Timestamp,
 };
@@ -16,7 +17,12 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::{Protocol, SessionHandle, send::Outgoing};
-use crate::{auth::Identity, delivery::JoinError, edge::Edge, socket::Outlet};
+use crate::{
+    auth::Identity,
+    delivery::{JoinError, Joined},
+    edge::Edge,
+    socket::Outlet,
+};
 
 fn session(edge: &Edge) -> Arc<SessionHandle> {
     let outlet = Arc::new(Outlet::held(edge.app.outlet_limits()));
@@ -34,6 +40,43 @@ async fn groups_per_connection_at_the_edge() {
     assert!(begin(1).is_ok(), "one that it has already");
     session.groups.lock().remove(&GroupId(Uuid::from_u128(1)));
     assert!(begin(4).is_ok());
+}
+
+#[tokio::test]
+async fn what_ready_told_holds_for_the_membership_it_was_told_of() {
+    let edge = Edge::start(|_| ()).await;
+    let session = session(&edge);
+    let group = |number| GroupId(Uuid::from_u128(number));
+    let state = |id| GroupState {
+        id,
+        kind: GroupKind::Open,
+        name: None,
+        display_name: "Lobby".to_owned(),
+        role: Role::Member,
+        position: Position::START,
+        last_read: None,
+        unread: 7,
+        unread_at: Position::START,
+        recovered: true,
+    };
+    let joined = Joined { start: Position::START, position: Position::START, complete: true };
+    for number in 1..=2 {
+        edge.app.begin_join(&session, group(number), Position::START).map(drop).unwrap();
+        session.groups.lock().get_mut(&group(number)).unwrap().joined = Some(joined);
+    }
+    assert!(session.told_of(group(1)).is_none(), "nothing was told");
+    session.remember_told([1, 2, 3].map(|number| state(group(number))).into());
+    let told = session.told_of(group(1)).unwrap();
+    assert_eq!((told.unread, told.recovered), (7, false), "a join is no resume");
+    assert!(session.told_of(group(3)).is_none(), "not followed");
+    session.groups.lock().get_mut(&group(1)).unwrap().since = Position::new(Epoch(1), 5);
+    assert!(session.told_of(group(1)).is_none(), "another membership");
+    session.groups.lock().get_mut(&group(2)).unwrap().ends = true;
+    assert!(session.told_of(group(2)).is_none(), "it ends");
+    session.groups.lock().get_mut(&group(2)).unwrap().ends = false;
+    assert!(session.told_of(group(2)).is_some());
+    session.forget_told();
+    assert!(session.told_of(group(2)).is_none());
 }
 
 #[tokio::test]

@@ -6,12 +6,12 @@ use std::{
         Arc, OnceLock,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use natter_shared::{
     event::{GroupJoined, GroupLeft},
-    frame::CloseCode,
+    frame::{CloseCode, GroupState},
     id::{GroupId, SessionId, UserId, UserKey},
     position::Position,
     rpc::{ShardPosition, applied_in},
@@ -27,6 +27,11 @@ use crate::{
     delivery::{GroupMeta, Joined, Start},
     socket::Outlet,
 };
+
+/// Groups of a `ready` that are remembered at most, and for how long: no longer than SQL may lag behind, which would be asked
+/// else.
+const TOLD: usize = 16;
+const TOLD_FOR: Duration = Duration::from_millis(500);
 
 /// Memberships that a session remembers the end of: SQL may be asked, and a hint be read again, that
 /// do not know of it yet.
@@ -108,6 +113,12 @@ impl LiveGroup {
     }
 }
 
+/// What `ready` told of groups, each with the event that began the membership.
+struct Told {
+    at: Instant,
+    groups: Vec<(Position, GroupState)>,
+}
+
 /// One connection of one user, as the rest of the gateway sees it.
 pub struct SessionHandle {
     /// This connection.
@@ -132,6 +143,7 @@ pub struct SessionHandle {
     pub(super) nonces: Mutex<Nonces>,
     pub(super) groups: Mutex<HashMap<GroupId, LiveGroup>>,
     attempts: AtomicU64,
+    told: Mutex<Option<Box<Told>>>,
     /// The last memberships that ended, and where.
     ends: Mutex<Vec<(GroupId, Position)>>,
     /// How far SQL had come when it listed the user's groups.
@@ -170,6 +182,7 @@ impl SessionHandle {
             nonces: Mutex::default(),
             groups: Mutex::new(HashMap::new()),
             attempts: AtomicU64::new(0),
+            told: Mutex::new(None),
             ends: Mutex::default(),
             signed_in: OnceLock::new(),
             unlisted: OnceLock::new(),
@@ -331,5 +344,31 @@ impl SessionHandle {
     pub(super) fn group(&self, group: GroupId) -> Option<LiveGroup> {
         let is_live = |live: &&LiveGroup| live.joined.is_some() && live.lost.is_none() && !live.ends;
         self.groups.lock().get(&group).filter(is_live).cloned()
+    }
+
+    /// Remembers for a moment what `ready` tells: many a client joins at once what it is a member of.
+    pub(super) fn remember_told(&self, groups: Vec<GroupState>) {
+        if groups.is_empty() || groups.len() > TOLD {
+            return;
+        }
+        let groups = {
+            let live = self.groups.lock();
+            groups.into_iter().filter_map(|state| Some((live.get(&state.id)?.since, state))).collect()
+        };
+        *self.told.lock() = Some(Box::new(Told { at: Instant::now(), groups }));
+    }
+
+    /// The group as `ready` told it a moment ago, if the session still follows it.
+    pub(super) fn told_of(&self, group: GroupId) -> Option<GroupState> {
+        let live = self.group(group)?;
+        let told = self.told.lock();
+        let told = told.as_ref().filter(|told| told.at.elapsed() < TOLD_FOR)?;
+        let (_, state) = told.groups.iter().find(|(since, state)| state.id == group && *since == live.since)?;
+        Some(GroupState { recovered: false, ..state.clone() })
+    }
+
+    /// What `ready` told does not hold any more, or is of no use.
+    pub(super) fn forget_told(&self) {
+        *self.told.lock() = None;
     }
 }

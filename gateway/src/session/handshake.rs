@@ -51,8 +51,8 @@ pub async fn open_v1(app: Arc<App>, stream: TcpStream, read: Vec<u8>, identity: 
     outlet.attach(stream);
     let mut socket = upgrade::websocket(&app, &outlet, read).await;
     match sign_in(&app, &outlet, &mut socket, identity).await {
-        Ok((id, opened)) => {
-            announce(&app, id, &opened);
+        Ok((id, mut opened)) => {
+            announce(&app, id, &mut opened);
             let (session, more) = (Arc::clone(opened.session()), opened.more);
             if more.is_some() {
                 let resume = ResumeFrom { groups: opened.resume.groups.clone(), inbox: None };
@@ -141,7 +141,8 @@ async fn first_frame(app: &App, socket: &mut Socket) -> Result<Connect, Failure>
 }
 
 /// Writes `ready`, and after it everything that came meanwhile.
-fn announce(app: &App, id: Option<u32>, opened: &Opened) {
+fn announce(app: &App, id: Option<u32>, opened: &mut Opened) {
+    let groups = std::mem::take(&mut opened.groups);
     let session = opened.session();
     let limits = &app.config.limits;
     let ready = Ready {
@@ -154,7 +155,7 @@ fn announce(app: &App, id: Option<u32>, opened: &Opened) {
             display_name: opened.profile.display_name.clone(),
         },
         session: session.id,
-        groups: opened.groups.clone(),
+        groups,
         more: opened.more.is_some(),
         inbox: InboxFrame { unseen: opened.inbox.unseen, unread: opened.inbox.unread, version: opened.inbox.version },
         inbox_position: opened.inbox_joined.position,
@@ -168,7 +169,12 @@ fn announce(app: &App, id: Option<u32>, opened: &Opened) {
             history: limits.history_page,
         },
     };
-    session.outlet.release(wire::json(&ServerFrame::Ready(Box::new(ready))));
+    let frame = ServerFrame::Ready(Box::new(ready));
+    let bytes = wire::json(&frame);
+    if let ServerFrame::Ready(ready) = frame {
+        session.remember_told(ready.groups);
+    }
+    session.outlet.release(bytes);
 }
 
 /// Pages of groups after the one in `ready`.

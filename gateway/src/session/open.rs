@@ -263,6 +263,9 @@ impl App {
 
     /// Joins an open group for good, and its delivery.
     pub(super) async fn join_open(self: &Arc<Self>, session: &Arc<SessionHandle>, group: OpenGroup) -> Result<GroupState, OpenError> {
+        if let Some(told) = session.told_of(group.id()) {
+            return Ok(told);
+        }
         // Before it is a member for good.
         self.check_room_for(session, group.id())?;
         let call = JoinOpen { user: session.user.clone(), group };

@@ -108,6 +108,7 @@ impl App {
 
     pub(super) async fn read(self: &Arc<Self>, session: &Arc<SessionHandle>, group: GroupId, position: Position) -> Outcome {
         self.live_group(session, group).await?;
+        session.forget_told();
         self.mark(session, Event::Read(Read { user: session.user.clone(), group, position })).await
     }
 

@@ -179,6 +179,7 @@ impl Running {
                             Beat::Ping => {
                                 session.outlet.push(&heartbeat_frame(session.protocol), 1);
                                 self.follow_ups.take_if(|follow_ups| follow_ups.are_done());
+                                session.forget_told();
                             }
                             Beat::Lost => {
                                 self.app.metrics.refused(Limit::HeartbeatTimeout);

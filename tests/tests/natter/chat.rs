@@ -196,6 +196,34 @@ async fn ready_says_who_one_is_and_what_one_may() -> Result<()> {
     Ok(())
 }
 
+/// Clients that join their rooms whatever `ready` says.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_join_tells_the_same_as_ready_did_and_what_was_read_since() -> Result<()> {
+    let cluster = Cluster::builder().gateways(1).start().await?;
+    let (ann, mut ben) = (Client::connect(cluster.gateway(0), &User::named("ann")).await?, Client::new(&User::named("ben")));
+    ben.reconnect(cluster.gateway(0)).await?;
+    let group = ann.join("lobby").await?;
+    ben.join("lobby").await?;
+    let said = ann.send(group, "hello").await?;
+    ben.wait_for_body("hello").await?;
+    let ready = ben.reconnect(cluster.gateway(0)).await?;
+    let joined = ben.request(json!({"type": "join", "group": "lobby"})).await?;
+    let mut told = ready["groups"][0].clone();
+    told["recovered"] = json!(false);
+    let told_anew = |name: &str| (joined["group"][name].clone(), told[name].clone());
+    for name in ["id", "kind", "name", "display_name", "role", "last_read"] {
+        let (now, before) = told_anew(name);
+        assert_eq!(now, before, "{name} of {joined}");
+    }
+    ben.request(json!({"type": "read", "group": group, "position": said.position})).await?;
+    wait_until("what was read is told", async || {
+        let joined = ben.request(json!({"type": "join", "group": "lobby"})).await;
+        joined.is_ok_and(|joined| joined["group"]["last_read"] == json!(said.position) && joined["group"]["unread"] == json!(0))
+    })
+    .await;
+    Ok(())
+}
+
 /// Polls until it is so.
 pub(crate) async fn wait_until(what: &str, is_so: impl AsyncFn() -> bool) {
     let until = tokio::time::Instant::now() + ANSWER;
