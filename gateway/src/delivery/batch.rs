@@ -51,8 +51,6 @@ pub(super) struct Sealed {
     messages: u32,
     chat_messages: u32,
     spans: Vec<Span>,
-    /// Whose it is, where it is one message.
-    sender: Option<SessionId>,
 }
 
 impl Batch {
@@ -93,8 +91,7 @@ impl Batch {
     pub(super) fn seal(&mut self) -> Option<Sealed> {
         let Self { v1, chat, messages, chat_messages, spans } = std::mem::take(self);
         let is_empty = spans.is_empty() && messages == 0;
-        let sender = if let [span] = &*spans { span.origin } else { None };
-        (!is_empty).then(|| Sealed { v1: v1.freeze(), chat: chat.freeze(), messages, chat_messages, spans, sender })
+        (!is_empty).then(|| Sealed { v1: v1.freeze(), chat: chat.freeze(), messages, chat_messages, spans })
     }
 }
 
@@ -112,7 +109,6 @@ impl Sealed {
         }
         match session.protocol {
             Protocol::V1 if self.v1.is_empty() => {}
-            Protocol::V1 if self.sender == Some(session.id) => session.outlet.cork(&self.v1, self.messages),
             Protocol::V1 => session.outlet.push(&self.v1, self.messages),
             Protocol::ChatRoom if self.chat.is_empty() => {}
             Protocol::ChatRoom if self.spans.iter().all(|span| span.origin != Some(session.id)) => {

@@ -73,13 +73,10 @@ impl App {
         let mut next = Some(first);
         while let Some((message, work)) = next {
             let id = message.id;
-            // The message itself comes back to its sender about when it is answered: one write for both.
-            let expected = session.outlet.expect_answer();
             let outcome = self.send_one(session, message).await;
             session.leave_flight();
             let retried = outcome.as_ref().err().filter(|refusal| refusal.code.is_retryable()).and_then(|refusal| refusal.retry_after_ms);
             session.answer(id, outcome);
-            drop(expected);
             drop(work);
             let mut behind = VecDeque::new();
             {
@@ -133,10 +130,7 @@ impl App {
             let left = deadline.saturating_duration_since(Instant::now());
             match self.accept(session, draft.clone(), left.min(TRY)).await {
                 Ok(position) => return Ok(position),
-                Err(error) if error.code == ErrorCode::Pending && left > TRY => {
-                    session.outlet.uncork();
-                    tried = Some(error.into());
-                }
+                Err(error) if error.code == ErrorCode::Pending && left > TRY => tried = Some(error.into()),
                 Err(error) => return Err(error.into()),
             }
         }

@@ -75,10 +75,6 @@ struct State {
     missed: usize,
     /// Part of the front piece is on the wire already.
     begun: bool,
-    /// What waits does so for an answer, not for the kernel.
-    corked: bool,
-    /// Answers that are under way.
-    expected: u32,
 }
 
 impl State {
@@ -117,34 +113,12 @@ pub struct Outlet {
     limits: OutletLimits,
 }
 
-/// An answer is under way.
-pub struct Expected<'a>(&'a Outlet);
-
-impl Drop for Expected<'_> {
-    fn drop(&mut self) {
-        let mut state = self.0.state.lock();
-        state.expected -= 1;
-        if state.corked {
-            self.0.drain(&mut state);
-        }
-    }
-}
-
 impl Outlet {
     /// An outlet that holds everything back until [`Outlet::release`].
     pub fn held(limits: OutletLimits) -> Self {
         Self {
             stream: OnceLock::new(),
-            state: Mutex::new(State {
-                phase: Phase::Held,
-                backlog: VecDeque::new(),
-                bytes: 0,
-                messages: 0,
-                missed: 0,
-                begun: false,
-                corked: false,
-                expected: 0,
-            }),
+            state: Mutex::new(State { phase: Phase::Held, backlog: VecDeque::new(), bytes: 0, messages: 0, missed: 0, begun: false }),
             attention: Notify::new(),
             limits,
         }
@@ -174,7 +148,7 @@ impl Outlet {
         match state.phase {
             Phase::Open | Phase::Held => {
                 state.missed += frames.len();
-                let is_next = state.backlog.is_empty() || state.corked;
+                let is_next = state.backlog.is_empty();
                 state.backlog.push_back(Piece { bytes: frames.clone(), messages: 0, missed: true });
                 if is_next && state.phase == Phase::Open {
                     self.drain(&mut state);
@@ -227,32 +201,6 @@ impl Outlet {
             }
             Phase::Held => self.append(&mut state, frames.clone(), messages),
             Phase::PeerClosing | Phase::Sealed(_) | Phase::Broken => {}
-        }
-    }
-
-    /// An answer will be written before what is returned is dropped: what it answers may wait for it, see [`Outlet::cork`].
-    pub fn expect_answer(&self) -> Expected<'_> {
-        self.state.lock().expected += 1;
-        Expected(self)
-    }
-
-    /// Like [`Outlet::push`]; but where an answer is expected `frames` wait for what is written next, to go with it.
-    pub fn cork(&self, frames: &Bytes, messages: u32) {
-        let mut state = self.state.lock();
-        if state.phase == Phase::Open && state.expected > 0 && state.backlog.is_empty() {
-            state.push(frames.clone(), messages);
-            state.corked = true;
-            return;
-        }
-        drop(state);
-        self.push(frames, messages);
-    }
-
-    /// Writes what waits for an answer, which takes long.
-    pub fn uncork(&self) {
-        let mut state = self.state.lock();
-        if state.corked {
-            self.drain(&mut state);
         }
     }
 
@@ -337,7 +285,7 @@ impl Outlet {
                 match state.phase {
                     Phase::Broken | Phase::Sealed(_) => return,
                     Phase::Held => false,
-                    Phase::Open | Phase::PeerClosing => !state.backlog.is_empty() && !state.corked,
+                    Phase::Open | Phase::PeerClosing => !state.backlog.is_empty(),
                 }
             };
             tokio::select! {
@@ -365,11 +313,6 @@ impl Outlet {
     }
 
     fn write_or_append(&self, state: &mut State, frames: &Bytes, messages: u32) {
-        if state.corked {
-            state.push(frames.clone(), messages);
-            self.drain(state);
-            return self.check(state);
-        }
         if !state.backlog.is_empty() {
             return self.append(state, frames.clone(), messages);
         }
@@ -388,16 +331,11 @@ impl Outlet {
     fn append(&self, state: &mut State, bytes: Bytes, messages: u32) {
         let first = state.backlog.is_empty();
         state.push(bytes, messages);
-        self.check(state);
-        if first && matches!(state.phase, Phase::Open | Phase::PeerClosing) {
-            self.attention.notify_one();
-        }
-    }
-
-    /// Closes to who lets more wait than may.
-    fn check(&self, state: &mut State) {
         if state.bytes > self.limits.bytes || state.messages > self.limits.messages {
-            self.seal_slow(state);
+            return self.seal_slow(state);
+        }
+        if first && state.phase != Phase::Held {
+            self.attention.notify_one();
         }
     }
 
@@ -432,7 +370,6 @@ impl Outlet {
     /// Writes as much of the backlog as the kernel takes.
     fn drain(&self, state: &mut State) {
         let Some(stream) = self.stream.get() else { return };
-        state.corked = false;
         while !state.backlog.is_empty() {
             let mut slices = [IoSlice::new(&[]); AT_ONCE];
             let mut count = 0;

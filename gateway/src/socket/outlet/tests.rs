@@ -145,40 +145,7 @@ async fn who_is_cut_off_sees_it_while_the_outlet_is_still_held() {
 }
 
 #[tokio::test]
-async fn what_waits_for_an_answer_goes_before_it_and_not_without_one() {
-    // One that waits and one that comes are no slow reader's, whatever the limit.
-    let outlet = Outlet::held(OutletLimits { messages: 1, ..LIMITS });
-    let mut client = pair(&outlet).await;
-    outlet.release(Bytes::new());
-    let waits = || outlet.state.lock().backlog.len();
-    outlet.cork(&frame(b'a', 1), 1);
-    assert_eq!(waits(), 0, "no answer is expected");
-    let expected = outlet.expect_answer();
-    outlet.cork(&frame(b'b', 1), 1);
-    assert_eq!(waits(), 1);
-    outlet.push(&frame(b'c', 1), 1);
-    assert_eq!(waits(), 0, "both are written");
-    outlet.cork(&frame(b'd', 1), 1);
-    outlet.push_missed(&frame(b'e', 1));
-    outlet.cork(&frame(b'f', 1), 1);
-    outlet.cork(&frame(b'g', 1), 1);
-    assert_eq!(waits(), 0, "one waits at most");
-    outlet.cork(&frame(b'h', 1), 1);
-    outlet.uncork();
-    assert_eq!(waits(), 0, "the answer takes long");
-    outlet.cork(&frame(b'i', 1), 1);
-    drop(expected);
-    assert_eq!(waits(), 0, "there was none");
-    let _expected = outlet.expect_answer();
-    outlet.cork(&frame(b'j', 1), 1);
-    outlet.close(CloseCode::TryAgain);
-    outlet.cork(&frame(b'k', 1), 1);
-    let told = read(&mut client, 10 + wire::close(CloseCode::TryAgain).len()).await;
-    assert_eq!(told, [b"abcdefghij".as_slice(), &wire::close(CloseCode::TryAgain)].concat());
-}
-
-#[tokio::test]
-async fn nothing_waits_for_an_answer_behind_what_the_kernel_does_not_take() {
+async fn many_small_pieces_go_out_whole_and_in_order() {
     let outlet = Outlet::held(OutletLimits { messages: 1000, bytes: 1 << 30, missed: 0 });
     let mut client = pair(&outlet).await;
     outlet.release(Bytes::new());
@@ -187,18 +154,15 @@ async fn nothing_waits_for_an_answer_behind_what_the_kernel_does_not_take() {
         outlet.push(&frame(b'x', 60_000), 1);
         pushed += 60_000;
     }
-    let expected = outlet.expect_answer();
-    outlet.cork(&frame(b'y', 1), 1);
-    assert!(!outlet.state.lock().corked);
-    drop(expected);
-    // More pieces than are written at once.
-    for _ in 0..3 * AT_ONCE {
-        outlet.push(&frame(b'z', 2), 1);
+    // More than are written at once.
+    let small: Vec<u8> = (0..=3 * AT_ONCE as u8).flat_map(|number| [number; 3]).collect();
+    for piece in small.chunks(3) {
+        outlet.push(&Bytes::copy_from_slice(piece), 1);
     }
-    let (told, ()) = tokio::join!(read(&mut client, pushed + 1 + 6 * AT_ONCE), outlet.flush());
+    let (told, ()) = tokio::join!(read(&mut client, pushed + small.len()), outlet.flush());
     let (x, rest) = told.split_at(pushed);
     assert!(x.iter().all(|byte| *byte == b'x'));
-    assert_eq!(rest, [b"y".as_slice(), &b"z".repeat(6 * AT_ONCE)].concat());
+    assert_eq!(rest, small);
     let state = outlet.state.lock();
-    assert_eq!((state.bytes, state.messages), (0, 0));
+    assert_eq!((state.bytes, state.messages, state.begun), (0, 0, false));
 }
