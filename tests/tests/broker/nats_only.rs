@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use futures::{FutureExt, StreamExt};
 use natter_shared::{
     broker::{
         Broker, BrokerError, Interest, Stored,
@@ -256,4 +257,34 @@ async fn what_has_arrived_is_read_as_one_batch() {
         (largest > MANY).then_some(())
     })
     .await;
+}
+
+/// Behind or not, each in turn: what ends one kind of pull is not taken for the end of the consumer.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reader_keeps_its_consumer_as_it_falls_behind_and_catches_up() {
+    let nats = Nats::start().await;
+    let broker = nats.broker();
+    let shard = shards().next().expect("a shard");
+    let topic = group_in(&*broker, shard);
+    let mut at = publish(&*broker, topic, 0).await.position;
+    let client = async_nats::connect(nats.server.client_url()).await.expect("a client");
+    let mut made = client.subscribe("$JS.EVENT.ADVISORY.CONSUMER.CREATED.>").await.expect("a subscription");
+    client.flush().await.expect("a flush");
+    let mut reader = broker.read(shard, at).await.expect("a reader");
+    // Of more than one pull, of one that a batch leaves half of, of some that come one by one.
+    for (count, max) in [(3000, 2000), (5, 2000), (2500, 1000), (5, 1000), (9000, 2000), (1, 1)] {
+        let published = futures::future::join_all((0..count).map(|n| broker.publish(event(&*broker, topic, n)))).await;
+        let last = published.into_iter().map(|ack| ack.expect("an ack").position).max().expect("some");
+        while at < last {
+            let batch = reader.next_batch(max, PATIENCE).await.expect("a batch");
+            assert!(batch.len() <= max);
+            let seqs: Vec<u64> = batch.iter().map(|stored| stored.position.seq).collect();
+            assert_eq!(seqs, (at.seq + 1..).take(seqs.len()).collect::<Vec<_>>(), "up to {last}");
+            at = batch.last().expect("events, in time").position;
+        }
+    }
+    client.flush().await.expect("a flush");
+    let subject = |message: async_nats::Message| message.subject.to_string();
+    let made: Vec<String> = std::iter::from_fn(|| made.next().now_or_never().flatten()).map(subject).collect();
+    assert_eq!(made.len(), 1, "{made:?}");
 }

@@ -219,7 +219,7 @@ impl NatsReader {
             if let Some(status) = message.status {
                 if !open.goes_on(status, &message) {
                     debug!(stream = self.stream, %status, description = message.description, "consumer_lost");
-                    self.open = None;
+                    self.close();
                     return Ok(());
                 }
                 if self.ready.is_empty() {
@@ -239,7 +239,7 @@ impl NatsReader {
             if consumed.seq > expected {
                 // Lost on the way, or evicted: the new consumer finds out which.
                 warn!(stream = self.stream, expected, seq = consumed.seq, "reader_skipped");
-                self.open = None;
+                self.close();
                 return Ok(());
             }
             expected += 1;
@@ -327,8 +327,14 @@ impl NatsReader {
 impl Open {
     /// Keeps enough asked for.
     async fn pull(&mut self, api: &Api, stream: &str, is_behind: bool) -> Result<(), BrokerError> {
-        if self.pending > if is_behind { PULL / 2 } else { 0 } {
+        // The end of one for what there is must not be taken for that of another.
+        let goes_ahead = is_behind && !self.of_what_there_is;
+        if self.pending > if goes_ahead { PULL / 2 } else { 0 } {
             return Ok(());
+        }
+        if self.pending == 0 {
+            // While nothing was asked for, nothing was to be heard.
+            self.heard = Instant::now();
         }
         // With an expiry it waits for the first event all the same.
         self.of_what_there_is = !is_behind;
