@@ -32,17 +32,28 @@ const DATA_CLASSES: [&str; 2] = ["22", "23"];
 /// SQLite primary result codes that blame the data: TOOBIG, CONSTRAINT, MISMATCH.
 const DATA_CODES: [i32; 3] = [18, 19, 20];
 
+/// SQLSTATE 40001: what a statement meant to change was changed by another since it began.
+const SERIALIZATION_FAILURE: &str = "40001";
+
+/// Whether another transaction came first, which a database at READ COMMITTED would have waited for.
+pub(crate) fn is_overtaken(error: &DbErr) -> bool {
+    code(error).is_some_and(|code| code == SERIALIZATION_FAILURE)
+}
+
+fn code(error: &DbErr) -> Option<String> {
+    let (DbErr::Exec(RuntimeErr::SqlxError(inner)) | DbErr::Query(RuntimeErr::SqlxError(inner))) = error else {
+        return None;
+    };
+    Some(inner.as_database_error()?.code()?.into_owned())
+}
+
 /// Whether the rows themselves are what the database refuses. Everything unknown is taken for
 /// something that passes: retrying for ever loses nothing, a dead letter might.
 pub(crate) fn is_data(error: &DbErr) -> bool {
     if let Some(sql) = error.sql_err() {
         return matches!(sql, SqlErr::UniqueConstraintViolation(_) | SqlErr::ForeignKeyConstraintViolation(_));
     }
-    let (DbErr::Exec(RuntimeErr::SqlxError(inner)) | DbErr::Query(RuntimeErr::SqlxError(inner))) = error else {
-        return false;
-    };
-    let Some(database) = inner.as_database_error() else { return false };
-    let Some(code) = database.code() else { return false };
+    let Some(code) = code(error) else { return false };
     // A SQLSTATE has five characters; SQLite's codes are decimal numbers of at most four.
     match code.parse::<i32>() {
         Ok(number) if code.len() < 5 => DATA_CODES.contains(&(number & 0xff)),

@@ -146,7 +146,8 @@ impl Projector {
         let Some(last) = part.last() else { return Ok(Attempt::Done(*at)) };
         let started = Instant::now();
         let to = at.at(last);
-        for clashed in [false, true] {
+        let (mut clashed, mut at_once) = (false, true);
+        loop {
             let mut entries = decode::entries(part);
             if let Some(reason) = &blame {
                 for entry in &mut entries {
@@ -160,14 +161,16 @@ impl Projector {
             let refuses_nul = self.store.backend() == DbBackend::Postgres;
             let mut plan = plan::plan(entries, known, self.broker.shards(), self.broker.now(), refuses_nul);
             self.publish(std::mem::take(&mut plan.hints)).await?;
-            match write::write(&self.store, &self.metrics, self.shard, at.position, &to, &mut plan).await {
+            match write::write(&self.store, &self.metrics, self.shard, at.position, &to, &mut plan, at_once).await {
                 Ok(Written::Yes) => {
                     self.committed(&to, plan.counters, plan.changes);
                     self.metrics.batch(self.shard, part.len(), started.elapsed(), self.broker.now().since(last.stored_at));
                     return Ok(Attempt::Done(to));
                 }
                 Ok(Written::Elsewhere) => return Ok(Attempt::Elsewhere),
-                Ok(Written::Clash) => {}
+                Ok(Written::Clash) if clashed => return Ok(Attempt::Poison("its id or position is taken".into())),
+                Ok(Written::Clash) => clashed = true,
+                Ok(Written::Overtaken) => at_once = false,
                 Err(error) if is_data(&error) => {
                     // Only where the database is well otherwise is it the data's fault.
                     self.store.database().execute_unprepared("SELECT 1").await?;
@@ -176,7 +179,6 @@ impl Projector {
                 Err(error) => return Err(error.into()),
             }
         }
-        Ok(Attempt::Poison("its id or position is taken".into()))
     }
 
     fn committed(&mut self, to: &Checkpoint, counters: HashMap<GroupId, i64>, changes: Vec<Change>) {

@@ -18,7 +18,7 @@ use super::{
 use crate::{
     checkpoint::{self, Checkpoint},
     database::{Store, rows::Rows},
-    error::is_taken,
+    error::{is_overtaken, is_taken},
     metrics::Metrics,
 };
 
@@ -31,9 +31,11 @@ pub(super) enum Written {
     Elsewhere,
     /// Some id is taken: the plan has to be made again, knowing whose.
     Clash,
+    /// Not by one statement: another transaction came between.
+    Overtaken,
 }
 
-/// Writes `plan`, which takes `shard` from `from` to `to`.
+/// Writes `plan`, which takes `shard` from `from` to `to`; by one statement where that will do and `at_once` says so.
 pub(super) async fn write(
     store: &Store,
     metrics: &Metrics,
@@ -41,10 +43,11 @@ pub(super) async fn write(
     from: Position,
     to: &Checkpoint,
     plan: &mut Plan<'_>,
+    at_once: bool,
 ) -> Result<Written, DbErr> {
     // Memberships are left alone: else a command finds itself applied and its rows not there, and nobody comes to send.
     let is_torn = failpoint::hit("checkpoint-first") && plan.segments.iter().all(|segment| segment.members.is_empty());
-    if store.backend() == DbBackend::Postgres && plan.is_of_messages() && !is_torn {
+    if at_once && store.backend() == DbBackend::Postgres && plan.is_of_messages() && !is_torn {
         return write_messages(store, metrics, shard, from, to, plan).await;
     }
     let mut write = store.write().await?;
@@ -95,6 +98,8 @@ async fn write_messages(
     );
     let moved = match store.database().query_one_raw(store.statement(&text, values)).await {
         Err(error) if is_taken(&error) => return Ok(Written::Clash),
+        // It runs at the connection's level, REPEATABLE READ.
+        Err(error) if is_overtaken(&error) => return Ok(Written::Overtaken),
         moved => moved?,
     };
     if moved.is_none() {

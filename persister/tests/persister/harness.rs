@@ -15,6 +15,7 @@ use natter_shared::{
     subject::{Shard, Topic},
     timestamp::Timestamp,
 };
+use prometheus_client::registry::Registry;
 use sea_orm::{ConnectionTrait, DatabaseConnection, Statement};
 use tempfile::TempDir;
 use tokio::{sync::watch, task::JoinHandle, time::Instant};
@@ -27,6 +28,7 @@ pub(crate) struct Harness {
     pub(crate) database: DatabaseConnection,
     pub(crate) options: Options,
     pub(crate) server: Option<Postgres>,
+    registries: Vec<Registry>,
     running: Vec<(CancellationToken, JoinHandle<Result<(), natter_persister::Error>>)>,
     pub(crate) directory: TempDir,
 }
@@ -59,7 +61,7 @@ impl Harness {
             ..Options::default()
         };
         let database = natter_persister::connect(&options.database).await.unwrap();
-        let mut harness = Self { broker, database, options, server, running: Vec::new(), directory };
+        let mut harness = Self { broker, database, options, server, registries: Vec::new(), running: Vec::new(), directory };
         harness.start().await;
         harness
     }
@@ -69,11 +71,22 @@ impl Harness {
         let stop = CancellationToken::new();
         let (ready, mut is_ready) = watch::channel(false);
         let database = natter_persister::connect(&self.options.database).await.unwrap();
-        let metrics = Metrics::register(&mut prometheus_client::registry::Registry::default());
+        let mut registry = Registry::default();
+        let metrics = Metrics::register(&mut registry);
+        self.registries.push(registry);
         let broker: Arc<dyn Broker> = Arc::clone(&self.broker) as Arc<dyn Broker>;
         let run = natter_persister::run(broker, database, self.options.clone(), InstanceId::random(), stop.clone(), ready, metrics);
         self.running.push((stop, tokio::spawn(run)));
         tokio::time::timeout(Duration::from_secs(20), is_ready.wait_for(|ready| *ready)).await.expect("ready").unwrap();
+    }
+
+    /// The lines of this metric, of all persisters that were started.
+    pub(crate) fn metric(&self, name: &str) -> Vec<String> {
+        let mut text = String::new();
+        for registry in &self.registries {
+            prometheus_client::encoding::text::encode(&mut text, registry).unwrap();
+        }
+        text.lines().filter(|line| line.starts_with(name)).map(str::to_owned).collect()
     }
 
     /// Stops all persisters.

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use natter_shared::{event::GroupKind, frame::ErrorCode, rpc::FindUser, subject::Topic};
+use sea_orm::{ConnectionTrait, TransactionTrait};
 
 use crate::harness::{Harness, user};
 
@@ -33,6 +34,26 @@ async fn a_database_that_is_away_costs_time_and_nothing_else() {
     assert_eq!(harness.count("messages").await, 101);
     assert_eq!(harness.count("dead_letters").await, 0);
     assert!(harness.call(FindUser::Id(alice)).await.is_ok());
+}
+
+/// As retention changes it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_waits_for_a_row_that_another_changes_and_is_not_tried_again() {
+    let harness = Harness::postgres().await;
+    let alice = user("alice");
+    let (group, _) = harness.create(GroupKind::Group, &[&alice]).await;
+    let topic = Topic::Group(group);
+    let first = harness.say(group, &alice, "first").await;
+    harness.applied(topic, first).await;
+    let other = harness.database.begin().await.unwrap();
+    other.execute_unprepared("UPDATE group_counters SET floor_ordinal = floor_ordinal").await.unwrap();
+    let second = harness.say(group, &alice, "second").await;
+    let waits = async || (harness.count("pg_stat_activity WHERE wait_event_type = 'Lock'").await > 0).then_some(());
+    harness.eventually("waits for the row", waits).await;
+    other.commit().await.unwrap();
+    harness.applied(topic, second).await;
+    assert_eq!((harness.count("messages").await, harness.count("dead_letters").await), (2, 0));
+    assert_eq!(harness.metric("natter_persister_retries_total"), ["natter_persister_retries_total 0"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
