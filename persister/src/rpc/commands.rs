@@ -115,12 +115,7 @@ pub(super) async fn join_open_many(context: &Context, call: JoinOpenMany) -> Res
 
 pub(super) async fn join_open(context: &Context, call: JoinOpen) -> Result<Answer<Membership>, RpcError> {
     let group = call.group.id();
-    // Most who join are members, and have come again.
-    let snapshot = context.snapshot().await?;
-    if let Some(membership) = memberships::find(&snapshot, &call.user, group).await? {
-        return snapshot.answer(membership).await;
-    }
-    drop(snapshot);
+    // Who is a member, and has come again, is mostly answered with others, by `join_open_many`.
     let standing = standing(context, group, &call.user).await?;
     if standing.role.is_some() {
         return answer(context, &call.user, group).await;
