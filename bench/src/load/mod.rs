@@ -62,7 +62,8 @@ pub struct Target {
     /// Loopback addresses that connections come from, where the server is on loopback
     #[arg(long, default_value_t = 16)]
     pub sources: u8,
-    /// The number of the first user: generators that run beside each other need users of their own
+    /// The number of the first user: generators that run beside each other need users of their own. For `idle` and
+    /// `churn`: of messages each would count the others'
     #[arg(long, default_value_t = 0)]
     pub first_user: usize,
     /// How the server knows its users

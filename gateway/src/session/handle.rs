@@ -28,10 +28,10 @@ use crate::{
     socket::Outlet,
 };
 
-/// Groups of a `ready` that are remembered at most, and for how long: no longer than SQL may lag behind, which would be asked
-/// else.
-const TOLD: usize = 16;
-const TOLD_FOR: Duration = Duration::from_millis(500);
+/// Groups of a `ready` that are remembered at most, and for how long: no longer than SQL lags behind at ease, which would be
+/// asked else.
+const TOLD: usize = 8;
+const TOLD_FOR: Duration = Duration::from_millis(100);
 
 /// Memberships that a session remembers the end of: SQL may be asked, and a hint be read again, that
 /// do not know of it yet.
@@ -361,8 +361,9 @@ impl SessionHandle {
     /// The group as `ready` told it a moment ago, if the session still follows it.
     pub(super) fn told_of(&self, group: GroupId) -> Option<GroupState> {
         let live = self.group(group)?;
-        let told = self.told.lock();
-        let told = told.as_ref().filter(|told| told.at.elapsed() < TOLD_FOR)?;
+        let mut told = self.told.lock();
+        told.take_if(|told| told.at.elapsed() >= TOLD_FOR);
+        let told = told.as_ref()?;
         let (_, state) = told.groups.iter().find(|(since, state)| state.id == group && *since == live.since)?;
         Some(GroupState { recovered: false, ..state.clone() })
     }
