@@ -32,7 +32,8 @@ struct Cli {
     /// Measures Natter also over a NATS that syncs as it does by default
     #[arg(long)]
     default_sync: bool,
-    /// Starts Natter as the scenarios do, prints what natter-load is told of it, and waits to be interrupted
+    /// Starts Natter as the scenarios do, prints where its gateways listen and which its processes are, as a generator's --addr
+    /// and --pid, and waits to be interrupted
     #[arg(long, conflicts_with = "scenarios")]
     serve: bool,
     /// Gateways that are served

@@ -83,7 +83,7 @@ pub async fn run(scenario: &Scenario, rounds: usize, default_sync: bool) -> Resu
     Ok(table::table(scenario, &columns))
 }
 
-/// Starts Natter with these variables besides, prints what a generator is told of it as one line, and stays.
+/// Starts Natter with these variables besides, prints where it listens and its processes as one line of arguments, and stays.
 pub async fn serve(default_sync: bool, gateways: usize, env: &[(String, String)]) -> Result<Infallible> {
     let sync = if default_sync { Sync::Default } else { Sync::AsShipped };
     let natter = Natter::start(sync, gateways, Store::SyncedPostgres, env).await?;
