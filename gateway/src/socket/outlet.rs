@@ -148,9 +148,9 @@ impl Outlet {
         match state.phase {
             Phase::Open | Phase::Held => {
                 state.missed += frames.len();
-                let is_next = state.backlog.is_empty();
+                let first = state.backlog.is_empty();
                 state.backlog.push_back(Piece { bytes: frames.clone(), messages: 0, missed: true });
-                if is_next && state.phase == Phase::Open {
+                if first && state.phase == Phase::Open {
                     self.drain(&mut state);
                 }
             }

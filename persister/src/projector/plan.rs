@@ -396,7 +396,7 @@ impl<'a> Plan<'a> {
     }
 
     /// The counters that this batch moves, as rows.
-    pub(super) fn counters(&self) -> Rows<2> {
+    pub(super) fn counter_rows(&self) -> Rows<2> {
         let mut rows = tables::counters();
         for group in &self.counted {
             rows.push([group.0.into(), self.counters.get(group).copied().unwrap_or_default().into()]);

@@ -88,7 +88,7 @@ async fn write_messages(
     let (advance, mut values) = checkpoint::advancing(shard, from, to);
     let (v, rows) = messages.unnest("v", values.len() + 1);
     values.extend(rows);
-    let (c, rows) = plan.counters().unnest("c", values.len() + 1);
+    let (c, rows) = plan.counter_rows().unnest("c", values.len() + 1);
     values.extend(rows);
     let (insert, upsert) = (tables::INSERT_MESSAGES, tables::UPSERT_COUNTERS_IF_MOVED);
     // What the others read of `moved` has it done before them.
@@ -126,7 +126,7 @@ async fn rows(database: &DatabaseTransaction, metrics: &Metrics, plan: &mut Plan
     {
         return Ok(false);
     }
-    plan.counters().execute(database, tables::UPSERT_COUNTERS).await?;
+    plan.counter_rows().execute(database, tables::UPSERT_COUNTERS).await?;
     // In the order of ids: two shards that make the same placeholders must not wait for each other.
     let mut users = tables::placeholders();
     let now = natter_shared::timestamp::Timestamp::now().0 as i64;
