@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use natter_bench::load::{Churn, Fanout, Idle, Publish, Rooms};
+use natter_bench::load::{Churn, Fanout, Herd, Idle, Publish, Rooms};
 use serde::Serialize;
 
 /// A light load generator for Natter's protocol v1 (subprotocol natter.v1.json): one thread, so that it
@@ -20,6 +20,7 @@ use serde::Serialize;
 ///   natter-load idle --addr 127.0.0.1:8080 --n 10000 --groups 3 --pid gateway=4711
 ///   natter-load churn --addr 127.0.0.1:8080 --n 100
 ///   natter-load publish --addr 127.0.0.1:8080 --n 64 --groups 64 --in-flight 8
+///   natter-load herd --addr 127.0.0.1:8080 --n 10000 --groups 20
 #[derive(Debug, Parser)]
 #[command(name = "natter-load", version, verbatim_doc_comment)]
 struct Cli {
@@ -39,6 +40,8 @@ enum Scenario {
     Churn(Churn),
     /// Messages as fast as they are accepted
     Publish(Publish),
+    /// Connections that are lost at once and come back at once, with what they missed
+    Herd(Herd),
 }
 
 fn main() -> Result<()> {
@@ -48,6 +51,7 @@ fn main() -> Result<()> {
         Scenario::Idle(idle) => print(&idle.run()?),
         Scenario::Churn(churn) => print(&churn.run()?),
         Scenario::Publish(publish) => print(&publish.run()?),
+        Scenario::Herd(herd) => print(&herd.run()?),
     }
 }
 

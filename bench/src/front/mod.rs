@@ -3,8 +3,12 @@
 
 mod bare;
 mod catch_up;
+mod events;
+mod full;
+mod herd;
 mod jetstream;
 mod natter;
+mod projection;
 pub mod scenario;
 mod table;
 
@@ -31,18 +35,23 @@ enum Measured {
     Limit,
     JetStream(Sync),
     CatchUp(Store),
+    Herd(Sync, usize),
+    /// With much stored, or nothing.
+    Stored(bool),
 }
 
 impl fmt::Display for Measured {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Natter(sync) => write!(f, "Natter{sync}"),
-            Self::Gateways(sync, 1) => write!(f, "1 gateway{sync}"),
-            Self::Gateways(sync, count) => write!(f, "{count} gateways{sync}"),
+            Self::Gateways(sync, 1) | Self::Herd(sync, 1) => write!(f, "1 gateway{sync}"),
+            Self::Gateways(sync, count) | Self::Herd(sync, count) => write!(f, "{count} gateways{sync}"),
             Self::Limit => f.write_str("limit"),
             Self::JetStream(sync) => write!(f, "bare JetStream{sync}"),
             Self::CatchUp(Store::Sqlite) => f.write_str("SQLite"),
             Self::CatchUp(Store::Postgres | Store::SyncedPostgres) => f.write_str("PostgreSQL"),
+            Self::Stored(true) => f.write_str("all of it stored"),
+            Self::Stored(false) => f.write_str("nothing stored"),
         }
     }
 }
@@ -51,12 +60,15 @@ impl fmt::Display for Measured {
 fn measured(scenario: &Scenario, default_sync: bool) -> Vec<Measured> {
     let syncs = if default_sync { &[Sync::AsShipped, Sync::Default][..] } else { &[Sync::AsShipped] };
     let each = |measured: fn(Sync) -> Measured| syncs.iter().map(move |sync| measured(*sync));
+    let per_count = |counts: &[usize], measured: fn(Sync, usize) -> Measured| {
+        counts.iter().flat_map(|count| syncs.iter().map(move |sync| measured(*sync, *count))).collect()
+    };
     match scenario.against {
         Against::Limit => each(Measured::Natter).chain([Measured::Limit]).collect(),
         Against::Broker => each(Measured::Natter).chain(each(Measured::JetStream)).chain([Measured::Limit]).collect(),
-        Against::Gateways(counts) => {
-            counts.iter().flat_map(|count| syncs.iter().map(move |sync| Measured::Gateways(*sync, *count))).collect()
-        }
+        Against::Gateways(counts) => per_count(counts, Measured::Gateways),
+        Against::Herd(counts) => per_count(counts, Measured::Herd),
+        Against::Empty => vec![Measured::Stored(true), Measured::Stored(false)],
         // A persister only reads what NATS has.
         Against::Stores => vec![Measured::CatchUp(Store::SyncedPostgres), Measured::CatchUp(Store::Sqlite)],
     }
@@ -74,6 +86,8 @@ pub async fn run(scenario: &Scenario, rounds: usize, default_sync: bool) -> Resu
                 Measured::Limit => limit(scenario).await,
                 Measured::JetStream(sync) => jetstream::run(sync).await,
                 Measured::CatchUp(store) => catch_up::run(store).await,
+                Measured::Herd(sync, count) => herd::run(sync, count).await,
+                Measured::Stored(is_full) => full::run(is_full).await,
             };
             let report = report.with_context(|| format!("{measured} of {}", scenario.name))?;
             eprintln!("{} {round}/{rounds}, {measured}: {}", scenario.name, table::line(scenario, &report));
@@ -93,18 +107,18 @@ pub async fn serve(default_sync: bool, gateways: usize, env: &[(String, String)]
 
 async fn natter(scenario: &Scenario, sync: Sync, gateways: usize) -> Result<Value> {
     let natter = Natter::start(sync, gateways, Store::SyncedPostgres, &[]).await?;
-    load(scenario, natter.args()?).await
+    generator(scenario.load, natter.args()?).await
 }
 
 async fn limit(scenario: &Scenario) -> Result<Value> {
     let bare = Bare::start()?;
-    load(scenario, bare.args()).await
+    generator(scenario.load, bare.args()).await
 }
 
 /// Runs the generator, and reads what it says.
-async fn load(scenario: &Scenario, target: Vec<String>) -> Result<Value> {
+async fn generator(load: &[&str], target: Vec<String>) -> Result<Value> {
     let mut command = Command::new(binary("natter-load"));
-    command.args(scenario.load).args(target).stderr(Stdio::inherit()).kill_on_drop(true);
+    command.args(load).args(target).stderr(Stdio::inherit()).kill_on_drop(true);
     let output = command.output().await?;
     ensure!(output.status.success(), "natter-load: {}", output.status);
     serde_json::from_slice(&output.stdout).context("what natter-load says")

@@ -10,7 +10,7 @@ use anyhow::{Result, bail};
 use memchr::memmem;
 use mio::{event::Event, net::TcpStream};
 
-use super::tally::Tally;
+use super::{resume::Resume, tally::Tally};
 use crate::{
     frame::{self, CLOSE, PING, PONG, TEXT},
     mark::Mark,
@@ -49,10 +49,12 @@ pub(super) struct Connection {
     pub(super) sequences: Vec<Sequence>,
     /// When the messages were sent whose replies are out; they are answered in order.
     pub(super) in_flight: VecDeque<u64>,
+    /// Where it goes on when it comes back, of one that will.
+    pub(super) resume: Option<Resume>,
 }
 
 /// The name of an open group: the room itself, or a further one.
-pub(super) fn group_name(room: usize, further: usize) -> String {
+pub(crate) fn group_name(room: usize, further: usize) -> String {
     if further == 0 { format!("r{room}") } else { format!("r{room}-{further}") }
 }
 
@@ -75,6 +77,7 @@ impl Connection {
             unsent: request.into_bytes(),
             sequences: Vec::new(),
             in_flight: VecDeque::new(),
+            resume: None,
         }
     }
 
@@ -150,7 +153,8 @@ impl Connection {
             }
             at = end + 4;
             self.phase = Phase::SigningIn;
-            self.send(TEXT, br#"{"type":"connect","id":1}"#)?;
+            let connect = self.resume.as_ref().map_or_else(|| r#"{"type":"connect","id":1}"#.to_owned(), Resume::connect);
+            self.send(TEXT, connect.as_bytes())?;
         }
         while let Some(frame) = frame::parse(bytes, at) {
             let payload = bytes.get(frame.start..frame.end).unwrap_or_default();
@@ -170,7 +174,11 @@ impl Connection {
 
     fn on_text(&mut self, text: &[u8], tally: &mut Tally, now: u64) -> Result<()> {
         if let Some(mark) = Mark::find(text) {
-            tally.deliver(mark, &mut self.sequences, now);
+            let is_new = tally.deliver(mark, &mut self.sequences, now);
+            if let Some(resume) = &mut self.resume {
+                resume.on_message(text, is_new)?;
+                self.look_whether_back(tally, now);
+            }
         } else if text == br#"{"type":"ping"}"# {
             self.send(TEXT, br#"{"type":"pong"}"#)?;
         } else if text.starts_with(br#"{"type":"error""#) {
@@ -180,15 +188,38 @@ impl Connection {
             self.in_flight.pop_front();
             tally.refuse(self.room, text);
         } else if text.starts_with(br#"{"type":"ready""#) {
-            self.phase = Phase::Joining(self.groups);
-            for further in 0..self.groups {
-                let join = format!(r#"{{"type":"join","id":2,"group":"{}"}}"#, group_name(self.room, further));
-                self.send(TEXT, join.as_bytes())?;
-            }
+            self.on_ready(text, tally, now)?;
         } else if text.starts_with(br#"{"type":"reply""#) {
+            if let (Phase::Joining(_), Some(resume)) = (self.phase, &mut self.resume) {
+                resume.on_joined(text)?;
+            }
             self.on_reply(tally, now);
         }
         Ok(())
+    }
+
+    /// It is signed in: it joins its groups, or those that it was not told to be a member of.
+    fn on_ready(&mut self, text: &[u8], tally: &mut Tally, now: u64) -> Result<()> {
+        let mut missing: Vec<String> = (0..self.groups).map(|further| group_name(self.room, further)).collect();
+        if let Some(resume) = &mut self.resume {
+            let names = resume.on_ready(text)?;
+            missing.retain(|name| !names.contains(name));
+        }
+        self.phase = if missing.is_empty() { Phase::Ready } else { Phase::Joining(missing.len()) };
+        for name in missing {
+            let join = format!(r#"{{"type":"join","id":2,"group":"{name}"}}"#);
+            self.send(TEXT, join.as_bytes())?;
+        }
+        self.look_whether_back(tally, now);
+        Ok(())
+    }
+
+    /// Notes when it is back with all that it missed.
+    fn look_whether_back(&mut self, tally: &mut Tally, now: u64) {
+        if self.phase == Phase::Ready && self.resume.as_mut().is_some_and(Resume::is_back) {
+            tally.caught_up.add(now.saturating_sub(self.opened));
+            tally.back += 1;
+        }
     }
 
     fn on_reply(&mut self, tally: &mut Tally, now: u64) {

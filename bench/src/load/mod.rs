@@ -1,11 +1,13 @@
 //! The generator: one thread over all connections. `connection` is one of them, `tally` what they have
-//! received, `round` some seconds of traffic with what came of it. The scenarios are `traffic` (one room,
-//! or many, and `search` for the most), `idle`, `churn` and `publish`.
+//! received, `resume` what one knows when it comes back, `round` some seconds of traffic with what came of it. The
+//! scenarios are `traffic` (one room, or many, and `search` for the most), `idle`, `churn`, `publish` and `herd`.
 
 mod churn;
 mod connection;
+mod herd;
 mod idle;
 mod publish;
+mod resume;
 mod round;
 mod search;
 mod tally;
@@ -21,8 +23,10 @@ use anyhow::{Context as _, Result, ensure};
 use mio::{Events, Interest, Poll, Token, net::TcpStream};
 use socket2::{Domain, Protocol, Socket, Type};
 
+pub(crate) use self::connection::group_name;
 pub use self::{
     churn::{Churn, ChurnReport},
+    herd::{Herd, HerdReport},
     idle::{Idle, IdleReport},
     publish::{Publish, PublishReport},
     round::Outcome,
@@ -31,6 +35,7 @@ pub use self::{
 };
 use self::{
     connection::{Connection, Phase},
+    resume::Resume,
     tally::Tally,
 };
 use crate::{procs::Watched, token::Issuer};
@@ -86,6 +91,8 @@ pub struct Load {
     /// Connections that became ready, or ended, since somebody looked.
     changed: Vec<usize>,
     opened: usize,
+    /// Whether connections that are opened anew go on where they were.
+    resumes: bool,
 }
 
 impl Load {
@@ -103,6 +110,7 @@ impl Load {
             reasons: Vec::new(),
             changed: Vec::new(),
             opened: 0,
+            resumes: false,
         })
     }
 
@@ -115,9 +123,16 @@ impl Load {
         let mut stream = TcpStream::from_std(self.socket(addr)?.into());
         self.poll.registry().register(&mut stream, Token(index), Interest::READABLE | Interest::WRITABLE)?;
         let token = self.target.issuer.token(&crate::token::user(self.target.first_user + index));
-        let connection = Connection::new(stream, room, groups, addr, &token, self.tally.now());
+        let mut connection = Connection::new(stream, room, groups, addr, &token, self.tally.now());
+        connection.resume = self.resumes.then(Resume::default);
         match self.connections.get_mut(index) {
-            Some(old) => *old = connection,
+            Some(old) => {
+                if self.resumes {
+                    connection.resume = old.resume.take();
+                    connection.sequences = std::mem::take(&mut old.sequences);
+                }
+                *old = connection;
+            }
             None => self.connections.push(connection),
         }
         Ok(())

@@ -9,7 +9,11 @@ use std::{
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
-use super::{Load, Target, connection::Phase, round::message};
+use super::{
+    Load, Target,
+    connection::{Phase, group_name},
+    round::message,
+};
 use crate::{
     latency::Quantiles,
     mark::Mark,
@@ -112,7 +116,7 @@ impl Load {
             connection.in_flight.push_back(now);
             // What comes back is not counted here.
             let mark = Mark { round: round.wrapping_add(1), sender: 0, number: 1, due: now };
-            let text = message(connection.room, 3, &mark.body(bytes));
+            let text = message(&group_name(connection.room, 0), 3, &mark.body(bytes));
             self.send(index, &text);
         }
     }

@@ -173,7 +173,7 @@ impl Load {
         *number += 1;
         let mark = Mark { round: self.tally.round, sender: *place, number: *number, due };
         let Some(room) = self.connections.get(*index).map(|connection| connection.room) else { return };
-        if self.send(*index, &message(room, 3, &mark.body(self.target.bytes))) {
+        if self.send(*index, &message(&group_name(room, 0), 3, &mark.body(self.target.bytes))) {
             sending.expected += sending.room_sizes.get(room).copied().unwrap_or_default();
         }
     }
@@ -193,7 +193,7 @@ impl Load {
 }
 
 /// A `send` frame.
-pub(super) fn message(room: usize, id: u32, body: &str) -> String {
-    let (group, nonce) = (group_name(room, 0), Uuid::now_v7());
+pub(super) fn message(group: &str, id: u32, body: &str) -> String {
+    let nonce = Uuid::now_v7();
     format!(r#"{{"type":"send","id":{id},"group":"{group}","nonce":"{nonce}","body":"{body}"}}"#)
 }

@@ -34,6 +34,10 @@ pub(super) struct Tally {
     pub(super) replied: Latency,
     /// From opening a connection to the answer to its join.
     pub(super) joined: Latency,
+    /// From coming back to having what was missed.
+    pub(super) caught_up: Latency,
+    /// Connections that have.
+    pub(super) back: usize,
     pub(super) refusals: Vec<String>,
 }
 
@@ -52,6 +56,8 @@ impl Tally {
             latency: Latency::new()?,
             replied: Latency::new()?,
             joined: Latency::new()?,
+            caught_up: Latency::new()?,
+            back: 0,
             refusals: Vec::new(),
         })
     }
@@ -71,20 +77,21 @@ impl Tally {
         self.replied.clear();
     }
 
-    /// A message came; `sequences` is what its receiver has, by sender.
-    pub(super) fn deliver(&mut self, mark: Mark, sequences: &mut Vec<Sequence>, now: u64) {
+    /// A message came; `sequences` is what its receiver has, by sender. Whether it is of this round, and came for the
+    /// first time.
+    pub(super) fn deliver(&mut self, mark: Mark, sequences: &mut Vec<Sequence>, now: u64) -> bool {
         if mark.round != self.round {
-            return;
+            return false;
         }
         let sender = mark.sender as usize;
         if sequences.len() <= sender {
             sequences.resize(sender + 1, Sequence::default());
         }
-        let Some(sequence) = sequences.get_mut(sender) else { return };
+        let Some(sequence) = sequences.get_mut(sender) else { return false };
         match sequence.take(mark.number) {
             Arrival::Duplicate => {
                 self.duplicates += 1;
-                return;
+                return false;
             }
             Arrival::OutOfOrder => self.out_of_order += 1,
             Arrival::InOrder => {}
@@ -92,6 +99,7 @@ impl Tally {
         self.delivered += 1;
         self.last = now;
         self.latency.add(now.saturating_sub(mark.due));
+        true
     }
 
     /// A message to this room was refused.

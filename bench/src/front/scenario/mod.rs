@@ -4,6 +4,8 @@ mod catch_up;
 mod churn;
 mod fanout;
 mod fanout_max;
+mod full;
+mod herd;
 mod idle;
 mod publish;
 mod rooms;
@@ -13,6 +15,8 @@ mod scale_rooms;
 
 pub(super) use self::{
     catch_up::ROWS,
+    full::{GROUPS as FULL_GROUPS, MESSAGES as FULL_MESSAGES, PUBLISH as FULL_PUBLISH, ROOMS as FULL_ROOMS, TRICKLE},
+    herd::{CLIENTS as HERD_CLIENTS, GROUPS as HERD_GROUPS, HERD, MEMBERS as HERD_MEMBERS},
     publish::{LANES, SECONDS as PUBLISH_SECONDS},
 };
 
@@ -42,6 +46,10 @@ pub enum Against {
     Gateways(&'static [usize]),
     /// Itself, over another database. The generator has no part in it.
     Stores,
+    /// Itself, with so many gateways, where the memberships are there before anybody comes.
+    Herd(&'static [usize]),
+    /// Itself, with next to nothing stored.
+    Empty,
 }
 
 /// One figure of a report.
@@ -93,13 +101,15 @@ const TRAFFIC: &[Figure] = &[
 ];
 
 /// All of them, in the order in which they run.
-pub const ALL: [&Scenario; 10] = [
+pub const ALL: [&Scenario; 12] = [
     &fanout::FANOUT,
     &rooms::ROOMS,
     &idle::IDLE,
     &churn::CHURN,
     &publish::PUBLISH,
     &catch_up::CATCH_UP,
+    &herd::HERD,
+    &full::FULL,
     &scale_fanout::SCALE_FANOUT,
     &scale_rooms::SCALE_ROOMS,
     &fanout_max::FANOUT_MAX,
