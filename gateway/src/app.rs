@@ -10,7 +10,7 @@ use natter_shared::{
     broker::Broker,
     config::Config,
     id::{InstanceId, SessionId, UserKey},
-    rpc::JoinOpen,
+    rpc::{FirstJoin, JoinOpen},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -50,8 +50,10 @@ pub struct App {
     pub connections: Connections,
     /// On their way to SQL.
     pub sign_ins: SignIns,
-    /// Joins of open groups on their way to SQL.
+    /// Joins of open groups on their way to SQL, which knows most who join as members.
     pub joins: Arc<Together<JoinOpen>>,
+    /// Those of others: they wait until each is stored and applied, so nobody else waits for them.
+    pub first_joins: Arc<Together<FirstJoin>>,
     /// Which connections may become sessions.
     pub admission: Admission,
     /// What a connection may send.

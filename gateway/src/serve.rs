@@ -76,6 +76,7 @@ pub async fn run(gateway: Gateway) -> Result<(), StartError> {
     let intake = Intake::new(broker.shards(), Arc::clone(&metrics));
     let sign_ins = SignIns::new(Arc::clone(&broker), tasks.clone(), config.limits.sign_ins);
     let joins = Together::new(Arc::clone(&broker), tasks.clone(), config.limits.sign_ins);
+    let first_joins = Together::new(Arc::clone(&broker), tasks.clone(), config.limits.sign_ins);
     let app = Arc::new(App {
         instance,
         broker,
@@ -87,6 +88,7 @@ pub async fn run(gateway: Gateway) -> Result<(), StartError> {
         connections: Connections::default(),
         sign_ins,
         joins,
+        first_joins,
         admission: Admission::new(&config.limits, Arc::clone(&memory), Arc::clone(&metrics)),
         read_limits: Arc::new(ReadLimits::new(&config.limits)),
         metrics,

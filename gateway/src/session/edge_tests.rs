@@ -147,6 +147,6 @@ async fn a_join_waits_no_longer_than_a_call_and_is_not_made_for_who_has_gone() {
     assert_eq!(begun.elapsed().as_secs(), rpc::TIMEOUT.as_secs());
     edge.broker.holds_joins.store(false, Ordering::Relaxed);
     session.mark_closed();
-    // The broker knows of no call that joins: it would panic.
     assert_eq!(join().await.err().map(|error| error.code), Some(ErrorCode::Unavailable));
+    assert_eq!(edge.broker.first_joins.load(Ordering::Relaxed), 0);
 }

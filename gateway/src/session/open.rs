@@ -9,7 +9,7 @@ use natter_shared::{
     frame::{CloseCode, ErrorCode, GroupState},
     id::{GroupId, RoomName},
     position::Position,
-    rpc::{self, Answer, Groups, GroupsPage, JoinOpen, Membership, OpenGroup, Profile, SignIn, SignedIn},
+    rpc::{self, Answer, FirstJoin, Groups, GroupsPage, JoinOpen, Membership, OpenGroup, Profile, SignIn, SignedIn},
     subject::Topic,
 };
 
@@ -270,9 +270,14 @@ impl App {
         self.check_room_for(session, group.id())?;
         let call = JoinOpen { user: session.user.clone(), group };
         let unavailable = |message: &str| OpenError { code: ErrorCode::Unavailable, message: message.to_owned() };
+        let together = async {
+            match self.joins.call(call.clone(), None).await {
+                None => self.first_joins.call_for(session, FirstJoin(call.clone())).await,
+                known => known,
+            }
+        };
         // No longer than a call alone may take: behind others it would wait for as long as they do.
-        let together = tokio::time::timeout(rpc::TIMEOUT, self.joins.call(call.clone(), None)).await;
-        let known = match together.map_err(|_| unavailable("the database is slow to answer"))? {
+        let known = match tokio::time::timeout(rpc::TIMEOUT, together).await.map_err(|_| unavailable("the database is slow to answer"))? {
             Some(known) => known?,
             // For who has gone nobody joins: they may have joined and left elsewhere meanwhile.
             None if session.is_closed() => return Err(unavailable("the connection is closed")),

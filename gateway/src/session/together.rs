@@ -12,6 +12,8 @@ use parking_lot::Mutex;
 use tokio::sync::{Semaphore, oneshot};
 use tokio_util::task::TaskTracker;
 
+use super::SessionHandle;
+
 /// Calls of many that are out at once: the next is filled while they are answered.
 const OUT: usize = 2;
 
@@ -31,8 +33,22 @@ impl<T> From<Answer<T>> for Known<T> {
 
 type Told<T> = oneshot::Sender<Option<Result<Known<T>, RpcError>>>;
 
+/// One that waits for its turn.
+struct One<T: Gathered> {
+    request: Request<T>,
+    told: Told<T::Reply>,
+    /// For whom it is asked, where it is not to be asked once they have gone.
+    session: Option<Arc<SessionHandle>>,
+}
+
+impl<T: Gathered> One<T> {
+    fn is_wanted(&self) -> bool {
+        !self.told.is_closed() && self.session.as_ref().is_none_or(|session| !session.is_closed())
+    }
+}
+
 struct Waiting<T: Gathered> {
-    queue: VecDeque<(Request<T>, Told<T::Reply>)>,
+    queue: VecDeque<One<T>>,
     out: usize,
 }
 
@@ -56,10 +72,19 @@ impl<T: Gathered> Together<T> {
 
     /// Asks together with others; none: to be asked for alone.
     pub(super) async fn call(self: &Arc<Self>, call: T, min_position: Option<ShardPosition>) -> Option<Result<Known<T::Reply>, RpcError>> {
+        self.ask(Request { min_position, call }, None).await
+    }
+
+    /// The same for a session; none also where it was closed before its turn came.
+    pub(super) async fn call_for(self: &Arc<Self>, session: &Arc<SessionHandle>, call: T) -> Option<Result<Known<T::Reply>, RpcError>> {
+        self.ask(Request { min_position: None, call }, Some(Arc::clone(session))).await
+    }
+
+    async fn ask(self: &Arc<Self>, request: Request<T>, session: Option<Arc<SessionHandle>>) -> Option<Result<Known<T::Reply>, RpcError>> {
         let (told, answer) = oneshot::channel();
         let begins = {
             let mut waiting = self.waiting.lock();
-            waiting.queue.push_back((Request { min_position, call }, told));
+            waiting.queue.push_back(One { request, told, session });
             let begins = waiting.out < self.out;
             waiting.out += usize::from(begins);
             begins
@@ -76,8 +101,8 @@ impl<T: Gathered> Together<T> {
             let (calls, told): (Vec<_>, Vec<_>) = {
                 let mut waiting = self.waiting.lock();
                 // Who has gone meanwhile need not be asked for: else an outage would leave a queue of them.
-                let here = std::iter::from_fn(|| waiting.queue.pop_front()).filter(|(_, told)| !told.is_closed());
-                here.take(self.many).unzip()
+                let here = std::iter::from_fn(|| waiting.queue.pop_front()).filter(One::is_wanted);
+                here.take(self.many).map(|one| (one.request, one.told)).unzip()
             };
             if calls.is_empty() {
                 let mut waiting = self.waiting.lock();

@@ -3,18 +3,22 @@
 //! Each event's id follows from what it does and the version of the membership it does it to, so
 //! that the same command given twice, at once or after a crash, is one event.
 
+use std::{collections::HashMap, time::Duration};
+
+use futures::future::join_all;
 use natter_shared::{
     event::{Event, GroupKind, MemberAdded, MemberRemoved, Role},
     frame::ErrorCode,
     id::{EventId, GroupId, UserId, derived_event},
     position::Position,
     rpc::{
-        AddMember, Answer, JoinOpen, JoinOpenMany, LeaveGroup, LeftGroup, Membership, OneOfMany, OpenGroup, RemoveMember, RpcError,
-        ShardPosition,
+        AddMember, Answer, FirstJoinMany, JoinOpen, JoinOpenMany, LeaveGroup, LeftGroup, Membership, OneOfMany, OpenGroup, RemoveMember,
+        RpcError, ShardPosition,
     },
     subject::Topic,
 };
-use sea_orm::ConnectionTrait;
+use sea_orm::{ConnectionTrait, QueryResult};
+use tokio::time::{Instant, timeout_at};
 
 use super::{
     context::{Context, column},
@@ -25,6 +29,10 @@ use crate::{
     database::rows::{Kind, Rows},
     error::{not_found, unavailable},
 };
+
+/// How long those who join together wait for each other's events to be stored and applied; who is not done by then goes on
+/// alone.
+const TOGETHER: Duration = Duration::from_secs(1);
 
 /// How a group, and a user in it, stand.
 pub(super) struct Standing {
@@ -37,22 +45,46 @@ pub(super) struct Standing {
     pub(super) version: i64,
 }
 
+/// What of a group `g` and a membership `m` makes a standing.
+const STANDING: &str = "g.kind, m.role, m.since_epoch, m.since_seq, m.until_epoch, m.until_seq, m.version";
+
+impl Standing {
+    fn of(row: &QueryResult) -> Result<Self, RpcError> {
+        let at = |epoch: Option<i64>, seq: Option<i64>| epoch.zip(seq).map(|(epoch, seq)| checkpoint::position(epoch, seq));
+        let kind: Option<String> = column(row, "kind")?;
+        let role: Option<String> = column(row, "role")?;
+        let until = at(column(row, "until_epoch")?, column(row, "until_seq")?);
+        Ok(Self {
+            kind: kind.as_deref().and_then(GroupKind::parse),
+            role: role.as_deref().and_then(Role::parse).filter(|_| until.is_none()),
+            since: at(column(row, "since_epoch")?, column(row, "since_seq")?).unwrap_or_default(),
+            until,
+            version: column::<Option<i64>>(row, "version")?.unwrap_or_default(),
+        })
+    }
+}
+
 pub(super) async fn standing(context: &Context, group: GroupId, user: &UserId) -> Result<Standing, RpcError> {
-    let sql = "SELECT g.kind, m.role, m.since_epoch, m.since_seq, m.until_epoch, m.until_seq, m.version FROM (SELECT 1 AS one) o \
-               LEFT JOIN groups g ON g.id = ? LEFT JOIN members m ON m.group_id = ? AND m.user_id = ?";
-    let statement = context.store.statement(sql, [group.0.into(), group.0.into(), user.as_str().into()]);
+    let sql = format!(
+        "SELECT {STANDING} FROM (SELECT 1 AS one) o LEFT JOIN groups g ON g.id = ? LEFT JOIN members m ON m.group_id = ? AND m.user_id = ?"
+    );
+    let statement = context.store.statement(&sql, [group.0.into(), group.0.into(), user.as_str().into()]);
     let row = context.store.database().query_one_raw(statement).await.map_err(|error| unavailable(&error))?.ok_or_else(not_found)?;
-    let at = |epoch: Option<i64>, seq: Option<i64>| epoch.zip(seq).map(|(epoch, seq)| checkpoint::position(epoch, seq));
-    let kind: Option<String> = column(&row, "kind")?;
-    let role: Option<String> = column(&row, "role")?;
-    let until = at(column(&row, "until_epoch")?, column(&row, "until_seq")?);
-    Ok(Standing {
-        kind: kind.as_deref().and_then(GroupKind::parse),
-        role: role.as_deref().and_then(Role::parse).filter(|_| until.is_none()),
-        since: at(column(&row, "since_epoch")?, column(&row, "since_seq")?).unwrap_or_default(),
-        until,
-        version: column::<Option<i64>>(&row, "version")?.unwrap_or_default(),
-    })
+    Standing::of(&row)
+}
+
+/// The same of many.
+async fn standings(context: &Context, asked: &[(&UserId, GroupId)]) -> Result<HashMap<(String, GroupId), Standing>, RpcError> {
+    let mut rows = Rows::new([("i", Kind::Text), ("g", Kind::Uuid)]);
+    for (user, group) in asked {
+        rows.push([user.as_str().into(), group.0.into()]);
+    }
+    let sql = format!(
+        "SELECT v.i AS asked_user, v.g AS asked_group, {STANDING} FROM v LEFT JOIN groups g ON g.id = v.g \
+         LEFT JOIN members m ON m.group_id = v.g AND m.user_id = v.i"
+    );
+    let rows = rows.query(context.store.database(), &sql).await.map_err(|error| unavailable(&error))?;
+    rows.iter().map(|row| Ok(((column(row, "asked_user")?, GroupId(column(row, "asked_group")?)), Standing::of(row)?))).collect()
 }
 
 const SINGLE_IS_FIXED: &str = "a single group is as it is, for good";
@@ -104,10 +136,7 @@ pub(super) async fn join_open_many(context: &Context, call: JoinOpenMany) -> Res
     let mut room = many::Room::default();
     let answers = call.joins.iter().zip(asked).map(|(one, (user, group))| {
         let member = found.get(&(user.as_str().to_owned(), group)).filter(|_| snapshot.has(one.min_position));
-        match member.filter(|membership| room.take(memberships::size(membership))) {
-            Some(membership) => OneOfMany::Answered(Box::new(membership.clone())),
-            None => OneOfMany::Alone,
-        }
+        many::answered(member.filter(|membership| room.take(memberships::size(membership))).cloned())
     });
     let answers = answers.collect();
     snapshot.answer(answers).await
@@ -117,18 +146,68 @@ pub(super) async fn join_open(context: &Context, call: JoinOpen) -> Result<Answe
     let group = call.group.id();
     // Who is a member, and has come again, is mostly answered with others, by `join_open_many`.
     let standing = standing(context, group, &call.user).await?;
-    if standing.role.is_some() {
-        return answer(context, &call.user, group).await;
+    if standing.role.is_none() {
+        if standing.kind.is_none() {
+            make_open(context, &call.group).await?;
+        }
+        add(context, &call, &standing).await?;
     }
-    match (standing.kind, call.group) {
-        (Some(GroupKind::Open), _) => {}
-        (None, OpenGroup::Name(name)) if context.options.open_groups => creation::open(context, group, name, None).await?,
-        (None | Some(GroupKind::Single | GroupKind::Group), _) => return Err(not_found()),
+    answer(context, &call.user, group).await
+}
+
+/// Makes an open group that somebody joins first, where that is allowed.
+async fn make_open(context: &Context, group: &OpenGroup) -> Result<(), RpcError> {
+    match group {
+        OpenGroup::Name(name) if context.options.open_groups => creation::open(context, group.id(), name.clone(), None).await,
+        OpenGroup::Name(_) | OpenGroup::Id(_) => Err(not_found()),
+    }
+}
+
+/// Makes who joins a member of an open group that there is, or was about to be.
+async fn add(context: &Context, call: &JoinOpen, standing: &Standing) -> Result<(), RpcError> {
+    let group = call.group.id();
+    if let Some(GroupKind::Single | GroupKind::Group) = standing.kind {
+        return Err(not_found());
     }
     let id = member_event("member_added", group, &call.user, standing.version);
     let added = MemberAdded { group, user: call.user.clone(), role: Role::Member, by: Some(call.user.clone()) };
-    context.publish(Topic::Group(group), id, &Event::MemberAdded(added)).await?;
-    answer(context, &call.user, group).await
+    context.publish(Topic::Group(group), id, &Event::MemberAdded(added)).await.map(drop)
+}
+
+/// Those of many who are no members yet: one statement that looks at all of them, their events at once, and one that
+/// reads what came of them.
+pub(super) async fn first_join_many(context: &Context, call: FirstJoinMany) -> Result<Answer<Vec<OneOfMany<Membership>>>, RpcError> {
+    many::check(&call.joins)?;
+    let asked: Vec<_> = call.joins.iter().map(|join| (&join.user, join.group.id())).collect();
+    let standings = standings(context, &asked).await?;
+    let standing_of = |(user, group): (&UserId, GroupId)| standings.get(&(user.as_str().to_owned(), group));
+    let until = Instant::now() + TOGETHER;
+    // A new group once, whoever comes to it.
+    let new = call.joins.iter().zip(&asked).filter(|(_, asked)| standing_of(**asked).is_none_or(|standing| standing.kind.is_none()));
+    let new: HashMap<GroupId, &OpenGroup> = new.map(|(join, (_, group))| (*group, &join.group)).collect();
+    let made = new.into_iter().map(async |(group, open)| (group, timeout_at(until, make_open(context, open)).await.ok()));
+    let made: HashMap<GroupId, Option<Result<(), RpcError>>> = join_all(made).await.into_iter().collect();
+    let joined = call.joins.iter().zip(&asked).map(async |(join, asked)| match (made.get(&asked.1), standing_of(*asked)) {
+        (Some(Some(Err(refused))), _) => Some(Err(refused.clone())),
+        // It takes longer than all should wait for.
+        (Some(None), _) | (_, None) => None,
+        (_, Some(standing)) if standing.role.is_some() => Some(Ok(())),
+        (_, Some(standing)) => timeout_at(until, add(context, join, standing)).await.ok(),
+    });
+    let joined = join_all(joined).await;
+    let snapshot = context.snapshot().await?;
+    let found = memberships::find_many(&snapshot, &asked).await?;
+    let mut room = many::Room::default();
+    let answers = joined.into_iter().zip(&asked).map(|(joined, (user, group))| match joined {
+        Some(Err(refused)) => OneOfMany::Refused(refused),
+        Some(Ok(())) => {
+            let member = found.get(&(user.as_str().to_owned(), *group));
+            many::answered(member.filter(|membership| room.take(memberships::size(membership))).cloned())
+        }
+        None => OneOfMany::Alone,
+    });
+    let answers = answers.collect();
+    snapshot.answer(answers).await
 }
 
 pub(super) async fn leave(context: &Context, call: LeaveGroup) -> Result<Answer<LeftGroup>, RpcError> {

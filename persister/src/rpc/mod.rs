@@ -25,8 +25,9 @@ use natter_shared::{
     frame::ErrorCode,
     rpc::{
         self, AddMember, Answer, AwaitApplied, ChangeStanding, ChatPage, CheckApiKey, CountInbox, CreateGroup, CreateSingle, EnsureGroup,
-        EventsAfter, FindAccepted, FindGroup, FindMembership, FindUser, Groups, JoinOpen, JoinOpenMany, LeaveGroup, ListGroups,
-        ListNotifications, ListUsers, Members, MessageHistory, RemoveMember, RenameGroup, Request, Rpc, RpcError, SignIn, SignInMany,
+        EventsAfter, FindAccepted, FindGroup, FindMembership, FindUser, FirstJoinMany, Groups, JoinOpen, JoinOpenMany, LeaveGroup,
+        ListGroups, ListNotifications, ListUsers, Members, MessageHistory, RemoveMember, RenameGroup, Request, Rpc, RpcError, SignIn,
+        SignInMany,
     },
 };
 use tokio::{
@@ -135,6 +136,7 @@ async fn answer(context: Arc<Context>, metrics: Metrics, call: Call) {
         FindGroup => groups::find,
         JoinOpen => commands::join_open,
         JoinOpenMany => commands::join_open_many,
+        FirstJoinMany => commands::first_join_many,
         LeaveGroup => commands::leave,
         CreateSingle => creation::create_single,
         CreateGroup => creation::create_group,

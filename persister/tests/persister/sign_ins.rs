@@ -1,24 +1,32 @@
 //! Signing in many at once, and joining.
 
+use std::time::{Duration, Instant};
+
 use natter_shared::{
     event::Audience,
     frame::ErrorCode,
     id::{Nonce, RoomName},
     position::{Epoch, Position},
     rpc::{
-        ChangeStanding, CreateGroup, JoinOpen, JoinOpenMany, LeaveGroup, OneOfMany, OpenGroup, Request, ShardPosition, SignIn, SignInMany,
-        SignedIn, StandingChange,
+        ChangeStanding, CreateGroup, FirstJoinMany, JoinOpen, JoinOpenMany, LeaveGroup, OneOfMany, OpenGroup, Request, ShardPosition,
+        SignIn, SignInMany, SignedIn, StandingChange,
     },
     subject::Topic,
     timestamp::Timestamp,
 };
+
+use sea_orm::{ConnectionTrait, TransactionTrait};
 
 use crate::{
     harness::{Harness, user},
     on_both,
 };
 
-on_both!(many_sign_in_at_once_as_each_would_alone, many_join_at_once_as_each_would_alone);
+on_both!(many_sign_in_at_once_as_each_would_alone, many_join_at_once_as_each_would_alone, many_join_for_the_first_time_as_each_would_alone);
+
+fn join(name: &str, room: &str) -> JoinOpen {
+    JoinOpen { user: user(name), group: OpenGroup::Name(RoomName::slug(room).unwrap()) }
+}
 
 async fn many_sign_in_at_once_as_each_would_alone(harness: Harness) {
     let names = ["alice", "bob", "carol", "erin"];
@@ -73,7 +81,6 @@ async fn many_sign_in_at_once_as_each_would_alone(harness: Harness) {
 }
 
 async fn many_join_at_once_as_each_would_alone(harness: Harness) {
-    let join = |name: &str, room: &str| JoinOpen { user: user(name), group: OpenGroup::Name(RoomName::slug(room).unwrap()) };
     for (name, room) in [("alice", "lobby"), ("alice", "attic"), ("bob", "lobby"), ("carol", "lobby")] {
         harness.sign_in(&user(name), Some(name)).await;
         harness.call(join(name, room)).await.unwrap();
@@ -108,4 +115,68 @@ async fn many_join_at_once_as_each_would_alone(harness: Harness) {
     }
     let too_many = JoinOpenMany { joins: vec![of((0, &asked[0])); 257] };
     assert_eq!(harness.call(too_many).await.unwrap_err().code, ErrorCode::TooLarge);
+}
+
+async fn many_join_for_the_first_time_as_each_would_alone(harness: Harness) {
+    for name in ["alice", "bob", "carol"] {
+        harness.sign_in(&user(name), Some(name)).await;
+        harness.call(join(name, "lobby")).await.unwrap();
+    }
+    let (lobby, cellar) = (join("carol", "lobby").group, join("carol", "cellar").group);
+    harness.call(LeaveGroup { user: user("carol"), group: lobby.id(), since: None }).await.unwrap();
+    let closed = CreateGroup { user: user("alice"), nonce: Nonce::now(), display_name: "Closed".to_owned(), members: Vec::new() };
+    let closed = harness.call(closed).await.unwrap().reply.group;
+    let asked = [
+        // Three into a room that nobody has made, one of them twice; back again; a member.
+        join("alice", "cellar"),
+        join("bob", "cellar"),
+        join("carol", "cellar"),
+        join("carol", "cellar"),
+        join("carol", "lobby"),
+        join("alice", "lobby"),
+        // Neither open nor known.
+        JoinOpen { user: user("bob"), group: OpenGroup::Id(closed) },
+        JoinOpen { user: user("bob"), group: OpenGroup::Id(join("bob", "nowhere").group.id()) },
+    ];
+    let many = harness.call(FirstJoinMany { joins: asked.to_vec() }).await.unwrap();
+    assert_eq!(many.reply.len(), asked.len());
+    for (index, one) in many.reply.iter().enumerate() {
+        match (index, one) {
+            (0..=5, OneOfMany::Answered(membership)) => {
+                let alone = harness.call(asked[index].clone()).await.unwrap().reply;
+                assert_eq!(serde_json::to_value(membership).unwrap(), serde_json::to_value(&alone).unwrap());
+            }
+            (6..=7, OneOfMany::Refused(refused)) => assert_eq!(refused.code, ErrorCode::NotFound),
+            other => panic!("{other:?}"),
+        }
+    }
+    let events = "group_events WHERE kind = 'member_added' AND group_id = ";
+    let literal = |id: uuid::Uuid| if harness.server.is_some() { format!("'{id}'") } else { format!("x'{}'", id.simple()) };
+    assert_eq!(harness.count(&format!("{events}{}", literal(cellar.id().0))).await, 3);
+    assert_eq!(harness.count(&format!("{events}{}", literal(lobby.id().0))).await, 4);
+    let too_many = FirstJoinMany { joins: vec![join("alice", "lobby"); 257] };
+    assert_eq!(harness.call(too_many).await.unwrap_err().code, ErrorCode::TooLarge);
+}
+
+/// The database lets one shard wait.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_joins_with_others_waits_no_second_for_them_and_goes_on_alone() {
+    let harness = Harness::postgres().await;
+    let shard_of = |room: &str| harness.shard(Topic::Group(join("alice", room).group.id()));
+    harness.sign_in(&user("alice"), Some("alice")).await;
+    let held = shard_of("held");
+    let other = (0..100).map(|number| format!("other{number}")).find(|room| shard_of(room) != held).unwrap();
+    for room in ["held", &other] {
+        harness.call(join("bob", room)).await.unwrap();
+    }
+    let lock = harness.database.begin().await.unwrap();
+    lock.execute_unprepared(&format!("UPDATE applied SET seq = seq WHERE shard = {held}")).await.unwrap();
+    let begun = Instant::now();
+    let many = harness.call(FirstJoinMany { joins: vec![join("alice", "held"), join("alice", &other)] }).await.unwrap();
+    assert!(matches!(&many.reply[..], [OneOfMany::Alone, OneOfMany::Answered(_)]), "{many:?}");
+    assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
+    lock.rollback().await.unwrap();
+    let joined = harness.call(join("alice", "held")).await.unwrap().reply;
+    assert_eq!(joined.group, join("alice", "held").group.id());
+    assert_eq!(harness.count("group_events WHERE kind = 'member_added'").await, 4);
 }

@@ -101,10 +101,32 @@ pub struct JoinOpenMany {
 rpc!("join_open_many", JoinOpenMany => Vec<OneOfMany<Membership>>, repeatable);
 
 impl Gathered for JoinOpen {
+    type Reply = Membership;
     type Many = JoinOpenMany;
 
     fn gather(joins: Vec<Request<Self>>) -> JoinOpenMany {
         JoinOpenMany { joins }
+    }
+}
+
+/// A join of who was no member a moment ago: it goes with others that are stored and applied as well.
+#[derive(Debug, Clone)]
+pub struct FirstJoin(pub JoinOpen);
+
+/// Command: the joins of many, each stored and applied as if it were alone, by a few statements for all of them. Idempotent.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct FirstJoinMany {
+    /// Each as it would be asked for alone.
+    pub joins: Vec<JoinOpen>,
+}
+rpc!("first_join_many", FirstJoinMany => Vec<OneOfMany<Membership>>);
+
+impl Gathered for FirstJoin {
+    type Reply = Membership;
+    type Many = FirstJoinMany;
+
+    fn gather(joins: Vec<Request<Self>>) -> FirstJoinMany {
+        FirstJoinMany { joins: joins.into_iter().map(|one| one.call.0).collect() }
     }
 }
 

@@ -8,7 +8,10 @@ use super::{Request, Rpc, RpcError};
 pub const MANY: usize = 256;
 
 /// A call that can go together with others of its kind.
-pub trait Gathered: Rpc + Clone + 'static {
+pub trait Gathered: Clone + Send + 'static {
+    /// What each is answered.
+    type Reply: Send;
+
     /// The call of many: it says of each what became of it, in their order.
     type Many: Rpc<Reply = Vec<OneOfMany<Self::Reply>>>;
 
@@ -24,6 +27,7 @@ pub enum OneOfMany<T> {
     Answered(Box<T>),
     /// Refused.
     Refused(RpcError),
-    /// To be asked for alone: something is to be written first, SQL has not come far enough, or it did not fit.
+    /// To be asked for alone: something is to be written first, SQL has not come far enough, it took too long for all of
+    /// them to wait for, or it did not fit.
     Alone,
 }

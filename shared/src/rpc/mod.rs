@@ -18,9 +18,9 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 pub use self::{
     groups::{
-        AddMember, CreateGroup, CreateSingle, EnsureGroup, FindGroup, FindMembership, GroupOverview, GroupRecord, Groups, GroupsPage,
-        JoinOpen, JoinOpenMany, LastMessage, LeaveGroup, LeftGroup, ListGroups, ListedGroups, Members, MembersPage, Membership, NewGroup,
-        OpenGroup, RemoveMember, RenameGroup,
+        AddMember, CreateGroup, CreateSingle, EnsureGroup, FindGroup, FindMembership, FirstJoin, FirstJoinMany, GroupOverview, GroupRecord,
+        Groups, GroupsPage, JoinOpen, JoinOpenMany, LastMessage, LeaveGroup, LeftGroup, ListGroups, ListedGroups, Members, MembersPage,
+        Membership, NewGroup, OpenGroup, RemoveMember, RenameGroup,
     },
     inbox::{ChatPage, ChatPageData, CountInbox, InboxCursor, InboxEntry, ListNotifications, NotificationsPage, TellInboxes},
     keys::{ApiKey, CheckApiKey},

@@ -56,6 +56,7 @@ pub struct SignInMany {
 rpc!("sign_in_many", SignInMany => Vec<OneOfMany<SignedIn>>, repeatable);
 
 impl Gathered for SignIn {
+    type Reply = SignedIn;
     type Many = SignInMany;
 
     fn gather(users: Vec<Request<Self>>) -> SignInMany {

@@ -27,8 +27,8 @@ use natter_shared::{
     id::{EventId, GroupId, RoomName, UserId, open_group, single_group},
     position::{Epoch, Position},
     rpc::{
-        Answer, ApiKey, AwaitApplied, ChatPage, ChatPageData, CheckApiKey, CreateSingle, FindMembership, FindUser, InboxEntry,
-        JoinOpenMany, Membership, OneOfMany, Profile, Request as RpcRequest, Rpc, RpcError, SignIn, SignInMany, SignedIn,
+        Answer, ApiKey, AwaitApplied, ChatPage, ChatPageData, CheckApiKey, CreateSingle, FindMembership, FindUser, FirstJoinMany,
+        InboxEntry, JoinOpenMany, Membership, OneOfMany, Profile, Request as RpcRequest, Rpc, RpcError, SignIn, SignInMany, SignedIn,
     },
     subject::{Shard, Shards, Topic},
     telemetry::metrics::Registry,
@@ -73,6 +73,8 @@ pub(crate) struct FakeBroker {
     pub(crate) stores_nothing: AtomicBool,
     /// Who wants to join is not answered.
     pub(crate) holds_joins: AtomicBool,
+    /// How often it was asked to let new members join.
+    pub(crate) first_joins: AtomicU32,
     /// From when on what was published can be read back; never without.
     pub(crate) readable_from: Mutex<Option<tokio::time::Instant>>,
     /// What was published, and the position that was waited for after it.
@@ -317,6 +319,10 @@ impl Broker for FakeBroker {
             }),
             JoinOpenMany::NAME if self.holds_joins.load(Ordering::Relaxed) => std::future::pending().await,
             JoinOpenMany::NAME => Self::answer(&payload, |call: JoinOpenMany, _| Ok(call.joins.iter().map(|_| OneOfMany::Alone).collect())),
+            FirstJoinMany::NAME => {
+                self.first_joins.fetch_add(1, Ordering::Relaxed);
+                Self::answer(&payload, |call: FirstJoinMany, _| Ok(call.joins.iter().map(|_| OneOfMany::Alone).collect()))
+            }
             ChatPage::NAME => Self::answer(&payload, |call: ChatPage, _| Ok(self.chat_page(&call))),
             FindUser::NAME => Self::answer(&payload, |call: FindUser, _| match call {
                 FindUser::Id(user) if user.as_str() == "nobody" => Ok(None),
