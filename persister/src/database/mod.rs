@@ -25,6 +25,20 @@ const MIGRATION_LOCK: i64 = 0x6e_61_74_74_65_72;
 /// How long another process may take to make the SQLite file.
 const MAKING: Duration = Duration::from_secs(5);
 
+/// What a session of PostgreSQL's is set to.
+const SESSION: [(&str, &str); 6] = [
+    // Snapshots are what most transactions are for; those that write say READ COMMITTED.
+    ("default_transaction_isolation", "repeatable read"),
+    ("idle_in_transaction_session_timeout", "30s"),
+    // All that is asked for often is asked for by keys. A plan that was made while a table was small reads all of it, and is
+    // kept until autovacuum has counted anew: a minute in which new users come, each by reading all before them.
+    ("enable_seqscan", "off"),
+    ("enable_hashjoin", "off"),
+    ("enable_mergejoin", "off"),
+    // It would take what has no other way than reading all of a small table for very dear, and worth compiling.
+    ("jit", "off"),
+];
+
 /// Opens the database; creates the file of an SQLite one.
 pub async fn connect(options: &DatabaseOptions) -> Result<DatabaseConnection, DbErr> {
     let mut connect = ConnectOptions::new(&options.url);
@@ -62,12 +76,7 @@ pub async fn connect(options: &DatabaseOptions) -> Result<DatabaseConnection, Db
                 })
             })
         })
-        // Snapshots are what most transactions are for; those that write say READ COMMITTED.
-        .map_sqlx_postgres_opts(|postgres| {
-            postgres
-                .options([("default_transaction_isolation", "repeatable read"), ("idle_in_transaction_session_timeout", "30s")])
-                .application_name("natter-persister")
-        });
+        .map_sqlx_postgres_opts(|postgres| postgres.options(SESSION).application_name("natter-persister"));
     // Two that make the same SQLite file at once: its busy timeout does not cover the switch to WAL.
     let deadline = Instant::now() + MAKING;
     loop {

@@ -22,7 +22,8 @@ use tokio::time::{Instant, timeout_at};
 
 use super::{
     context::{Context, column},
-    creation, many, memberships,
+    creation, many,
+    memberships::{self, IS_MEMBER},
 };
 use crate::{
     checkpoint,
@@ -277,8 +278,8 @@ pub(super) async fn add_member(context: &Context, call: AddMember) -> Result<Ans
 }
 
 async fn check_room(context: &Context, group: GroupId) -> Result<(), RpcError> {
-    let sql = "SELECT count(*) AS members FROM members WHERE group_id = ? AND until_epoch IS NULL";
-    let statement = context.store.statement(sql, [group.0.into()]);
+    let sql = format!("SELECT count(*) AS members FROM members m WHERE group_id = ? AND {IS_MEMBER}");
+    let statement = context.store.statement(&sql, [group.0.into()]);
     let row = context.store.database().query_one_raw(statement).await.map_err(|error| unavailable(&error))?;
     let members = row.as_ref().map(|row| column::<i64>(row, "members")).transpose()?.unwrap_or_default();
     if members < context.options.max_group_members as i64 { Ok(()) } else { Err(RpcError::new(ErrorCode::TooLarge, "the group is full")) }

@@ -10,7 +10,7 @@ use natter_shared::{
     rpc::{self, Answer, AwaitApplied, RpcError, ShardPosition},
     subject::{Shard, Topic},
 };
-use sea_orm::{ConnectionTrait, DatabaseTransaction, DbErr, QueryResult, Value};
+use sea_orm::{ConnectionTrait, DatabaseTransaction, DbBackend, DbErr, QueryResult, Value};
 use tokio::{
     sync::mpsc,
     time::{Instant, sleep},
@@ -73,6 +73,11 @@ impl Snapshot<'_> {
     /// The rows of a query that reads from `v`.
     pub(super) async fn rows<const N: usize>(&self, v: Rows<N>, sql: &str) -> Result<Vec<QueryResult>, RpcError> {
         v.query(&self.read, sql).await.map_err(|error| unavailable(&error))
+    }
+
+    /// What database it is of.
+    pub(super) fn backend(&self) -> DbBackend {
+        self.store.backend()
     }
 
     /// How far SQL has come in each shard.

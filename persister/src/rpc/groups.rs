@@ -15,7 +15,8 @@ use uuid::Uuid;
 
 use super::{
     context::{Context, Snapshot, column},
-    memberships, users,
+    memberships::{self, IS_MEMBER},
+    users,
 };
 use crate::{
     checkpoint,
@@ -43,10 +44,12 @@ pub(super) async fn members(context: &Context, call: Members) -> Result<Answer<M
     check_access(&snapshot, call.user.as_ref(), call.group).await?;
     let limit = call.limit.min(MAX_MEMBERS) as usize;
     let after = call.after.map(|user| user.as_str().to_owned()).unwrap_or_default();
-    let sql = "SELECT m.user_id, m.role, coalesce(u.handle, m.user_id) AS handle, coalesce(u.display_name, m.user_id) AS display_name \
-               FROM members m LEFT JOIN users u ON u.id = m.user_id WHERE m.group_id = ? AND m.until_epoch IS NULL AND m.user_id > ? \
-               ORDER BY m.user_id LIMIT ?";
-    let rows = snapshot.all(sql, [call.group.0.into(), after.into(), (limit as i64 + 1).into()]).await?;
+    let sql = format!(
+        "SELECT m.user_id, m.role, coalesce(u.handle, m.user_id) AS handle, coalesce(u.display_name, m.user_id) AS display_name \
+         FROM members m LEFT JOIN users u ON u.id = m.user_id WHERE m.group_id = ? AND {IS_MEMBER} AND m.user_id > ? \
+         ORDER BY m.user_id LIMIT ?"
+    );
+    let rows = snapshot.all(&sql, [call.group.0.into(), after.into(), (limit as i64 + 1).into()]).await?;
     let more = rows.len() > limit;
     let mut members = Vec::with_capacity(limit);
     for row in rows.iter().take(limit) {
@@ -138,10 +141,12 @@ pub(super) async fn find(context: &Context, call: FindGroup) -> Result<Answer<Op
 
 /// A group as the application's back end knows it.
 pub(super) async fn record(snapshot: &Snapshot<'_>, group: GroupId) -> Result<Option<GroupRecord>, RpcError> {
-    let sql = "SELECT g.kind, g.name, g.display_name, g.created_at, coalesce(c.messages, 0) AS messages, \
-               (SELECT count(*) FROM members m WHERE m.group_id = g.id AND m.until_epoch IS NULL) AS members \
-               FROM groups g LEFT JOIN group_counters c ON c.group_id = g.id WHERE g.id = ?";
-    let Some(row) = snapshot.one(sql, [group.0.into()]).await? else { return Ok(None) };
+    let sql = format!(
+        "SELECT g.kind, g.name, g.display_name, g.created_at, coalesce(c.messages, 0) AS messages, \
+         (SELECT count(*) FROM members m WHERE m.group_id = g.id AND {IS_MEMBER}) AS members \
+         FROM groups g LEFT JOIN group_counters c ON c.group_id = g.id WHERE g.id = ?"
+    );
+    let Some(row) = snapshot.one(&sql, [group.0.into()]).await? else { return Ok(None) };
     let (kind, name): (String, Option<String>) = (column(&row, "kind")?, column(&row, "name")?);
     Ok(Some(GroupRecord {
         group,

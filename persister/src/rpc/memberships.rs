@@ -7,7 +7,7 @@ use natter_shared::{
     id::{GroupId, RoomName, UserId},
     rpc::{Membership, RpcError},
 };
-use sea_orm::QueryResult;
+use sea_orm::{DbBackend, QueryResult};
 use uuid::Uuid;
 
 use super::context::{Snapshot, column};
@@ -38,6 +38,10 @@ const COLUMNS: &str = "g.id, g.kind, g.name, g.display_name, m.role, m.since_epo
 const TABLES: &str = "JOIN groups g ON g.id = m.group_id LEFT JOIN group_counters c ON c.group_id = m.group_id \
     LEFT JOIN read_positions r ON r.user_id = m.user_id AND r.group_id = m.group_id";
 
+/// Of memberships `m` that are found by their group: with `IS NULL` the index of users' present ones may be read as a whole,
+/// where the planner takes them for few.
+pub(crate) const IS_MEMBER: &str = "coalesce(m.until_epoch, 0) = 0";
+
 fn of_one(and: &str) -> String {
     format!("SELECT {COLUMNS} FROM members m {TABLES} WHERE m.user_id = ? AND m.until_epoch IS NULL AND {and}")
 }
@@ -66,12 +70,20 @@ pub(super) async fn first_pages(
     limit: u32,
 ) -> Result<HashMap<String, (Vec<Membership>, bool)>, RpcError> {
     let limit = limit.min(MAX_GROUPS) as usize;
-    let sql = format!(
-        "SELECT * FROM (SELECT m.user_id AS member, row_number() OVER (PARTITION BY m.user_id ORDER BY m.group_id) AS place, {COLUMNS} \
-         FROM v JOIN members m ON m.user_id = v.i {TABLES} WHERE m.until_epoch IS NULL) AS listed \
-         WHERE place <= {} ORDER BY member, place",
-        limit + 1
-    );
+    let sql = match snapshot.backend() {
+        DbBackend::Sqlite => format!(
+            "SELECT * FROM (SELECT m.user_id AS member, row_number() OVER (PARTITION BY m.user_id ORDER BY m.group_id) AS place, {COLUMNS} \
+             FROM v JOIN members m ON m.user_id = v.i {TABLES} WHERE m.until_epoch IS NULL) AS listed \
+             WHERE place <= {} ORDER BY member, place",
+            limit + 1
+        ),
+        // User by user: a join may be made by reading everybody's memberships, where the planner takes them for few.
+        _ => format!(
+            "SELECT m.user_id AS member, {COLUMNS} FROM v CROSS JOIN LATERAL (SELECT * FROM members o WHERE o.user_id = v.i \
+             AND o.until_epoch IS NULL ORDER BY o.group_id LIMIT {}) m {TABLES} ORDER BY m.user_id, m.group_id",
+            limit + 1
+        ),
+    };
     let mut pages: HashMap<String, (Vec<Membership>, bool)> = HashMap::with_capacity(users.len());
     for row in snapshot.all_of(users, &sql).await? {
         let (groups, more) = pages.entry(column(&row, "member")?).or_default();
@@ -97,7 +109,7 @@ pub(super) async fn find_many(
     }
     let sql = format!(
         "SELECT m.user_id AS member, {COLUMNS} FROM v JOIN members m ON m.user_id = v.i AND m.group_id = v.g {TABLES} \
-         WHERE m.until_epoch IS NULL"
+         WHERE {IS_MEMBER}"
     );
     let mut found = HashMap::with_capacity(asked.len());
     for row in snapshot.rows(rows, &sql).await? {

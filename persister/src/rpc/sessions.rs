@@ -1,12 +1,17 @@
 //! Signing in: who the user is, and all that a session starts with, from one snapshot.
 
+use std::collections::HashMap;
+
 use natter_shared::{
     frame::ErrorCode,
     id::UserId,
-    rpc::{Answer, OneOfMany, Request, RpcError, SignIn, SignInMany, SignedIn},
+    rpc::{Answer, OneOfMany, Profile, Request, RpcError, SignIn, SignInMany, SignedIn, Standing},
 };
 
-use super::{context::Context, inbox, many, memberships, standings, users};
+use super::{
+    context::{Context, Snapshot},
+    inbox, many, memberships, standings, users,
+};
 use crate::error::unavailable;
 
 pub(super) async fn sign_in(context: &Context, call: SignIn) -> Result<Answer<SignedIn>, RpcError> {
@@ -31,15 +36,25 @@ pub(super) async fn sign_in(context: &Context, call: SignIn) -> Result<Answer<Si
     Err(RpcError::new(ErrorCode::Busy, "signed in twice at once"))
 }
 
-/// Those of whom nothing is news: five statements for all.
+/// Five statements for all. Whom nobody has heard of is written first, by one more; who has another name than before is asked
+/// for alone.
 pub(super) async fn sign_in_many(context: &Context, call: SignInMany) -> Result<Answer<Vec<OneOfMany<SignedIn>>>, RpcError> {
     many::check(&call.users)?;
-    let snapshot = context.snapshot().await?;
     let mut ids: Vec<&UserId> = call.users.iter().map(|one| &one.call.user).collect();
     ids.sort_unstable_by_key(|user| user.as_str());
     ids.dedup();
-    let standings = standings::of_all(&snapshot, &ids).await?;
-    let mut claimed = users::claimed_by(&snapshot, &ids).await?;
+    let (mut snapshot, mut standings, mut claimed) = known(context, &ids).await?;
+    let new = call.users.iter().map(|one| &one.call).filter(|one| !claimed.contains_key(&one.user));
+    let new = new.filter(|one| one.issued_at.is_none_or(|issued_at| standings::judge(standings.get(&one.user), issued_at).is_ok()));
+    let new: HashMap<&UserId, users::Claims> = new.map(|one| (&one.user, users::Claims::of(one))).collect();
+    if !new.is_empty() {
+        drop(snapshot);
+        // Who could not be written is asked for alone, and hears why.
+        if let Err(error) = users::claim_new(&context.store, &new).await {
+            tracing::debug!(%error, "new_users_not_written");
+        }
+        (snapshot, standings, claimed) = known(context, &ids).await?;
+    }
     let limit = call.users.iter().map(|one| one.call.limit).max().unwrap_or_default();
     let mut pages = memberships::first_pages(&snapshot, &ids, limit).await?;
     let inboxes = inbox::counts_of(&snapshot, &ids).await?;
@@ -67,4 +82,14 @@ pub(super) async fn sign_in_many(context: &Context, call: SignInMany) -> Result<
     });
     let answers = answers.collect();
     snapshot.answer(answers).await
+}
+
+type Known<'a> = (Snapshot<'a>, HashMap<UserId, Standing>, HashMap<UserId, (Profile, users::Claims)>);
+
+/// How users stand, and what those claimed who have signed in before.
+async fn known<'a>(context: &'a Context, users: &[&UserId]) -> Result<Known<'a>, RpcError> {
+    let snapshot = context.snapshot().await?;
+    let standings = standings::of_all(&snapshot, users).await?;
+    let claimed = users::claimed_by(&snapshot, users).await?;
+    Ok((snapshot, standings, claimed))
 }

@@ -16,7 +16,13 @@ use sea_orm::{ConnectionTrait, DbBackend, DbErr, QueryResult};
 use uuid::Uuid;
 
 use super::context::{Context, Snapshot, column};
-use crate::{database::Store, error::is_taken};
+use crate::{
+    database::{
+        Store,
+        rows::{Kind, Rows},
+    },
+    error::is_taken,
+};
 
 /// Handles and display names in bytes at most.
 const MAX_NAME: usize = 128;
@@ -198,6 +204,43 @@ pub(super) async fn claim(store: &Store, user: &UserId, claims: &Claims) -> Resu
         }
     }
     Err(DbErr::RecordNotInserted)
+}
+
+/// Writes what is claimed of users whom nobody has heard of, by one statement. Whose handle is not free is left out.
+pub(super) async fn claim_new(store: &Store, users: &HashMap<&UserId, Claims>) -> Result<(), DbErr> {
+    let mut rows = Rows::new([
+        ("id", Kind::Text),
+        ("key", Kind::Uuid),
+        ("handle", Kind::Text),
+        ("display_name", Kind::Text),
+        ("claimed_handle", Kind::MaybeText),
+        ("claimed_name", Kind::MaybeText),
+        ("created_at", Kind::Int),
+    ]);
+    let now = Timestamp::now().0 as i64;
+    let mut users: Vec<_> = users.iter().collect();
+    // In the order of ids: two calls that make the same must not wait for each other.
+    users.sort_unstable_by_key(|(user, _)| user.as_str());
+    for (user, claims) in users {
+        let handle = claims.handle.as_deref().unwrap_or(user.as_str());
+        let shown = claims.name.as_deref().unwrap_or(handle);
+        let key = Uuid::from_u128(user.key().0);
+        rows.push([
+            user.as_str().into(),
+            key.into(),
+            handle.into(),
+            shown.into(),
+            claims.handle.clone().into(),
+            claims.name.clone().into(),
+            now.into(),
+        ]);
+    }
+    let sql = "INSERT INTO users (id, key, handle, display_name, claimed_handle, claimed_name, placeholder, created_at) \
+               SELECT v.id, v.key, v.handle, v.display_name, v.claimed_handle, v.claimed_name, FALSE, v.created_at FROM v \
+               WHERE NOT EXISTS (SELECT 1 FROM users u WHERE u.id = v.handle AND u.id <> v.id) ON CONFLICT DO NOTHING";
+    let write = store.write().await?;
+    rows.execute(&write.transaction, sql).await?;
+    write.commit().await
 }
 
 /// Claims `handle` for `user`, who keeps an earlier handle if this one is no claim of a token.

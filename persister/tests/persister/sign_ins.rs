@@ -22,7 +22,12 @@ use crate::{
     on_both,
 };
 
-on_both!(many_sign_in_at_once_as_each_would_alone, many_join_at_once_as_each_would_alone, many_join_for_the_first_time_as_each_would_alone);
+on_both!(
+    many_sign_in_at_once_as_each_would_alone,
+    many_sign_in_for_the_first_time_as_each_would_alone,
+    many_join_at_once_as_each_would_alone,
+    many_join_for_the_first_time_as_each_would_alone
+);
 
 fn join(name: &str, room: &str) -> JoinOpen {
     JoinOpen { user: user(name), group: OpenGroup::Name(RoomName::slug(room).unwrap()) }
@@ -54,8 +59,8 @@ async fn many_sign_in_at_once_as_each_would_alone(harness: Harness) {
         ask("alice", "alice", 2),
         ask("bob", "bob", 200),
         ask("carol", "carol", 200),
-        // Never seen; another name than before; a second time. Then one who comes before SQL has.
-        ask("dave", "dave", 200),
+        // Never seen, as somebody whom there is; another name than before; a second time. Then one who comes before SQL has.
+        ask("dave", "bob", 200),
         ask("erin", "Erin", 200),
         ask("alice", "alice", 2),
     ];
@@ -78,6 +83,66 @@ async fn many_sign_in_at_once_as_each_would_alone(harness: Harness) {
     }
     let too_many = SignInMany { users: vec![of(&asked[1], None); 257] };
     assert_eq!(harness.call(too_many).await.unwrap_err().code, ErrorCode::TooLarge);
+}
+
+async fn many_sign_in_for_the_first_time_as_each_would_alone(harness: Harness) {
+    harness.sign_in(&user("alice"), Some("alice")).await;
+    let (_, ack) = harness.notify(Audience::User(user("mentioned")), None, "look").await;
+    harness.applied(Topic::User(user("mentioned").key()), ack).await;
+    harness.call(ChangeStanding { user: user("blocked"), change: StandingChange::Block }).await.unwrap();
+    let ask = |name: &str, handle: Option<&str>, display_name: Option<&str>| SignIn {
+        user: user(name),
+        handle: handle.map(str::to_owned),
+        display_name: display_name.map(str::to_owned),
+        limit: 200,
+        issued_at: Some(Timestamp::now()),
+    };
+    let asked = [
+        ask("bob", Some("Bob"), Some("Bob B.")),
+        ask("carol", None, None),
+        // As is one of whom only that is known that she is one; over two connections.
+        ask("dave", Some("dave"), None),
+        ask("dave", Some("dave"), None),
+        // The handle, or the id, of another; the same handle at once.
+        ask("erin", Some("alice"), None),
+        ask("frank", Some("mentioned"), None),
+        ask("one", Some("same"), None),
+        ask("two", Some("same"), None),
+        ask("mentioned", Some("mentioned"), None),
+        ask("blocked", Some("blocked"), None),
+    ];
+    let of = |call: &SignIn| Request { min_position: None, call: call.clone() };
+    let many = harness.call(SignInMany { users: asked.iter().map(of).collect() }).await.unwrap().reply;
+    let mut answered = Vec::new();
+    for (call, one) in asked.iter().zip(&many) {
+        match one {
+            OneOfMany::Answered(signed_in) => {
+                let alone = harness.call(call.clone()).await.unwrap().reply;
+                assert_eq!(serde_json::to_value(signed_in).unwrap(), serde_json::to_value(&alone).unwrap());
+                answered.push((call.user.as_str(), alone.profile.handle, alone.profile.display_name));
+            }
+            OneOfMany::Alone => answered.push((call.user.as_str(), "alone".to_owned(), String::new())),
+            OneOfMany::Refused(refused) => {
+                assert_eq!((refused.code, call.user.as_str()), (ErrorCode::Blocked, "blocked"));
+            }
+        }
+    }
+    let expected = [
+        ("bob", "Bob", "Bob B."),
+        ("carol", "carol", "carol"),
+        ("dave", "dave", "dave"),
+        ("dave", "alone", ""),
+        ("erin", "alone", ""),
+        ("frank", "alone", ""),
+        ("one", "same", "same"),
+        ("two", "alone", ""),
+        ("mentioned", "alone", ""),
+    ];
+    assert_eq!(answered, expected.map(|(user, handle, name)| (user, handle.to_owned(), name.to_owned())));
+    assert_eq!(harness.count("users WHERE id = 'blocked'").await, 0);
+    for (call, handle) in [(&asked[4], "erin"), (&asked[5], "frank"), (&asked[7], "two"), (&asked[8], "mentioned")] {
+        assert_eq!(harness.call(call.clone()).await.unwrap().reply.profile.handle, handle);
+    }
 }
 
 async fn many_join_at_once_as_each_would_alone(harness: Harness) {
