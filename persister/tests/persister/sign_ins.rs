@@ -245,3 +245,37 @@ async fn who_joins_with_others_waits_no_second_for_them_and_goes_on_alone() {
     assert_eq!(joined.group, join("alice", "held").group.id());
     assert_eq!(harness.count("group_events WHERE kind = 'member_added'").await, 4);
 }
+
+/// Before autovacuum has ever counted: the planner takes every table for all but empty.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_user_costs_no_look_at_all_others() {
+    const ROUNDS: usize = 30;
+    const USERS: usize = 20;
+    let mut harness = Harness::postgres().await;
+    for round in 0..ROUNDS {
+        let names: Vec<String> = (0..USERS).map(|number| format!("user-{round}-{number}")).collect();
+        let sign_in = |name: &String| SignIn {
+            user: user(name),
+            handle: Some(name.clone()),
+            display_name: None,
+            limit: 200,
+            issued_at: Some(Timestamp::now()),
+        };
+        let users = names.iter().map(|name| Request { min_position: None, call: sign_in(name) }).collect();
+        let signed_in = harness.call(SignInMany { users }).await.unwrap().reply;
+        assert!(signed_in.iter().all(|one| matches!(one, OneOfMany::Answered(_))), "{signed_in:?}");
+        let joins = names.iter().map(|name| join(name, &format!("room{round}"))).collect();
+        let joined = harness.call(FirstJoinMany { joins }).await.unwrap().reply;
+        assert!(joined.iter().all(|one| matches!(one, OneOfMany::Answered(_))), "{joined:?}");
+        let joins = names.iter().map(|name| Request { min_position: None, call: join(name, &format!("room{round}")) }).collect();
+        harness.call(JoinOpenMany { joins }).await.unwrap();
+    }
+    // A connection that ends says what it has read.
+    harness.stop().await;
+    let read = "SELECT CAST(sum(seq_tup_read + coalesce(idx_tup_fetch, 0)) AS BIGINT) AS read FROM pg_stat_user_tables \
+                WHERE relname IN ('users', 'members', 'groups')";
+    let users = (ROUNDS * USERS) as i64;
+    let told = async || harness.rows(read).await[0].try_get::<Option<i64>>("", "read").unwrap().filter(|read| *read >= users);
+    let each = harness.eventually("what was read", told).await / users;
+    assert!(each <= 20, "{each} rows for each user");
+}
