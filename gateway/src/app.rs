@@ -10,7 +10,7 @@ use natter_shared::{
     broker::Broker,
     config::Config,
     id::{InstanceId, SessionId, UserKey},
-    rpc::{FirstJoin, JoinOpen},
+    rpc::JoinOpen,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -23,7 +23,7 @@ use crate::{
     knowledge::Knowledge,
     metrics::Metrics,
     publish::Intake,
-    session::{SessionHandle, SignIns, Together},
+    session::{FirstJoins, SessionHandle, SignIns, Together},
     socket::{OutletLimits, ReadLimits},
     standings::Standings,
 };
@@ -52,8 +52,8 @@ pub struct App {
     pub sign_ins: SignIns,
     /// Joins of open groups on their way to SQL, which knows most who join as members.
     pub joins: Arc<Together<JoinOpen>>,
-    /// Those of others: they wait until each is stored and applied, so nobody else waits for them.
-    pub first_joins: Arc<Together<FirstJoin>>,
+    /// Those of others.
+    pub first_joins: FirstJoins,
     /// Which connections may become sessions.
     pub admission: Admission,
     /// What a connection may send.

@@ -24,7 +24,7 @@ use crate::{
     memory::Memory,
     metrics::Metrics,
     publish::Intake,
-    session::{SignIns, Together},
+    session::{FirstJoins, SignIns, Together},
     socket::ReadLimits,
     standings::Standings,
 };
@@ -76,7 +76,7 @@ pub async fn run(gateway: Gateway) -> Result<(), StartError> {
     let intake = Intake::new(broker.shards(), Arc::clone(&metrics));
     let sign_ins = SignIns::new(Arc::clone(&broker), tasks.clone(), config.limits.sign_ins);
     let joins = Together::new(Arc::clone(&broker), tasks.clone(), config.limits.sign_ins);
-    let first_joins = Together::new(Arc::clone(&broker), tasks.clone(), config.limits.sign_ins);
+    let first_joins = FirstJoins::new(&broker, &tasks, config.limits.sign_ins);
     let app = Arc::new(App {
         instance,
         broker,

@@ -1,13 +1,16 @@
 //! Traffic where much is stored: messages in very many groups, a few of which have most of them (Zipf), and then
 //! `rooms` and `publish` in some of these groups, while messages to any of them go on.
 
-use std::time::{Duration, Instant};
+use std::{
+    convert::Infallible,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context as _, Result};
 use natter_tests::cluster::Store;
 use rand_distr::{Distribution as _, Zipf};
 use serde_json::{Value, json};
-use tokio::{task::AbortHandle, time::MissedTickBehavior};
+use tokio::time::MissedTickBehavior;
 
 use super::{
     events::{Events, Publication},
@@ -43,15 +46,6 @@ impl Groups {
     }
 }
 
-/// Ends with what it was started for.
-struct Trickle(AbortHandle);
-
-impl Drop for Trickle {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
-
 /// Runs it, over what is stored or over nothing.
 pub(super) async fn run(is_full: bool) -> Result<Value> {
     // With a sync for each of so many messages it would take half an hour to store them.
@@ -66,15 +60,16 @@ pub(super) async fn run(is_full: bool) -> Result<Value> {
     if is_full {
         tokio::time::sleep(SETTLE).await;
     }
-    let then = procs::costs(&watched, &idle, &procs::look(&watched), 1);
+    let rested = procs::costs(&watched, &idle, &procs::look(&watched), 1);
     let database_mb = projection.sql.count("SELECT pg_database_size(current_database())").await? as f64 / 1e6;
 
-    let trickle = Trickle(tokio::spawn(trickle(events, groups)).abort_handle());
-    let rooms = generator(FULL_ROOMS, natter.args()?).await?;
-    let publish = generator(FULL_PUBLISH, natter.args()?).await?;
-    drop(trickle);
+    let traffic = async { anyhow::Ok((generator(FULL_ROOMS, natter.args()?).await?, generator(FULL_PUBLISH, natter.args()?).await?)) };
+    let (rooms, publish) = tokio::select! {
+        measured = traffic => measured?,
+        stopped = trickle(&events, groups) => match stopped? {},
+    };
     Ok(json!({
-        "stored": stored, "filled_per_s": filled_per_s, "filled": filled, "then": then, "database_mb": database_mb, "rooms": rooms, "publish": publish,
+        "stored": stored, "filled_per_s": filled_per_s, "filled": filled, "rested": rested, "database_mb": database_mb, "rooms": rooms, "publish": publish,
         "dead_letters": projection.sql.count("SELECT COUNT(*) FROM dead_letters").await?,
     }))
 }
@@ -94,11 +89,11 @@ async fn fill(natter: &Natter, events: &Events, projection: &Projection, groups:
 }
 
 /// Messages at a steady rate, for as long as it is polled.
-async fn trickle(events: Events, groups: Groups) -> Result<()> {
+async fn trickle(events: &Events, groups: Groups) -> Result<Infallible> {
     let mut ticks = tokio::time::interval(Duration::from_secs(1) * AT_ONCE / TRICKLE);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        events.publish_all((0..AT_ONCE).map(|_| groups.message(&events))).await?;
+        events.publish_all((0..AT_ONCE).map(|_| groups.message(events))).await?;
     }
 }

@@ -86,14 +86,14 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::front::{natter::Sync, scenario::ALL};
+    use crate::front::{natter::Sync, scenario::USUAL};
 
     #[test]
     fn a_table_has_medians_ratios_and_the_worst_of_what_should_be_0() {
         let report = |rate: u64, lost: u64| json!({"deliveries_per_s": rate, "lost": lost});
         let natter = Column { measured: Measured::Natter(Sync::AsShipped), reports: vec![report(10, 0), report(30, 7), report(20, 0)] };
         let limit = Column { measured: Measured::Limit, reports: vec![report(40, 0), report(60, 0)] };
-        let table = table(ALL[0], &[natter, limit]);
+        let table = table(USUAL[0], &[natter, limit]);
         assert!(table.contains("|  | Natter | limit | Natter / limit |\n|---|---:|---:|---:|\n"), "{table}");
         assert!(table.contains("| deliveries/s | 20 | 50 | 0.40 |\n"), "{table}");
         assert!(table.contains("| lost (most) | 7 | 0 | – |\n"), "{table}");

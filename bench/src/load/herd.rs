@@ -205,6 +205,9 @@ impl Load {
             failed.extend(changed.into_iter().filter(|&index| self.connections.get(index).is_some_and(|one| one.phase == Phase::Gone)));
             if looked.elapsed() > AGAIN_AFTER {
                 looked = Instant::now();
+                // One that was let in and lost at once is there twice.
+                failed.sort_unstable();
+                failed.dedup();
                 again += failed.len();
                 for index in failed.drain(..) {
                     self.come_back(index, rooms, groups, began)?;

@@ -37,7 +37,7 @@ use crate::{
     memory::Memory,
     metrics::Metrics,
     publish::Intake,
-    session::{SignIns, Together},
+    session::{FirstJoins, SignIns, Together},
     socket::ReadLimits,
     standings::Standings,
 };
@@ -84,7 +84,7 @@ impl Edge {
             connections: Connections::default(),
             sign_ins: SignIns::new(Arc::clone(&broker) as _, tasks.clone(), config.limits.sign_ins),
             joins: Together::new(Arc::clone(&broker) as _, tasks.clone(), config.limits.sign_ins),
-            first_joins: Together::new(Arc::clone(&broker) as _, tasks.clone(), config.limits.sign_ins),
+            first_joins: FirstJoins::new(&(Arc::clone(&broker) as _), &tasks, config.limits.sign_ins),
             admission: Admission::new(&config.limits, Arc::clone(&memory), Arc::clone(&metrics)),
             read_limits: Arc::new(ReadLimits::new(&config.limits)),
             metrics,

@@ -9,7 +9,7 @@ use natter_shared::{
     frame::{CloseCode, ErrorCode, GroupState},
     id::{GroupId, RoomName},
     position::Position,
-    rpc::{self, Answer, FirstJoin, Groups, GroupsPage, JoinOpen, Membership, OpenGroup, Profile, SignIn, SignedIn},
+    rpc::{self, Answer, Groups, GroupsPage, JoinOpen, Membership, OpenGroup, Profile, SignIn, SignedIn},
     subject::Topic,
 };
 
@@ -272,7 +272,7 @@ impl App {
         let unavailable = |message: &str| OpenError { code: ErrorCode::Unavailable, message: message.to_owned() };
         let together = async {
             match self.joins.call(call.clone(), None).await {
-                None => self.first_joins.call_for(session, FirstJoin(call.clone())).await,
+                None => self.first_joins.join(session, self.broker.shards().of(Topic::Group(call.group.id())), call.clone()).await,
                 known => known,
             }
         };

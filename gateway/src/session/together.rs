@@ -6,7 +6,8 @@ use std::{collections::VecDeque, sync::Arc};
 use natter_shared::{
     broker::Broker,
     frame::ErrorCode,
-    rpc::{self, Answer, Gathered, MANY, OneOfMany, Request, RpcError, ShardPosition, SignIn},
+    rpc::{self, Answer, FirstJoin, Gathered, JoinOpen, MANY, Membership, OneOfMany, Request, RpcError, ShardPosition, SignIn},
+    subject::Shard,
 };
 use parking_lot::Mutex;
 use tokio::sync::{Semaphore, oneshot};
@@ -157,6 +158,27 @@ impl SignIns {
         // Those who would have to wait there would give up and ask once more, and be answered twice.
         let _turn = self.alone.acquire().await;
         rpc::call(&*self.broker, call, min_position).await.map(Known::from)
+    }
+}
+
+/// The first joins of a gateway, those of each shard by themselves: they wait until each is stored and applied, and a shard that
+/// has no leader stops only its own.
+pub struct FirstJoins(Vec<Arc<Together<FirstJoin>>>);
+
+impl FirstJoins {
+    /// Over `broker`; `limit` users at once in each shard.
+    pub fn new(broker: &Arc<dyn Broker>, tasks: &TaskTracker, limit: usize) -> Self {
+        Self(broker.shards().iter().map(|_| Together::new(Arc::clone(broker), tasks.clone(), limit)).collect())
+    }
+
+    /// Joins together with others; none: to be asked for alone, unless the session was closed before its turn came.
+    pub(super) async fn join(
+        &self,
+        session: &Arc<SessionHandle>,
+        shard: Shard,
+        call: JoinOpen,
+    ) -> Option<Result<Known<Membership>, RpcError>> {
+        self.0.get(usize::from(shard.0))?.call_for(session, FirstJoin(call)).await
     }
 }
 

@@ -30,10 +30,11 @@ const SESSION: [(&str, &str); 6] = [
     // Snapshots are what most transactions are for; those that write say READ COMMITTED.
     ("default_transaction_isolation", "repeatable read"),
     ("idle_in_transaction_session_timeout", "30s"),
-    // All that is asked for often is asked for by keys. A plan that was made while a table was small reads all of it, and is
-    // kept until autovacuum has counted anew: a minute in which new users come, each by reading all before them.
+    // All that is asked for often is asked for by keys. A plan that was made while a table was small reads all of it, by itself
+    // or by its index, and is kept until autovacuum has counted anew: a minute in which each new user costs a look at all before
+    // them. Hash joins stay: of two things that are found by keys they are the right ones where these are many.
     ("enable_seqscan", "off"),
-    ("enable_hashjoin", "off"),
+    ("enable_indexonlyscan", "off"),
     ("enable_mergejoin", "off"),
     // It would take what has no other way than reading all of a small table for very dear, and worth compiling.
     ("jit", "off"),

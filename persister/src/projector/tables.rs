@@ -14,6 +14,7 @@ use crate::{
         Kind::{Bool, Bytes, Int, MaybeInt, MaybeText, MaybeUuid as MaybeId, Text, Uuid as Id},
         Rows,
     },
+    rpc::memberships::IS_MEMBER,
 };
 
 /// Never with a target: that would cover one key only, and a clash on another would fail the batch.
@@ -66,10 +67,14 @@ pub(super) const UPSERT_MEMBERS: &str = "INSERT INTO members (group_id, user_id,
      since_seq = excluded.since_seq, since_ordinal = excluded.since_ordinal, until_epoch = excluded.until_epoch, \
      until_seq = excluded.until_seq, version = excluded.version";
 
-/// One row for each member but the sender; the body stays in `group_events`. Of who is a member, see [`IS_MEMBER`](crate::rpc::memberships::IS_MEMBER).
-pub(super) const EXPAND_NOTIFICATIONS: &str = "INSERT INTO notifications (recipient, id, epoch, seq, group_id, sender, nonce, sent_at) \
-     SELECT m.user_id, v.id, v.epoch, v.seq, v.group_id, v.sender, v.nonce, v.sent_at FROM v JOIN members m ON m.group_id = v.group_id \
-     WHERE coalesce(m.until_epoch, 0) = 0 AND (v.sender IS NULL OR m.user_id <> v.sender) ON CONFLICT DO NOTHING";
+/// One row for each member but the sender; the body stays in `group_events`.
+pub(super) fn expand_notifications() -> String {
+    format!(
+        "INSERT INTO notifications (recipient, id, epoch, seq, group_id, sender, nonce, sent_at) \
+         SELECT m.user_id, v.id, v.epoch, v.seq, v.group_id, v.sender, v.nonce, v.sent_at FROM v JOIN members m ON m.group_id = v.group_id \
+         WHERE {IS_MEMBER} AND (v.sender IS NULL OR m.user_id <> v.sender) ON CONFLICT DO NOTHING"
+    )
+}
 
 /// Users that events name before they ever signed in. A handle that is taken is left to its owner.
 pub(super) const INSERT_PLACEHOLDERS: &str = "INSERT INTO users (id, key, handle, display_name, placeholder, created_at) \

@@ -191,7 +191,7 @@ async fn write_segment(database: &DatabaseTransaction, segment: Segment) -> Resu
             (entry.stored_at.0 as i64).into(),
         ]);
     }
-    notified.execute(database, tables::EXPAND_NOTIFICATIONS).await?;
+    notified.execute(database, &tables::expand_notifications()).await?;
     Ok(())
 }
 

@@ -3,7 +3,7 @@
 //! Each event's id follows from what it does and the version of the membership it does it to, so
 //! that the same command given twice, at once or after a crash, is one event.
 
-use std::{collections::HashMap, time::Duration};
+use std::collections::HashMap;
 
 use futures::future::join_all;
 use natter_shared::{
@@ -18,7 +18,6 @@ use natter_shared::{
     subject::Topic,
 };
 use sea_orm::{ConnectionTrait, QueryResult};
-use tokio::time::{Instant, timeout_at};
 
 use super::{
     context::{Context, column},
@@ -30,10 +29,6 @@ use crate::{
     database::rows::{Kind, Rows},
     error::{not_found, unavailable},
 };
-
-/// How long those who join together wait for each other's events to be stored and applied; who is not done by then goes on
-/// alone.
-const TOGETHER: Duration = Duration::from_secs(1);
 
 /// How a group, and a user in it, stand.
 pub(super) struct Standing {
@@ -176,39 +171,53 @@ async fn add(context: &Context, call: &JoinOpen, standing: &Standing) -> Result<
 }
 
 /// Those of many who are no members yet: one statement that looks at all of them, their events at once, and one that
-/// reads what came of them.
+/// reads what came of them. They wait for each other, so a gateway asks for those together whose groups are of one shard.
 pub(super) async fn first_join_many(context: &Context, call: FirstJoinMany) -> Result<Answer<Vec<OneOfMany<Membership>>>, RpcError> {
     many::check(&call.joins)?;
     let asked: Vec<_> = call.joins.iter().map(|join| (&join.user, join.group.id())).collect();
     let standings = standings(context, &asked).await?;
-    let standing_of = |(user, group): (&UserId, GroupId)| standings.get(&(user.as_str().to_owned(), group));
-    let until = Instant::now() + TOGETHER;
-    // A new group once, whoever comes to it.
-    let new = call.joins.iter().zip(&asked).filter(|(_, asked)| standing_of(**asked).is_none_or(|standing| standing.kind.is_none()));
-    let new: HashMap<GroupId, &OpenGroup> = new.map(|(join, (_, group))| (*group, &join.group)).collect();
-    let made = new.into_iter().map(async |(group, open)| (group, timeout_at(until, make_open(context, open)).await.ok()));
-    let made: HashMap<GroupId, Option<Result<(), RpcError>>> = join_all(made).await.into_iter().collect();
-    let joined = call.joins.iter().zip(&asked).map(async |(join, asked)| match (made.get(&asked.1), standing_of(*asked)) {
-        (Some(Some(Err(refused))), _) => Some(Err(refused.clone())),
-        // It takes longer than all should wait for.
-        (Some(None), _) | (_, None) => None,
-        (_, Some(standing)) if standing.role.is_some() => Some(Ok(())),
-        (_, Some(standing)) => timeout_at(until, add(context, join, standing)).await.ok(),
+    let made = make_those_that_are_not(context, &call.joins, &standings).await;
+    let joined = call.joins.iter().zip(&asked).map(async |(join, (user, group))| {
+        let Some(standing) = standings.get(&(user.as_str().to_owned(), *group)) else { return Ok(()) };
+        match made.get(group) {
+            Some(Err(refused)) => Err(refused.clone()),
+            Some(Ok(())) | None if standing.role.is_some() => Ok(()),
+            Some(Ok(())) | None => add(context, join, standing).await,
+        }
     });
     let joined = join_all(joined).await;
     let snapshot = context.snapshot().await?;
     let found = memberships::find_many(&snapshot, &asked).await?;
     let mut room = many::Room::default();
-    let answers = joined.into_iter().zip(&asked).map(|(joined, (user, group))| match joined {
-        Some(Err(refused)) => OneOfMany::Refused(refused),
-        Some(Ok(())) => {
-            let member = found.get(&(user.as_str().to_owned(), *group));
-            many::answered(member.filter(|membership| room.take(memberships::size(membership))).cloned())
+    let answers = joined.into_iter().zip(&asked).map(|(joined, (user, group))| {
+        if let Err(refused) = joined {
+            return OneOfMany::Refused(refused);
         }
-        None => OneOfMany::Alone,
+        let member = found.get(&(user.as_str().to_owned(), *group));
+        many::answered(member.filter(|membership| room.take(memberships::size(membership))).cloned())
     });
     let answers = answers.collect();
     snapshot.answer(answers).await
+}
+
+/// Makes the groups that there are not, each once, whoever comes to it; what became of each.
+async fn make_those_that_are_not(
+    context: &Context,
+    joins: &[JoinOpen],
+    standings: &HashMap<(String, GroupId), Standing>,
+) -> HashMap<GroupId, Result<(), RpcError>> {
+    let mut new: HashMap<GroupId, &OpenGroup> = HashMap::new();
+    for JoinOpen { user, group } in joins {
+        let id = group.id();
+        if standings.get(&(user.as_str().to_owned(), id)).is_some_and(|standing| standing.kind.is_none()) {
+            let known = new.entry(id).or_insert(group);
+            // Only by its name can one be made.
+            if matches!(group, OpenGroup::Name(_)) {
+                *known = group;
+            }
+        }
+    }
+    join_all(new.into_iter().map(async |(id, group)| (id, make_open(context, group).await))).await.into_iter().collect()
 }
 
 pub(super) async fn leave(context: &Context, call: LeaveGroup) -> Result<Answer<LeftGroup>, RpcError> {

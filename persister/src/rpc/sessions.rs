@@ -1,18 +1,22 @@
 //! Signing in: who the user is, and all that a session starts with, from one snapshot.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, time::Duration};
 
 use natter_shared::{
     frame::ErrorCode,
     id::UserId,
     rpc::{Answer, OneOfMany, Profile, Request, RpcError, SignIn, SignInMany, SignedIn, Standing},
 };
+use tokio::time::timeout;
 
 use super::{
     context::{Context, Snapshot},
     inbox, many, memberships, standings, users,
 };
 use crate::error::unavailable;
+
+/// How long the others wait for those who are written first.
+const WRITTEN_WITHIN: Duration = Duration::from_millis(500);
 
 pub(super) async fn sign_in(context: &Context, call: SignIn) -> Result<Answer<SignedIn>, RpcError> {
     let claims = users::Claims::of(&call);
@@ -36,22 +40,24 @@ pub(super) async fn sign_in(context: &Context, call: SignIn) -> Result<Answer<Si
     Err(RpcError::new(ErrorCode::Busy, "signed in twice at once"))
 }
 
-/// Five statements for all. Whom nobody has heard of is written first, by one more; who has another name than before is asked
-/// for alone.
+/// Five statements for all. Where there are some of whom nobody has heard, they are written by one more, and what is known is looked
+/// at once more; who has another name than before is asked for alone.
 pub(super) async fn sign_in_many(context: &Context, call: SignInMany) -> Result<Answer<Vec<OneOfMany<SignedIn>>>, RpcError> {
     many::check(&call.users)?;
     let mut ids: Vec<&UserId> = call.users.iter().map(|one| &one.call.user).collect();
     ids.sort_unstable_by_key(|user| user.as_str());
     ids.dedup();
     let (mut snapshot, mut standings, mut claimed) = known(context, &ids).await?;
-    let new = call.users.iter().map(|one| &one.call).filter(|one| !claimed.contains_key(&one.user));
+    let new = call.users.iter().map(|one| &one.call).filter(|one| !claimed.contains_key(one.user.as_str()));
     let new = new.filter(|one| one.issued_at.is_none_or(|issued_at| standings::judge(standings.get(&one.user), issued_at).is_ok()));
     let new: HashMap<&UserId, users::Claims> = new.map(|one| (&one.user, users::Claims::of(one))).collect();
     if !new.is_empty() {
         drop(snapshot);
-        // Who could not be written is asked for alone, and hears why.
-        if let Err(error) = users::claim_new(&context.store, &new).await {
-            tracing::debug!(%error, "new_users_not_written");
+        // Who could not be written is asked for alone, and waits alone for what is in the way.
+        match timeout(WRITTEN_WITHIN, users::claim_new(&context.store, &new)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(users = new.len(), %error, "new_users_not_written"),
+            Err(_) => tracing::debug!(users = new.len(), "new_users_wait"),
         }
         (snapshot, standings, claimed) = known(context, &ids).await?;
     }
@@ -69,7 +75,7 @@ pub(super) async fn sign_in_many(context: &Context, call: SignInMany) -> Result<
             return OneOfMany::Refused(refused);
         }
         // A user who signs in twice at once is asked for alone the second time.
-        let Some((profile, before)) = claimed.remove(&one.user) else { return OneOfMany::Alone };
+        let Some((profile, before)) = claimed.remove(one.user.as_str()).flatten() else { return OneOfMany::Alone };
         let (mut groups, mut more) = pages.remove(one.user.as_str()).unwrap_or_default();
         more |= groups.len() > one.limit as usize;
         groups.truncate(one.limit as usize);
@@ -84,9 +90,9 @@ pub(super) async fn sign_in_many(context: &Context, call: SignInMany) -> Result<
     snapshot.answer(answers).await
 }
 
-type Known<'a> = (Snapshot<'a>, HashMap<UserId, Standing>, HashMap<UserId, (Profile, users::Claims)>);
+type Known<'a> = (Snapshot<'a>, HashMap<UserId, Standing>, HashMap<String, Option<(Profile, users::Claims)>>);
 
-/// How users stand, and what those claimed who have signed in before.
+/// How users stand, and whom there are, with what they claimed.
 async fn known<'a>(context: &'a Context, users: &[&UserId]) -> Result<Known<'a>, RpcError> {
     let snapshot = context.snapshot().await?;
     let standings = standings::of_all(&snapshot, users).await?;

@@ -170,11 +170,10 @@ pub(super) async fn unchanged(snapshot: &Snapshot<'_>, user: &UserId, claims: &C
     Ok((before == *claims).then_some(profile))
 }
 
-/// The profiles of `users` who have signed in before, and what they claimed then.
-pub(super) async fn claimed_by(snapshot: &Snapshot<'_>, users: &[&UserId]) -> Result<HashMap<UserId, (Profile, Claims)>, RpcError> {
+/// Those of `users` whom there are; of those who have signed in before, the profiles and what they claimed then.
+pub(super) async fn claimed_by(snapshot: &Snapshot<'_>, users: &[&UserId]) -> Result<HashMap<String, Option<(Profile, Claims)>>, RpcError> {
     let rows = snapshot.all_of(users, &format!("{CLAIMED} id IN (SELECT i FROM v)")).await?;
-    let claimed = rows.iter().filter_map(|row| claimed(row).transpose());
-    claimed.map(|one| one.map(|(profile, claims)| (profile.id.clone(), (profile, claims)))).collect()
+    rows.iter().map(|row| Ok((column(row, "id")?, claimed(row)?))).collect()
 }
 
 /// Nothing where the row only stands for somebody who was mentioned.

@@ -192,9 +192,9 @@ async fn many_join_for_the_first_time_as_each_would_alone(harness: Harness) {
     let closed = CreateGroup { user: user("alice"), nonce: Nonce::now(), display_name: "Closed".to_owned(), members: Vec::new() };
     let closed = harness.call(closed).await.unwrap().reply.group;
     let asked = [
-        // Three into a room that nobody has made, one of them twice; back again; a member.
+        // Three into a room that nobody has made, by its name or its id, one of them twice; back again; a member.
         join("alice", "cellar"),
-        join("bob", "cellar"),
+        JoinOpen { user: user("bob"), group: OpenGroup::Id(cellar.id()) },
         join("carol", "cellar"),
         join("carol", "cellar"),
         join("carol", "lobby"),
@@ -225,7 +225,7 @@ async fn many_join_for_the_first_time_as_each_would_alone(harness: Harness) {
 
 /// The database lets one shard wait.
 #[tokio::test(flavor = "multi_thread")]
-async fn who_joins_with_others_waits_no_second_for_them_and_goes_on_alone() {
+async fn who_cannot_join_takes_nobody_along() {
     let harness = Harness::postgres().await;
     let shard_of = |room: &str| harness.shard(Topic::Group(join("alice", room).group.id()));
     harness.sign_in(&user("alice"), Some("alice")).await;
@@ -236,14 +236,31 @@ async fn who_joins_with_others_waits_no_second_for_them_and_goes_on_alone() {
     }
     let lock = harness.database.begin().await.unwrap();
     lock.execute_unprepared(&format!("UPDATE applied SET seq = seq WHERE shard = {held}")).await.unwrap();
-    let begun = Instant::now();
-    let many = harness.call(FirstJoinMany { joins: vec![join("alice", "held"), join("alice", &other)] }).await.unwrap();
-    assert!(matches!(&many.reply[..], [OneOfMany::Alone, OneOfMany::Answered(_)]), "{many:?}");
-    assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
+    let many = harness.call(FirstJoinMany { joins: vec![join("alice", "held"), join("alice", &other)] }).await.unwrap().reply;
+    let [OneOfMany::Refused(refused), OneOfMany::Answered(_)] = &many[..] else { panic!("{many:?}") };
+    assert_eq!(refused.code, ErrorCode::Unavailable);
     lock.rollback().await.unwrap();
-    let joined = harness.call(join("alice", "held")).await.unwrap().reply;
-    assert_eq!(joined.group, join("alice", "held").group.id());
+    let joined = harness.call(FirstJoinMany { joins: vec![join("alice", "held")] }).await.unwrap().reply;
+    assert!(matches!(&joined[..], [OneOfMany::Answered(_)]), "{joined:?}");
     assert_eq!(harness.count("group_events WHERE kind = 'member_added'").await, 4);
+}
+
+/// Another transaction has a name that one of them claims.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_known_does_not_wait_for_who_is_not() {
+    let harness = Harness::postgres().await;
+    let ask = |name: &str| SignIn { user: user(name), handle: Some(name.to_owned()), display_name: None, limit: 200, issued_at: None };
+    harness.call(ask("alice")).await.unwrap();
+    let lock = harness.database.begin().await.unwrap();
+    let sql = "INSERT INTO users (id, key, handle, display_name, placeholder, created_at) VALUES ('other', gen_random_uuid(), 'bob', '', FALSE, 0)";
+    lock.execute_unprepared(sql).await.unwrap();
+    let begun = Instant::now();
+    let users = ["alice", "bob"].map(|name| Request { min_position: None, call: ask(name) }).to_vec();
+    let many = harness.call(SignInMany { users }).await.unwrap().reply;
+    assert!(matches!(&many[..], [OneOfMany::Answered(_), OneOfMany::Alone]), "{many:?}");
+    assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
+    lock.commit().await.unwrap();
+    assert!(harness.call(ask("bob")).await.unwrap().reply.profile.handle.starts_with("bob~"));
 }
 
 /// Before autovacuum has ever counted: the planner takes every table for all but empty.
@@ -272,10 +289,11 @@ async fn a_new_user_costs_no_look_at_all_others() {
     }
     // A connection that ends says what it has read.
     harness.stop().await;
-    let read = "SELECT CAST(sum(seq_tup_read + coalesce(idx_tup_fetch, 0)) AS BIGINT) AS read FROM pg_stat_user_tables \
-                WHERE relname IN ('users', 'members', 'groups')";
+    let read = "SELECT CAST(sum(t.seq_tup_read + coalesce(i.idx_tup_read, 0)) AS BIGINT) AS read FROM pg_stat_user_tables t \
+                JOIN (SELECT relid, sum(idx_tup_read) AS idx_tup_read FROM pg_stat_user_indexes GROUP BY relid) i ON i.relid = t.relid \
+                WHERE t.relname IN ('users', 'members', 'groups')";
     let users = (ROUNDS * USERS) as i64;
     let told = async || harness.rows(read).await[0].try_get::<Option<i64>>("", "read").unwrap().filter(|read| *read >= users);
     let each = harness.eventually("what was read", told).await / users;
-    assert!(each <= 20, "{each} rows for each user");
+    assert!(each <= 30, "{each} rows for each user");
 }

@@ -27,7 +27,6 @@ pub enum OneOfMany<T> {
     Answered(Box<T>),
     /// Refused.
     Refused(RpcError),
-    /// To be asked for alone: something is to be written first, SQL has not come far enough, it took too long for all of
-    /// them to wait for, or it did not fit.
+    /// To be asked for alone: something is to be written first, SQL has not come far enough, or it did not fit.
     Alone,
 }

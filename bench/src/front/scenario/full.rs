@@ -21,7 +21,7 @@ const FIGURES: &[Figure] = &[
     median("messages stored before", "/stored", 0),
     median("stored and in SQL, messages/s", "/filled_per_s", 0),
     median("NATS then, MB", "/filled/nats/pss_mb", 0),
-    median("NATS after a rest, MB", "/then/nats/pss_mb", 0),
+    median("NATS after a rest, MB", "/rested/nats/pss_mb", 0),
     median("PostgreSQL, MB on disk", "/database_mb", 0),
     median("rooms: p50, ms", "/rooms/p50_ms", 2),
     median("rooms: p99, ms", "/rooms/p99_ms", 2),

@@ -100,8 +100,8 @@ const TRAFFIC: &[Figure] = &[
     worst("closed (most)", "/closed"),
 ];
 
-/// All of them, in the order in which they run.
-pub const ALL: [&Scenario; 12] = [
+/// Those that run where none is named, in this order.
+pub const USUAL: [&Scenario; 11] = [
     &fanout::FANOUT,
     &rooms::ROOMS,
     &idle::IDLE,
@@ -109,9 +109,16 @@ pub const ALL: [&Scenario; 12] = [
     &publish::PUBLISH,
     &catch_up::CATCH_UP,
     &herd::HERD,
-    &full::FULL,
     &scale_fanout::SCALE_FANOUT,
     &scale_rooms::SCALE_ROOMS,
     &fanout_max::FANOUT_MAX,
     &rooms_max::ROOMS_MAX,
 ];
+
+/// Those that run only where they are named: one takes a quarter of an hour and 10 GB of disk and memory.
+pub const LONG: [&Scenario; 1] = [&full::FULL];
+
+/// All of them.
+pub fn all() -> impl Iterator<Item = &'static Scenario> {
+    USUAL.into_iter().chain(LONG)
+}
