@@ -66,7 +66,10 @@ pub struct Together<T: Gathered> {
 impl<T: Gathered> Together<T> {
     /// Over `broker`; `limit` of them at once.
     pub fn new(broker: Arc<dyn Broker>, tasks: TaskTracker, limit: usize) -> Arc<Self> {
-        let out = OUT.min(limit);
+        Self::with(broker, tasks, OUT.min(limit), limit)
+    }
+
+    fn with(broker: Arc<dyn Broker>, tasks: TaskTracker, out: usize, limit: usize) -> Arc<Self> {
         let many = (limit / out.max(1)).clamp(1, MANY);
         Arc::new(Self { broker, tasks, waiting: Mutex::new(Waiting { queue: VecDeque::new(), out: 0 }), out, many })
     }
@@ -168,7 +171,8 @@ pub struct FirstJoins(Vec<Arc<Together<FirstJoin>>>);
 impl FirstJoins {
     /// Over `broker`; `limit` users at once in each shard.
     pub fn new(broker: &Arc<dyn Broker>, tasks: &TaskTracker, limit: usize) -> Self {
-        Self(broker.shards().iter().map(|_| Together::new(Arc::clone(broker), tasks.clone(), limit)).collect())
+        // One call out: what comes while its events are stored and applied makes the next one larger.
+        Self(broker.shards().iter().map(|_| Together::with(Arc::clone(broker), tasks.clone(), 1, limit)).collect())
     }
 
     /// Joins together with others; none: to be asked for alone, unless the session was closed before its turn came.
