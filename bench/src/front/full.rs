@@ -3,6 +3,7 @@
 
 use std::{
     convert::Infallible,
+    fmt,
     time::{Duration, Instant},
 };
 
@@ -23,6 +24,12 @@ use crate::procs;
 
 /// Messages between two lines of progress.
 const PROGRESS: usize = 1_000_000;
+
+/// Messages that are stored before it is looked how far SQL is.
+const CHUNK: usize = 100_000;
+
+/// What the streams keep, beside their default (nats.max_bytes_per_shard): what fits into NATS's memory as a whole.
+const SHORT: (&str, &str) = ("NATTER_NATS__MAX_BYTES_PER_SHARD", "64MiB");
 
 /// Messages of [`TRICKLE`] that go at once.
 const AT_ONCE: u32 = 10;
@@ -46,18 +53,41 @@ impl Groups {
     }
 }
 
-/// Runs it, over what is stored or over nothing.
-pub(super) async fn run(is_full: bool) -> Result<Value> {
+/// What has been stored before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stored {
+    /// All of it, in streams that keep nearly all of it.
+    All,
+    /// All of it, in streams that keep a twentieth.
+    AllInShortStreams,
+    /// Nothing.
+    Nothing,
+}
+
+/// For a column's head.
+impl fmt::Display for Stored {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::All => f.write_str("all of it stored"),
+            Self::AllInShortStreams => write!(f, "the same, streams of {}", SHORT.1),
+            Self::Nothing => f.write_str("nothing stored"),
+        }
+    }
+}
+
+/// Runs it.
+pub(super) async fn run(before: Stored) -> Result<Value> {
+    let env = (before == Stored::AllInShortStreams).then(|| (SHORT.0.to_owned(), SHORT.1.to_owned()));
     // With a sync for each of so many messages it would take half an hour to store them.
-    let natter = Natter::start(Sync::Default, 1, Store::SyncedPostgres, &[]).await?;
+    let natter = Natter::start(Sync::Default, 1, Store::SyncedPostgres, env.as_slice()).await?;
     let (events, projection, groups) = (Events::connect(&natter.cluster).await?, Projection::of(&natter).await?, Groups::new()?);
     let (watched, begun) = (natter.watched()?, Instant::now());
     let idle = procs::look(&watched);
-    let stored = if is_full { FULL_MESSAGES } else { 0 };
+    let stored = if before == Stored::Nothing { 0 } else { FULL_MESSAGES };
     fill(&natter, &events, &projection, groups, stored).await?;
     let filled_per_s = stored as f64 / begun.elapsed().as_secs_f64();
     let filled = procs::costs(&watched, &idle, &procs::look(&watched), 1);
-    if is_full {
+    if stored > 0 {
         tokio::time::sleep(SETTLE).await;
     }
     let rested = procs::costs(&watched, &idle, &procs::look(&watched), 1);
@@ -74,18 +104,18 @@ pub(super) async fn run(is_full: bool) -> Result<Value> {
     }))
 }
 
-/// Stores so many messages, and waits until SQL has them.
+/// Stores so many messages, and waits until SQL has them. Streams that keep little must not lose what SQL does not have yet: it is
+/// never more than two chunks behind.
 async fn fill(natter: &Natter, events: &Events, projection: &Projection, groups: Groups, count: usize) -> Result<()> {
-    let until = projection.applied().await? + i64::try_from(count)?;
-    let begun = Instant::now();
-    let messages = (0..count).map(|number| {
-        if number % PROGRESS == 0 {
-            eprintln!("full: {number} of {count} messages after {:.0} s", begun.elapsed().as_secs_f64());
+    let (from, begun) = (projection.applied().await?, Instant::now());
+    for done in (0..count).step_by(CHUNK) {
+        if done % PROGRESS == 0 {
+            eprintln!("full: {done} of {count} messages after {:.0} s", begun.elapsed().as_secs_f64());
         }
-        groups.message(events)
-    });
-    events.publish_all(messages).await?;
-    projection.reach(natter, until).await
+        events.publish_all((0..CHUNK.min(count - done)).map(|_| groups.message(events))).await?;
+        projection.reach(natter, from + i64::try_from(done)?).await?;
+    }
+    projection.reach(natter, from + i64::try_from(count)?).await
 }
 
 /// Messages at a steady rate, for as long as it is polled.

@@ -22,6 +22,7 @@ use tokio::process::Command;
 pub use self::natter::RAISED;
 use self::{
     bare::Bare,
+    full::Stored,
     natter::{Natter, Sync},
     scenario::{Against, Scenario},
     table::Column,
@@ -36,8 +37,7 @@ enum Measured {
     JetStream(Sync),
     CatchUp(Store),
     Herd(Sync, usize),
-    /// With much stored, or nothing.
-    Stored(bool),
+    Full(Stored),
 }
 
 impl fmt::Display for Measured {
@@ -50,8 +50,7 @@ impl fmt::Display for Measured {
             Self::JetStream(sync) => write!(f, "bare JetStream{sync}"),
             Self::CatchUp(Store::Sqlite) => f.write_str("SQLite"),
             Self::CatchUp(Store::Postgres | Store::SyncedPostgres) => f.write_str("PostgreSQL"),
-            Self::Stored(true) => f.write_str("all of it stored"),
-            Self::Stored(false) => f.write_str("nothing stored"),
+            Self::Full(stored) => stored.fmt(f),
         }
     }
 }
@@ -68,7 +67,7 @@ fn measured(scenario: &Scenario, default_sync: bool) -> Vec<Measured> {
         Against::Broker => each(Measured::Natter).chain(each(Measured::JetStream)).chain([Measured::Limit]).collect(),
         Against::Gateways(counts) => per_count(counts, Measured::Gateways),
         Against::Herd(counts) => per_count(counts, Measured::Herd),
-        Against::Empty => vec![Measured::Stored(true), Measured::Stored(false)],
+        Against::Less => [Stored::All, Stored::AllInShortStreams, Stored::Nothing].map(Measured::Full).into(),
         // A persister only reads what NATS has.
         Against::Stores => vec![Measured::CatchUp(Store::SyncedPostgres), Measured::CatchUp(Store::Sqlite)],
     }
@@ -87,7 +86,7 @@ pub async fn run(scenario: &Scenario, rounds: usize, default_sync: bool) -> Resu
                 Measured::JetStream(sync) => jetstream::run(sync).await,
                 Measured::CatchUp(store) => catch_up::run(store).await,
                 Measured::Herd(sync, count) => herd::run(sync, count).await,
-                Measured::Stored(is_full) => full::run(is_full).await,
+                Measured::Full(stored) => full::run(stored).await,
             };
             let report = report.with_context(|| format!("{measured} of {}", scenario.name))?;
             eprintln!("{} {round}/{rounds}, {measured}: {}", scenario.name, table::line(scenario, &report));

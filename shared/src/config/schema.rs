@@ -285,9 +285,9 @@ section! {
         pub connections_per_user: usize = 64 => 1..=1_000_000,
         /// Handshakes per second of the process.
         pub handshakes_per_second: u32 = 10_000 => 1..=1_000_000,
-        /// Users of the process that are looked up to sign in at the same time, together in a call or two; the
-        /// others wait, no longer than `handshake_timeout`. As many more whose name is news, each alone. As many also of
-        /// those who join open groups, and of those among them who were no members.
+        /// Users of the process that are looked up, or made, to sign in at the same time, together in a call or two; the
+        /// others wait, no longer than `handshake_timeout`. As many more who have another name than before, each alone. As
+        /// many also of those who join open groups that they are members of, and in each shard of those who become members.
         pub sign_ins: usize = 64 => 1..=10_000,
         /// Resident memory of the process from which on no WebSocket is let in (503). 0: 85 % of what its
         /// cgroup may have, or the machine has.

@@ -45,5 +45,5 @@ pub(super) const FULL: Scenario = Scenario {
     about: "rooms and publish with 10,000,000 messages stored in 1,000,000 groups, 500 a second more to any of them (Zipf); NATS's default sync",
     load: &[],
     figures: FIGURES,
-    against: Against::Empty,
+    against: Against::Less,
 };

@@ -48,8 +48,8 @@ pub enum Against {
     Stores,
     /// Itself, with so many gateways, where the memberships are there before anybody comes.
     Herd(&'static [usize]),
-    /// Itself, with next to nothing stored.
-    Empty,
+    /// Itself, with less in its streams, and with nothing stored.
+    Less,
 }
 
 /// One figure of a report.
