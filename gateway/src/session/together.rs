@@ -192,24 +192,34 @@ mod tests {
     use std::time::Duration;
 
     use bytes::Bytes;
-    use futures::StreamExt;
+    use futures::{FutureExt, StreamExt};
     use natter_shared::{
         broker::{
             Call, Calls,
             embedded::{EmbeddedBroker, EmbeddedOptions},
         },
         event::InboxCounts,
-        id::UserId,
-        rpc::{Profile, SignInMany, SignedIn},
+        id::{GroupId, UserId},
+        rpc::{FirstJoinMany, OpenGroup, Profile, SignInMany, SignedIn},
+    };
+    use uuid::Uuid;
+
+    use super::{super::Protocol, *};
+    use crate::{
+        auth::Identity,
+        socket::{Outlet, OutletLimits},
     };
 
-    use super::*;
-
-    async fn sign_ins(limit: usize) -> (Arc<SignIns>, Calls, tempfile::TempDir) {
+    async fn broker() -> (Arc<dyn Broker>, Calls, tempfile::TempDir) {
         let directory = tempfile::tempdir().unwrap();
-        let options = EmbeddedOptions { sync: false, ..EmbeddedOptions::default() };
+        let options = EmbeddedOptions { sync: false, shards: 2, ..EmbeddedOptions::default() };
         let broker: Arc<dyn Broker> = EmbeddedBroker::open(&directory.path().join("log.db"), options).await.unwrap();
         let calls = broker.serve().await.unwrap();
+        (broker, calls, directory)
+    }
+
+    async fn sign_ins(limit: usize) -> (Arc<SignIns>, Calls, tempfile::TempDir) {
+        let (broker, calls, directory) = broker().await;
         (Arc::new(SignIns::new(broker, TaskTracker::new(), limit)), calls, directory)
     }
 
@@ -286,6 +296,41 @@ mod tests {
         assert_eq!(names(&next), ["eve"]);
         answer(next, &[OneOfMany::Answered(Box::new(signed_in("eve")))]);
         assert!(first.await.unwrap().is_ok() && last.await.unwrap().is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_shard_that_stands_still_stops_its_own_first_joins_only() {
+        let (broker, mut calls, _directory) = broker().await;
+        let first_joins = Arc::new(FirstJoins::new(&broker, &TaskTracker::new(), 1));
+        let limits = OutletLimits { messages: 1, bytes: 1, missed: 1 };
+        let identity = Identity::of(UserId::new("ann").unwrap());
+        let session = SessionHandle::new(&identity, Protocol::V1, Arc::new(Outlet::held(limits)));
+        let join = |shard: u16, room: u128| {
+            let (first_joins, session) = (Arc::clone(&first_joins), Arc::clone(&session));
+            let call = JoinOpen { user: session.user.clone(), group: OpenGroup::Id(GroupId(Uuid::from_u128(room))) };
+            tokio::spawn(async move { first_joins.join(&session, Shard(shard), call).await })
+        };
+        let rooms = |call: &Call| -> Vec<u128> {
+            let request: Request<FirstJoinMany> = serde_json::from_slice(&call.payload).unwrap();
+            request.call.joins.iter().map(|join| join.group.id().0.as_u128()).collect()
+        };
+        let _held = join(0, 1);
+        let stands = calls.next().await.unwrap();
+        assert_eq!(rooms(&stands), [1]);
+        let waits = join(0, 2);
+        while first_joins.0[0].waiting.lock().queue.is_empty() {
+            tokio::task::yield_now().await;
+        }
+        let goes_on = join(1, 3);
+        let other = calls.next().await.unwrap();
+        assert_eq!(rooms(&other), [3]);
+        answer(other, &[OneOfMany::<Membership>::Alone]);
+        assert!(goes_on.await.unwrap().is_none());
+        // Whoever has gone before the turn came is not let in by it.
+        session.mark_closed();
+        answer(stands, &[OneOfMany::<Membership>::Alone]);
+        assert!(waits.await.unwrap().is_none());
+        assert!(calls.next().now_or_never().is_none(), "nothing is asked for a session that was closed");
     }
 
     #[tokio::test]
