@@ -21,7 +21,7 @@ use natter_tests::process;
 #[derive(Debug, Parser)]
 #[command(name = "natter-bench", version, verbatim_doc_comment)]
 struct Cli {
-    /// Which; all but `full` if none is named, which takes a quarter of an hour and 10 GB of disk and memory
+    /// Which; all but `full` if none is named, which takes twenty minutes and 10 GB of disk and memory
     scenarios: Vec<String>,
     /// Names them and what they do
     #[arg(long)]

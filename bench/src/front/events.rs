@@ -56,7 +56,7 @@ impl Events {
         let context = jetstream::new(options.connect(cluster.nats.client_url()).await?);
         let names = cluster.nats.stream_names();
         let of_shard = |shard: u16| {
-            let is_its = |name: &&String| subject::parse_stream_name(name).is_some_and(|(of, _)| usize::from(of.0) == usize::from(shard));
+            let is_its = |name: &&String| subject::parse_stream_name(name).is_some_and(|(of, _)| of.0 == shard);
             names.iter().find(is_its).cloned().with_context(|| format!("the stream of shard {shard}"))
         };
         let streams = (0..SHARDS).map(of_shard).collect::<Result<Vec<_>>>()?;

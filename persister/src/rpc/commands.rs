@@ -71,15 +71,11 @@ pub(super) async fn standing(context: &Context, group: GroupId, user: &UserId) -
 
 /// The same of many.
 async fn standings(context: &Context, asked: &[(&UserId, GroupId)]) -> Result<HashMap<(String, GroupId), Standing>, RpcError> {
-    let mut rows = Rows::new([("i", Kind::Text), ("g", Kind::Uuid)]);
-    for (user, group) in asked {
-        rows.push([user.as_str().into(), group.0.into()]);
-    }
     let sql = format!(
         "SELECT v.i AS asked_user, v.g AS asked_group, {STANDING} FROM v LEFT JOIN groups g ON g.id = v.g \
          LEFT JOIN members m ON m.group_id = v.g AND m.user_id = v.i"
     );
-    let rows = rows.query(context.store.database(), &sql).await.map_err(|error| unavailable(&error))?;
+    let rows = memberships::pairs(asked).query(context.store.database(), &sql).await.map_err(|error| unavailable(&error))?;
     rows.iter().map(|row| Ok(((column(row, "asked_user")?, GroupId(column(row, "asked_group")?)), Standing::of(row)?))).collect()
 }
 
@@ -123,6 +119,12 @@ pub(super) async fn answer(context: &Context, user: &UserId, group: GroupId) -> 
     }
 }
 
+/// The membership of one of many, where it was found and fits.
+fn told(found: &HashMap<(String, GroupId), Membership>, asked: (&UserId, GroupId), room: &mut many::Room) -> OneOfMany<Membership> {
+    let member = found.get(&(asked.0.as_str().to_owned(), asked.1)).filter(|membership| room.take(memberships::size(membership)));
+    member.map_or(OneOfMany::Alone, |membership| OneOfMany::Answered(Box::new(membership.clone())))
+}
+
 /// Those who are members, and have come again: two statements for all of them.
 pub(super) async fn join_open_many(context: &Context, call: JoinOpenMany) -> Result<Answer<Vec<OneOfMany<Membership>>>, RpcError> {
     many::check(&call.joins)?;
@@ -130,10 +132,11 @@ pub(super) async fn join_open_many(context: &Context, call: JoinOpenMany) -> Res
     let asked: Vec<_> = call.joins.iter().map(|one| (&one.call.user, one.call.group.id())).collect();
     let found = memberships::find_many(&snapshot, &asked).await?;
     let mut room = many::Room::default();
-    let answers = call.joins.iter().zip(asked).map(|(one, (user, group))| {
-        let member = found.get(&(user.as_str().to_owned(), group)).filter(|_| snapshot.has(one.min_position));
-        many::answered(member.filter(|membership| room.take(memberships::size(membership))).cloned())
-    });
+    let answers = call
+        .joins
+        .iter()
+        .zip(asked)
+        .map(|(one, asked)| if snapshot.has(one.min_position) { told(&found, asked, &mut room) } else { OneOfMany::Alone });
     let answers = answers.collect();
     snapshot.answer(answers).await
 }
@@ -189,12 +192,9 @@ pub(super) async fn first_join_many(context: &Context, call: FirstJoinMany) -> R
     let snapshot = context.snapshot().await?;
     let found = memberships::find_many(&snapshot, &asked).await?;
     let mut room = many::Room::default();
-    let answers = joined.into_iter().zip(&asked).map(|(joined, (user, group))| {
-        if let Err(refused) = joined {
-            return OneOfMany::Refused(refused);
-        }
-        let member = found.get(&(user.as_str().to_owned(), *group));
-        many::answered(member.filter(|membership| room.take(memberships::size(membership))).cloned())
+    let answers = joined.into_iter().zip(asked).map(|(joined, asked)| match joined {
+        Ok(()) => told(&found, asked, &mut room),
+        Err(refused) => OneOfMany::Refused(refused),
     });
     let answers = answers.collect();
     snapshot.answer(answers).await

@@ -2,7 +2,7 @@
 
 use natter_shared::{
     frame::ErrorCode,
-    rpc::{MANY, OneOfMany, RpcError},
+    rpc::{MANY, RpcError},
 };
 
 /// Bytes of an answer to many, about. NATS takes up to 1 MB.
@@ -14,11 +14,6 @@ pub(super) fn check<T>(all: &[T]) -> Result<(), RpcError> {
         return Err(RpcError::new(ErrorCode::TooLarge, format!("more than {MANY} in one call")));
     }
     Ok(())
-}
-
-/// What was found of one and fits, or that it is to be asked for alone.
-pub(super) fn answered<T>(found: Option<T>) -> OneOfMany<T> {
-    found.map_or(OneOfMany::Alone, |found| OneOfMany::Answered(Box::new(found)))
 }
 
 /// What an answer still has room for; who does not fit asks alone.

@@ -98,21 +98,26 @@ pub(super) async fn find(snapshot: &Snapshot<'_>, user: &UserId, group: GroupId)
     snapshot.one(&sql, [user.as_str().into(), group.0.into()]).await?.as_ref().map(membership).transpose()
 }
 
+/// The table `v` of users `i` and groups `g`.
+pub(super) fn pairs(asked: &[(&UserId, GroupId)]) -> Rows<2> {
+    let mut rows = Rows::new([("i", Kind::Text), ("g", Kind::Uuid)]);
+    for (user, group) in asked {
+        rows.push([user.as_str().into(), group.0.into()]);
+    }
+    rows
+}
+
 /// Those of `asked`, users and groups, that are memberships.
 pub(super) async fn find_many(
     snapshot: &Snapshot<'_>,
     asked: &[(&UserId, GroupId)],
 ) -> Result<HashMap<(String, GroupId), Membership>, RpcError> {
-    let mut rows = Rows::new([("i", Kind::Text), ("g", Kind::Uuid)]);
-    for (user, group) in asked {
-        rows.push([user.as_str().into(), group.0.into()]);
-    }
     let sql = format!(
         "SELECT m.user_id AS member, {COLUMNS} FROM v JOIN members m ON m.user_id = v.i AND m.group_id = v.g {TABLES} \
          WHERE {IS_MEMBER}"
     );
     let mut found = HashMap::with_capacity(asked.len());
-    for row in snapshot.rows(rows, &sql).await? {
+    for row in snapshot.rows(pairs(asked), &sql).await? {
         let membership = membership(&row)?;
         found.insert((column(&row, "member")?, membership.group), membership);
     }

@@ -14,7 +14,6 @@ use natter_shared::{
     subject::Topic,
     timestamp::Timestamp,
 };
-
 use sea_orm::{ConnectionTrait, TransactionTrait};
 
 use crate::{
@@ -100,7 +99,7 @@ async fn many_sign_in_for_the_first_time_as_each_would_alone(harness: Harness) {
     let asked = [
         ask("bob", Some("Bob"), Some("Bob B.")),
         ask("carol", None, None),
-        // As is one of whom only that is known that she is one; over two connections.
+        // Over two connections at once.
         ask("dave", Some("dave"), None),
         ask("dave", Some("dave"), None),
         // The handle, or the id, of another; the same handle at once.

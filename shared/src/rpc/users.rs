@@ -47,10 +47,10 @@ pub struct SignedIn {
 }
 rpc!("sign_in", SignIn => SignedIn, repeatable);
 
-/// Signs in many users, by one snapshot for all of them.
+/// Signs in many users, by one snapshot for all of them; who is new is written first.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct SignInMany {
-    /// Each as it would be asked for alone; whom SQL has not come far enough for is.
+    /// Each as it would be asked for alone; who has another name than before is, and whom SQL has not come far enough for.
     pub users: Vec<Request<SignIn>>,
 }
 rpc!("sign_in_many", SignInMany => Vec<OneOfMany<SignedIn>>, repeatable);

@@ -115,7 +115,7 @@ pub const USUAL: [&Scenario; 11] = [
     &rooms_max::ROOMS_MAX,
 ];
 
-/// Those that run only where they are named: one takes a quarter of an hour and 10 GB of disk and memory.
+/// Those that run only where they are named: one takes twenty minutes and 10 GB of disk and memory.
 pub const LONG: [&Scenario; 1] = [&full::FULL];
 
 /// All of them.
