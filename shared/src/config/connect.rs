@@ -22,6 +22,7 @@ impl Config {
             tls_required: nats.tls_required,
             ca_file: nats.tls_ca_file.clone(),
             max_in_flight: nats.in_flight,
+            batch: nats.batch,
             subscription_capacity: nats.subscription_capacity,
             max_calls: self.persister.rpc_concurrency,
             ..NatsOptions::default()

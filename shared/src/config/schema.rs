@@ -82,6 +82,9 @@ section! {
         /// Publishes of a gateway that wait for their ack, together 64 MiB at most; further ones are
         /// answered "busy" at once.
         pub in_flight: usize = 16_384 => 1..=100_000,
+        /// Events of a shard that are stored together at most, by one sync, where NATS (2.15 or newer, one copy) stores slower
+        /// than they come. 1: each by itself. A server with a lower `max_batch_size` needs that here.
+        pub batch: usize = 256 => 1..=1000,
     }
 }
 

@@ -53,6 +53,13 @@ pub(crate) fn nats_options(server: &NatsServer) -> NatsOptions {
     }
 }
 
+/// The same, where whatever can be is stored together, though NATS would be fast enough without.
+pub(crate) struct Together(Nats);
+
+pub(crate) fn eager(options: NatsOptions) -> NatsOptions {
+    NatsOptions { eager_batches: true, ..options }
+}
+
 impl Nats {
     pub(crate) async fn connect(&self, role: Role) -> Arc<NatsBroker> {
         let options = nats_options(&self.server);
@@ -62,11 +69,11 @@ impl Nats {
     }
 }
 
-impl Fixture for Nats {
-    async fn start() -> Self {
+impl Nats {
+    pub(crate) async fn start_with(options: impl FnOnce(NatsOptions) -> NatsOptions) -> Self {
         log_to_stderr();
         let server = NatsServer::start(&NatsConfig::default()).expect("a server");
-        let options = nats_options(&server);
+        let options = options(nats_options(&server));
         let persister = NatsBroker::connect(options, Role::Persister, InstanceId::random()).await.expect("options that work");
         connected(&*persister).await;
         open_all(&*persister, Epoch(1)).await;
@@ -75,6 +82,12 @@ impl Fixture for Nats {
             persister.fence(shard).await.expect("a fence");
         }
         Self { server, persister }
+    }
+}
+
+impl Fixture for Nats {
+    async fn start() -> Self {
+        Self::start_with(|options| options).await
     }
 
     fn broker(&self) -> Arc<dyn Broker> {
@@ -93,6 +106,24 @@ impl Fixture for Nats {
         disconnected(&*self.persister).await;
         self.server.restart().expect("a server that comes back");
         connected(&*self.persister).await;
+    }
+}
+
+impl Fixture for Together {
+    async fn start() -> Self {
+        Self(Nats::start_with(eager).await)
+    }
+
+    fn broker(&self) -> Arc<dyn Broker> {
+        self.0.broker()
+    }
+
+    async fn crash(&mut self) {
+        self.0.crash().await;
+    }
+
+    async fn wipe(&mut self) {
+        self.0.wipe().await;
     }
 }
 

@@ -10,6 +10,7 @@ mod nats_only;
 mod outage;
 mod three_nodes;
 mod throughput;
+mod together;
 
 /// One test for each promise and broker.
 macro_rules! conformance {
@@ -36,7 +37,7 @@ macro_rules! conformance {
 }
 
 conformance! {
-    embedded: fixture::Embedded, nats: fixture::Nats;
+    embedded: fixture::Embedded, nats: fixture::Nats, nats_together: fixture::Together;
     conformance::order::delivers_in_one_order_with_the_previous_position => delivers_in_one_order_with_the_previous_position,
     conformance::order::a_second_copy_is_neither_stored_nor_delivered => a_second_copy_is_neither_stored_nor_delivered,
     conformance::order::a_missed_event_shows_in_the_previous_position => a_missed_event_shows_in_the_previous_position,

@@ -92,6 +92,6 @@ impl NatsBroker {
     pub(super) fn publish_ephemeral_now(&self, topic: Topic, payload: &[u8]) -> Result<(), BrokerError> {
         let subject = subject::subject(Space::Live, self.shards.of(topic), topic);
         let publication = Publication { subject: &subject, reply: None, headers: &[], payload };
-        Ok(self.connections.publishing.publish(publication)?)
+        Ok(self.connections.publishing.publish([publication])?)
     }
 }

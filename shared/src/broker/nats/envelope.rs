@@ -23,6 +23,10 @@ const SEQUENCE: HeaderName = HeaderName::from_static("Nats-Sequence");
 const LAST_SEQUENCE: HeaderName = HeaderName::from_static("Nats-Last-Sequence");
 const TIME_STAMP: HeaderName = HeaderName::from_static("Nats-Time-Stamp");
 const UPTO_SEQUENCE: HeaderName = HeaderName::from_static("Nats-UpTo-Sequence");
+/// Of an atomic batch (NATS ADR-50): which, where in it, and that it is whole.
+const BATCH_ID: HeaderName = HeaderName::from_static("Nats-Batch-Id");
+const BATCH_SEQUENCE: HeaderName = HeaderName::from_static("Nats-Batch-Sequence");
+const BATCH_COMMIT: HeaderName = HeaderName::from_static("Nats-Batch-Commit");
 /// When the event was made: milliseconds since the Unix epoch, in the broker's time.
 const MADE_AT: HeaderName = HeaderName::from_static("Natter-At");
 
@@ -45,6 +49,26 @@ impl Labels {
     pub(super) fn headers_for<'a>(&'a self, stream: &'a str) -> [(HeaderName, &'a str); 3] {
         let [id, made_at] = self.headers();
         [id, made_at, (EXPECTED_STREAM, stream)]
+    }
+}
+
+/// Where an event stands in an atomic batch.
+pub(super) struct Place<'a> {
+    batch: &'a str,
+    /// From 1.
+    number: String,
+    is_last: bool,
+}
+
+impl<'a> Place<'a> {
+    /// The event with so many before it, of `count`.
+    pub(super) fn new(batch: &'a str, before: usize, count: usize) -> Self {
+        Self { batch, number: (before + 1).to_string(), is_last: before + 1 == count }
+    }
+
+    pub(super) fn headers(&self) -> impl Iterator<Item = (HeaderName, &str)> {
+        let commit = self.is_last.then_some((BATCH_COMMIT, "1"));
+        [(BATCH_ID, self.batch), (BATCH_SEQUENCE, &*self.number)].into_iter().chain(commit)
     }
 }
 

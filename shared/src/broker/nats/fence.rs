@@ -21,6 +21,7 @@ use super::{
     envelope::{self, Canary, Labels},
     epochs::Epochs,
     link::{Follower, Link, Publication},
+    pace::{Pace, TRAIN},
 };
 use crate::{
     event::Event,
@@ -38,6 +39,9 @@ const RESEND: Duration = Duration::from_secs(1);
 const ELECTED: Duration = Duration::from_millis(50);
 /// A fence not reached by then fails.
 const GIVE_UP: Duration = Duration::from_secs(5);
+
+/// How long the rest of a train is waited for, by which a next fence is late.
+const TRAIN_ENDS: Duration = Duration::from_millis(100);
 
 type Waiter = oneshot::Sender<Result<Position, BrokerError>>;
 
@@ -68,6 +72,8 @@ pub(super) struct Prober {
     pub(super) clock: Arc<Clock>,
     pub(super) health: Arc<Health>,
     pub(super) epochs: Arc<Epochs>,
+    /// Of each shard.
+    pub(super) paces: Vec<Arc<Pace>>,
 }
 
 /// What sends the canaries of a shard.
@@ -77,6 +83,16 @@ struct Canaries {
     returned: Follower<Canary>,
     payload: Bytes,
     last: Arc<Mutex<Option<Probe>>>,
+    train: Option<Train>,
+}
+
+/// Canaries that were sent right after each other: see [`Pace`].
+struct Train {
+    ids: Vec<EventId>,
+    /// Which came last, of those that have.
+    last: Option<Canary>,
+    /// What lay between two.
+    least: Option<Duration>,
 }
 
 impl Fence {
@@ -88,7 +104,7 @@ impl Fence {
         // More callers than this wait for a place in the queue: a fence takes milliseconds.
         let (waiters, queue) = mpsc::channel(4096);
         let clock = Arc::clone(&prober.clock);
-        let canaries = Canaries { prober, shard, returned, payload, last: Arc::clone(&last) };
+        let canaries = Canaries { prober, shard, returned, payload, last: Arc::clone(&last), train: None };
         tokio::spawn(async move {
             tokio::select! {
                 () = canaries.run(queue) => {}
@@ -130,6 +146,8 @@ impl Canaries {
                 // It may have given up meanwhile.
                 let _ = waiter.send(reached.clone());
             }
+            // What has not come by then is seen in the next round.
+            let _ = tokio::time::timeout(TRAIN_ENDS, self.rest_of_train()).await;
         }
     }
 
@@ -157,6 +175,7 @@ impl Canaries {
                 let canary = canary.ok_or_else(|| BrokerError::Unavailable("connection closed".to_owned()))?;
                 let received = self.prober.clock.steady();
                 let Canary { id, position, stored_at_micros: stored } = canary;
+                self.measure(&canary);
                 // One from an earlier, abandoned round proves nothing for this one.
                 let Some((_, at)) = sent.iter().find(|(sent, _)| *sent == id) else { continue };
                 self.prober.clock.observe(*at, received, stored);
@@ -173,20 +192,57 @@ impl Canaries {
         Err(BrokerError::Unavailable("the canary did not come back".to_owned()))
     }
 
-    fn send(&self) -> Result<(EventId, i64), BrokerError> {
-        let event = Outgoing {
-            topic: Topic::Canary(self.prober.instance),
-            id: EventId::random(),
-            made_at: self.prober.clock.now(),
-            epoch: None,
-            payload: self.payload.clone(),
-        };
-        let subject = subject::subject(Space::Event, self.shard, event.topic);
-        let labels = Labels::of(&event);
+    /// Sends one, and now and then others right after it.
+    fn send(&mut self) -> Result<(EventId, i64), BrokerError> {
+        let topic = Topic::Canary(self.prober.instance);
+        let subject = subject::subject(Space::Event, self.shard, topic);
+        let is_train = self.pace().is_some_and(|pace| pace.is_due(Instant::now()));
+        let made_at = self.prober.clock.now();
+        let canary = || Outgoing { topic, id: EventId::random(), made_at, epoch: None, payload: self.payload.clone() };
+        let first = canary();
+        let others: Vec<Outgoing> = (1..TRAIN).take_while(|_| is_train).map(|_| canary()).collect();
+        let labels: Vec<Labels> = [&first].into_iter().chain(&others).map(Labels::of).collect();
+        let headers: Vec<_> = labels.iter().map(Labels::headers).collect();
+        let of = |headers| Publication { subject: &subject, reply: None, headers, payload: &self.payload };
         let at = self.prober.clock.steady();
-        let publication = Publication { subject: &subject, reply: None, headers: &labels.headers(), payload: &event.payload };
-        self.prober.live.publish(publication)?;
-        Ok((event.id, at))
+        self.prober.live.publish(headers.iter().map(|headers| of(headers)))?;
+        if is_train {
+            let ids = [&first].into_iter().chain(&others).map(|canary| canary.id).collect();
+            self.train = Some(Train { ids, last: None, least: None });
+        }
+        Ok((first.id, at))
+    }
+
+    fn pace(&self) -> Option<&Pace> {
+        self.prober.paces.get(usize::from(self.shard.0)).map(Arc::as_ref)
+    }
+
+    async fn rest_of_train(&mut self) {
+        while self.train.is_some()
+            && let Some(canary) = self.returned.next().await
+        {
+            self.measure(&canary);
+        }
+    }
+
+    /// Learns how long one event takes to be stored, when the last of a train has come.
+    fn measure(&mut self, canary: &Canary) {
+        let Some(train) = self.train.as_mut().filter(|train| train.ids.contains(&canary.id)) else { return };
+        if let Some(last) = train.last.replace(*canary)
+            && last.position.epoch == canary.position.epoch
+            && last.position.seq + 1 == canary.position.seq
+        {
+            let took = Duration::from_micros(u64::try_from(canary.stored_at_micros - last.stored_at_micros).unwrap_or_default());
+            train.least = Some(train.least.map_or(took, |least| least.min(took)));
+        }
+        if train.ids.last() == Some(&canary.id) {
+            let least = train.least;
+            self.train = None;
+            if let Some((pace, least)) = self.pace().zip(least) {
+                debug!(shard = %self.shard, ?least, "storing_measured");
+                pace.learn(least);
+            }
+        }
     }
 }
 

@@ -13,8 +13,10 @@ mod envelope;
 mod epochs;
 mod exchange;
 mod fence;
+mod gather;
 mod link;
 mod options;
+mod pace;
 mod publish;
 mod reader;
 mod refusal;
@@ -22,6 +24,7 @@ mod streams;
 mod stuck;
 mod subscribe;
 mod unreachable;
+mod verdict;
 
 use std::{io, sync::Arc, time::Duration};
 
@@ -38,10 +41,13 @@ use self::{
     epochs::Epochs,
     exchange::Exchange,
     fence::{Fence, Prober},
+    gather::Gather,
     link::{Incoming, Requests},
-    publish::{Publisher, Verdict},
+    pace::Pace,
+    publish::Publisher,
     reader::NatsReader,
     stuck::Stuck,
+    verdict::Verdict,
 };
 pub use self::{
     fence::Probe,
@@ -116,12 +122,14 @@ impl NatsBroker {
         let api = Api { exchange: recovery.clone(), timeout: options.request_timeout };
         let clock = Arc::new(Clock::default());
         let epochs = Arc::new(Epochs::new(api.clone(), Arc::clone(&health), shards));
+        let paces: Vec<_> = shards.iter().map(|_| Arc::new(Pace::default())).collect();
         let prober = Prober {
             instance,
             live: connections.live.clone(),
             clock: Arc::clone(&clock),
             health: Arc::clone(&health),
             epochs: Arc::clone(&epochs),
+            paces: paces.clone(),
         };
         let mut fences = Vec::with_capacity(usize::from(shards.count()));
         for shard in shards.iter() {
@@ -129,7 +137,7 @@ impl NatsBroker {
         }
         let fences = Arc::new(fences);
         let publisher = Publisher {
-            requests,
+            gather: Gather::new(requests, &paces, &options),
             epochs: Arc::clone(&epochs),
             clock: Arc::clone(&clock),
             health: Arc::clone(&health),
@@ -207,6 +215,11 @@ impl NatsBroker {
         let (fences, health) = (Arc::clone(&self.fences), Arc::clone(&self.health));
         tokio::spawn(fence::probe_all(fences, health, self.options.probe_interval, self.stop.clone()));
         Ok(())
+    }
+
+    /// Events that were stored as part of a batch.
+    pub fn stored_together(&self) -> u64 {
+        self.publisher.gather.stored_together()
     }
 
     /// The last canary of `shard` that came back: end-to-end latency, and when that was.

@@ -32,6 +32,10 @@ pub struct NatsOptions {
     pub max_in_flight: usize,
     /// Bytes in flight, likewise.
     pub max_in_flight_bytes: usize,
+    /// Events that NATS stores together at most, where it stores slower than they come; 1: each by itself.
+    pub batch: usize,
+    /// Together also where that is not faster: so tests see it do so.
+    pub eager_batches: bool,
     /// Deliveries that wait for one subscription; one more is lost and the generation rises.
     pub subscription_capacity: usize,
     /// Calls served at once.
@@ -56,6 +60,8 @@ impl Default for NatsOptions {
             publish_timeout: Duration::from_secs(2),
             max_in_flight: 16_384,
             max_in_flight_bytes: 64 << 20,
+            batch: 256,
+            eager_batches: false,
             subscription_capacity: 1024,
             max_calls: 256,
             probe_interval: Duration::from_secs(5),

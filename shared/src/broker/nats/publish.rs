@@ -2,32 +2,26 @@
 
 use std::{sync::Arc, time::Duration};
 
-use serde::Deserialize;
 use tokio::time::Instant;
 
 use super::{
     super::{Ack, BrokerError, Outgoing, window::Window},
-    api::{Api, Failure},
+    api::Api,
     clock::Clock,
     connect::Health,
     envelope::Labels,
     epochs::Epochs,
     exchange::ExchangeError,
     fence::Fence,
-    link::{Incoming, Publication, Requests},
+    gather::{Entry, Gather},
     stuck::Stuck,
+    verdict::Verdict,
 };
 use crate::{
-    position::{Epoch, Position},
+    position::Epoch,
     subject::{self, Shard, Shards, Space},
 };
 
-/// "expected stream does not match": the shard has gone on in another epoch.
-const WRONG_STREAM: u64 = 10060;
-/// The first copy of this id is in flight.
-const FIRST_COPY_IN_FLIGHT: u64 = 10158;
-/// "resource limits exceeded for account": full, though the server says it as if it were our mistake.
-const ACCOUNT_FULL: u64 = 10002;
 /// How long to leave the first copy before asking again.
 const COPY_PAUSE: Duration = Duration::from_millis(50);
 /// After so long it is found out whether the first copy is lost.
@@ -38,7 +32,7 @@ const ELECTED: Duration = Duration::from_millis(200);
 
 /// The publishing side.
 pub(super) struct Publisher {
-    pub(super) requests: Requests<Verdict>,
+    pub(super) gather: Gather,
     pub(super) epochs: Arc<Epochs>,
     pub(super) clock: Arc<Clock>,
     pub(super) health: Arc<Health>,
@@ -60,20 +54,10 @@ struct InFlight {
     is_lost: bool,
 }
 
-#[derive(Deserialize)]
-struct PubAck<'a> {
-    #[serde(borrow)]
-    stream: Option<&'a str>,
-    seq: Option<u64>,
-    #[serde(default)]
-    duplicate: bool,
-    error: Option<Failure>,
-}
-
 impl Publisher {
     pub(super) async fn publish(&self, event: Outgoing) -> Result<Ack, BrokerError> {
         let _room = self.window.enter(event.payload.len())?;
-        if !self.requests.is_connected() {
+        if !self.gather.is_connected() {
             // Else it would go out on reconnect, however late.
             return Err(BrokerError::Unavailable("not connected".to_owned()));
         }
@@ -136,10 +120,8 @@ impl Publisher {
             return Err(BrokerError::Epoch { shard, current: current.epoch });
         }
         let subject = subject::subject(Space::Event, shard, event.topic);
-        let labels = Labels::of(event);
-        let headers = labels.headers_for(&current.stream);
-        let publication = Publication { subject: &subject, reply: None, headers: &headers, payload: &event.payload };
-        let verdict = match self.requests.call(publication, left).await {
+        let entry = Entry { subject, labels: Labels::of(event), current, payload: event.payload.clone() };
+        let verdict = match self.gather.store(shard, entry, left).await {
             Ok(verdict) => verdict,
             Err(ExchangeError::NoResponders) => {
                 // No stream takes the subject, or its leader is away. Who could tell may be away too.
@@ -161,77 +143,7 @@ impl Publisher {
             }
             Verdict::Refused(reason) => Err(BrokerError::Refused(reason)),
             Verdict::NotNow(reason) => Err(BrokerError::Unavailable(reason)),
+            Verdict::StoredTogether { .. } => Err(BrokerError::Unavailable("an ack of another's batch".to_owned())),
         }
-    }
-}
-
-/// What the stream says of a publish.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
-    /// It is stored.
-    Stored(Ack),
-    /// The first copy is on its way.
-    InFlight,
-    /// The shard goes on in another one.
-    OtherStream,
-    /// Not stored, and never will be.
-    Refused(String),
-    /// Not stored, or not known: the server is full, or has no leader.
-    NotNow(String),
-}
-
-impl Verdict {
-    pub(super) fn read(answer: &Incoming<'_>) -> Self {
-        Self::of(answer.payload)
-    }
-
-    fn of(payload: &[u8]) -> Self {
-        match serde_json::from_slice::<PubAck<'_>>(payload) {
-            Err(error) => Self::NotNow(format!("an ack that is not understood: {error}")),
-            Ok(PubAck { error: Some(Failure { err_code: FIRST_COPY_IN_FLIGHT, .. }), .. }) => Self::InFlight,
-            Ok(PubAck { error: Some(Failure { err_code: WRONG_STREAM, .. }), .. }) => Self::OtherStream,
-            Ok(PubAck { error: Some(Failure { code, err_code, description }), .. }) => {
-                let is_ours = (400..500).contains(&code) && err_code != ACCOUNT_FULL;
-                if is_ours { Self::Refused(description) } else { Self::NotNow(format!("{description} ({err_code})")) }
-            }
-            Ok(PubAck { stream: Some(stream), seq: Some(seq), duplicate, error: None }) => match subject::parse_stream_name(stream) {
-                Some((_, epoch)) => Self::Stored(Ack { position: Position::new(epoch, seq), duplicate }),
-                None => Self::Refused(format!("stored in another's stream {stream}")),
-            },
-            Ok(PubAck { .. }) => Self::NotNow("an ack without a position".to_owned()),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn failure(code: u64, err_code: u64) -> Verdict {
-        Verdict::of(format!(r#"{{"error":{{"code":{code},"err_code":{err_code},"description":"so"}},"stream":"S","seq":0}}"#).as_bytes())
-    }
-
-    #[test]
-    fn an_ack_is_a_position_and_whether_it_was_there_already() {
-        let stream = subject::stream_name(Shard(3), Epoch(7));
-        let ack = |duplicate| Verdict::Stored(Ack { position: Position::new(Epoch(7), 12), duplicate });
-        assert_eq!(Verdict::of(format!(r#"{{"stream":"{stream}","seq":12}}"#).as_bytes()), ack(false));
-        assert_eq!(Verdict::of(format!(r#"{{"stream":"{stream}","seq":12,"duplicate":true,"domain":"x"}}"#).as_bytes()), ack(true));
-        assert!(matches!(Verdict::of(br#"{"stream":"ORDERS","seq":12}"#), Verdict::Refused(_)));
-        for odd in ["", "{}", "[]", r#"{"seq":"12"}"#] {
-            assert!(matches!(Verdict::of(odd.as_bytes()), Verdict::NotNow(_)), "{odd}");
-        }
-    }
-
-    #[test]
-    fn what_passes_is_told_from_what_does_not() {
-        assert_eq!(failure(409, 10158), Verdict::InFlight);
-        assert_eq!(failure(400, 10060), Verdict::OtherStream);
-        // Full: the account, the server, the disk. And no leader.
-        for (code, err_code) in [(400, 10002), (503, 10023), (500, 10047), (503, 10077), (503, 10008)] {
-            assert!(matches!(failure(code, err_code), Verdict::NotNow(_)), "{err_code}");
-        }
-        // Larger than the server takes.
-        assert!(matches!(failure(400, 10054), Verdict::Refused(_)));
     }
 }

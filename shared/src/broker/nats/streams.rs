@@ -13,6 +13,9 @@ use crate::{
     subject::{self, Shard, Space},
 };
 
+/// Whether a stream takes batches. One of an earlier release does not yet.
+const ALLOW_ATOMIC: &str = "allow_atomic";
+
 impl NatsBroker {
     pub(super) async fn open_epoch_now(&self, shard: Shard, epoch: Epoch) -> Result<(), BrokerError> {
         if self.role != Role::Persister {
@@ -73,6 +76,10 @@ impl NatsBroker {
             if is == Some(&want) {
                 continue;
             }
+            if field == ALLOW_ATOMIC {
+                self.allow_batches(&stream, info.config.clone()).await;
+                continue;
+            }
             // What an operator may have changed since, and what a promise rests on.
             if matches!(field.as_str(), "max_bytes" | "max_age" | "num_replicas" | "description") {
                 warn!(stream, field, "stream_differs_from_config");
@@ -81,6 +88,17 @@ impl NatsBroker {
             }
         }
         Ok(())
+    }
+
+    async fn allow_batches(&self, stream: &str, mut config: Value) {
+        if let Some(config) = config.as_object_mut() {
+            config.insert(ALLOW_ATOMIC.to_owned(), json!(true));
+        }
+        match self.api.call::<Value>(&format!("STREAM.UPDATE.{stream}"), &config).await {
+            Ok(_) => info!(stream, "batches_allowed"),
+            // Each event goes by itself then, as before.
+            Err(error) => warn!(stream, %error, "batches_not_allowed"),
+        }
     }
 }
 
@@ -106,5 +124,7 @@ fn config(shard: Shard, epoch: Epoch, options: &NatsOptions) -> Map<String, Valu
         ("deny_purge", json!(true)),
         ("republish", json!({ "src": subject::all_of(Space::Event, shard), "dest": subject::all_of(Space::Live, shard) })),
     ];
-    fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+    // Where there are several copies, what their leader proposes goes together anyway.
+    let of_one_copy = (options.replicas == 1).then_some((ALLOW_ATOMIC, json!(true)));
+    fields.into_iter().chain(of_one_copy).map(|(name, value)| (name.to_owned(), value)).collect()
 }

@@ -181,14 +181,22 @@ impl Link {
         Followed { id: self.0.follow(subject, sink), link: Arc::downgrade(&self.0) }
     }
 
-    /// Publishes after all that was subscribed to and published before.
-    pub(super) fn publish(&self, publication: Publication<'_>) -> Result<(), Unsent> {
+    /// Publishes all of them, or none, after all that was subscribed to and published before.
+    pub(super) fn publish<'a>(&self, publications: impl IntoIterator<Item = Publication<'a>>) -> Result<(), Unsent> {
         let mut core = self.0.core.lock();
         let Core { server: Some(server), out, .. } = &mut *core else { return Err(Unsent::Disconnected) };
-        if out.len() > self.0.room {
-            return Err(Unsent::Full);
+        let before = out.len();
+        for publication in publications {
+            let taken = if out.len() > self.0.room {
+                Err(Unsent::Full)
+            } else {
+                wire::publish(out, publication, server.max_payload).map_err(|wire::TooLarge| Unsent::TooLarge(server.max_payload))
+            };
+            if taken.is_err() {
+                out.truncate(before);
+                return taken;
+            }
         }
-        wire::publish(out, publication, server.max_payload).map_err(|wire::TooLarge| Unsent::TooLarge(server.max_payload))?;
         drop(core);
         self.0.pump.wake();
         Ok(())
@@ -203,6 +211,14 @@ impl Link {
     /// The version of the server that it is connected to.
     pub(super) fn version(&self) -> Option<String> {
         self.0.core.lock().server.as_ref().map(|server| server.version.clone())
+    }
+
+    /// Whether that is `major.minor` or newer.
+    pub(super) fn is_at_least(&self, version: (u32, u32)) -> bool {
+        let core = self.0.core.lock();
+        let mut numbers = core.server.iter().flat_map(|server| server.version.split('.')).map(|number| number.parse().ok());
+        let (major, minor) = (numbers.next().flatten(), numbers.next().flatten());
+        major.zip(minor).is_some_and(|is| is >= version)
     }
 
     pub(super) fn is_connected(&self) -> bool {

@@ -302,10 +302,10 @@ mod tests {
         let (link, stop) = link_to_one_that_only_says(Duration::from_millis(200), options).await;
         let publication = Publication { subject: "a", reply: None, headers: &[], payload: &[b'x'; 1500] };
         // Nothing of it is sent meanwhile: there is one thread, and it is here.
-        assert_eq!([(); 3].map(|()| link.publish(publication)), [Ok(()), Ok(()), Err(Unsent::Full)]);
+        assert_eq!([(); 3].map(|()| link.publish([publication])), [Ok(()), Ok(()), Err(Unsent::Full)]);
         stop.cancel();
         let ended = async {
-            while link.publish(publication) != Err(Unsent::Disconnected) {
+            while link.publish([publication]) != Err(Unsent::Disconnected) {
                 sleep(Duration::from_millis(5)).await;
             }
         };

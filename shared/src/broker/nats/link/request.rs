@@ -78,14 +78,26 @@ impl<T: Send + 'static> Requests<T> {
         self.link.is_connected()
     }
 
+    pub(in super::super) fn is_at_least(&self, version: (u32, u32)) -> bool {
+        self.link.is_at_least(version)
+    }
+
     /// Sends `publication`, whose `reply` is set here, and waits for one answer.
     pub(in super::super) async fn call(&self, publication: Publication<'_>, timeout: Duration) -> Answer<T> {
+        self.call_all(&[publication], timeout).await
+    }
+
+    /// Sends all of `publications` with nothing between them, or none, and waits for one answer: to the last, whose `reply` is
+    /// set here.
+    pub(in super::super) async fn call_all(&self, publications: &[Publication<'_>], timeout: Duration) -> Answer<T> {
         let token = self.next.fetch_add(1, Ordering::Relaxed);
         let (sender, answer) = oneshot::channel();
         self.waiting.table.lock().insert(token, sender);
         let _slot = Slot { waiting: &self.waiting, token };
         let reply = format!("{}.{token}", self.inbox);
-        self.link.publish(Publication { reply: Some(&reply), ..publication })?;
+        let last = publications.len().saturating_sub(1);
+        let to_us = |number| (number == last).then_some(&*reply);
+        self.link.publish(publications.iter().enumerate().map(|(number, one)| Publication { reply: to_us(number), ..*one }))?;
         match tokio::time::timeout(timeout, answer).await {
             Ok(Ok(answer)) => answer,
             Ok(Err(_)) => Err(ExchangeError::Disconnected),

@@ -1,0 +1,217 @@
+//! What comes at once is stored together, and each of it as if it had come alone.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use futures::future::join_all;
+use natter_shared::{
+    broker::{
+        Broker, BrokerError, Outgoing,
+        nats::{NatsBroker, NatsOptions, Role},
+    },
+    id::{EventId, InstanceId},
+    position::{Epoch, Position},
+    subject::{self, Shard, Topic},
+};
+use serde_json::{Value, json};
+
+use crate::fixture::{
+    Nats, PATIENCE, START, connected, disconnected, eager, event, eventually, group_in, nats_options, number, publish, publish_stubbornly,
+    read, shards, without_canaries,
+};
+
+async fn connect(nats: &Nats, options: impl FnOnce(NatsOptions) -> NatsOptions) -> Arc<NatsBroker> {
+    let options = options(nats_options(&nats.server));
+    let broker = NatsBroker::connect(options, Role::Gateway, InstanceId::random()).await.expect("options that work");
+    connected(&*broker).await;
+    broker.fence(first_shard()).await.expect("a fence");
+    broker
+}
+
+fn first_shard() -> Shard {
+    shards().next().expect("a shard")
+}
+
+fn events(broker: &dyn Broker, count: u64) -> Vec<Outgoing> {
+    let topics: Vec<Topic> = (0..20).map(|_| group_in(broker, first_shard())).collect();
+    (0..count).map(|n| event(broker, topics[n as usize % topics.len()], n)).collect()
+}
+
+/// Each of `sent` is in the log once, where its ack said.
+async fn assert_each_is_where_its_ack_said(broker: &dyn Broker, sent: &HashMap<EventId, Position>) {
+    let last = broker.log_state(first_shard()).await.expect("a log").last;
+    let mut reader = broker.read(first_shard(), START).await.expect("a reader");
+    let log = without_canaries(read(&mut *reader, usize::try_from(last).expect("small")).await);
+    let mut found = HashMap::new();
+    for stored in log {
+        assert_eq!(found.insert(stored.id, stored.position), None, "{} is stored twice", stored.id.0);
+    }
+    for (id, position) in sent {
+        assert_eq!(found.get(id), Some(position));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_at_once_are_stored_together_each_where_its_ack_says() {
+    let nats = Nats::start_with(eager).await;
+    let broker = connect(&nats, eager).await;
+    let events = events(&*broker, 2000);
+    let acks = join_all(events.iter().map(|event| broker.publish(event.clone()))).await;
+    let acked = events.iter().zip(acks).map(|(event, ack)| (event.id, ack.expect("an ack").position)).collect();
+    assert_each_is_where_its_ack_said(&*broker, &acked).await;
+    // All but the first of them, and what was the last alone.
+    assert!(broker.stored_together() > 1900, "{}", broker.stored_together());
+    // One by one there is nothing to gather.
+    let before = broker.stored_together();
+    for n in 0..5 {
+        publish(&*broker, events[0].topic, n).await;
+    }
+    assert_eq!(broker.stored_together(), before);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_batch_has_more_events_than_it_may() {
+    for (batch, count) in [(1, 2500), (2, 100), (1000, 2500)] {
+        let nats = Nats::start_with(eager).await;
+        let broker = connect(&nats, |options| NatsOptions { batch, ..eager(options) }).await;
+        let events = events(&*broker, count);
+        let acks = join_all(events.iter().map(|event| broker.publish(event.clone()))).await;
+        let acked = events.iter().zip(acks).map(|(event, ack)| (event.id, ack.expect("an ack").position)).collect();
+        assert_each_is_where_its_ack_said(&*broker, &acked).await;
+        assert_eq!(broker.stored_together() == 0, batch == 1, "{batch}: {}", broker.stored_together());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_second_copy_in_a_batch_keeps_none_of_the_others_from_being_stored() {
+    let nats = Nats::start_with(eager).await;
+    let broker = connect(&nats, eager).await;
+    let mut events = events(&*broker, 300);
+    let known = broker.publish(events[7].clone()).await.expect("an ack");
+    // One is stored already, and one comes twice at once.
+    let twice = events[11].clone();
+    events.push(twice);
+    let acks = join_all(events.iter().map(|event| broker.publish(event.clone()))).await;
+    let acks: Vec<_> = acks.into_iter().map(|ack| ack.expect("an ack")).collect();
+    assert_eq!((acks[7].position, acks[7].duplicate), (known.position, true));
+    assert_eq!(acks[11].position, acks[300].position);
+    assert!(acks[11].duplicate != acks[300].duplicate, "one of them was the first");
+    let acked = events.iter().zip(acks).map(|(event, ack)| (event.id, ack.position)).collect();
+    assert_each_is_where_its_ack_said(&*broker, &acked).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_to_be_stored_in_another_epoch_is_not_stored_with_the_others() {
+    let nats = Nats::start_with(eager).await;
+    let broker = connect(&nats, eager).await;
+    publish(&*broker, group_in(&*broker, first_shard()), 0).await;
+    nats.persister.open_epoch(first_shard(), Epoch(2)).await.expect("an epoch");
+    let mut events = events(&*broker, 100);
+    for event in &mut events[..50] {
+        event.epoch = Some(Epoch(1));
+    }
+    let acks = join_all(events.iter().map(|event| {
+        let (broker, is_bound) = (broker.clone(), event.epoch.is_some());
+        async move { if is_bound { broker.publish(event.clone()).await } else { Ok(publish_stubbornly(&*broker, event.clone()).await) } }
+    }))
+    .await;
+    for (n, ack) in acks.into_iter().enumerate() {
+        match ack {
+            Err(BrokerError::Epoch { current: Epoch(2), .. }) if n < 50 => {}
+            Ok(ack) if n >= 50 => assert_eq!(ack.position.epoch, Epoch(2)),
+            other => panic!("{n}: {other:?}"),
+        }
+    }
+}
+
+/// As where the streams were made by an earlier release, or an operator has changed them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_that_takes_no_batches_takes_each_event_and_batches_once_a_persister_has_seen_it() {
+    let nats = Nats::start_with(eager).await;
+    let jetstream = async_nats::jetstream::new(async_nats::connect(nats.server.client_url()).await.expect("a client"));
+    let name = subject::stream_name(first_shard(), Epoch(1));
+    let call = async |what: &str, config: Value| {
+        let answer: Value = jetstream.request(format!("STREAM.{what}.{name}"), &config).await.expect("an answer");
+        answer["config"].clone()
+    };
+    let mut config = call("INFO", json!({})).await;
+    config["allow_atomic"] = json!(false);
+    let updated = call("UPDATE", config).await;
+    assert!(updated.is_object() && updated.get("allow_atomic").is_none(), "{updated}");
+    let broker = connect(&nats, eager).await;
+    let store = async |count| {
+        let events = events(&*broker, count);
+        let acks = join_all(events.iter().map(|event| broker.publish(event.clone()))).await;
+        assert!(acks.iter().all(Result::is_ok), "{acks:?}");
+    };
+    store(200).await;
+    assert_eq!(broker.stored_together(), 0);
+    nats.persister.open_epoch(first_shard(), Epoch(1)).await.expect("an epoch that is open");
+    eventually("batches", async || {
+        store(20).await;
+        (broker.stored_together() > 0).then_some(())
+    })
+    .await;
+}
+
+/// Killed while batches are on their way, staged, and stored in part: what was acked stays where its ack said, and what was
+/// not is stored once by its next try.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broker_that_dies_in_the_middle_of_batches_loses_and_doubles_nothing() {
+    const SENDERS: u64 = 200;
+    let mut nats = Nats::start_with(eager).await;
+    let broker = connect(&nats, |options| eager(NatsOptions { publish_timeout: Duration::from_millis(500), ..options })).await;
+    let is_over = Arc::new(AtomicBool::new(false));
+    let senders: Vec<_> = (0..SENDERS)
+        .map(|sender| {
+            let (broker, is_over) = (broker.clone(), Arc::clone(&is_over));
+            tokio::spawn(async move {
+                let topic = group_in(&*broker, first_shard());
+                let mut acked = Vec::new();
+                while !is_over.load(Ordering::Relaxed) {
+                    let event = event(&*broker, topic, sender);
+                    acked.push((event.id, publish_stubbornly(&*broker, event).await.position));
+                }
+                acked
+            })
+        })
+        .collect();
+    for _ in 0..5 {
+        let before = broker.stored_together();
+        eventually("batches again", async || (broker.stored_together() > before + 1000).then_some(())).await;
+        nats.server.kill().expect("a server to kill");
+        disconnected(&*broker).await;
+        nats.server.restart().expect("a server that comes back");
+        connected(&*broker).await;
+    }
+    is_over.store(true, Ordering::Relaxed);
+    let mut acked = HashMap::new();
+    for sender in senders {
+        acked.extend(tokio::time::timeout(PATIENCE, sender).await.expect("in time").expect("no panic"));
+    }
+    assert!(acked.len() > 5000, "{}", acked.len());
+    let broker = nats.persister.clone();
+    eventually("a log", async || broker.log_state(first_shard()).await.ok()).await;
+    assert_each_is_where_its_ack_said(&*broker, &acked).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_gives_up_while_others_are_stored_holds_up_nobody() {
+    let nats = Nats::start_with(eager).await;
+    let broker = connect(&nats, eager).await;
+    let events = events(&*broker, 1000);
+    for _ in 0..5 {
+        // Dropped where they are: waiting, sent, or told.
+        let many = join_all(events.iter().map(|event| broker.publish(event.clone())));
+        let _ = tokio::time::timeout(Duration::from_millis(5), many).await;
+    }
+    let ack = publish_stubbornly(&*broker, events[999].clone()).await;
+    let found = broker.get(first_shard(), ack.position).await.expect("an answer").expect("an event");
+    assert_eq!((found.id, number(&found)), (events[999].id, 999));
+}
