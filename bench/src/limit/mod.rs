@@ -1,4 +1,5 @@
-//! The limit: a bare loop that writes the same bytes to the same sockets as Natter does, and nothing else.
+//! The limit: a bare loop that writes the same bytes to the same sockets as Natter does, and nothing else. What there is for a socket
+//! when all that has come is read is written at once.
 //! `socket` is a client's, `reply` the frames.
 
 mod reply;
@@ -41,6 +42,8 @@ pub struct Limit {
     rooms: HashMap<String, Room>,
     /// Messages so far.
     count: u64,
+    /// Whom there is something for, perhaps more than once.
+    dirty: Vec<usize>,
     buffer: Vec<u8>,
 }
 
@@ -49,7 +52,16 @@ impl Limit {
     pub fn bind(addr: SocketAddr) -> Result<Self> {
         let (poll, mut listener) = (Poll::new()?, TcpListener::bind(addr)?);
         poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
-        Ok(Self { poll, listener, sockets: Vec::new(), free: Vec::new(), rooms: HashMap::new(), count: 0, buffer: vec![0; 1 << 16] })
+        Ok(Self {
+            poll,
+            listener,
+            sockets: Vec::new(),
+            free: Vec::new(),
+            rooms: HashMap::new(),
+            count: 0,
+            dirty: Vec::new(),
+            buffer: vec![0; 1 << 16],
+        })
     }
 
     /// Where it listens.
@@ -75,6 +87,12 @@ impl Limit {
                             left.push(index);
                         }
                     }
+                }
+            }
+            for index in std::mem::take(&mut self.dirty) {
+                if let Some(Some(socket)) = self.sockets.get_mut(index) {
+                    // Who has gone is found by its own event.
+                    let _ = socket.flush();
                 }
             }
             for index in left {
@@ -107,10 +125,10 @@ impl Limit {
         Ok(())
     }
 
-    /// Writes what waits, and reads and answers all that has come.
+    /// Reads and answers all that has come. What waits to be written is, when all are served.
     fn serve(&mut self, index: usize) -> Result<(), Closed> {
         let Some(Some(socket)) = self.sockets.get_mut(index) else { return Ok(()) };
-        socket.flush()?;
+        self.dirty.push(index);
         let mut requests = Vec::new();
         let read = socket.read(&mut self.buffer, &mut requests);
         for text in requests {
@@ -125,7 +143,7 @@ impl Limit {
         match request {
             Request::Connect { id } => {
                 socket.user = reply::user(index);
-                socket.send(&reply::ready(id, &socket.user))
+                socket.send(&reply::ready(id, &socket.user));
             }
             Request::Join { id, group } => {
                 let room = self.rooms.entry(group.to_owned()).or_insert_with(|| Room { id: Uuid::now_v7(), members: Vec::new() });
@@ -133,24 +151,24 @@ impl Limit {
                     room.members.push(index);
                     socket.rooms.push(group.to_owned());
                 }
-                socket.send(&reply::joined(id, room.id, group))
+                socket.send(&reply::joined(id, room.id, group));
             }
             Request::Send { id, group, nonce, body } => {
                 self.count += 1;
                 let message = Uuid::now_v7();
-                socket.send(&reply::accepted(id, message, self.count))?;
+                socket.send(&reply::accepted(id, message, self.count));
                 let Some(room) = self.rooms.get(group) else { return Ok(()) };
                 let frame = reply::message(room.id, message, &socket.user, nonce, body, self.count);
                 for &member in &room.members {
                     if let Some(Some(socket)) = self.sockets.get_mut(member) {
-                        // Who has gone is found by its own event.
-                        let _ = socket.send(&frame);
+                        socket.send(&frame);
+                        self.dirty.push(member);
                     }
                 }
-                Ok(())
             }
-            Request::Pong => Ok(()),
+            Request::Pong => {}
         }
+        Ok(())
     }
 
     fn forget(&mut self, index: usize) {

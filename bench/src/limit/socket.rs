@@ -2,6 +2,7 @@
 
 use std::io::{ErrorKind, Read as _, Write as _};
 
+use bytes::{Buf as _, BytesMut};
 use memchr::memmem;
 use mio::net::TcpStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
@@ -18,7 +19,7 @@ pub(super) struct Socket {
     is_upgraded: bool,
     /// The beginning of a frame.
     partial: Vec<u8>,
-    unsent: Vec<u8>,
+    unsent: BytesMut,
     pub(super) user: String,
     /// The rooms that it is in.
     pub(super) rooms: Vec<String>,
@@ -27,28 +28,26 @@ pub(super) struct Socket {
 impl Socket {
     /// One that was just accepted.
     pub(super) fn new(stream: TcpStream) -> Self {
-        Self { stream, is_upgraded: false, partial: Vec::new(), unsent: Vec::new(), user: String::new(), rooms: Vec::new() }
+        Self { stream, is_upgraded: false, partial: Vec::new(), unsent: BytesMut::new(), user: String::new(), rooms: Vec::new() }
     }
 
-    /// Writes a frame, or what of it the kernel takes.
-    pub(super) fn send(&mut self, frame: &[u8]) -> Result<(), Closed> {
-        if !self.unsent.is_empty() {
-            self.unsent.extend_from_slice(frame);
-            return Ok(());
-        }
-        let written = match self.stream.write(frame) {
-            Ok(written) => written,
-            Err(error) if error.kind() == ErrorKind::WouldBlock => 0,
-            Err(_) => return Err(Closed),
-        };
-        self.unsent.extend_from_slice(frame.get(written..).unwrap_or_default());
-        Ok(())
+    /// Has a frame written with what else is there by [`flush`](Self::flush).
+    pub(super) fn send(&mut self, frame: &[u8]) {
+        self.unsent.extend_from_slice(frame);
     }
 
-    /// Writes what waits.
+    /// Writes what waits, or what of it the kernel takes.
     pub(super) fn flush(&mut self) -> Result<(), Closed> {
-        let waiting = std::mem::take(&mut self.unsent);
-        if waiting.is_empty() { Ok(()) } else { self.send(&waiting) }
+        while !self.unsent.is_empty() {
+            match self.stream.write(&self.unsent) {
+                Ok(written) => self.unsent.advance(written),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
+                Err(_) => return Err(Closed),
+            }
+        }
+        // An idle one keeps nothing.
+        self.unsent = BytesMut::new();
+        Ok(())
     }
 
     /// Reads until nothing is there; texts go to `requests`.
@@ -79,9 +78,10 @@ impl Socket {
             frame::unmask(payload, found.mask.ok_or(Closed)?);
             match found.opcode {
                 TEXT => requests.push(payload.to_vec()),
-                PING => self.control(PONG, payload)?,
+                PING => self.control(PONG, payload),
                 CLOSE => {
-                    self.control(CLOSE, payload)?;
+                    self.control(CLOSE, payload);
+                    self.flush()?;
                     return Err(Closed);
                 }
                 _ => {}
@@ -91,10 +91,10 @@ impl Socket {
         Ok(at)
     }
 
-    fn control(&mut self, opcode: u8, payload: &[u8]) -> Result<(), Closed> {
+    fn control(&mut self, opcode: u8, payload: &[u8]) {
         let mut bytes = Vec::with_capacity(payload.len() + 2);
         frame::from_server(&mut bytes, opcode, payload);
-        self.send(&bytes)
+        self.send(&bytes);
     }
 
     fn upgrade(&mut self, request: &[u8]) -> Result<(), Closed> {
@@ -109,6 +109,7 @@ impl Socket {
             "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
              Sec-WebSocket-Accept: {accept}\r\nSec-WebSocket-Protocol: natter.v1.json\r\n\r\n"
         );
-        self.send(answer.as_bytes())
+        self.send(answer.as_bytes());
+        Ok(())
     }
 }

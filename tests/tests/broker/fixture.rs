@@ -60,6 +60,11 @@ pub(crate) fn eager(options: NatsOptions) -> NatsOptions {
     NatsOptions { eager_batches: true, ..options }
 }
 
+/// As deploy/nats.conf has it.
+pub(crate) fn syncing() -> NatsConfig {
+    NatsConfig { sync_always: true, ..NatsConfig::default() }
+}
+
 impl Nats {
     pub(crate) async fn connect(&self, role: Role) -> Arc<NatsBroker> {
         let options = nats_options(&self.server);
@@ -70,9 +75,9 @@ impl Nats {
 }
 
 impl Nats {
-    pub(crate) async fn start_with(options: impl FnOnce(NatsOptions) -> NatsOptions) -> Self {
+    pub(crate) async fn start_with(config: &NatsConfig, options: impl FnOnce(NatsOptions) -> NatsOptions) -> Self {
         log_to_stderr();
-        let server = NatsServer::start(&NatsConfig::default()).expect("a server");
+        let server = NatsServer::start(config).expect("a server");
         let options = options(nats_options(&server));
         let persister = NatsBroker::connect(options, Role::Persister, InstanceId::random()).await.expect("options that work");
         connected(&*persister).await;
@@ -87,7 +92,7 @@ impl Nats {
 
 impl Fixture for Nats {
     async fn start() -> Self {
-        Self::start_with(|options| options).await
+        Self::start_with(&NatsConfig::default(), |options| options).await
     }
 
     fn broker(&self) -> Arc<dyn Broker> {
@@ -111,7 +116,7 @@ impl Fixture for Nats {
 
 impl Fixture for Together {
     async fn start() -> Self {
-        Self(Nats::start_with(eager).await)
+        Self(Nats::start_with(&NatsConfig::default(), eager).await)
     }
 
     fn broker(&self) -> Arc<dyn Broker> {

@@ -2,11 +2,12 @@
 
 use std::{
     collections::HashMap,
+    io::Write as _,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use futures::future::join_all;
@@ -19,15 +20,17 @@ use natter_shared::{
     position::{Epoch, Position},
     subject::{self, Shard, Topic},
 };
+use natter_tests::nats::NatsConfig;
 use serde_json::{Value, json};
 
 use crate::fixture::{
     Nats, PATIENCE, START, connected, disconnected, eager, event, eventually, group_in, nats_options, number, publish, publish_stubbornly,
-    read, shards, without_canaries,
+    read, shards, syncing, without_canaries,
 };
 
 async fn connect(nats: &Nats, options: impl FnOnce(NatsOptions) -> NatsOptions) -> Arc<NatsBroker> {
-    let options = options(nats_options(&nats.server));
+    // Long enough for whatever a busy machine does.
+    let options = options(NatsOptions { publish_timeout: PATIENCE, ..nats_options(&nats.server) });
     let broker = NatsBroker::connect(options, Role::Gateway, InstanceId::random()).await.expect("options that work");
     connected(&*broker).await;
     broker.fence(first_shard()).await.expect("a fence");
@@ -59,7 +62,7 @@ async fn assert_each_is_where_its_ack_said(broker: &dyn Broker, sent: &HashMap<E
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_at_once_are_stored_together_each_where_its_ack_says() {
-    let nats = Nats::start_with(eager).await;
+    let nats = Nats::start_with(&syncing(), eager).await;
     let broker = connect(&nats, eager).await;
     let events = events(&*broker, 2000);
     let acks = join_all(events.iter().map(|event| broker.publish(event.clone()))).await;
@@ -78,7 +81,7 @@ async fn many_at_once_are_stored_together_each_where_its_ack_says() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_batch_has_more_events_than_it_may() {
     for (batch, count) in [(1, 2500), (2, 100), (1000, 2500)] {
-        let nats = Nats::start_with(eager).await;
+        let nats = Nats::start_with(&syncing(), eager).await;
         let broker = connect(&nats, |options| NatsOptions { batch, ..eager(options) }).await;
         let events = events(&*broker, count);
         let acks = join_all(events.iter().map(|event| broker.publish(event.clone()))).await;
@@ -90,7 +93,7 @@ async fn no_batch_has_more_events_than_it_may() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_second_copy_in_a_batch_keeps_none_of_the_others_from_being_stored() {
-    let nats = Nats::start_with(eager).await;
+    let nats = Nats::start_with(&syncing(), eager).await;
     let broker = connect(&nats, eager).await;
     let mut events = events(&*broker, 300);
     let known = broker.publish(events[7].clone()).await.expect("an ack");
@@ -104,11 +107,71 @@ async fn a_second_copy_in_a_batch_keeps_none_of_the_others_from_being_stored() {
     assert!(acks[11].duplicate != acks[300].duplicate, "one of them was the first");
     let acked = events.iter().zip(acks).map(|(event, ack)| (event.id, ack.position)).collect();
     assert_each_is_where_its_ack_said(&*broker, &acked).await;
+    // And soon batches go on.
+    let before = broker.stored_together();
+    eventually("batches again", async || {
+        let many = self::events(&*broker, 50);
+        let acks = join_all(many.into_iter().map(|event| broker.publish(event))).await;
+        assert!(acks.iter().all(Result::is_ok), "{acks:?}");
+        (broker.stored_together() > before).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_that_is_too_large_keeps_none_of_the_others_from_being_stored() {
+    let nats = Nats::start_with(&syncing(), eager).await;
+    let broker = connect(&nats, eager).await;
+    let mut events = events(&*broker, 100);
+    events[50].payload = vec![b'x'; 2 << 20].into();
+    let acks = join_all(events.iter().map(|event| broker.publish(event.clone()))).await;
+    for (n, ack) in acks.into_iter().enumerate() {
+        match ack {
+            Err(BrokerError::Refused(_)) if n == 50 => {}
+            Ok(_) if n != 50 => {}
+            other => panic!("{n}: {other:?}"),
+        }
+    }
+}
+
+/// Nothing is eager here: that the disk is slow is found out. A disk in memory has nothing to sync, and then nothing gathers.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_waits_for_syncs_goes_together_and_what_does_not_goes_by_itself() {
+    let store_is_slow = |nats: &Nats| {
+        let mut file = std::fs::File::create(nats.server.store().join("probe")).expect("a file");
+        let begun = Instant::now();
+        for _ in 0..20 {
+            file.write_all(b"x").and_then(|()| file.sync_data()).expect("a write");
+        }
+        begun.elapsed() / 20 > Duration::from_micros(80)
+    };
+    for (config, syncs) in [(syncing(), true), (NatsConfig::default(), false)] {
+        let nats = Nats::start_with(&config, |options| options).await;
+        let expected = syncs && store_is_slow(&nats);
+        let broker = connect(&nats, |options| options).await;
+        let flood = async || {
+            let events = events(&*broker, 1000);
+            let acks = join_all(events.iter().map(|event| broker.publish(event.clone()))).await;
+            assert!(acks.iter().all(Result::is_ok), "{acks:?}");
+        };
+        if expected {
+            eventually("batches", async || {
+                flood().await;
+                (broker.stored_together() > 0).then_some(())
+            })
+            .await;
+        } else {
+            flood().await;
+            if !syncs {
+                assert_eq!(broker.stored_together(), 0);
+            }
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_to_be_stored_in_another_epoch_is_not_stored_with_the_others() {
-    let nats = Nats::start_with(eager).await;
+    let nats = Nats::start_with(&syncing(), eager).await;
     let broker = connect(&nats, eager).await;
     publish(&*broker, group_in(&*broker, first_shard()), 0).await;
     nats.persister.open_epoch(first_shard(), Epoch(2)).await.expect("an epoch");
@@ -133,7 +196,7 @@ async fn what_is_to_be_stored_in_another_epoch_is_not_stored_with_the_others() {
 /// As where the streams were made by an earlier release, or an operator has changed them.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stream_that_takes_no_batches_takes_each_event_and_batches_once_a_persister_has_seen_it() {
-    let nats = Nats::start_with(eager).await;
+    let nats = Nats::start_with(&syncing(), eager).await;
     let jetstream = async_nats::jetstream::new(async_nats::connect(nats.server.client_url()).await.expect("a client"));
     let name = subject::stream_name(first_shard(), Epoch(1));
     let call = async |what: &str, config: Value| {
@@ -165,7 +228,7 @@ async fn a_stream_that_takes_no_batches_takes_each_event_and_batches_once_a_pers
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_broker_that_dies_in_the_middle_of_batches_loses_and_doubles_nothing() {
     const SENDERS: u64 = 200;
-    let mut nats = Nats::start_with(eager).await;
+    let mut nats = Nats::start_with(&syncing(), eager).await;
     let broker = connect(&nats, |options| eager(NatsOptions { publish_timeout: Duration::from_millis(500), ..options })).await;
     let is_over = Arc::new(AtomicBool::new(false));
     let senders: Vec<_> = (0..SENDERS)
@@ -203,7 +266,7 @@ async fn a_broker_that_dies_in_the_middle_of_batches_loses_and_doubles_nothing()
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_gives_up_while_others_are_stored_holds_up_nobody() {
-    let nats = Nats::start_with(eager).await;
+    let nats = Nats::start_with(&syncing(), eager).await;
     let broker = connect(&nats, eager).await;
     let events = events(&*broker, 1000);
     for _ in 0..5 {

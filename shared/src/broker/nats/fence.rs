@@ -21,7 +21,7 @@ use super::{
     envelope::{self, Canary, Labels},
     epochs::Epochs,
     link::{Follower, Link, Publication},
-    pace::{Pace, TRAIN},
+    pace::{Pace, TRAIN, Train},
 };
 use crate::{
     event::Event,
@@ -40,8 +40,9 @@ const ELECTED: Duration = Duration::from_millis(50);
 /// A fence not reached by then fails.
 const GIVE_UP: Duration = Duration::from_secs(5);
 
-/// How long the rest of a train is waited for, by which a next fence is late.
-const TRAIN_ENDS: Duration = Duration::from_millis(100);
+/// How long the rest of a train is waited for, by which a next fence is late. Where storing takes longer than that, nothing is known
+/// of it, and nothing done about it.
+const TRAIN_ENDS: Duration = Duration::from_millis(300);
 
 type Waiter = oneshot::Sender<Result<Position, BrokerError>>;
 
@@ -72,31 +73,24 @@ pub(super) struct Prober {
     pub(super) clock: Arc<Clock>,
     pub(super) health: Arc<Health>,
     pub(super) epochs: Arc<Epochs>,
-    /// Of each shard.
-    pub(super) paces: Vec<Arc<Pace>>,
 }
 
 /// What sends the canaries of a shard.
 struct Canaries {
     prober: Prober,
     shard: Shard,
+    pace: Arc<Pace>,
     returned: Follower<Canary>,
     payload: Bytes,
     last: Arc<Mutex<Option<Probe>>>,
+    /// What is out to learn the shard's [`Pace`].
     train: Option<Train>,
-}
-
-/// Canaries that were sent right after each other: see [`Pace`].
-struct Train {
-    ids: Vec<EventId>,
-    /// Which came last, of those that have.
-    last: Option<Canary>,
-    /// What lay between two.
-    least: Option<Duration>,
+    /// Which connection that was learnt over.
+    connects: u64,
 }
 
 impl Fence {
-    pub(super) fn start(shard: Shard, prober: Prober, stop: CancellationToken) -> Self {
+    pub(super) fn start(shard: Shard, pace: Arc<Pace>, prober: Prober, stop: CancellationToken) -> Self {
         let topic = Topic::Canary(prober.instance);
         let returned = prober.live.subscribe(subject::subject(Space::Live, shard, topic), envelope::canary);
         let payload = Event::Canary.encode().unwrap_or_default();
@@ -104,7 +98,7 @@ impl Fence {
         // More callers than this wait for a place in the queue: a fence takes milliseconds.
         let (waiters, queue) = mpsc::channel(4096);
         let clock = Arc::clone(&prober.clock);
-        let canaries = Canaries { prober, shard, returned, payload, last: Arc::clone(&last), train: None };
+        let canaries = Canaries { prober, shard, pace, returned, payload, last: Arc::clone(&last), train: None, connects: 0 };
         tokio::spawn(async move {
             tokio::select! {
                 () = canaries.run(queue) => {}
@@ -146,8 +140,9 @@ impl Canaries {
                 // It may have given up meanwhile.
                 let _ = waiter.send(reached.clone());
             }
-            // What has not come by then is seen in the next round.
-            let _ = tokio::time::timeout(TRAIN_ENDS, self.rest_of_train()).await;
+            if tokio::time::timeout(TRAIN_ENDS, self.rest_of_train()).await.is_err() {
+                self.train = None;
+            }
         }
     }
 
@@ -196,7 +191,11 @@ impl Canaries {
     fn send(&mut self) -> Result<(EventId, i64), BrokerError> {
         let topic = Topic::Canary(self.prober.instance);
         let subject = subject::subject(Space::Event, self.shard, topic);
-        let is_train = self.pace().is_some_and(|pace| pace.is_due(Instant::now()));
+        let connects = self.prober.live.connects();
+        if std::mem::replace(&mut self.connects, connects) != connects {
+            self.pace.forget();
+        }
+        let is_train = self.pace.is_due(Instant::now());
         let made_at = self.prober.clock.now();
         let canary = || Outgoing { topic, id: EventId::random(), made_at, epoch: None, payload: self.payload.clone() };
         let first = canary();
@@ -207,14 +206,10 @@ impl Canaries {
         let at = self.prober.clock.steady();
         self.prober.live.publish(headers.iter().map(|headers| of(headers)))?;
         if is_train {
-            let ids = [&first].into_iter().chain(&others).map(|canary| canary.id).collect();
-            self.train = Some(Train { ids, last: None, least: None });
+            self.pace.begin(Instant::now());
+            self.train = Some(Train::new([&first].into_iter().chain(&others).map(|canary| canary.id).collect()));
         }
         Ok((first.id, at))
-    }
-
-    fn pace(&self) -> Option<&Pace> {
-        self.prober.paces.get(usize::from(self.shard.0)).map(Arc::as_ref)
     }
 
     async fn rest_of_train(&mut self) {
@@ -227,21 +222,10 @@ impl Canaries {
 
     /// Learns how long one event takes to be stored, when the last of a train has come.
     fn measure(&mut self, canary: &Canary) {
-        let Some(train) = self.train.as_mut().filter(|train| train.ids.contains(&canary.id)) else { return };
-        if let Some(last) = train.last.replace(*canary)
-            && last.position.epoch == canary.position.epoch
-            && last.position.seq + 1 == canary.position.seq
-        {
-            let took = Duration::from_micros(u64::try_from(canary.stored_at_micros - last.stored_at_micros).unwrap_or_default());
-            train.least = Some(train.least.map_or(took, |least| least.min(took)));
-        }
-        if train.ids.last() == Some(&canary.id) {
-            let least = train.least;
-            self.train = None;
-            if let Some((pace, least)) = self.pace().zip(least) {
-                debug!(shard = %self.shard, ?least, "storing_measured");
-                pace.learn(least);
-            }
+        let train = self.train.take_if(|train| train.came(canary));
+        if let Some(least) = train.and_then(|train| train.least()) {
+            debug!(shard = %self.shard, ?least, "storing_measured");
+            self.pace.learn(least);
         }
     }
 }

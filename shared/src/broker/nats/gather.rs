@@ -20,6 +20,7 @@ use std::{
 use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::{
+    runtime::Handle,
     sync::oneshot,
     time::{Instant, timeout_at},
 };
@@ -45,6 +46,15 @@ const SINCE: (u32, u32) = (2, 15);
 /// After a batch that was not stored: why may have passed. Twice as long each time.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_mins(1);
+
+/// The same where it was for a second copy of something, which most batches have none of.
+const AFTER_COPY: Duration = Duration::from_millis(100);
+
+/// A batch that is out for so long keeps nobody else.
+const STALLED: Duration = Duration::from_millis(500);
+
+/// Before so many wait nobody looks for those who have given up.
+const SWEEP: usize = 1024;
 
 type Answer = Result<Verdict, ExchangeError>;
 
@@ -73,6 +83,8 @@ struct Sender {
     is_eager: bool,
     /// Events of batches that were stored.
     stored: AtomicU64,
+    /// Also for whoever gives up after it has ended.
+    runtime: Handle,
     /// Batches of others have other names.
     name: String,
     next: AtomicU64,
@@ -89,11 +101,25 @@ struct Lane {
 struct State {
     /// So many are out by themselves.
     alone: usize,
-    /// A batch is out.
-    together: bool,
+    /// A batch is out, since then.
+    together: Option<Instant>,
     waiting: VecDeque<Waiting>,
+    /// When so many wait, those who have given up are forgotten.
+    sweep_at: usize,
     /// No batch before then, and how long that was after the last one.
     not_before: Option<(Instant, Duration)>,
+}
+
+/// What is known of a lane when one of its events comes or goes.
+#[derive(Clone, Copy)]
+struct Rules<'a> {
+    now: Instant,
+    /// It is slow, and its server takes batches.
+    gathers: bool,
+    is_eager: bool,
+    /// Events of one batch.
+    most: usize,
+    pace: &'a Pace,
 }
 
 struct Waiting {
@@ -119,6 +145,16 @@ impl Drop for Turn {
     }
 }
 
+/// A batch that is out, until this is dropped.
+struct Together(Arc<Lane>);
+
+impl Drop for Together {
+    fn drop(&mut self) {
+        self.0.state.lock().together = None;
+        self.0.go_on();
+    }
+}
+
 /// What a lane does next.
 enum Next {
     Nothing,
@@ -134,6 +170,7 @@ impl Gather {
             timeout: options.publish_timeout,
             is_eager: options.eager_batches,
             stored: AtomicU64::new(0),
+            runtime: Handle::current(),
             name: InstanceId::random().0.simple().to_string(),
             next: AtomicU64::new(0),
         });
@@ -200,55 +237,34 @@ impl Lane {
     /// Its turn, or by what it is told.
     fn enter(self: &Arc<Self>, entry: Entry) -> Result<(Turn, Entry), oneshot::Receiver<Told>> {
         let mut state = self.state.lock();
-        let most_alone = if self.sender.is_eager() { 1 } else { ALONE };
-        let is_held = state.together || state.alone >= most_alone || !state.waiting.is_empty();
-        if is_held && self.may_gather(&state) {
-            let (told, receiver) = oneshot::channel();
-            state.waiting.push_back(Waiting { entry, told });
-            return Err(receiver);
+        if state.is_busy(self.sender.is_eager()) && state.may_gather(&self.rules()) {
+            return Err(state.wait(entry));
         }
         state.alone += 1;
         drop(state);
         Ok((Turn(Arc::clone(self)), entry))
     }
 
-    fn may_gather(&self, state: &State) -> bool {
-        let is_paused = state.not_before.is_some_and(|(until, _)| Instant::now() < until);
-        let is_slow = self.sender.is_eager() || self.pace.is_slow();
-        self.sender.most > 1 && !is_paused && is_slow && self.sender.requests.is_at_least(SINCE)
+    fn rules(&self) -> Rules<'_> {
+        let is_eager = self.sender.is_eager();
+        let gathers = self.sender.most > 1 && (is_eager || self.pace.is_slow()) && self.sender.requests.is_at_least(SINCE);
+        Rules { now: Instant::now(), gathers, is_eager, most: self.sender.most, pace: &self.pace }
     }
 
     /// Lets go who may go now.
     fn go_on(self: &Arc<Self>) {
-        match self.next() {
+        let next = {
+            let mut state = self.state.lock();
+            if state.waiting.is_empty() { Next::Nothing } else { state.next(&self.rules()) }
+        };
+        match next {
             Next::Nothing => {}
             Next::Alone(released) => self.release(released),
             Next::Together(waiting) => {
-                tokio::spawn(Arc::clone(self).store_together(waiting));
+                let together = Together(Arc::clone(self));
+                self.sender.runtime.spawn(together.store(waiting));
             }
         }
-    }
-
-    fn next(&self) -> Next {
-        let mut state = self.state.lock();
-        if state.waiting.is_empty() || state.together {
-            return Next::Nothing;
-        }
-        let may_gather = self.may_gather(&state);
-        if may_gather && state.alone > ALONE / 2 {
-            return Next::Nothing;
-        }
-        state.waiting.retain(|waiting| !waiting.told.is_closed());
-        let count = state.waiting.len().min(self.sender.most);
-        let pays = if self.sender.is_eager() { count > 1 } else { self.pace.favours(count) };
-        if may_gather && pays {
-            state.together = true;
-            return Next::Together(state.waiting.drain(..count).collect());
-        }
-        let room = if may_gather { ALONE.saturating_sub(state.alone) } else { usize::MAX };
-        let count = room.min(state.waiting.len());
-        state.alone += count;
-        Next::Alone(state.waiting.drain(..count).collect())
     }
 
     /// Lets each go by itself: it counts as out already.
@@ -258,25 +274,17 @@ impl Lane {
             let _ = told.send(Told::Go(Turn(Arc::clone(self)), entry));
         }
     }
+}
 
-    async fn store_together(self: Arc<Self>, waiting: Vec<Waiting>) {
-        let answer = self.sender.store(&waiting).await;
+impl Together {
+    async fn store(self, waiting: Vec<Waiting>) {
+        let lane = &self.0;
+        let answer = lane.sender.store(&waiting).await;
         let count = waiting.len() as u64;
-        let outcome = Outcome::of(answer, count);
-        {
-            let mut state = self.state.lock();
-            state.together = false;
-            state.not_before = match outcome {
-                Outcome::Stored { .. } => None,
-                Outcome::Refused(_) | Outcome::InDoubt(_) => Some(state.next_pause()),
-            };
-            if matches!(outcome, Outcome::Refused(_)) {
-                state.alone += waiting.len();
-            }
-        }
-        match outcome {
+        match Outcome::of(answer, count) {
             Outcome::Stored { first } => {
-                self.sender.stored.fetch_add(count, Ordering::Relaxed);
+                lane.state.lock().not_before = None;
+                lane.sender.stored.fetch_add(count, Ordering::Relaxed);
                 tracing::trace!(count, "stored_together");
                 for (Waiting { told, .. }, seq) in waiting.into_iter().zip(first.seq..) {
                     let ack = Ack { position: Position::new(first.epoch, seq), duplicate: false };
@@ -285,16 +293,24 @@ impl Lane {
                 }
             }
             Outcome::InDoubt(error) => {
+                lane.state.lock().pause(Instant::now());
                 for Waiting { told, .. } in waiting {
                     let _ = told.send(Told::Answer(Err(error.clone())));
                 }
             }
             Outcome::Refused(answer) => {
                 tracing::debug!(count, ?answer, "batch_refused: its events are stored one by one");
-                self.release(waiting);
+                let mut state = lane.state.lock();
+                state.alone += waiting.len();
+                if matches!(answer, Ok(Verdict::BatchWithCopy)) {
+                    state.not_before = Some((Instant::now() + AFTER_COPY, AFTER_COPY));
+                } else {
+                    state.pause(Instant::now());
+                }
+                drop(state);
+                lane.release(waiting);
             }
         }
-        self.go_on();
     }
 }
 
@@ -321,9 +337,184 @@ impl Outcome {
 }
 
 impl State {
-    /// Until when, and how long that is.
-    fn next_pause(&self) -> (Instant, Duration) {
-        let pause = self.not_before.map_or(FIRST_PAUSE, |(_, last)| (2 * last).min(LONGEST_PAUSE));
-        (Instant::now() + pause, pause)
+    fn may_gather(&self, rules: &Rules<'_>) -> bool {
+        let is_paused = self.not_before.is_some_and(|(until, _)| rules.now < until);
+        let is_stalled = self.together.is_some_and(|since| rules.now.saturating_duration_since(since) >= STALLED);
+        rules.gathers && !is_paused && !is_stalled
+    }
+
+    /// Whether one that comes now has to wait, if its lane gathers.
+    fn is_busy(&self, is_eager: bool) -> bool {
+        let most_alone = if is_eager { 1 } else { ALONE };
+        self.together.is_some() || self.alone >= most_alone || !self.waiting.is_empty()
+    }
+
+    fn wait(&mut self, entry: Entry) -> oneshot::Receiver<Told> {
+        if self.waiting.len() >= self.sweep_at.max(SWEEP) {
+            self.waiting.retain(|waiting| !waiting.told.is_closed());
+            self.sweep_at = 2 * self.waiting.len();
+        }
+        let (told, receiver) = oneshot::channel();
+        self.waiting.push_back(Waiting { entry, told });
+        receiver
+    }
+
+    /// Who goes now, of those that wait; counted as out.
+    fn next(&mut self, rules: &Rules<'_>) -> Next {
+        let may_gather = self.may_gather(rules);
+        if may_gather && (self.together.is_some() || self.alone > ALONE / 2) {
+            return Next::Nothing;
+        }
+        self.waiting.retain(|waiting| !waiting.told.is_closed());
+        let count = self.waiting.len().min(rules.most);
+        let pays = if rules.is_eager { count > 1 } else { rules.pace.favours(count) };
+        if may_gather && pays {
+            self.together = Some(rules.now);
+            return Next::Together(self.waiting.drain(..count).collect());
+        }
+        let room = if may_gather { ALONE.saturating_sub(self.alone) } else { usize::MAX };
+        let count = room.min(self.waiting.len());
+        self.alone += count;
+        Next::Alone(self.waiting.drain(..count).collect())
+    }
+
+    fn pause(&mut self, now: Instant) {
+        let last = self.not_before.map(|(_, last)| last);
+        let pause = last.map_or(FIRST_PAUSE, |last| (2 * last).clamp(FIRST_PAUSE, LONGEST_PAUSE));
+        self.not_before = Some((now + pause, pause));
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::panic, reason = "tests")]
+mod tests {
+    use super::*;
+    use crate::{broker::Outgoing, id::EventId, position::Epoch, subject::Topic, timestamp::Timestamp};
+
+    fn slow() -> Pace {
+        let pace = Pace::default();
+        pace.learn(Duration::from_micros(100));
+        pace
+    }
+
+    fn rules(pace: &Pace, now: Instant) -> Rules<'_> {
+        Rules { now, gathers: pace.is_slow(), is_eager: false, most: 100, pace }
+    }
+
+    fn entry() -> Entry {
+        let outgoing = Outgoing {
+            topic: Topic::Canary(InstanceId::random()),
+            id: EventId::random(),
+            made_at: Timestamp(0),
+            epoch: None,
+            payload: Bytes::new(),
+        };
+        let current = Current { epoch: Epoch(1), since: Instant::now(), stream: String::new() };
+        Entry { subject: String::new(), labels: Labels::of(&outgoing), current: Arc::new(current), payload: Bytes::new() }
+    }
+
+    fn wait(state: &mut State, count: usize) -> Vec<oneshot::Receiver<Told>> {
+        (0..count).map(|_| state.wait(entry())).collect()
+    }
+
+    fn is_held(state: &State, rules: &Rules<'_>) -> bool {
+        state.is_busy(rules.is_eager) && state.may_gather(rules)
+    }
+
+    fn counts(next: &Next) -> (usize, usize) {
+        match next {
+            Next::Nothing => (0, 0),
+            Next::Alone(released) => (released.len(), 0),
+            Next::Together(batch) => (0, batch.len()),
+        }
+    }
+
+    #[test]
+    fn the_first_go_by_themselves_and_the_others_gather_where_it_is_slow() {
+        let (now, fast, slow) = (Instant::now(), Pace::default(), slow());
+        let state = State { alone: ALONE - 1, ..State::default() };
+        assert!(!is_held(&state, &rules(&slow, now)));
+        let state = State { alone: ALONE, ..State::default() };
+        assert!(is_held(&state, &rules(&slow, now)) && !is_held(&state, &rules(&fast, now)));
+        let state = State { together: Some(now), ..State::default() };
+        assert!(
+            is_held(&state, &rules(&slow, now)) && !is_held(&state, &rules(&slow, now + STALLED)),
+            "a batch that never ends keeps nobody"
+        );
+    }
+
+    #[test]
+    fn enough_go_together_when_few_are_out_and_fewer_by_themselves() {
+        let (now, slow) = (Instant::now(), slow());
+        let mut state = State { alone: ALONE / 2 + 1, ..State::default() };
+        let all = wait(&mut state, 150);
+        assert_eq!(counts(&state.next(&rules(&slow, now))), (0, 0), "the server is busy");
+        state.alone -= 1;
+        assert_eq!(counts(&state.next(&rules(&slow, now))), (0, 100), "as many as a batch may have");
+        assert_eq!(counts(&state.next(&rules(&slow, now))), (0, 0), "one at a time");
+        state.together = None;
+        assert_eq!(counts(&state.next(&rules(&slow, now))), (0, 50));
+        state.together = None;
+        let few = wait(&mut state, 20);
+        assert_eq!((counts(&state.next(&rules(&slow, now))), state.alone), ((16, 0), ALONE), "a batch does not pay; as many as may be out");
+        drop((all, few));
+    }
+
+    #[test]
+    fn all_go_by_themselves_where_nothing_gathers_any_more() {
+        let (now, slow, fast) = (Instant::now(), slow(), Pace::default());
+        let mut state = State { alone: ALONE, ..State::default() };
+        let all = wait(&mut state, 500);
+        assert_eq!((counts(&state.next(&rules(&fast, now))), state.alone), ((500, 0), ALONE + 500));
+        drop(all);
+        let mut state = State { together: Some(now), ..State::default() };
+        let all = wait(&mut state, 500);
+        assert_eq!(counts(&state.next(&rules(&slow, now + STALLED))), (500, 0));
+        drop(all);
+    }
+
+    #[test]
+    fn who_has_given_up_is_not_sent_and_not_kept() {
+        let (now, slow) = (Instant::now(), slow());
+        let mut state = State::default();
+        let stays = wait(&mut state, 40);
+        drop(wait(&mut state, 40));
+        assert_eq!(counts(&state.next(&rules(&slow, now))), (0, 40));
+        drop(stays);
+        for _ in 0..10 {
+            drop(wait(&mut state, SWEEP));
+        }
+        assert!(state.waiting.len() <= 2 * SWEEP, "{}", state.waiting.len());
+    }
+
+    #[test]
+    fn pauses_get_longer_until_a_batch_is_stored() {
+        let (now, slow) = (Instant::now(), slow());
+        let mut state = State { alone: ALONE, ..State::default() };
+        state.pause(now);
+        assert!(!is_held(&state, &rules(&slow, now + FIRST_PAUSE / 2)) && is_held(&state, &rules(&slow, now + FIRST_PAUSE)));
+        state.pause(now);
+        assert!(!is_held(&state, &rules(&slow, now + FIRST_PAUSE)) && is_held(&state, &rules(&slow, now + 2 * FIRST_PAUSE)));
+        for _ in 0..20 {
+            state.pause(now);
+        }
+        assert!(is_held(&state, &rules(&slow, now + LONGEST_PAUSE)));
+        state.not_before = None;
+        assert!(is_held(&state, &rules(&slow, now)));
+    }
+
+    #[test]
+    fn a_batch_s_ack_is_that_of_all_its_events_or_of_none() {
+        let last = |seq| Position::new(Epoch(3), seq);
+        let of = |seq, count| Outcome::of(Ok(Verdict::StoredTogether { last: last(seq), count }), 10);
+        assert!(matches!(of(12, 10), Outcome::Stored { first } if first == last(3)));
+        for (seq, count) in [(12, 9), (12, 11), (9, 10)] {
+            assert!(matches!(of(seq, count), Outcome::Refused(_)), "{seq}, {count}");
+        }
+        assert!(matches!(Outcome::of(Ok(Verdict::Stored(Ack { position: last(12), duplicate: false })), 10), Outcome::Refused(_)));
+        for error in [ExchangeError::Disconnected, ExchangeError::TimedOut, ExchangeError::NoResponders] {
+            assert!(matches!(Outcome::of(Err(error), 10), Outcome::InDoubt(_)));
+        }
+        assert!(matches!(Outcome::of(Err(ExchangeError::Full), 10), Outcome::Refused(_)));
     }
 }

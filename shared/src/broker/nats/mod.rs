@@ -129,11 +129,10 @@ impl NatsBroker {
             clock: Arc::clone(&clock),
             health: Arc::clone(&health),
             epochs: Arc::clone(&epochs),
-            paces: paces.clone(),
         };
         let mut fences = Vec::with_capacity(usize::from(shards.count()));
-        for shard in shards.iter() {
-            fences.push(Fence::start(shard, prober.clone(), stop.clone()));
+        for (shard, pace) in shards.iter().zip(&paces) {
+            fences.push(Fence::start(shard, Arc::clone(pace), prober.clone(), stop.clone()));
         }
         let fences = Arc::new(fences);
         let publisher = Publisher {

@@ -8,8 +8,14 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
+use super::envelope::Canary;
+use crate::id::EventId;
+
 /// Between two measurements.
 const EVERY: Duration = Duration::from_mins(1);
+
+/// Between the first and the second one, which may have been taken while everything started.
+const SECOND: Duration = Duration::from_secs(5);
 
 /// Canaries of one. The least of what lies between them counts: whatever else keeps the server makes it more.
 pub(super) const TRAIN: usize = 4;
@@ -17,10 +23,11 @@ pub(super) const TRAIN: usize = 4;
 /// Below, one by one is as fast as anybody needs.
 const SLOW: Duration = Duration::from_micros(50);
 
-/// What NATS 2.15 takes for a batch beside storing its events: a store of its own for what is not committed yet.
+/// What a batch has to save: twice what NATS 2.15 takes for one beside storing its events, a store of its own for what is not
+/// committed yet.
 const BATCH: Duration = Duration::from_millis(3);
 
-/// As many syncs as a batch takes.
+/// The syncs that a batch takes, each as long as an event by itself.
 const SYNCS: usize = 4;
 
 /// That of one shard.
@@ -36,14 +43,21 @@ struct State {
 }
 
 impl Pace {
-    /// Whether it is to be measured now; if so, it counts as begun.
+    /// Whether it is to be measured now.
     pub(super) fn is_due(&self, now: Instant) -> bool {
-        let mut state = self.0.lock();
-        let is_due = state.asked.is_none_or(|asked| now.saturating_duration_since(asked) >= EVERY);
-        if is_due {
-            state.asked = Some(now);
-        }
-        is_due
+        let state = self.0.lock();
+        let every = if state.before.is_none() { SECOND } else { EVERY };
+        state.asked.is_none_or(|asked| now.saturating_duration_since(asked) >= every)
+    }
+
+    /// It is measured from now on.
+    pub(super) fn begin(&self, now: Instant) {
+        self.0.lock().asked = Some(now);
+    }
+
+    /// It may be another server's from now on.
+    pub(super) fn forget(&self) {
+        *self.0.lock() = State::default();
     }
 
     /// One event took so long.
@@ -69,9 +83,45 @@ impl Pace {
     }
 }
 
+/// Canaries that were sent right after each other.
+#[derive(Debug)]
+pub(super) struct Train {
+    ids: Vec<EventId>,
+    /// Which came last, of those that have.
+    last: Option<Canary>,
+    /// What lay between two.
+    least: Option<Duration>,
+}
+
+impl Train {
+    pub(super) fn new(ids: Vec<EventId>) -> Self {
+        Self { ids, last: None, least: None }
+    }
+
+    /// One has come back, perhaps of another train. Whether it is the last one of this.
+    pub(super) fn came(&mut self, canary: &Canary) -> bool {
+        if !self.ids.contains(&canary.id) {
+            return false;
+        }
+        let is_next = |last: &Canary| last.position.epoch == canary.position.epoch && last.position.seq + 1 == canary.position.seq;
+        if let Some(last) = self.last.replace(*canary).filter(is_next) {
+            let took = Duration::from_micros(u64::try_from(canary.stored_at_micros - last.stored_at_micros).unwrap_or_default());
+            self.least = Some(self.least.map_or(took, |least| least.min(took)));
+        }
+        self.ids.last() == Some(&canary.id)
+    }
+
+    /// What one event took, as far as it has come.
+    pub(super) fn least(&self) -> Option<Duration> {
+        self.least
+    }
+}
+
 #[cfg(test)]
+#[allow(clippy::indexing_slicing, reason = "tests")]
 mod tests {
     use super::*;
+    use crate::position::{Epoch, Position};
 
     fn of(micros: u64) -> Pace {
         let pace = Pace::default();
@@ -105,7 +155,31 @@ mod tests {
         let start = Instant::now();
         let pace = Pace::default();
         assert!(pace.is_due(start));
-        assert!(!pace.is_due(start) && !pace.is_due(start + EVERY / 2));
-        assert!(pace.is_due(start + EVERY) && !pace.is_due(start + EVERY));
+        pace.begin(start);
+        pace.learn(SLOW);
+        assert!(!pace.is_due(start + SECOND / 2) && pace.is_due(start + SECOND));
+        pace.begin(start + SECOND);
+        pace.learn(SLOW);
+        assert!(!pace.is_due(start + EVERY) && pace.is_due(start + SECOND + EVERY));
+        pace.forget();
+        assert!(pace.is_due(start) && !pace.is_slow());
+    }
+
+    #[test]
+    fn what_lies_between_two_counts_where_nothing_else_was_stored_there() {
+        let ids: Vec<EventId> = (0..TRAIN).map(|_| EventId::random()).collect();
+        let canary =
+            |n: usize, epoch, seq, stored_at_micros| Canary { id: ids[n], position: Position::new(Epoch(epoch), seq), stored_at_micros };
+        let mut train = Train::new(ids.clone());
+        assert!(!train.came(&canary(0, 1, 10, 1000)) && train.least().is_none());
+        assert!(!train.came(&Canary { id: EventId::random(), ..canary(0, 1, 11, 1001) }), "another's");
+        assert!(!train.came(&canary(1, 1, 11, 1300)));
+        assert_eq!(train.least(), Some(Duration::from_micros(300)));
+        assert!(!train.came(&canary(2, 1, 13, 1310)), "one of them was lost, or somebody else's came between");
+        assert!(train.came(&canary(3, 2, 14, 1320)), "in another epoch, and the last one");
+        assert_eq!(train.least(), Some(Duration::from_micros(300)));
+        let mut back = Train::new(ids.clone());
+        assert!(!back.came(&canary(0, 1, 10, 1000)) && !back.came(&canary(1, 1, 11, 900)), "a clock that was set back");
+        assert_eq!(back.least(), Some(Duration::ZERO));
     }
 }

@@ -143,7 +143,9 @@ impl Publisher {
             }
             Verdict::Refused(reason) => Err(BrokerError::Refused(reason)),
             Verdict::NotNow(reason) => Err(BrokerError::Unavailable(reason)),
-            Verdict::StoredTogether { .. } => Err(BrokerError::Unavailable("an ack of another's batch".to_owned())),
+            Verdict::StoredTogether { .. } | Verdict::BatchWithCopy => {
+                Err(BrokerError::Unavailable("an ack of another's batch".to_owned()))
+            }
         }
     }
 }

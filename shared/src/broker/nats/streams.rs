@@ -77,7 +77,9 @@ impl NatsBroker {
                 continue;
             }
             if field == ALLOW_ATOMIC {
-                self.allow_batches(&stream, info.config.clone()).await;
+                if info.config.get("num_replicas") == Some(&json!(1)) {
+                    self.allow_batches(&stream, info.config.clone()).await;
+                }
                 continue;
             }
             // What an operator may have changed since, and what a promise rests on.

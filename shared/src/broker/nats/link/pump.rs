@@ -301,7 +301,12 @@ mod tests {
         let options = NatsOptions { max_in_flight_bytes: 1000, ..NatsOptions::default() };
         let (link, stop) = link_to_one_that_only_says(Duration::from_millis(200), options).await;
         let publication = Publication { subject: "a", reply: None, headers: &[], payload: &[b'x'; 1500] };
+        let small = Publication { payload: b"x", ..publication };
+        let huge = vec![b'x'; super::super::MAX_PAYLOAD + 1];
+        let too_large = Publication { payload: &huge, ..publication };
         // Nothing of it is sent meanwhile: there is one thread, and it is here.
+        assert_eq!(link.publish([small, too_large]), Err(Unsent::TooLarge(super::super::MAX_PAYLOAD)), "and nothing of the first");
+        assert!(link.0.core.lock().out.is_empty());
         assert_eq!([(); 3].map(|()| link.publish([publication])), [Ok(()), Ok(()), Err(Unsent::Full)]);
         stop.cancel();
         let ended = async {
