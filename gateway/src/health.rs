@@ -92,6 +92,7 @@ impl Health {
                         knowledge.canary(shard, begun, position, losses);
                     }
                     metrics.canary(shard.0, begun.elapsed().as_secs_f64());
+                    metrics.stored_together(broker.stored_together());
                     if let Some(slot) = self.state.lock().canaries.get_mut(usize::from(shard.0)) {
                         *slot = Some(Instant::now());
                     }

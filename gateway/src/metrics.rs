@@ -1,6 +1,6 @@
 //! What the gateway counts.
 
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use natter_shared::{frame::CloseCode, telemetry::metrics::Registry};
 use prometheus_client::{
@@ -99,6 +99,8 @@ pub struct Metrics {
     closes: Family<CloseLabels, Counter>,
     busy: Family<BusyLabels, Counter>,
     unapplied: Family<ShardLabels, Gauge<f64, AtomicU64>>,
+    /// Events that went into their streams with others.
+    pub stored_together: Counter,
     /// From a canary's publish to its arrival, in seconds.
     pub canary: Family<ShardLabels, Histogram>,
 }
@@ -126,6 +128,7 @@ impl Metrics {
             closes: Family::default(),
             busy: Family::default(),
             unapplied: Family::default(),
+            stored_together: Counter::default(),
             canary: Family::new_with_constructor(canary_histogram),
             registry: registry.clone(),
         };
@@ -154,6 +157,11 @@ impl Metrics {
             r.register("natter_gateway_busy", "Requests answered busy, by reason", metrics.busy.clone());
             let unapplied = "What is not in SQL, as a part of what the shard's log can hold";
             r.register("natter_gateway_unapplied_ratio", unapplied, metrics.unapplied.clone());
+            r.register(
+                "natter_gateway_stored_together",
+                "Events stored with others by one sync, as they came faster than NATS syncs",
+                metrics.stored_together.clone(),
+            );
             r.register("natter_gateway_canary_seconds", "From a canary's publish to its arrival", metrics.canary.clone());
         });
         metrics
@@ -181,6 +189,11 @@ impl Metrics {
     pub fn unapplied(&self, shard: usize, ratio: f64) {
         let shard = u16::try_from(shard).unwrap_or(u16::MAX);
         self.unapplied.get_or_create(&ShardLabels { shard }).set(ratio);
+    }
+
+    /// Notes how many events have gone together so far.
+    pub fn stored_together(&self, events: u64) {
+        self.stored_together.inner().store(events, Ordering::Relaxed);
     }
 
     /// Notes how long a canary took.

@@ -1,6 +1,7 @@
 //! Places in the live path that tests spoil on purpose, so that a check which passes is known to be
-//! able to fail: `make faults SABOTAGE=<name>`. Without the feature `failpoints`, which no release has,
-//! each of them is a constant `false` and gone from the program.
+//! able to fail: `make faults SABOTAGE=<name>`. One of them spoils nothing: `gather` has happen at every
+//! occasion what takes a heavy load. Without the feature `failpoints`, which no release has, each is a
+//! constant `false` and gone from the program.
 
 /// What a program with failpoints in it holds, and no other: whoever looks at a binary finds it.
 #[cfg(feature = "failpoints")]

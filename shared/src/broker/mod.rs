@@ -339,6 +339,11 @@ pub trait Broker: Send + Sync + 'static {
     /// delivery knows that nothing before it was lost with a connection.
     fn interruptions(&self) -> u64;
 
+    /// Events that were stored with others by one sync, since this process began.
+    fn stored_together(&self) -> u64 {
+        0
+    }
+
     /// The broker's clock, as far as this process knows it: the clock of [`Stored::stored_at`].
     fn now(&self) -> Timestamp;
 

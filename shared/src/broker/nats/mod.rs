@@ -216,11 +216,6 @@ impl NatsBroker {
         Ok(())
     }
 
-    /// Events that were stored as part of a batch.
-    pub fn stored_together(&self) -> u64 {
-        self.publisher.gather.stored_together()
-    }
-
     /// The last canary of `shard` that came back: end-to-end latency, and when that was.
     pub fn last_probe(&self, shard: Shard) -> Option<Probe> {
         self.fences.get(usize::from(shard.0))?.last_probe()
@@ -259,6 +254,10 @@ impl Broker for NatsBroker {
 
     fn interruptions(&self) -> u64 {
         self.connections.live.connects()
+    }
+
+    fn stored_together(&self) -> u64 {
+        self.publisher.gather.stored_together()
     }
 
     fn now(&self) -> Timestamp {
