@@ -207,8 +207,10 @@ impl Canaries {
         self.prober.live.publish(headers.iter().map(|headers| of(headers)))?;
         if is_train {
             self.pace.begin(Instant::now());
-            self.train = Some(Train::new([&first].into_iter().chain(&others).map(|canary| canary.id).collect()));
         }
+        // Of one that is not through by now something is lost.
+        let ids = || [&first].into_iter().chain(&others).map(|canary| canary.id).collect();
+        self.train = is_train.then(|| Train::new(ids()));
         Ok((first.id, at))
     }
 

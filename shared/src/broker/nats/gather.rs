@@ -50,6 +50,9 @@ const LONGEST_PAUSE: Duration = Duration::from_mins(1);
 /// The same where it was for a second copy of something, which most batches have none of.
 const AFTER_COPY: Duration = Duration::from_millis(100);
 
+/// The same where its stream takes none, until a persister has seen to it.
+const WITHOUT_BATCHES: Duration = Duration::from_secs(5);
+
 /// A batch that is out for so long keeps nobody else.
 const STALLED: Duration = Duration::from_millis(500);
 
@@ -166,7 +169,8 @@ impl Gather {
     pub(super) fn new(requests: Requests<Verdict>, paces: &[Arc<Pace>], options: &NatsOptions) -> Self {
         let sender = Arc::new(Sender {
             requests,
-            most: options.batch,
+            // What comes to the leader of several copies is proposed together anyway.
+            most: if options.replicas == 1 { options.batch } else { 1 },
             timeout: options.publish_timeout,
             is_eager: options.eager_batches,
             stored: AtomicU64::new(0),
@@ -302,10 +306,10 @@ impl Together {
                 tracing::debug!(count, ?answer, "batch_refused: its events are stored one by one");
                 let mut state = lane.state.lock();
                 state.alone += waiting.len();
-                if matches!(answer, Ok(Verdict::BatchWithCopy)) {
-                    state.not_before = Some((Instant::now() + AFTER_COPY, AFTER_COPY));
-                } else {
-                    state.pause(Instant::now());
+                match answer {
+                    Ok(Verdict::BatchWithCopy) => state.pause_for(AFTER_COPY),
+                    Ok(Verdict::NoBatches) => state.pause_for(WITHOUT_BATCHES),
+                    Ok(_) | Err(_) => state.pause(Instant::now()),
                 }
                 drop(state);
                 lane.release(waiting);
@@ -376,6 +380,10 @@ impl State {
         let count = room.min(self.waiting.len());
         self.alone += count;
         Next::Alone(self.waiting.drain(..count).collect())
+    }
+
+    fn pause_for(&mut self, pause: Duration) {
+        self.not_before = Some((Instant::now() + pause, pause));
     }
 
     fn pause(&mut self, now: Instant) {

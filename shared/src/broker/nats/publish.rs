@@ -143,7 +143,7 @@ impl Publisher {
             }
             Verdict::Refused(reason) => Err(BrokerError::Refused(reason)),
             Verdict::NotNow(reason) => Err(BrokerError::Unavailable(reason)),
-            Verdict::StoredTogether { .. } | Verdict::BatchWithCopy => {
+            Verdict::StoredTogether { .. } | Verdict::BatchWithCopy | Verdict::NoBatches => {
                 Err(BrokerError::Unavailable("an ack of another's batch".to_owned()))
             }
         }

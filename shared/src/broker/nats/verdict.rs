@@ -9,6 +9,8 @@ use crate::{position::Position, subject};
 const WRONG_STREAM: u64 = 10060;
 /// The first copy of this id is in flight.
 const FIRST_COPY_IN_FLIGHT: u64 = 10158;
+/// "atomic publish is disabled": of several copies, or made by an earlier release.
+const NO_BATCHES: u64 = 10174;
 /// "batch contains duplicate message id": something of it is stored, or twice in it.
 const BATCH_WITH_COPY: u64 = 10201;
 /// "resource limits exceeded for account": full, though the server says it as if it were our mistake.
@@ -40,6 +42,8 @@ pub(super) enum Verdict {
     },
     /// The first copy is on its way.
     InFlight,
+    /// The stream takes no batches.
+    NoBatches,
     /// Nothing of a batch is stored, for something of it was before.
     BatchWithCopy,
     /// The shard goes on in another one.
@@ -59,6 +63,7 @@ impl Verdict {
         match serde_json::from_slice::<PubAck<'_>>(payload) {
             Err(error) => Self::NotNow(format!("an ack that is not understood: {error}")),
             Ok(PubAck { error: Some(Failure { err_code: FIRST_COPY_IN_FLIGHT, .. }), .. }) => Self::InFlight,
+            Ok(PubAck { error: Some(Failure { err_code: NO_BATCHES, .. }), .. }) => Self::NoBatches,
             Ok(PubAck { error: Some(Failure { err_code: BATCH_WITH_COPY, .. }), .. }) => Self::BatchWithCopy,
             Ok(PubAck { error: Some(Failure { err_code: WRONG_STREAM, .. }), .. }) => Self::OtherStream,
             Ok(PubAck { error: Some(Failure { code, err_code, description }), .. }) => {
@@ -104,7 +109,7 @@ mod tests {
     fn what_passes_is_told_from_what_does_not() {
         assert_eq!(failure(409, 10158), Verdict::InFlight);
         assert_eq!(failure(400, 10060), Verdict::OtherStream);
-        assert_eq!(failure(400, 10201), Verdict::BatchWithCopy);
+        assert_eq!((failure(400, 10174), failure(400, 10201)), (Verdict::NoBatches, Verdict::BatchWithCopy));
         // Full: the account, the server, the disk. And no leader.
         for (code, err_code) in [(400, 10002), (503, 10023), (500, 10047), (503, 10077), (503, 10008)] {
             assert!(matches!(failure(code, err_code), Verdict::NotNow(_)), "{err_code}");
