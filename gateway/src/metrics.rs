@@ -100,7 +100,7 @@ pub struct Metrics {
     busy: Family<BusyLabels, Counter>,
     unapplied: Family<ShardLabels, Gauge<f64, AtomicU64>>,
     /// Events that went into their streams with others.
-    pub stored_together: Counter,
+    stored_together: Counter,
     /// From a canary's publish to its arrival, in seconds.
     pub canary: Family<ShardLabels, Histogram>,
 }
@@ -204,5 +204,20 @@ impl Metrics {
     /// In the OpenMetrics text format.
     pub fn encode(&self) -> String {
         self.registry.encode().unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_goes_together_is_told_as_it_stands() {
+        let registry = Registry::new("natter-gateway");
+        let metrics = Metrics::new(&registry);
+        metrics.stored_together(7);
+        metrics.stored_together(9);
+        assert!(registry.encode().unwrap().lines().any(|line| line == "natter_gateway_stored_together_total 9"));
     }
 }

@@ -13,7 +13,7 @@ use std::{
 use futures::future::join_all;
 use natter_shared::{
     broker::{
-        Broker, BrokerError, Outgoing,
+        Ack, Broker, BrokerError, Outgoing,
         nats::{NatsBroker, NatsOptions, Role},
     },
     id::{EventId, InstanceId},
@@ -22,6 +22,7 @@ use natter_shared::{
 };
 use natter_tests::nats::NatsConfig;
 use serde_json::{Value, json};
+use tokio::task::JoinHandle;
 
 use crate::fixture::{
     Nats, PATIENCE, START, connected, disconnected, eager, event, eventually, group_in, nats_options, number, publish, publish_stubbornly,
@@ -46,6 +47,57 @@ fn events(broker: &dyn Broker, count: u64) -> Vec<Outgoing> {
     (0..count).map(|n| event(broker, topics[n as usize % topics.len()], n)).collect()
 }
 
+async fn publish_all(broker: &dyn Broker, events: &[Outgoing]) -> Vec<Result<Ack, BrokerError>> {
+    join_all(events.iter().map(|event| broker.publish(event.clone()))).await
+}
+
+/// Publishes `count` at once, all of which are stored.
+async fn flood(broker: &dyn Broker, count: u64) {
+    let acks = publish_all(broker, &events(broker, count)).await;
+    assert!(acks.iter().all(Result::is_ok), "{acks:?}");
+}
+
+/// Many who publish one event after the other, each in a group of its own.
+struct Senders {
+    is_over: Arc<AtomicBool>,
+    tasks: Vec<JoinHandle<HashMap<EventId, Position>>>,
+}
+
+impl Senders {
+    fn start(broker: &Arc<NatsBroker>) -> Self {
+        let is_over = Arc::new(AtomicBool::new(false));
+        let send = |sender| {
+            let (broker, is_over) = (Arc::clone(broker), Arc::clone(&is_over));
+            tokio::spawn(async move {
+                let topic = group_in(&*broker, first_shard());
+                let mut acked = HashMap::new();
+                while !is_over.load(Ordering::Relaxed) {
+                    let event = event(&*broker, topic, sender);
+                    acked.insert(event.id, publish_stubbornly(&*broker, event).await.position);
+                }
+                acked
+            })
+        };
+        Self { tasks: (0..200).map(send).collect(), is_over }
+    }
+
+    /// What was acked.
+    async fn stop(self) -> HashMap<EventId, Position> {
+        self.is_over.store(true, Ordering::Relaxed);
+        let mut acked = HashMap::new();
+        for task in self.tasks {
+            acked.extend(tokio::time::timeout(PATIENCE, task).await.expect("in time").expect("no panic"));
+        }
+        acked
+    }
+}
+
+/// While batches go on.
+async fn in_the_middle_of_batches(broker: &NatsBroker) {
+    let before = broker.stored_together();
+    eventually("batches again", async || (broker.stored_together() > before + 1000).then_some(())).await;
+}
+
 /// Each of `sent` is in the log once, where its ack said.
 async fn assert_each_is_where_its_ack_said(broker: &dyn Broker, sent: &HashMap<EventId, Position>) {
     let last = broker.log_state(first_shard()).await.expect("a log").last;
@@ -65,7 +117,7 @@ async fn many_at_once_are_stored_together_each_where_its_ack_says() {
     let nats = Nats::start_with(&syncing(), eager).await;
     let broker = connect(&nats, eager).await;
     let events = events(&*broker, 2000);
-    let acks = join_all(events.iter().map(|event| broker.publish(event.clone()))).await;
+    let acks = publish_all(&*broker, &events).await;
     let acked = events.iter().zip(acks).map(|(event, ack)| (event.id, ack.expect("an ack").position)).collect();
     assert_each_is_where_its_ack_said(&*broker, &acked).await;
     // All but the first of them, and what was the last alone.
@@ -79,12 +131,12 @@ async fn many_at_once_are_stored_together_each_where_its_ack_says() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_batch_has_more_events_than_it_may() {
+async fn batches_of_every_size_that_may_be_set_are_stored() {
     for (batch, count) in [(1, 2500), (2, 100), (1000, 2500)] {
         let nats = Nats::start_with(&syncing(), eager).await;
         let broker = connect(&nats, |options| NatsOptions { batch, ..eager(options) }).await;
         let events = events(&*broker, count);
-        let acks = join_all(events.iter().map(|event| broker.publish(event.clone()))).await;
+        let acks = publish_all(&*broker, &events).await;
         let acked = events.iter().zip(acks).map(|(event, ack)| (event.id, ack.expect("an ack").position)).collect();
         assert_each_is_where_its_ack_said(&*broker, &acked).await;
         assert_eq!(broker.stored_together() == 0, batch == 1, "{batch}: {}", broker.stored_together());
@@ -100,7 +152,7 @@ async fn a_second_copy_in_a_batch_keeps_none_of_the_others_from_being_stored() {
     // One is stored already, and one comes twice at once.
     let twice = events[11].clone();
     events.push(twice);
-    let acks = join_all(events.iter().map(|event| broker.publish(event.clone()))).await;
+    let acks = publish_all(&*broker, &events).await;
     let acks: Vec<_> = acks.into_iter().map(|ack| ack.expect("an ack")).collect();
     assert_eq!((acks[7].position, acks[7].duplicate), (known.position, true));
     assert_eq!(acks[11].position, acks[300].position);
@@ -110,9 +162,7 @@ async fn a_second_copy_in_a_batch_keeps_none_of_the_others_from_being_stored() {
     // And soon batches go on.
     let before = broker.stored_together();
     eventually("batches again", async || {
-        let many = self::events(&*broker, 50);
-        let acks = join_all(many.into_iter().map(|event| broker.publish(event))).await;
-        assert!(acks.iter().all(Result::is_ok), "{acks:?}");
+        flood(&*broker, 50).await;
         (broker.stored_together() > before).then_some(())
     })
     .await;
@@ -124,7 +174,7 @@ async fn one_that_is_too_large_keeps_none_of_the_others_from_being_stored() {
     let broker = connect(&nats, eager).await;
     let mut events = events(&*broker, 100);
     events[50].payload = vec![b'x'; 2 << 20].into();
-    let acks = join_all(events.iter().map(|event| broker.publish(event.clone()))).await;
+    let acks = publish_all(&*broker, &events).await;
     for (n, ack) in acks.into_iter().enumerate() {
         match ack {
             Err(BrokerError::Refused(_)) if n == 50 => {}
@@ -150,7 +200,7 @@ async fn what_waits_for_syncs_goes_together() {
     }
     let broker = connect(&nats, |options| options).await;
     eventually("batches", async || {
-        flood(&*broker).await;
+        flood(&*broker, 1000).await;
         (broker.stored_together() > 0).then_some(())
     })
     .await;
@@ -162,39 +212,29 @@ async fn nothing_gathers_where_nothing_is_synced() {
     // A machine that is busy enough makes any server slow for a moment.
     eventually("a flood of which each goes by itself", async || {
         let broker = connect(&nats, |options| options).await;
-        flood(&*broker).await;
+        flood(&*broker, 1000).await;
         (broker.stored_together() == 0).then_some(())
     })
     .await;
 }
 
-async fn flood(broker: &dyn Broker) {
-    let events = events(broker, 1000);
-    let acks = join_all(events.iter().map(|event| broker.publish(event.clone()))).await;
-    assert!(acks.iter().all(Result::is_ok), "{acks:?}");
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_to_be_stored_in_another_epoch_is_not_stored_with_the_others() {
+async fn an_epoch_that_begins_in_the_middle_of_batches_loses_nothing_and_moves_nothing() {
     let nats = Nats::start_with(&syncing(), eager).await;
     let broker = connect(&nats, eager).await;
-    publish(&*broker, group_in(&*broker, first_shard()), 0).await;
-    nats.persister.open_epoch(first_shard(), Epoch(2)).await.expect("an epoch");
-    let mut events = events(&*broker, 100);
-    for event in &mut events[..50] {
-        event.epoch = Some(Epoch(1));
+    let senders = Senders::start(&broker);
+    for epoch in 2..=4 {
+        in_the_middle_of_batches(&broker).await;
+        nats.persister.open_epoch(first_shard(), Epoch(epoch)).await.expect("an epoch");
     }
-    let acks = join_all(events.iter().map(|event| {
-        let (broker, is_bound) = (broker.clone(), event.epoch.is_some());
-        async move { if is_bound { broker.publish(event.clone()).await } else { Ok(publish_stubbornly(&*broker, event.clone()).await) } }
-    }))
-    .await;
-    for (n, ack) in acks.into_iter().enumerate() {
-        match ack {
-            Err(BrokerError::Epoch { current: Epoch(2), .. }) if n < 50 => {}
-            Ok(ack) if n >= 50 => assert_eq!(ack.position.epoch, Epoch(2)),
-            other => panic!("{n}: {other:?}"),
-        }
+    in_the_middle_of_batches(&broker).await;
+    let acked = senders.stop().await;
+    for epoch in 1..=4 {
+        assert!(acked.values().any(|position| position.epoch == Epoch(epoch)), "nothing in epoch {epoch}");
+    }
+    for (id, position) in acked {
+        let found = nats.persister.get(first_shard(), position).await.expect("an answer").expect("an event");
+        assert_eq!(found.id, id, "at {position:?}");
     }
 }
 
@@ -213,16 +253,11 @@ async fn a_stream_that_takes_no_batches_takes_each_event_and_batches_once_a_pers
     let updated = call("UPDATE", config).await;
     assert!(updated.is_object() && updated.get("allow_atomic").is_none(), "{updated}");
     let broker = connect(&nats, eager).await;
-    let store = async |count| {
-        let events = events(&*broker, count);
-        let acks = join_all(events.iter().map(|event| broker.publish(event.clone()))).await;
-        assert!(acks.iter().all(Result::is_ok), "{acks:?}");
-    };
-    store(200).await;
+    flood(&*broker, 200).await;
     assert_eq!(broker.stored_together(), 0);
     nats.persister.open_epoch(first_shard(), Epoch(1)).await.expect("an epoch that is open");
     eventually("batches", async || {
-        store(20).await;
+        flood(&*broker, 20).await;
         (broker.stored_together() > 0).then_some(())
     })
     .await;
@@ -232,37 +267,17 @@ async fn a_stream_that_takes_no_batches_takes_each_event_and_batches_once_a_pers
 /// not is stored once by its next try.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_broker_that_dies_in_the_middle_of_batches_loses_and_doubles_nothing() {
-    const SENDERS: u64 = 200;
     let mut nats = Nats::start_with(&syncing(), eager).await;
     let broker = connect(&nats, |options| eager(NatsOptions { publish_timeout: Duration::from_millis(500), ..options })).await;
-    let is_over = Arc::new(AtomicBool::new(false));
-    let senders: Vec<_> = (0..SENDERS)
-        .map(|sender| {
-            let (broker, is_over) = (broker.clone(), Arc::clone(&is_over));
-            tokio::spawn(async move {
-                let topic = group_in(&*broker, first_shard());
-                let mut acked = Vec::new();
-                while !is_over.load(Ordering::Relaxed) {
-                    let event = event(&*broker, topic, sender);
-                    acked.push((event.id, publish_stubbornly(&*broker, event).await.position));
-                }
-                acked
-            })
-        })
-        .collect();
+    let senders = Senders::start(&broker);
     for _ in 0..5 {
-        let before = broker.stored_together();
-        eventually("batches again", async || (broker.stored_together() > before + 1000).then_some(())).await;
+        in_the_middle_of_batches(&broker).await;
         nats.server.kill().expect("a server to kill");
         disconnected(&*broker).await;
         nats.server.restart().expect("a server that comes back");
         connected(&*broker).await;
     }
-    is_over.store(true, Ordering::Relaxed);
-    let mut acked = HashMap::new();
-    for sender in senders {
-        acked.extend(tokio::time::timeout(PATIENCE, sender).await.expect("in time").expect("no panic"));
-    }
+    let acked = senders.stop().await;
     assert!(acked.len() > 5000, "{}", acked.len());
     let broker = nats.persister.clone();
     eventually("a log", async || broker.log_state(first_shard()).await.ok()).await;

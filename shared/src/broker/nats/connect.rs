@@ -376,7 +376,8 @@ fn fits(version: &str) -> bool {
     parse_version(version).is_some_and(|version| version >= MIN_VERSION)
 }
 
-fn parse_version(text: &str) -> Option<(u32, u32, u32)> {
+/// Major, minor, patch.
+pub(super) fn parse_version(text: &str) -> Option<(u32, u32, u32)> {
     let core = text.split(['-', '+']).next()?;
     let mut parts = core.trim_start_matches('v').split('.').map(str::parse);
     match (parts.next(), parts.next(), parts.next()) {

@@ -197,10 +197,11 @@ impl Canaries {
         }
         let is_train = self.pace.is_due(Instant::now());
         let made_at = self.prober.clock.now();
-        let canary = || Outgoing { topic, id: EventId::random(), made_at, epoch: None, payload: self.payload.clone() };
-        let first = canary();
-        let others: Vec<Outgoing> = (1..TRAIN).take_while(|_| is_train).map(|_| canary()).collect();
-        let labels: Vec<Labels> = [&first].into_iter().chain(&others).map(Labels::of).collect();
+        let first = EventId::random();
+        let others = (1..TRAIN).take_while(|_| is_train).map(|_| EventId::random());
+        let ids: Vec<EventId> = std::iter::once(first).chain(others).collect();
+        let canary = |&id: &EventId| Outgoing { topic, id, made_at, epoch: None, payload: self.payload.clone() };
+        let labels: Vec<Labels> = ids.iter().map(|id| Labels::of(&canary(id))).collect();
         let headers: Vec<_> = labels.iter().map(Labels::headers).collect();
         let of = |headers| Publication { subject: &subject, reply: None, headers, payload: &self.payload };
         let at = self.prober.clock.steady();
@@ -209,9 +210,8 @@ impl Canaries {
             self.pace.begin(Instant::now());
         }
         // Of one that is not through by now something is lost.
-        let ids = || [&first].into_iter().chain(&others).map(|canary| canary.id).collect();
-        self.train = is_train.then(|| Train::new(ids()));
-        Ok((first.id, at))
+        self.train = is_train.then(|| Train::new(ids));
+        Ok((first, at))
     }
 
     async fn rest_of_train(&mut self) {

@@ -1,6 +1,6 @@
 //! The broker over NATS JetStream: a stream for each shard and epoch, republished live.
 //!
-//! In the order of an event's way: options → connect (refusal) → publish (epochs, exchange, envelope) →
+//! In the order of an event's way: options → connect (refusal) → publish (gather, pace, verdict, epochs, envelope) →
 //! subscribe, fence (clock) → direct, reader. Streams are made in `streams`; calls and
 //! announcements go through `calls`.
 
@@ -122,7 +122,7 @@ impl NatsBroker {
         let api = Api { exchange: recovery.clone(), timeout: options.request_timeout };
         let clock = Arc::new(Clock::default());
         let epochs = Arc::new(Epochs::new(api.clone(), Arc::clone(&health), shards));
-        let paces: Vec<_> = shards.iter().map(|_| Arc::new(Pace::default())).collect();
+        let paces: Vec<_> = shards.iter().map(|_| Arc::new(Pace::new(options.eager_batches))).collect();
         let prober = Prober {
             instance,
             live: connections.live.clone(),

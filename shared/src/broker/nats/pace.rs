@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::envelope::Canary;
-use crate::id::EventId;
+use crate::{failpoint, id::EventId};
 
 /// Between two measurements.
 const EVERY: Duration = Duration::from_mins(1);
@@ -32,7 +32,11 @@ const SYNCS: usize = 4;
 
 /// That of one shard.
 #[derive(Debug, Default)]
-pub(super) struct Pace(Mutex<State>);
+pub(super) struct Pace {
+    /// See [`NatsOptions::eager_batches`](super::NatsOptions::eager_batches).
+    is_eager: bool,
+    state: Mutex<State>,
+}
 
 #[derive(Debug, Default)]
 struct State {
@@ -43,42 +47,54 @@ struct State {
 }
 
 impl Pace {
+    pub(super) fn new(is_eager: bool) -> Self {
+        Self { is_eager: is_eager || failpoint::hit("gather"), state: Mutex::default() }
+    }
+
+    /// Whether two that wait go together already, whatever is measured.
+    pub(super) fn is_eager(&self) -> bool {
+        self.is_eager
+    }
+
     /// Whether it is to be measured now.
     pub(super) fn is_due(&self, now: Instant) -> bool {
-        let state = self.0.lock();
+        let state = self.state.lock();
         let every = if state.before.is_none() { SECOND } else { EVERY };
         state.asked.is_none_or(|asked| now.saturating_duration_since(asked) >= every)
     }
 
     /// It is measured from now on.
     pub(super) fn begin(&self, now: Instant) {
-        self.0.lock().asked = Some(now);
+        self.state.lock().asked = Some(now);
     }
 
     /// It may be another server's from now on.
     pub(super) fn forget(&self) {
-        *self.0.lock() = State::default();
+        *self.state.lock() = State::default();
     }
 
     /// One event took so long.
     pub(super) fn learn(&self, took: Duration) {
-        let mut state = self.0.lock();
+        let mut state = self.state.lock();
         state.before = state.last.replace(took);
     }
 
     /// Whether it is worth a thought to have some stored together.
     pub(super) fn is_slow(&self) -> bool {
-        self.each().is_some_and(|each| each >= SLOW)
+        self.is_eager || self.each().is_some_and(|each| each >= SLOW)
     }
 
     /// Whether `events` are stored sooner together than one by one.
     pub(super) fn favours(&self, events: usize) -> bool {
+        if self.is_eager {
+            return events > 1;
+        }
         let saved = u32::try_from(events.saturating_sub(SYNCS)).unwrap_or(u32::MAX);
         self.each().is_some_and(|each| each.saturating_mul(saved) >= BATCH)
     }
 
     fn each(&self) -> Option<Duration> {
-        let state = self.0.lock();
+        let state = self.state.lock();
         state.last.into_iter().chain(state.before).min()
     }
 }
@@ -148,6 +164,12 @@ mod tests {
         assert!(pace.favours(34) && !pace.favours(33));
         let pace = of(60_000_000);
         assert!(pace.favours(SYNCS + 1) && !pace.favours(SYNCS) && !pace.favours(0), "however slow it is");
+    }
+
+    #[test]
+    fn where_it_is_eager_two_go_together() {
+        let pace = Pace::new(true);
+        assert!(pace.is_slow() && pace.favours(2) && !pace.favours(1));
     }
 
     #[test]

@@ -6,6 +6,7 @@ use tracing::{info, warn};
 use super::{
     super::{BrokerError, Control, DUPLICATE_WINDOW},
     NatsBroker,
+    api::ApiError,
     options::{NatsOptions, Role},
 };
 use crate::{
@@ -50,11 +51,8 @@ impl NatsBroker {
 
     /// Moves the subjects away: nothing is stored there any more, and the next stream may have them.
     async fn retire(&self, shard: Shard, epoch: Epoch, stream: &str) -> Result<(), BrokerError> {
-        let mut config = self.api.stream_info(stream).await?.config;
-        if let Some(config) = config.as_object_mut() {
-            config.insert("subjects".to_owned(), json!([subject::retired(shard, epoch)]));
-        }
-        self.api.call::<Value>(&format!("STREAM.UPDATE.{stream}"), &config).await?;
+        let config = self.api.stream_info(stream).await?.config;
+        self.update(stream, config, "subjects", json!([subject::retired(shard, epoch)])).await?;
         info!(%shard, %epoch, "epoch_retired");
         Ok(())
     }
@@ -92,15 +90,20 @@ impl NatsBroker {
         Ok(())
     }
 
-    async fn allow_batches(&self, stream: &str, mut config: Value) {
-        if let Some(config) = config.as_object_mut() {
-            config.insert(ALLOW_ATOMIC.to_owned(), json!(true));
-        }
-        match self.api.call::<Value>(&format!("STREAM.UPDATE.{stream}"), &config).await {
-            Ok(_) => info!(stream, "batches_allowed"),
+    async fn allow_batches(&self, stream: &str, config: Value) {
+        match self.update(stream, config, ALLOW_ATOMIC, json!(true)).await {
+            Ok(()) => info!(stream, "batches_allowed"),
             // Each event goes by itself then, as before.
             Err(error) => warn!(stream, %error, "batches_not_allowed"),
         }
+    }
+
+    /// Changes one field of a stream's `config`.
+    async fn update(&self, stream: &str, mut config: Value, field: &str, value: Value) -> Result<(), ApiError> {
+        if let Some(config) = config.as_object_mut() {
+            config.insert(field.to_owned(), value);
+        }
+        self.api.call::<Value>(&format!("STREAM.UPDATE.{stream}"), &config).await.map(drop)
     }
 }
 

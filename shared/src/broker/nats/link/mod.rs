@@ -28,7 +28,7 @@ pub(super) use self::{follow::Follower, request::Requests, wire::Incoming};
 use super::{
     super::BrokerError,
     NatsError,
-    connect::Health,
+    connect::{self, Health},
     exchange::ExchangeError,
     options::{NatsOptions, Role},
 };
@@ -66,6 +66,8 @@ struct Core {
 /// What it is connected to.
 struct Server {
     version: String,
+    /// The same, where it is one.
+    numbers: Option<(u32, u32, u32)>,
     /// Bytes that headers and payload may have together.
     max_payload: usize,
 }
@@ -213,12 +215,9 @@ impl Link {
         self.0.core.lock().server.as_ref().map(|server| server.version.clone())
     }
 
-    /// Whether that is `major.minor` or newer.
-    pub(super) fn is_at_least(&self, version: (u32, u32)) -> bool {
-        let core = self.0.core.lock();
-        let mut numbers = core.server.iter().flat_map(|server| server.version.split('.')).map(|number| number.parse().ok());
-        let (major, minor) = (numbers.next().flatten(), numbers.next().flatten());
-        major.zip(minor).is_some_and(|is| is >= version)
+    /// Whether that is `version` or newer.
+    pub(super) fn is_at_least(&self, version: (u32, u32, u32)) -> bool {
+        self.0.core.lock().server.as_ref().and_then(|server| server.numbers).is_some_and(|is| is >= version)
     }
 
     pub(super) fn is_connected(&self) -> bool {
@@ -266,7 +265,8 @@ impl Shared {
         for (id, entry) in sinks {
             wire::subscribe(out, &entry.subject, *id);
         }
-        *server = Some(Server { version, max_payload: max_payload.unwrap_or(MAX_PAYLOAD) });
+        let numbers = connect::parse_version(&version);
+        *server = Some(Server { version, numbers, max_payload: max_payload.unwrap_or(MAX_PAYLOAD) });
     }
 
     fn disconnected(&self) {

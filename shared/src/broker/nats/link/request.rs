@@ -78,7 +78,7 @@ impl<T: Send + 'static> Requests<T> {
         self.link.is_connected()
     }
 
-    pub(in super::super) fn is_at_least(&self, version: (u32, u32)) -> bool {
+    pub(in super::super) fn is_at_least(&self, version: (u32, u32, u32)) -> bool {
         self.link.is_at_least(version)
     }
 
