@@ -46,7 +46,9 @@ async function openPath() {
 
 showStatus(client);
 showGroups(groups, directory, me, (room) => rooms.open(room));
-const refreshPeople = showPeople(directory, (user) => void openSingle(user.id));
+const heardOf = showPeople(directory, (user) => void openSingle(user.id));
+client.on("message", ({ sender }) => { if (sender !== me) heardOf(sender); });
+client.on("typing", ({ user }) => { if (user !== me) heardOf(user); });
 showBell(client, directory, {
   onCount: (count) => { unseen = count; showTitle(); },
   groupTitle: (id) => { const room = groups.rooms.get(id); return room && groups.title(room); },
@@ -71,8 +73,6 @@ byId("sign-out").addEventListener("click", async () => {
   await call("DELETE", "/session", undefined, { stay: true }).catch(() => {});
   location.assign("/");
 });
-// New people come while the page is open: the list is asked for again when it is looked at.
-byId("people-search").addEventListener("focus", refreshPeople);
 
 // Ready first, so that nothing falls between what is loaded and what is told.
 const ready = new Promise((resolve) => client.on("groups", ({ more }) => { if (!more) resolve(undefined); }));

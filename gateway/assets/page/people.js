@@ -56,12 +56,24 @@ function unhurried(what) {
   };
 }
 
-/** The list on the side. @param {Directory} directory @param {(user: User) => void} open */
+/** How many the list shows; of more, one searches. */
+const LISTED = 400;
+
+/** How often somebody who is alone looks for others, in milliseconds. */
+const LOOK_EVERY = 5_000;
+
+/**
+ * The list on the side. What it returns is told whom one hears of: whoever the list lacks, it asks for.
+ * @param {Directory} directory @param {(user: User) => void} open @returns {(user: string) => void}
+ */
 export function showPeople(directory, open) {
   const list = byId("other-users");
   const search = byId("people-search");
   /** @type {Map<string, Element>} */
   const items = new Map();
+  /** Who was heard of and is not in it. @type {Set<string>} */
+  const strangers = new Set();
+  let isFull = false;
 
   /** @param {User} user */
   function item(user) {
@@ -74,20 +86,34 @@ export function showPeople(directory, open) {
     return made;
   }
 
-  async function refresh() {
+  async function load() {
     const prefix = search.value.trim();
-    const users = prefix ? await find(prefix) : await all("/users", "users", 400);
+    const users = prefix ? await find(prefix) : await all("/users", "users", LISTED);
     if (prefix !== search.value.trim()) return;
+    isFull = !prefix && users.length >= LISTED;
     directory.learn(users);
     arrange(list, users.map(item));
     byId("no-people").textContent = t(prefix ? "no_people" : "nobody_yet");
     byId("no-people").hidden = users.length > 0;
   }
 
-  search.addEventListener("input", unhurried(() => void refresh().catch(() => {})));
-  const again = () => void refresh().catch(() => {});
-  again();
-  return again;
+  const refresh = () => void load().catch(() => {});
+  const soon = unhurried(refresh);
+
+  /** @param {string} user */
+  function heard(user) {
+    if (isFull || items.has(user) || strangers.has(user)) return;
+    strangers.add(user);
+    soon();
+  }
+
+  search.addEventListener("input", soon);
+  // New people come while the page is open, and nobody tells it.
+  search.addEventListener("focus", refresh);
+  document.addEventListener("visibilitychange", () => { if (!document.hidden) refresh(); });
+  setInterval(() => { if (!document.hidden && items.size === 0) refresh(); }, LOOK_EVERY);
+  refresh();
+  return heard;
 }
 
 /** A field to search people with, and those chosen. @param {(user: User) => boolean} isOffered */

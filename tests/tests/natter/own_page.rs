@@ -49,6 +49,8 @@ pub(super) async fn sees(browser: &Browser, text: &str) -> Result<()> {
 
 async fn two_people_chat(label: &str, one: SocketAddr, other: SocketAddr) -> Result<()> {
     let (ann, ben) = tokio::try_join!(enter(label, "ann", one), enter(label, "ben", other))?;
+    lists(&ann, "ben").await?;
+    lists(&ben, "ann").await?;
     say(&ann, "hello <b>ben</b>").await?;
     sees(&ben, "hello <b>ben</b>").await?;
     say(&ben, "hello yourself").await?;
@@ -57,10 +59,6 @@ async fn two_people_chat(label: &str, one: SocketAddr, other: SocketAddr) -> Res
     let lines = "return document.querySelectorAll('.display_room:not([hidden]) .line').length";
     assert_eq!((ann.eval(lines).await?, ben.eval(lines).await?), (2.into(), 2.into()), "each line once");
 
-    // Ben was not there when Ann's page was made; after a reload she can write to him alone.
-    ann.page.refresh().await?;
-    is_up(&ann).await?;
-    ann.wait_for("ben among the people", "return !!document.querySelector('#user_ben button')").await?;
     ann.eval("document.querySelector('#user_ben button').click()").await?;
     ann.wait_for("their room", "return document.querySelector('.room_name')?.textContent === 'ben'").await?;
     say(&ann, "just us").await?;
@@ -84,6 +82,12 @@ async fn two_people_chat(label: &str, one: SocketAddr, other: SocketAddr) -> Res
     ben.wait_for("seen after a reload", "return !!document.querySelector('[id^=notification_].list-group-item')").await?;
     tokio::try_join!(ann.close(), ben.close())?;
     Ok(())
+}
+
+/// Without a reload, somebody is among the people to write to.
+pub(super) async fn lists(browser: &Browser, user: &str) -> Result<()> {
+    let script = format!("return !!document.querySelector('#user_{user} button')");
+    browser.wait_for(user, &script).await.map(drop)
 }
 
 /// A message of a room that is not open marks the room; opened, it shows the message.

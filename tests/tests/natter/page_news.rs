@@ -1,5 +1,5 @@
 //! What our own page tells of others and of one's own messages as it happens, two people on two
-//! gateways: typing, marks, unread counts, the bell.
+//! gateways: typing, marks, who is new, unread counts, the bell.
 
 use anyhow::{Context, Result};
 use fantoccini::key::Key;
@@ -7,7 +7,7 @@ use natter_tests::{browser::Browser, client::Client, cluster::Cluster, token::Us
 use serde_json::{Value, json};
 
 use super::{
-    own_page::{come_in, say, sees},
+    own_page::{come_in, lists, say, sees},
     page_groups::open_room,
 };
 
@@ -94,6 +94,12 @@ async fn who_types_is_shown_and_own_messages_are_marked_from_sending_to_accepted
         page.wait_for_value(expected.clone(), lines).await?;
     }
     ben.wait_for_value(json!(""), TYPING).await?;
+
+    // Whom one hears of is among the people.
+    let cora = Client::connect(cluster.gateway(0), &User::named("cora")).await?;
+    let lobby = cora.join("lobby").await?;
+    cora.send(lobby, "I am new").await?;
+    tokio::try_join!(lists(&ann, "id-cora"), lists(&ben, "id-cora"))?;
     tokio::try_join!(ann.close(), ben.close())?;
     Ok(())
 }
