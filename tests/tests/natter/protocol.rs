@@ -77,6 +77,11 @@ impl World {
         let whispered = a.request(send).await?;
         let notify = json!({"type": "notify", "to": {"user": alice.id}, "nonce": Nonce::now(), "body": "look"});
         let notified = bob.request(notify).await?;
+        // All of it is told by now: who connects next is told none of it.
+        for body in ["hello", "psst"] {
+            bob.wait_for_body(body).await?;
+        }
+        a.wait_for("the notification", ANSWER, |push| push["type"] == "notification" && push["body"] == "look").await?;
         let positions = [
             ("lobby", json!(said.position)),
             (LOBBY, json!(said.position)),
