@@ -1,4 +1,5 @@
-//! Dev sign-in: anybody signs in by a bare name. Only where the config says so.
+//! Dev sign-in: anybody signs in by a bare name. Only where the config says so, and not through a proxy that it does not
+//! know of: one on the same machine makes loopback public.
 
 use std::sync::Arc;
 
@@ -37,7 +38,7 @@ pub(super) async fn login(
     caller: Caller,
     body: Result<JsonBody<Login>, Problem>,
 ) -> Result<Response, Problem> {
-    require_enabled(&*site)?;
+    require_enabled(&*site, &caller)?;
     // A foreign page must not sign its visitor in as somebody of its choice.
     caller.require_origin()?;
     let JsonBody(Login { name }) = body?;
@@ -53,8 +54,22 @@ pub(super) async fn login(
     Ok((headers, Json(LoggedIn { token, user, expires_at })).into_response())
 }
 
-fn require_enabled(site: &dyn Site) -> Result<(), Problem> {
-    if site.config().auth.dev_login { Ok(()) } else { Err(Problem::not_found("dev sign-in is switched off")) }
+/// Whether this caller may sign in so.
+pub(super) fn is_offered(site: &dyn Site, caller: &Caller) -> bool {
+    require_enabled(site, caller).is_ok()
+}
+
+fn require_enabled(site: &dyn Site, caller: &Caller) -> Result<(), Problem> {
+    let config = site.config();
+    if !config.auth.dev_login {
+        return Err(Problem::not_found("dev sign-in is switched off"));
+    }
+    if caller.is_forwarded() && !config.http.is_proxied() {
+        let detail = "dev sign-in is for this machine, and the request was forwarded: set http.public_url, and auth.dev_login if whoever \
+                      reaches the proxy may be anybody";
+        return Err(Problem::new(StatusCode::FORBIDDEN, "forbidden", detail));
+    }
+    Ok(())
 }
 
 fn checked(name: &str) -> Result<UserId, Problem> {

@@ -27,6 +27,9 @@ use crate::{
 /// The header in which scripts echo the CSRF cookie.
 const CSRF_HEADER: &str = "x-csrftoken";
 
+/// What proxies add to a request.
+const FORWARDED: [&str; 6] = ["forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip"];
+
 /// Who asks, and from where.
 pub(super) struct Caller {
     /// The user; nobody without a token, an error with one that does not hold.
@@ -95,6 +98,11 @@ impl Caller {
             Err(refusal @ (AuthError::Blocked | AuthError::Unknown)) => Problem::of(standings::error_code(refusal), refusal.to_string()),
             Ok(_) | Err(_) => Problem::unauthorized(),
         }
+    }
+
+    /// Whether the request says that it came through a proxy.
+    pub(super) fn is_forwarded(&self) -> bool {
+        FORWARDED.iter().any(|name| self.headers.contains_key(*name))
     }
 
     /// Refuses foreign pages.

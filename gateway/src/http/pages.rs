@@ -12,7 +12,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 
 use super::{
-    Problem, Site, cookies,
+    Problem, Site, cookies, dev,
     extract::Caller,
     team_pages::{self, TeamPages},
 };
@@ -49,10 +49,10 @@ pub(super) async fn sign_in(
     let next = query.ok().and_then(|Query(query)| query.next).filter(|next| is_local(next));
     let csrf = caller.csrf_token(&*site);
     if let Some(pages) = site.pages().filter(|pages| pages.has_sign_in()) {
-        let page = team_pages::SignIn { next: next.as_deref().unwrap_or(LOBBY), csrf: &csrf, dev_login: site.config().auth.dev_login };
+        let page = team_pages::SignIn { next: next.as_deref().unwrap_or(LOBBY), csrf: &csrf, dev_login: dev::is_offered(&*site, &caller) };
         return team_html(&*site, &caller, &csrf, pages, pages.sign_in(&page));
     }
-    let page = SignInPage { dev_login: site.config().auth.dev_login, next: next.as_deref().unwrap_or(LOBBY) };
+    let page = SignInPage { dev_login: dev::is_offered(&*site, &caller), next: next.as_deref().unwrap_or(LOBBY) };
     html(&*site, &caller, &csrf, &page)
 }
 

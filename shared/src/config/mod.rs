@@ -138,7 +138,7 @@ impl Config {
         match role {
             Role::Standalone => {
                 if !values.is_set("auth.dev_login") {
-                    self.auth.dev_login = self.http.listen.ip().is_loopback() && self.auth.signs_with_secret();
+                    self.auth.dev_login = self.http.listen.ip().is_loopback() && !self.http.is_proxied() && self.auth.signs_with_secret();
                 }
                 if self.database.url.is_none() {
                     self.database.url = Some(self.own_database());
@@ -169,6 +169,10 @@ impl Config {
                 "auth.dev_login is on while http.listen is {}: ANYBODY who reaches it signs in as ANYBODY. Switch it off.",
                 self.http.listen
             ));
+        }
+        if self.auth.dev_login && self.http.is_proxied() {
+            let warning = "auth.dev_login is on and a proxy is in front: ANYBODY who reaches that signs in as ANYBODY. Switch it off.";
+            warnings.push(warning.to_owned());
         }
         warnings
     }
@@ -221,6 +225,13 @@ impl Config {
         show(&mut out, &self.retention);
         show(&mut out, &self.telemetry);
         out
+    }
+}
+
+impl Http {
+    /// Whether the config says that a proxy is in front.
+    pub fn is_proxied(&self) -> bool {
+        self.public_url.is_some() || !self.trusted_proxies.is_empty()
     }
 }
 

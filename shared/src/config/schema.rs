@@ -54,13 +54,14 @@ section! {
         pub url: Option<String> = None,
         /// Streams that groups and users are spread over; fixed once installed.
         pub shards: u16 = 4 => 1..=64,
-        /// Copies of each stream: 1 on a single server, 3 in a cluster.
+        /// Copies of each stream: 1 on a single server, 3 (or 5) in a cluster. For persisters, who make the streams; those that are there
+        /// keep theirs.
         pub replicas: u8 = 1 => 1..=5,
-        /// Bytes that each stream keeps, reserved at creation. When four fifths of them wait for the
+        /// Bytes that each stream keeps, reserved at creation (by persisters; those that are there keep theirs). When four fifths of them wait for the
         /// database, sends are answered "busy" until it has caught up, so that nothing is evicted that
         /// is nowhere else; the last fifth should hold some seconds of traffic.
         pub max_bytes_per_shard: u64 as Bytes = GIB => 16 * MIB..=1024 * GIB,
-        /// Upper bound of an event's time in its stream; it stays in SQL for good. When the oldest that
+        /// Upper bound of an event's time in its stream, as it is when a persister makes it; it stays in SQL for good. When the oldest that
         /// is not in SQL comes to four fifths of it, sends are answered "busy".
         pub max_age: Duration = secs(72 * 3600) => secs(600)..=secs(365 * 86_400),
         /// User name.
@@ -119,7 +120,8 @@ section! {
         /// Further issuers; in the file only.
         pub issuers: Vec<Issuer> = Vec::new(),
         /// Anybody signs in by a bare name at `POST /api/v1/dev/login`. Only for development. The
-        /// standalone binary has it on by default while it listens on loopback.
+        /// standalone binary has it on by default while it listens on loopback, and neither `http.public_url` nor
+        /// `http.trusted_proxies` is set: behind a proxy on the same machine, switch it off.
         pub dev_login: bool = false,
         /// How long a session cookie is good for.
         pub session_lifetime: Duration = secs(7 * 86_400) => secs(60)..=secs(365 * 86_400),
@@ -236,7 +238,7 @@ impl PublicKey {
 section! {
     /// Groups.
     pub struct Groups in "groups" {
-        /// Anybody who is signed in may join (and thereby make) open groups by name.
+        /// Anybody who is signed in may join (and thereby make) open groups by name. Set it on the persisters: they decide.
         pub open: bool = true,
     }
 }

@@ -223,6 +223,11 @@ fn dev_login_is_on_by_default_only_on_loopback() {
     assert!(wanted.auth.dev_login);
     assert!(wanted.warnings()[0].contains("auth.dev_login"));
     assert!(!standalone(&[("NATTER_AUTH__DEV_LOGIN", "false")]).auth.dev_login);
+    for proxied in [("NATTER_HTTP__PUBLIC_URL", "https://chat.test"), ("NATTER_HTTP__TRUSTED_PROXIES", "127.0.0.1")] {
+        assert!(!standalone(&[proxied]).auth.dev_login, "{proxied:?}");
+        let wanted = standalone(&[proxied, ("NATTER_AUTH__DEV_LOGIN", "true")]);
+        assert!(wanted.auth.dev_login && wanted.warnings()[0].contains("a proxy is in front"), "{proxied:?}");
+    }
 }
 
 #[test]

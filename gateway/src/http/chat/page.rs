@@ -14,7 +14,7 @@ use natter_shared::{
 
 use super::{Room, group_of, path_of};
 use crate::http::{
-    Problem, Site,
+    Problem, Site, dev,
     extract::Caller,
     pages::{html, team_html, to_sign_in},
     team_pages,
@@ -63,7 +63,7 @@ pub(in crate::http) async fn page(State(site): State<Arc<dyn Site>>, Room(room):
             room_group: group_of(&room),
             path: &path_of(&room),
             csrf: &csrf,
-            dev_login: site.config().auth.dev_login,
+            dev_login: dev::is_offered(&*site, &caller),
             data: &data,
         };
         return team_html(&*site, &caller, &csrf, pages, pages.chat(&page));

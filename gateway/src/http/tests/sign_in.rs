@@ -75,6 +75,19 @@ async fn dev_login_is_not_there_when_switched_off() {
 }
 
 #[tokio::test]
+async fn dev_login_goes_through_no_proxy_that_the_config_does_not_know_of() {
+    let routes = Routes::new();
+    for forwarded in [("x-forwarded-for", "192.0.2.7"), ("forwarded", "for=192.0.2.7"), ("via", "1.1 proxy"), ("x-real-ip", "192.0.2.7")] {
+        assert_eq!(routes.send("POST", LOGIN, &[JSON, forwarded], r#"{"name":"alice"}"#).await.problem(), (403, "forbidden".to_owned()));
+        assert!(!routes.get("/sign-in", &[forwarded]).await.body.contains("sign-in-form"), "{forwarded:?}");
+    }
+    assert!(routes.get("/sign-in", &[]).await.body.contains("sign-in-form"));
+    let wanted = Routes::over(FakeSite::new(|http, _| http.public_url = Some("https://chat.test".to_owned())));
+    let headers = [JSON, ("origin", "https://chat.test"), ("x-forwarded-for", "192.0.2.7")];
+    assert_eq!(wanted.send("POST", LOGIN, &headers, r#"{"name":"alice"}"#).await.status, StatusCode::OK);
+}
+
+#[tokio::test]
 async fn the_sign_in_page_has_no_inline_script_and_goes_on_within_this_host() {
     let routes = Routes::new();
     assert_eq!(routes.get("/", &[]).await.header("location"), "/sign-in");
