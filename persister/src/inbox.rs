@@ -27,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     checkpoint,
     database::{
-        Store,
+        Store, answered,
         rows::{Kind, Rows},
     },
     error::Error,
@@ -186,7 +186,7 @@ async fn tell_recipients(store: &Store, broker: &dyn Broker, notifications: &[No
     }
     let sql = "SELECT DISTINCT n.recipient AS recipient FROM v JOIN notifications n ON n.id = v.i WHERE n.group_id IS NOT NULL";
     let mut recipients = BTreeSet::new();
-    for row in rows.query(store.database(), sql).await? {
+    for row in answered(rows.query(store.database(), sql)).await? {
         recipients.extend(UserId::new(&row.try_get::<String>("", "recipient")?));
     }
     for some in recipients.into_iter().collect::<Vec<_>>().chunks(CHUNK) {
@@ -197,9 +197,13 @@ async fn tell_recipients(store: &Store, broker: &dyn Broker, notifications: &[No
 
 async fn tell(store: &Store, broker: &dyn Broker, users: &[UserId]) -> Result<(), Error> {
     // Counted later than its version says, a count would go back with the next one.
-    let (snapshot, _) = store.snapshot().await.map_err(|error| DbErr::Custom(error.message))?;
-    let counts = count(&snapshot, users).await?;
-    snapshot.commit().await?;
+    let counted = async {
+        let (snapshot, _) = store.snapshot().await.map_err(|error| DbErr::Custom(error.message))?;
+        let counts = count(&snapshot, users).await?;
+        snapshot.commit().await?;
+        Ok(counts)
+    };
+    let counts = answered(counted).await?;
     let told = counts.into_iter().map(|(user, counts)| async move {
         // What cannot be written is a defect of ours, and no reason to keep the others waiting.
         let Ok(payload) = serde_json::to_vec(&Ephemeral::Inbox(counts)) else { return Ok(()) };

@@ -8,7 +8,10 @@ use sea_orm::{ColumnTrait, DbErr, EntityTrait, QueryFilter};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::{database::Store, entity::leases};
+use crate::{
+    database::{Store, answered},
+    entity::leases,
+};
 
 /// The leases this process holds.
 pub(crate) struct Leases {
@@ -43,7 +46,7 @@ impl Leases {
                 _ = tick.tick() => {}
             }
             for (shard, held) in self.held.iter().enumerate() {
-                match self.take(shard as i64).await {
+                match answered(self.take(shard as i64)).await {
                     Ok(taken) => {
                         held.send_if_modified(|held| std::mem::replace(held, taken) != taken);
                     }

@@ -17,6 +17,7 @@ use tokio::time::Instant;
 
 use crate::{
     checkpoint::{self, Checkpoint},
+    database::answered,
     epochs,
     error::Error,
     projector::{Applied, Projector},
@@ -36,7 +37,7 @@ const SLACK: Duration = Duration::from_secs(10);
 pub(crate) async fn settle(projector: &mut Projector) -> Result<Checkpoint, Error> {
     let shard = projector.shard;
     loop {
-        let checkpoint = checkpoint::load(projector.store.database(), shard).await?;
+        let checkpoint = answered(checkpoint::load(projector.store.database(), shard)).await?;
         let state = match fenced_state(projector).await {
             Ok(state) => state,
             Err(BrokerError::NoLog(_)) => {

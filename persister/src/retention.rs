@@ -99,15 +99,15 @@ impl Retention {
         Ok(deleted)
     }
 
-    /// Before when things are too old, by the shard's own clock: the time of the last event applied.
-    /// A wrong clock of this machine deletes nothing.
+    /// Before when things are too old, by the shard's own clock, the time of the last event applied; and by this machine's. One
+    /// that is wrong by itself, here or of a NATS server, deletes nothing.
     async fn cutoff(&self, topic: Topic, keep: Duration) -> Result<Option<Timestamp>, DbErr> {
         let shard = self.broker.shards().of(topic);
         if !self.leases.holds(shard) {
             return Ok(None);
         }
         let applied = checkpoint::load(self.store.database(), shard).await?;
-        Ok(applied.map(|applied| applied.stored_at.min(self.broker.now()).offset_by(-(keep.as_millis() as i64))))
+        Ok(applied.map(|applied| applied.stored_at.min(self.broker.now()).min(Timestamp::now()).offset_by(-(keep.as_millis() as i64))))
     }
 
     /// Goes through the groups that `pages` yields.

@@ -24,6 +24,7 @@ pub(super) async fn create(store: &Store, name: &str, json: bool) -> Result<(), 
     let sha256 = HEXLOWER.encode(&Sha256::digest(key.as_bytes()));
     let now = Timestamp::now().0 as i64;
     store.execute(sql, [id.into(), name.into(), sha256.into(), now.into()]).await?;
+    store.sync().await?;
     if json {
         println!("{}", serde_json::json!({ "id": id, "name": name, "key": key }));
     } else {
@@ -60,6 +61,7 @@ pub(super) async fn revoke(store: &Store, id: Uuid) -> Result<(), AdminError> {
     if store.execute(sql, [(Timestamp::now().0 as i64).into(), id.into()]).await? == 0 {
         return Err(AdminError::NoKey(id));
     }
+    store.sync().await?;
     eprintln!("Key {id} is revoked.");
     Ok(())
 }

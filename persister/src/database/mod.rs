@@ -3,17 +3,18 @@
 
 pub(crate) mod rows;
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashSet, io, sync::Arc, time::Duration};
 
 use natter_shared::rpc::{RpcError, ShardPosition};
 use sea_orm::{
     ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, IsolationLevel,
-    SqliteTransactionMode, Statement, TransactionOptions, TransactionTrait, Value, sqlx::Connection,
+    SqliteTransactionMode, Statement, TransactionOptions, TransactionTrait, Value,
+    sqlx::{self, Connection},
 };
 use sea_orm_migration::MigratorTrait;
 use tokio::{
     sync::{Mutex, OwnedMutexGuard},
-    time::Instant,
+    time::{Instant, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -21,6 +22,13 @@ use crate::{checkpoint, error::unavailable, migration::Migrator, options::Databa
 
 /// The key of the advisory lock under which migrations run: "natter" in ASCII.
 const MIGRATION_LOCK: i64 = 0x6e_61_74_74_65_72;
+
+/// How long what keeps a shard going waits for the database. Of a peer that is gone without a word TCP tells nothing to who
+/// only waits for its answer.
+const ANSWER: Duration = Duration::from_secs(30);
+
+/// How long a connection that is given back may take to answer.
+const STILL_THERE: Duration = Duration::from_secs(5);
 
 /// How long another process may take to make the SQLite file.
 const MAKING: Duration = Duration::from_secs(5);
@@ -53,7 +61,7 @@ pub async fn connect(options: &DatabaseOptions) -> Result<DatabaseConnection, Db
         .test_before_acquire_if_idle_for(Duration::from_secs(1))
         .map_sqlx_sqlite_opts(|sqlite| {
             // NORMAL survives any crash of a process; after a power loss the stream is replayed
-            // from the older checkpoint.
+            // from the older checkpoint. What is in no stream is synced by itself (`Store::sync`).
             sqlite
                 .create_if_missing(true)
                 .busy_timeout(Duration::from_secs(5))
@@ -74,6 +82,17 @@ pub async fn connect(options: &DatabaseOptions) -> Result<DatabaseConnection, Db
                     // Behind a rollback that was begun by dropping a transaction.
                     connection.ping().await?;
                     Ok(!connection.is_in_transaction())
+                })
+            })
+        })
+        // One that was left while it waited for an answer would keep its place for as long as TCP tries, a quarter of an hour.
+        .map_sqlx_postgres_pool_opts(|pool| {
+            pool.after_release(|connection, _| {
+                Box::pin(async move {
+                    match timeout(STILL_THERE, connection.ping()).await {
+                        Ok(answered) => answered.map(|()| true),
+                        Err(_) => Err(sqlx::Error::Io(io::ErrorKind::TimedOut.into())),
+                    }
                 })
             })
         })
@@ -105,14 +124,29 @@ pub async fn connect_with_retry(options: &DatabaseOptions, shutdown: &Cancellati
     }
 }
 
-/// Brings the schema up to date. Several processes may do so at once: the others wait.
+/// What `work` comes to; an error where the database is silent for so long that it may never answer.
+pub(crate) async fn answered<T>(work: impl Future<Output = Result<T, DbErr>>) -> Result<T, DbErr> {
+    timeout(ANSWER, work).await.unwrap_or_else(|_| Err(DbErr::Custom(format!("no answer for {} s", ANSWER.as_secs()))))
+}
+
+/// Brings the schema up to date. Several processes may do so at once: the others wait. What a newer release has made of it
+/// stays: that one may run beside this.
 pub async fn migrate(database: &DatabaseConnection) -> Result<(), DbErr> {
     let transaction = begin_write(database).await?;
     if database.get_database_backend() == DbBackend::Postgres {
         transaction.execute_unprepared(&format!("SELECT pg_advisory_xact_lock({MIGRATION_LOCK})")).await?;
     }
-    Migrator::up(&transaction, None).await?;
+    if !has_all(&transaction).await? {
+        Migrator::up(&transaction, None).await?;
+    }
     transaction.commit().await
+}
+
+/// Whether all that this release knows of has been done, whatever else has.
+async fn has_all(transaction: &DatabaseTransaction) -> Result<bool, DbErr> {
+    Migrator::install(transaction).await?;
+    let done: HashSet<String> = Migrator::get_migration_models(transaction).await?.into_iter().map(|done| done.version).collect();
+    Ok(Migrator::migrations().iter().all(|migration| done.contains(migration.name())))
 }
 
 async fn begin_write(database: &DatabaseConnection) -> Result<DatabaseTransaction, DbErr> {
@@ -195,6 +229,14 @@ impl Store {
             DbBackend::Sqlite => "CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)",
             _ => "(extract(epoch from clock_timestamp()) * 1000)::bigint",
         }
+    }
+
+    /// What was committed before survives a loss of power from here on: what no stream has, and so is not replayed.
+    pub(crate) async fn sync(&self) -> Result<(), DbErr> {
+        if self.backend == DbBackend::Sqlite {
+            self.database.execute_unprepared("PRAGMA wal_checkpoint(FULL)").await?;
+        }
+        Ok(())
     }
 
     pub(crate) fn backend(&self) -> DbBackend {

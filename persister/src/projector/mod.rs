@@ -31,7 +31,7 @@ use uuid::Uuid;
 use self::{known::Known, write::Written};
 use crate::{
     checkpoint::Checkpoint,
-    database::Store,
+    database::{Store, answered},
     error::{Error, is_data},
     inbox::Change,
     metrics::Metrics,
@@ -154,14 +154,14 @@ impl Projector {
                     entry.event = Err(reason.clone());
                 }
             }
-            let mut known = Known::load(&self.store, &entries, &self.counters).await?;
+            let mut known = answered(Known::load(&self.store, &entries, &self.counters)).await?;
             if clashed {
-                known.load_existing(&self.store, &entries).await?;
+                answered(known.load_existing(&self.store, &entries)).await?;
             }
             let refuses_nul = self.store.backend() == DbBackend::Postgres;
             let mut plan = plan::plan(entries, known, self.broker.shards(), self.broker.now(), refuses_nul);
             self.publish(std::mem::take(&mut plan.hints)).await?;
-            match write::write(&self.store, &self.metrics, self.shard, at.position, &to, &mut plan, at_once).await {
+            match answered(write::write(&self.store, &self.metrics, self.shard, at.position, &to, &mut plan, at_once)).await {
                 Ok(Written::Yes) => {
                     self.committed(&to, plan.counters, plan.changes);
                     self.metrics.batch(self.shard, part.len(), started.elapsed(), self.broker.now().since(last.stored_at));
@@ -173,7 +173,7 @@ impl Projector {
                 Ok(Written::Overtaken) => at_once = false,
                 Err(error) if is_data(&error) => {
                     // Only where the database is well otherwise is it the data's fault.
-                    self.store.database().execute_unprepared("SELECT 1").await?;
+                    answered(self.store.database().execute_unprepared("SELECT 1")).await?;
                     return Ok(Attempt::Poison(format!("refused by the database: {error}")));
                 }
                 Err(error) => return Err(error.into()),

@@ -154,15 +154,24 @@ fn cut(found: Vec<RecoveredEvent>, limit: usize) -> (Vec<RecoveredEvent>, bool) 
     (kept, more)
 }
 
-/// Roughly the bytes of an event in an answer.
+/// The bytes of a text in JSON: a control character takes six, or two, as a quote does.
+pub(super) fn written(text: &str) -> usize {
+    let extra = |byte: u8| match byte {
+        0..0x20 => 5,
+        b'"' | b'\\' => 1,
+        _ => 0,
+    };
+    text.bytes().map(|byte| 1 + extra(byte)).sum()
+}
+
+/// Roughly the bytes of an event in an answer, and no fewer.
 fn size(event: &Event) -> usize {
     let data = |data: &Option<Data>| data.as_ref().map_or(0, |data| data.get().len());
     400 + match event {
-        // JSON writes a control character in six bytes; counting escapes would cost more than it is worth.
-        Event::Message(message) => message.body.len() + data(&message.data),
-        Event::Notification(notification) => notification.body.len() + data(&notification.data),
+        Event::Message(message) => written(&message.body) + data(&message.data),
+        Event::Notification(notification) => written(&notification.body) + data(&notification.data),
         Event::GroupCreated(created) => created.members.len() * 160,
-        Event::GroupRenamed(renamed) => renamed.display_name.len(),
+        Event::GroupRenamed(renamed) => written(&renamed.display_name),
         Event::MemberAdded(_)
         | Event::MemberRemoved(_)
         | Event::GroupJoined(_)
@@ -233,4 +242,35 @@ pub(super) fn data(row: &QueryResult) -> Result<Option<Data>, RpcError> {
 /// A row that no event of ours can have become.
 fn unreadable(error: &dyn std::error::Error) -> RpcError {
     unavailable(&sea_orm::DbErr::Type(error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page_is_cut_by_what_json_makes_of_it() {
+        // What a frame may bring at most, all of it characters that JSON writes in six bytes.
+        let body = "\u{1}".repeat(10_000);
+        let (sender, nonce) = (UserId::new("ann").unwrap(), Nonce::now());
+        let message = |seq| {
+            let id = MessageId::derive(&sender, nonce);
+            let (group, body) = (GroupId(Uuid::nil()), body.clone());
+            let message = Message { id, group, sender: sender.clone(), nonce, body, reply_to: None, data: None, origin: None };
+            let position = Position::new(natter_shared::position::Epoch(1), seq);
+            RecoveredEvent { id: id.into(), position, stored_at: Timestamp(1), event: Event::Message(message) }
+        };
+        let (events, more) = cut((1..=500).map(message).collect(), 500);
+        assert!(more && !events.is_empty());
+        let answer = serde_json::to_vec(&EventsPage { events, more, complete: true }).unwrap();
+        assert!(answer.len() <= MAX_BYTES, "{} bytes", answer.len());
+        for text in ["plain", "a \"quote\" and a \\", "\u{0}\u{1f}\n\t\r", "\u{7f}漢字 😀"] {
+            let json = serde_json::to_string(text).unwrap().len() - 2;
+            let counted = written(text);
+            assert!(
+                counted >= json && counted <= json + 4 * text.bytes().filter(|byte| *byte < 0x20).count(),
+                "{text:?}: {counted} for {json}"
+            );
+        }
+    }
 }

@@ -68,7 +68,8 @@ pub(super) async fn chat_page(context: &Context, call: ChatPage) -> Result<Answe
     let sql = "SELECT id, handle, display_name FROM users WHERE id <> ? AND erased_at IS NULL ORDER BY id LIMIT ?";
     let rows = snapshot.all(sql, [call.user.as_str().into(), i64::from(call.users.min(MAX_ROWS)).into()]).await?;
     let users = rows.iter().map(users::profile).collect::<Result<Vec<_>, _>>()?;
-    let newest = Page { before: None, archived: false, unseen: false, limit: call.notifications };
+    // Users and groups are in the same answer.
+    let newest = Page { before: None, archived: false, unseen: false, limit: call.notifications, bytes: MAX_BYTES / 2 };
     let (notifications, _) = notifications(&snapshot, &call.user, newest).await?;
     let inbox = counts(&snapshot, &call.user).await?;
     snapshot.answer(ChatPageData { profile, groups, users, notifications, inbox }).await
@@ -76,7 +77,7 @@ pub(super) async fn chat_page(context: &Context, call: ChatPage) -> Result<Answe
 
 pub(super) async fn list(context: &Context, call: ListNotifications) -> Result<Answer<NotificationsPage>, RpcError> {
     let snapshot = context.snapshot().await?;
-    let page = Page { before: call.before, archived: call.archived, unseen: call.unseen, limit: call.limit };
+    let page = Page { before: call.before, archived: call.archived, unseen: call.unseen, limit: call.limit, bytes: MAX_BYTES };
     let (notifications, more) = notifications(&snapshot, &call.user, page).await?;
     let inbox = counts(&snapshot, &call.user).await?;
     snapshot.answer(NotificationsPage { notifications, more, inbox }).await
@@ -105,6 +106,8 @@ struct Page {
     archived: bool,
     unseen: bool,
     limit: u32,
+    /// It is cut when it passes so many.
+    bytes: usize,
 }
 
 /// A page of `user`'s notifications, newest first, and whether there are more.
@@ -132,9 +135,9 @@ async fn notifications(snapshot: &Snapshot<'_>, user: &UserId, page: Page) -> Re
     let (mut entries, mut bytes) = (Vec::new(), 0);
     for row in rows.iter().take(limit) {
         let entry = entry(row)?;
-        bytes += 400 + entry.body.len() + entry.data.as_ref().map_or(0, |data| data.get().len());
+        bytes += 400 + history::written(&entry.body) + entry.data.as_ref().map_or(0, |data| data.get().len());
         // One always fits, or a reader would never get past it.
-        if bytes > MAX_BYTES && !entries.is_empty() {
+        if bytes > page.bytes && !entries.is_empty() {
             break;
         }
         entries.push(entry);

@@ -74,6 +74,7 @@ async fn write(context: &Context, call: &ChangeStanding) -> Result<Standing, DbE
     let values = [call.user.as_str().into(), blocked_at.into(), void_before.into(), (version as i64).into()];
     write.transaction.execute_raw(context.store.statement(upsert, values)).await?;
     write.commit().await?;
+    context.store.sync().await?;
     Ok(standing(version))
 }
 

@@ -2,7 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-use natter_shared::{event::GroupKind, frame::ErrorCode, rpc::FindUser, subject::Topic};
+use natter_shared::{
+    event::GroupKind,
+    frame::ErrorCode,
+    rpc::{ChangeStanding, FindUser, StandingChange},
+    subject::Topic,
+};
 use sea_orm::{ConnectionTrait, TransactionTrait};
 
 use crate::harness::{Harness, user};
@@ -72,4 +77,15 @@ async fn many_may_migrate_at_once() {
             migrated.unwrap();
         }
     }
+}
+
+/// It is in no stream: after a loss of power nothing would bring it back.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_block_is_on_the_disk_when_it_is_answered() {
+    let harness = Harness::sqlite().await;
+    let user = user("somebody-to-be-blocked");
+    harness.call(ChangeStanding { user: user.clone(), change: StandingChange::Block }).await.unwrap();
+    // What is not synced yet is in the write-ahead log only.
+    let file = std::fs::read(harness.directory.path().join("natter.db")).unwrap();
+    assert!(file.windows(user.as_str().len()).any(|bytes| bytes == user.as_str().as_bytes()));
 }

@@ -10,7 +10,7 @@ use crate::{
     on_both,
 };
 
-on_both!(rows_of_the_first_schema_are_kept,);
+on_both!(rows_of_the_first_schema_are_kept, beside_a_newer_release_a_persister_starts,);
 
 async fn rows_of_the_first_schema_are_kept(mut harness: Harness) {
     harness.stop().await;
@@ -43,6 +43,14 @@ async fn rows_of_the_first_schema_are_kept(mut harness: Harness) {
     harness.start().await;
     let old = harness.sign_in(&user("old"), None).await;
     assert_eq!((old.groups[0].unread, old.inbox.unseen, old.inbox.unread), (5, 0, 1));
+    let (group, ack) = harness.create(GroupKind::Group, &[&user("old")]).await;
+    harness.applied(Topic::Group(group), ack).await;
+}
+
+async fn beside_a_newer_release_a_persister_starts(mut harness: Harness) {
+    harness.stop().await;
+    harness.sql("INSERT INTO seaql_migrations (version, applied_at) VALUES ('m29990101_000001_of_a_newer_release', 1)").await;
+    harness.start().await;
     let (group, ack) = harness.create(GroupKind::Group, &[&user("old")]).await;
     harness.applied(Topic::Group(group), ack).await;
 }

@@ -7,6 +7,7 @@ use natter_tests::{
     checker::Report,
     client::{ANSWER, Client, RequestError},
     cluster::{Cluster, Store},
+    proxy::Select,
     token::User,
     traffic::{Plan, Traffic},
 };
@@ -155,6 +156,32 @@ async fn while_the_database_is_away_sessions_chat_on_and_rows_follow() -> Result
     let settled = traffic.settle(&sql).await?;
     settled.assert_clean();
     assert!(settled.accepted > 100 && settled.resets == 0, "{settled:?}");
+    Ok(())
+}
+
+/// A database whose host is gone without a word while a write waits for its answer: nothing but our own patience ends that.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_falls_silent_in_a_write_is_asked_again_over_another_connection() -> Result<()> {
+    let cluster = Cluster::builder().gateways(1).store(Store::Postgres).proxied().start().await?;
+    let ann = Client::connect(cluster.gateway(0), &User::named("ann")).await?;
+    let group = ann.join("lobby").await?;
+    let sql = cluster.sql().await?;
+    ann.send(group, "before").await?;
+    wait_until("a row", async || sql.message_count().await.unwrap_or_default() == 1).await;
+    let held = sql.hold("SELECT shard FROM applied FOR UPDATE").await?;
+    ann.send(group, "in between").await?;
+    let waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'";
+    wait_until("a write that waits", async || sql.count(waits).await.unwrap_or_default() > 0).await;
+    cluster.persisters[0].database.as_ref().context("its proxy")?.freeze(&Select::All);
+    drop(held);
+    ann.send(group, "after").await?;
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(50);
+    while sql.message_count().await? < 3 {
+        anyhow::ensure!(tokio::time::Instant::now() < deadline, "the rows never came");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    let page = ann.request(json!({"type": "history", "group": group, "limit": 10})).await?;
+    assert_eq!(page["messages"].as_array().map(Vec::len), Some(3), "{page}");
     Ok(())
 }
 

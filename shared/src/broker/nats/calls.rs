@@ -6,7 +6,7 @@ use async_nats::{Client, connection::State};
 use bytes::Bytes;
 use futures::{StreamExt, stream};
 use tokio::sync::{Semaphore, oneshot};
-use tracing::{debug, warn};
+use tracing::warn;
 
 use super::{
     super::{BrokerError, Call, Calls, Control, Controls},
@@ -59,7 +59,7 @@ impl NatsBroker {
                     let _slot = slot;
                     let Ok(Ok(answer)) = tokio::time::timeout(ANSWER_WITHIN, answer).await else { return };
                     if let Err(error) = client.publish(reply, answer).await {
-                        debug!(%error, "answer_not_sent");
+                        warn!(%error, "answer_not_sent");
                     }
                 });
                 Some(Call { name, payload: message.payload, respond })
