@@ -38,10 +38,10 @@ impl Django {
     pub async fn start(port: u16, natter: &str, api: &str, key: &str) -> Result<Self> {
         let (python, folder) = (python()?, Folder::new()?);
         let env: Vec<(String, String)> = [
-            ("NATTER_URL", natter.to_owned()),
-            ("NATTER_API_URL", api.to_owned()),
-            ("NATTER_SECRET", SECRET.to_owned()),
-            ("NATTER_API_KEY", key.to_owned()),
+            ("CHAT_URL", natter.to_owned()),
+            ("CHAT_API_URL", api.to_owned()),
+            ("CHAT_SECRET", SECRET.to_owned()),
+            ("CHAT_API_KEY", key.to_owned()),
             ("DJANGO_DB", folder.path().join("db.sqlite3").display().to_string()),
             ("PYTHONDONTWRITEBYTECODE", "1".to_owned()),
         ]

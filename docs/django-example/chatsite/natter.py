@@ -23,6 +23,7 @@ def token_for(user):
         "iss": "natter",
         "aud": "natter",
         "sub": user_id(user),
+        "iat": int(time.time()),
         "exp": int(time.time()) + TOKEN_SECONDS,
         "preferred_username": user.get_username(),
         "name": user.get_full_name() or user.get_username(),

@@ -11,13 +11,13 @@ ALLOWED_HOSTS = ["127.0.0.1", "localhost"]
 ROOT_URLCONF = "chatsite.urls"
 
 # Where browsers find Natter; behind one host, that host.
-NATTER_URL = os.environ.get("NATTER_URL", "http://127.0.0.1:8080")
+NATTER_URL = os.environ.get("CHAT_URL", "http://127.0.0.1:8080")
 # Where this server finds it: in a cluster any gateway, or what balances them.
-NATTER_API_URL = os.environ.get("NATTER_API_URL", NATTER_URL)
+NATTER_API_URL = os.environ.get("CHAT_API_URL", NATTER_URL)
 # The secret that Natter was started with (NATTER_AUTH__SECRET); signs the users' tokens.
-NATTER_SECRET = os.environ.get("NATTER_SECRET", "")
+NATTER_SECRET = os.environ.get("CHAT_SECRET", "")
 # Made by `natter apikey create`; for what this server does in Natter on its own account.
-NATTER_API_KEY = os.environ.get("NATTER_API_KEY", "")
+NATTER_API_KEY = os.environ.get("CHAT_API_KEY", "")
 
 # Natter's CSRF cookie is called `csrftoken`, as Django's is by default. Where the two share a host,
 # one of them has to give way.
