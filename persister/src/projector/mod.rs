@@ -225,14 +225,18 @@ impl Projector {
     }
 
     /// Publishes hints before the rows are committed: after a crash in between they are published
-    /// again under the same ids.
+    /// again under the same ids; under another where the first copy came too late to count.
     async fn publish(&mut self, hints: Vec<Outgoing>) -> Result<(), Error> {
         let fresh = hints.into_iter().filter(|hint| !self.published.contains(&hint.id));
         let broker = &self.broker;
         let ids: Vec<EventId> = stream::iter(fresh)
             .map(|hint| async move {
-                let id = hint.id;
-                broker.publish(hint).await.map(|_| id)
+                let (id, shard) = (hint.id, broker.shards().of(hint.topic));
+                let ack = broker.publish(hint.clone()).await?;
+                if ack.duplicate && broker.get(shard, ack.position).await?.is_some_and(|first| first.is_void()) {
+                    broker.publish(Outgoing { id: EventId::random(), made_at: broker.now(), ..hint }).await?;
+                }
+                Ok::<_, BrokerError>(id)
             })
             .buffer_unordered(HINTS)
             .try_collect()

@@ -5,7 +5,7 @@ use std::time::Duration;
 use natter_shared::{
     broker::{Broker, Outgoing},
     event::{Event, GroupKind, MemberAdded, MemberRemoved, Role},
-    id::{EventId, Nonce},
+    id::{EventId, Nonce, derived_event},
     rpc::{FindMembership, MessageHistory},
     subject::Topic,
 };
@@ -21,6 +21,7 @@ on_both!(
     aborted_persisters_lose_and_double_nothing,
     the_same_message_twice_is_one_and_another_content_is_a_dead_letter,
     voids_are_skipped,
+    a_hint_whose_first_copy_is_void_is_told_again,
     memberships_begin_and_end_at_their_events,
     unread_counts_are_exact,
     a_read_position_before_its_messages_counts_once_they_are_there,
@@ -159,6 +160,23 @@ async fn voids_are_skipped(harness: Harness) {
     harness.applied(Topic::Group(group), last).await;
     assert_eq!(harness.count("messages").await, 1);
     assert_eq!(harness.count("dead_letters").await, 0);
+}
+
+/// It came too late to count, as from a NATS that stood still; its id is remembered all the same.
+async fn a_hint_whose_first_copy_is_void_is_told_again(harness: Harness) {
+    let (alice, bob) = (user("alice"), user("bob"));
+    let (group, created) = harness.create(GroupKind::Group, &[&alice]).await;
+    harness.applied(Topic::Group(group), created).await;
+    let added = EventId::random();
+    let (topic, id) = (Topic::User(bob.key()), derived_event("joined", &[added.0.as_bytes(), bob.as_str().as_bytes()]));
+    let (made_at, payload) = (long_ago(harness.broker.now()), Event::Canary.encode().unwrap());
+    harness.broker.publish(Outgoing { topic, id, made_at, epoch: None, payload }).await.unwrap();
+    let add = Event::MemberAdded(MemberAdded { group, user: bob.clone(), role: Role::Member, by: Some(alice) });
+    let ack = harness.publish(Topic::Group(group), added, &add).await;
+    harness.applied(Topic::Group(group), ack).await;
+    let log = harness.log_of(topic).await;
+    let told = log.iter().filter(|stored| !stored.is_void() && matches!(Event::decode(&stored.payload), Ok(Event::GroupJoined(_))));
+    assert_eq!((log.len(), told.count()), (2, 1));
 }
 
 async fn memberships_begin_and_end_at_their_events(harness: Harness) {

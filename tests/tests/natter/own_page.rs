@@ -48,7 +48,8 @@ pub(super) async fn sees(browser: &Browser, text: &str) -> Result<()> {
 }
 
 async fn two_people_chat(label: &str, one: SocketAddr, other: SocketAddr) -> Result<()> {
-    let (ann, ben) = tokio::try_join!(enter(label, "ann", one), enter(label, "ben", other))?;
+    let ann = enter(label, "ann", one).await?;
+    let ben = enter(label, "ben", other).await?;
     lists(&ann, "ben").await?;
     lists(&ben, "ann").await?;
     say(&ann, "hello <b>ben</b>").await?;
