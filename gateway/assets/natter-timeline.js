@@ -136,7 +136,7 @@ export class Timeline extends EventTarget {
   async #history(what) {
     for (let tries = 0; !this.#closed; tries += 1) {
       try {
-        return await this.client.history(this.group, what);
+        return await this.client.history(this.group, { ...what, limit: Math.min(what.limit, this.client.historyPage) });
       } catch (error) {
         if (error instanceof RequestError && !error.retryable) {
           this.dispatchEvent(new Told("failed", error));

@@ -88,6 +88,7 @@ export class Client extends EventTarget {
   /** Not to reconnect before (ms). */ #notBefore = 0;
   #lastHeard = 0;
   #lastProblem = "";
+  /** Messages of one page of history at most. */ historyPage = Infinity;
   /** Of one frame; the server closes for good where one is larger. */ #mostBytes = Infinity;
   #offset = 0;
   #nextId = 1;
@@ -285,6 +286,7 @@ export class Client extends EventTarget {
     this.#lastProblem = "";
     this.#offset = Date.parse(frame.time) - this.clock.now();
     this.#mostBytes = frame.limits?.frame_bytes ?? Infinity;
+    this.historyPage = frame.limits?.history ?? Infinity;
     this.user = frame.user;
     this.#watch(2 * frame.ping_interval_ms);
     if (token) this.#refreshBefore(expiryOf(token));

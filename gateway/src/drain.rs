@@ -126,12 +126,7 @@ fn tell(session: &Arc<SessionHandle>, closers: &TaskTracker, answers_within: Dur
     }
     let session = Arc::clone(session);
     closers.spawn(async move {
-        let answered = async {
-            while !session.is_idle() {
-                time::sleep(LOOK).await;
-            }
-        };
-        let _ = time::timeout(answers_within, answered).await;
+        let _ = time::timeout(answers_within, session.idle()).await;
         session.outlet.close(CloseCode::Restart);
     });
 }

@@ -131,7 +131,7 @@ pub(crate) fn close_code(refusal: AuthError) -> CloseCode {
 pub(crate) fn error_code(refusal: AuthError) -> ErrorCode {
     match refusal {
         AuthError::Blocked => ErrorCode::Blocked,
-        AuthError::Unknown => ErrorCode::Unavailable,
+        AuthError::Unknown | AuthError::NoKeys => ErrorCode::Unavailable,
         _ => ErrorCode::Unauthorized,
     }
 }

@@ -45,6 +45,11 @@ impl ChatRoom {
         self.send_text(&json!({"message": message, "type": "notification", "user_name": handle}).to_string()).await
     }
 
+    /// Closes the socket.
+    pub async fn close(mut self) -> Result<()> {
+        Ok(self.stream.close(None).await?)
+    }
+
     /// The next text frame.
     pub async fn next(&mut self, patience: Duration) -> Result<Value> {
         loop {

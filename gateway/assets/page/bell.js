@@ -140,7 +140,6 @@ export function showBell(client, directory, page) {
     if (byId(`notification_${notification.id}`)) return;
     if (!isArchive) list.prepend(item({ ...notification, seen: false, archived: false }));
     announce(t("notification_from", { who: notification.sender ? directory.name(notification.sender) : t("system"), text: notification.body }));
-    count(inbox.unseen + 1);
     empty();
   });
   client.on("inbox", onCounts);

@@ -74,6 +74,13 @@ byId("sign-out").addEventListener("click", async () => {
   location.assign("/");
 });
 
+// Another window may have signed in as somebody else: nothing is sent in that name from a page of this one.
+client.on("ready", ({ user }) => {
+  if (user.id === me) return;
+  client.close();
+  location.reload();
+});
+
 // Ready first, so that nothing falls between what is loaded and what is told.
 const ready = new Promise((resolve) => client.on("groups", ({ more }) => { if (!more) resolve(undefined); }));
 client.connect();

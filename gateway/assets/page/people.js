@@ -28,7 +28,10 @@ export class Directory extends EventTarget {
     if (known) return known.display_name;
     if (!this.#asked.has(id)) {
       this.#asked.add(id);
-      get(`/users/${encodeURIComponent(id)}`).then((user) => this.learn([user]), () => this.#asked.delete(id));
+      get(`/users/${encodeURIComponent(id)}`).then((user) => this.learn([user]), (error) => {
+        // Who is gone stays so.
+        if (error.status !== 404) this.#asked.delete(id);
+      });
     }
     return id;
   }

@@ -28,7 +28,7 @@ struct Content {
     name: Option<String>,
     /// Seconds since the epoch.
     exp: u64,
-    /// When it was given, in milliseconds since the epoch; the release before does not say.
+    /// When the token was issued that it was given for, in milliseconds since the epoch; the release before does not say.
     #[serde(default)]
     iat: u64,
 }
@@ -39,11 +39,12 @@ impl Sessions {
     }
 
     /// A cookie's value for `identity` from `now` on, and when it ends. The token that was signed in
-    /// with may end before.
+    /// with may end before. The cookie is as old as that token: what revokes one revokes the other, also while it is being signed in.
     pub fn issue(&self, identity: &Identity, now: Timestamp, lifetime: Duration) -> (String, Timestamp) {
         let exp = (now.0 / 1000).saturating_add(lifetime.as_secs()).min(LAST_SECOND);
+        let iat = identity.issued_at.min(now).0;
         let content =
-            Content { sub: identity.user.clone(), handle: identity.handle.clone(), name: identity.display_name.clone(), exp, iat: now.0 };
+            Content { sub: identity.user.clone(), handle: identity.handle.clone(), name: identity.display_name.clone(), exp, iat };
         // Plain data: writing it cannot fail.
         let content = BASE64URL_NOPAD.encode(&serde_json::to_vec(&content).unwrap_or_default());
         let signature = BASE64URL_NOPAD.encode(&self.mac(&content).finalize().into_bytes());
@@ -85,7 +86,7 @@ mod tests {
             handle: Some("al".to_owned()),
             display_name: Some("愛麗絲 \"A\"".to_owned()),
             expires_at: Timestamp(0),
-            issued_at: Timestamp(0),
+            issued_at: Timestamp(NOW.0 - 10_000),
         }
     }
 
@@ -95,7 +96,10 @@ mod tests {
         let (value, ends) = sessions.issue(&alice(), NOW, Duration::from_mins(1));
         assert_eq!(ends, Timestamp(1_800_000_060_000));
         let identity = sessions.verify(&value, Timestamp(ends.0 - 1)).unwrap();
-        assert_eq!(identity, Identity { expires_at: ends, issued_at: NOW, ..alice() });
+        assert_eq!(identity, Identity { expires_at: ends, ..alice() });
+        let ahead = Identity { issued_at: Timestamp(NOW.0 + 1), ..alice() };
+        let (value, _) = sessions.issue(&ahead, NOW, Duration::from_mins(1));
+        assert_eq!(sessions.verify(&value, NOW).unwrap().issued_at, NOW);
         assert_eq!(sessions.verify(&value, ends), Err(AuthError::Expired));
         // Another gateway, the same secret; and one with another.
         assert!(Sessions::new(b"one").verify(&value, NOW).is_ok());

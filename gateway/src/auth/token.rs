@@ -44,6 +44,9 @@ pub enum AuthError {
     /// `kid` is none of the issuer's published keys, as far as is known.
     #[error("signed with a key that the issuer has not published")]
     UnknownKey,
+    /// The issuer's keys are not known: never fetched yet, or not for too long. Whether the token holds cannot be told.
+    #[error("the issuer's keys cannot be fetched")]
+    NoKeys,
     /// Without `kid`, while the issuer publishes several keys.
     #[error("does not say which of the issuer's keys it is signed with")]
     NoKeyId,
@@ -195,7 +198,7 @@ impl Authenticator {
     pub async fn authenticate(&self, token: &str) -> Result<Identity, AuthError> {
         match self.checked(token, Timestamp::now()) {
             Ok(identity) => Ok(identity),
-            Err((AuthError::UnknownKey, Some(jwks))) => {
+            Err((AuthError::UnknownKey | AuthError::NoKeys, Some(jwks))) => {
                 jwks.refreshed().await;
                 self.verify(token, Timestamp::now())
             }
@@ -206,7 +209,7 @@ impl Authenticator {
     /// Who holds a bearer token, if it holds at `now` by the keys that are known.
     ///
     /// # Errors
-    /// [`AuthError::UnknownKey`] is not the last word: see [`Authenticator::authenticate`].
+    /// [`AuthError::UnknownKey`] and [`AuthError::NoKeys`] are not the last word: see [`Authenticator::authenticate`].
     pub fn verify(&self, token: &str, now: Timestamp) -> Result<Identity, AuthError> {
         self.checked(token, now).map_err(|(reason, _)| reason)
     }

@@ -140,7 +140,7 @@ async fn the_connect_frame_has_its_time() {
     // Pings, or half of it, are not it.
     raw.write(&frame(FIN | PING, b"")).await;
     raw.write(&frame(FIN | TEXT, br#"{"type":"connect","token":"x"}"#)[..20]).await;
-    assert_eq!(raw.close_code().await, Some(4400));
+    assert_eq!(raw.close_code().await, Some(4410), "it may come sooner over another connection");
     assert_eq!(edge.refused("connect_timeout"), 1);
 }
 

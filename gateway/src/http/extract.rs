@@ -95,7 +95,9 @@ impl Caller {
     /// What nobody is answered, or who may not come in.
     pub(super) fn refusal(&self) -> Problem {
         match self.who {
-            Err(refusal @ (AuthError::Blocked | AuthError::Unknown)) => Problem::of(standings::error_code(refusal), refusal.to_string()),
+            Err(refusal @ (AuthError::Blocked | AuthError::Unknown | AuthError::NoKeys)) => {
+                Problem::of(standings::error_code(refusal), refusal.to_string())
+            }
             Ok(_) | Err(_) => Problem::unauthorized(),
         }
     }

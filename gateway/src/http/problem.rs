@@ -64,6 +64,11 @@ impl Problem {
         self.status
     }
 
+    /// Whether the same may work later.
+    pub fn is_retryable(&self) -> bool {
+        self.retryable
+    }
+
     /// The limit that refused.
     pub fn limit(&self) -> Option<Limit> {
         self.limit

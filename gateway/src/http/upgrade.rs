@@ -33,7 +33,7 @@ use crate::{
     accept::HandshakeDeadline,
     admission::{Place, Ticket},
     app::App,
-    auth::{By, Identity, UNAUTHORIZED, origin},
+    auth::{AuthError, By, Identity, UNAUTHORIZED, origin},
     limit::Limit,
     session::{self, OpenError, Opened, RoomOrGroup, Serving},
     socket::{Outlet, SocketIo, wire},
@@ -67,7 +67,7 @@ struct Handshake {
     offers_v1: bool,
     on_upgrade: OnUpgrade,
     ticket: Ticket,
-    identity: Result<Option<Identity>, ()>,
+    identity: Result<Option<Identity>, AuthError>,
 }
 
 impl Handshake {
@@ -127,7 +127,7 @@ impl Handshake {
 
 /// Who asks. A foreign page is refused; a token that does not hold is told in the socket, because
 /// a browser cannot read a 401. A cookie counts only on a page's own request.
-async fn identify(app: &App, headers: &HeaderMap, peer: Option<std::net::IpAddr>) -> Result<Result<Option<Identity>, ()>, Problem> {
+async fn identify(app: &App, headers: &HeaderMap, peer: Option<std::net::IpAddr>) -> Result<Result<Option<Identity>, AuthError>, Problem> {
     let verdict = origin::of_request(headers, peer, &app.config.http)
         .map_err(|forbidden| Problem::new(StatusCode::FORBIDDEN, "origin", forbidden.to_string()))?;
     Ok(match app.auth.identify(headers).await {
@@ -138,7 +138,8 @@ async fn identify(app: &App, headers: &HeaderMap, peer: Option<std::net::IpAddr>
         Ok(None) => Ok(None),
         Err(reason) => {
             tracing::debug!(%reason, "token_refused");
-            Err(())
+            // A page cannot take back a cookie that does not hold any more: as if it had none.
+            if headers.contains_key(header::AUTHORIZATION) { Err(reason) } else { Ok(None) }
         }
     })
 }
@@ -160,7 +161,7 @@ async fn v1(State(app): State<Arc<App>>, request: Request) -> Response {
 async fn upgraded<Opening: Future<Output = Option<Serving>> + Send>(
     app: Arc<App>,
     mut request: Request,
-    open: impl FnOnce(Arc<App>, TcpStream, Vec<u8>, Result<Option<Identity>, ()>) -> Opening + Send + 'static,
+    open: impl FnOnce(Arc<App>, TcpStream, Vec<u8>, Result<Option<Identity>, AuthError>) -> Opening + Send + 'static,
 ) -> Response {
     let handshake = match Handshake::check(&app, &mut request).await {
         Ok((handshake, _)) => handshake,
@@ -220,7 +221,8 @@ async fn chat_room(State(app): State<Arc<App>>, Path(room): Path<String>, mut re
     // The session is live before the 101 is sent: what anybody sends from then on arrives.
     let opened = match identity {
         Ok(Some(identity)) => open_in_time(&app, identity, room, &outlet, deadline).await,
-        Ok(None) | Err(()) => Err(OpenError { code: ErrorCode::Unauthorized, message: UNAUTHORIZED.to_owned() }),
+        Err(AuthError::NoKeys) => Err(OpenError { code: ErrorCode::Unavailable, message: AuthError::NoKeys.to_string() }),
+        Ok(None) | Err(_) => Err(OpenError { code: ErrorCode::Unauthorized, message: UNAUTHORIZED.to_owned() }),
     };
     let served = Arc::clone(&app);
     spawn(&app, ticket, async move {

@@ -19,7 +19,7 @@ use natter_shared::{
     timestamp::Timestamp,
 };
 use parking_lot::Mutex;
-use tokio::sync::Notify;
+use tokio::{sync::Notify, time};
 
 use super::{nonces::Nonces, notices::Notices, reply::Refusal, send::Outgoing};
 use crate::{
@@ -32,6 +32,9 @@ use crate::{
 /// asked else.
 const TOLD: usize = 8;
 const TOLD_FOR: Duration = Duration::from_millis(100);
+
+/// Between two looks at whether all is answered.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// Memberships that a session remembers the end of: SQL may be asked, and a hint be read again, that
 /// do not know of it yet.
@@ -325,6 +328,13 @@ impl SessionHandle {
     /// Whether all that was begun is answered.
     pub(crate) fn is_idle(&self) -> bool {
         self.unanswered.load(Ordering::SeqCst) == 0
+    }
+
+    /// Waits until all that was begun is answered.
+    pub(crate) async fn idle(&self) {
+        while !self.is_idle() {
+            time::sleep(LOOK).await;
+        }
     }
 
     /// Counts a request in flight; false if there are `limit` already.

@@ -16,11 +16,12 @@ use super::{
 };
 use crate::{
     app::App,
-    auth::{Identity, UNAUTHORIZED},
+    auth::{AuthError, Identity, UNAUTHORIZED},
     drain,
     http::upgrade,
     limit::Limit,
     socket::{Outlet, wire},
+    standings,
 };
 
 /// What ends a connection before it is a session.
@@ -39,6 +40,14 @@ impl Failure {
         Self { error: Some(error), close: Some(close) }
     }
 
+    /// A token that does not hold, or of which that cannot be told.
+    fn of_token(id: Option<u32>, reason: AuthError) -> Self {
+        match standings::error_code(reason) {
+            ErrorCode::Unavailable => Self::new(id, ErrorCode::Unavailable, reason.to_string(), CloseCode::TryAgain),
+            _ => Self::new(id, ErrorCode::Unauthorized, UNAUTHORIZED, CloseCode::Token),
+        }
+    }
+
     fn silent(close: Option<CloseCode>) -> Self {
         Self { error: None, close }
     }
@@ -46,7 +55,7 @@ impl Failure {
 
 /// Opens a session of protocol v1 from its 101 on; nothing where that has ended already. `identity` is who the upgrade was
 /// authenticated as, or why its token did not hold.
-pub async fn open_v1(app: Arc<App>, stream: TcpStream, read: Vec<u8>, identity: Result<Option<Identity>, ()>) -> Option<Serving> {
+pub async fn open_v1(app: Arc<App>, stream: TcpStream, read: Vec<u8>, identity: Result<Option<Identity>, AuthError>) -> Option<Serving> {
     let outlet = Arc::new(Outlet::held(app.outlet_limits()));
     outlet.attach(stream);
     let mut socket = upgrade::websocket(&app, &outlet, read).await;
@@ -80,11 +89,9 @@ async fn sign_in(
     app: &Arc<App>,
     outlet: &Arc<Outlet>,
     socket: &mut Socket,
-    identity: Result<Option<Identity>, ()>,
+    identity: Result<Option<Identity>, AuthError>,
 ) -> Result<(Option<u32>, Box<Opened>), Failure> {
-    let Ok(identity) = identity else {
-        return Err(Failure::new(None, ErrorCode::Unauthorized, UNAUTHORIZED, CloseCode::Token));
-    };
+    let identity = identity.map_err(|reason| Failure::of_token(None, reason))?;
     let first = time::timeout(app.config.limits.connect_timeout, first_frame(app, socket));
     let Some(first) = app.closing.run_until_cancelled(first).await else {
         let OpenError { code, message } = OpenError::draining();
@@ -94,18 +101,17 @@ async fn sign_in(
         Ok(connect) => connect?,
         Err(_) => {
             app.metrics.refused(Limit::ConnectTimeout);
-            return Err(Failure::new(None, ErrorCode::OutOfOrder, "no connect frame came in time", CloseCode::BadFrame));
+            return Err(Failure::new(None, ErrorCode::OutOfOrder, "no connect frame came in time", CloseCode::HeartbeatLost));
         }
     };
     let id = connect.id;
-    let refused = || Failure::new(id, ErrorCode::Unauthorized, UNAUTHORIZED, CloseCode::Token);
     let identity = match (&connect.token, identity) {
         (Some(token), _) => app.auth.authenticate(token).await.map_err(|reason| {
             tracing::debug!(%reason, "token_refused");
-            refused()
+            Failure::of_token(id, reason)
         })?,
         (None, Some(identity)) => identity,
-        (None, None) => return Err(refused()),
+        (None, None) => return Err(Failure::new(id, ErrorCode::Unauthorized, UNAUTHORIZED, CloseCode::Token)),
     };
     let resume = connect.resume.unwrap_or_default();
     let groups: HashMap<_, _> = resume.groups.iter().map(|(group, position)| (group.id(), *position)).collect();

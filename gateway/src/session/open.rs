@@ -164,8 +164,11 @@ impl App {
         let more = groups.last().filter(|_| more).map(|last| last.group);
         let groups = self.all_live(session, groups, &applied, &resume).await?;
         if more.is_none() {
+            // Remembered for as long as the session lives.
+            let most = self.config.limits.groups_per_connection;
             let is_unlisted = |group: &GroupId| !groups.iter().any(|state| state.id == *group);
-            let unlisted: Vec<_> = resume.groups.iter().filter(|(group, _)| is_unlisted(group)).map(|(group, at)| (*group, *at)).collect();
+            let unlisted: Vec<_> =
+                resume.groups.iter().filter(|(group, _)| is_unlisted(group)).map(|(group, at)| (*group, *at)).take(most).collect();
             if !unlisted.is_empty() {
                 let _ = session.unlisted.set(unlisted.into_boxed_slice());
             }

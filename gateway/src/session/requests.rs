@@ -49,8 +49,15 @@ impl App {
     }
 
     pub(super) async fn resume(self: &Arc<Self>, session: &Arc<SessionHandle>, points: BTreeMap<GroupRef, Position>) -> Outcome {
+        let most = self.config.limits.groups_per_connection;
+        if points.len() > most {
+            return Err(Refusal::new(ErrorCode::BadRequest, format!("{most} groups at most")));
+        }
         let mut groups = Vec::new();
         for (group, position) in points {
+            if session.is_closed() {
+                return Err(Refusal::new(ErrorCode::Unavailable, "the session is closing"));
+            }
             let group = group.id();
             let call = FindMembership { user: session.user.clone(), group };
             let answer = rpc::call(&*self.broker, call, None).await?;
@@ -67,8 +74,8 @@ impl App {
             return Err(Refusal::new(ErrorCode::BadRequest, "history takes `before` or `after`, not both"));
         }
         let group = asked.group.id();
-        let limit = asked.limit.unwrap_or(HISTORY_DEFAULT);
         let most = self.config.limits.history_page;
+        let limit = asked.limit.unwrap_or(HISTORY_DEFAULT.min(most));
         if limit == 0 || limit > most {
             return Err(Refusal::new(ErrorCode::BadRequest, format!("`limit` is 1 to {most}")));
         }

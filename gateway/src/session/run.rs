@@ -82,6 +82,9 @@ impl Drop for Guard {
     }
 }
 
+/// How long what a session has begun may take once the other side has closed.
+const DONE_WITHIN: Duration = Duration::from_secs(5);
+
 /// What the loop of a signed-in session keeps.
 pub(super) struct Running {
     pub(super) app: Arc<App>,
@@ -117,6 +120,9 @@ pub(super) fn run(app: Arc<App>, live: Live, mut socket: Socket) -> impl Future<
         if let Some(code) = code {
             session.outlet.close(code);
             app.metrics.closed(code);
+        } else {
+            // What came before the other side's Close is done: of the chat-room protocol nobody would send it again.
+            let _ = time::timeout(DONE_WITHIN, session.idle()).await;
         }
         drop(guard);
         finish(app, &session.outlet, &mut socket).await;

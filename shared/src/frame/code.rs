@@ -120,7 +120,7 @@ pub enum CloseCode {
     SlowConsumer,
     /// 4409: replaced by a newer connection.
     Replaced,
-    /// 4410: the heartbeat was not answered, or a message does not come to its end.
+    /// 4410: the heartbeat was not answered, or `connect`, or a message's end, does not come.
     HeartbeatLost,
     /// 4429: sends frames or bytes faster than allowed.
     RateLimited,

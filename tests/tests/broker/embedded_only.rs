@@ -47,6 +47,34 @@ async fn forgets_only_what_is_applied() {
     assert_eq!(publish(&*broker, topic, 21).await.position.seq, 21);
 }
 
+/// As on a full disk, where each round tries again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_could_not_be_deleted_is_not_counted_as_gone() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let broker = open(&directory, EmbeddedOptions { max_age: Duration::ZERO, max_bytes_per_shard: 0, ..embedded_options() }).await;
+    open_all(&*broker, Epoch(1)).await;
+    let shard = shards().next().expect("a shard");
+    let topic = group_in(&*broker, shard);
+    for n in 1..=20 {
+        publish(&*broker, topic, n).await;
+    }
+    let bytes = async || broker.log_size(shard).await.expect("a size").bytes;
+    let before = bytes().await;
+    let url = format!("sqlite://{}", directory.path().join("log.db").display());
+    let other = sea_orm::Database::connect(url).await.expect("the file");
+    let table = format!("events_{shard}_1");
+    let refuse = format!("CREATE TRIGGER refuse BEFORE DELETE ON {table} BEGIN SELECT RAISE(ABORT, 'no room'); END");
+    other.execute_unprepared(&refuse).await.expect("a trigger");
+    broker.applied(shard, Position::new(Epoch(1), 12)).await;
+    // Two rounds of forgetting.
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!((broker.log_state(shard).await.expect("a log").first, bytes().await), (13, before));
+    other.execute_unprepared("DROP TRIGGER refuse").await.expect("no trigger");
+    eventually("forgotten", async || (bytes().await < before).then_some(())).await;
+    let eighths = before * 8 / 20;
+    assert!(bytes().await.abs_diff(eighths) < before / 20, "{} of {before} bytes", bytes().await);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_applied_epoch_that_ended_is_dropped() {
     let embedded = Embedded::start().await;

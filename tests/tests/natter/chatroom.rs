@@ -150,3 +150,22 @@ async fn both_users_make_one_group_and_its_first_message_arrives() -> Result<()>
     assert_eq!(sql.count("SELECT COUNT(*) FROM groups WHERE kind = 'single'").await?, 5);
     Ok(())
 }
+
+/// This protocol has no acks: nobody would say it again.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_said_right_before_a_close_is_told() -> Result<()> {
+    let cluster = Cluster::builder().gateways(1).start().await?;
+    let mut ben = ChatRoom::open(cluster.gateway(0), &by_name("ben"), "lobby").await?;
+    for round in 0..5 {
+        let mut ann = ChatRoom::open(cluster.gateway(0), &by_name("ann"), "lobby").await?;
+        let lines = [format!("one {round}"), format!("two {round}"), format!("three {round}")];
+        for line in &lines {
+            ann.chat(None, line).await?;
+        }
+        ann.close().await?;
+        for line in &lines {
+            assert_eq!(ben.next(ANSWER).await?["message"], **line);
+        }
+    }
+    Ok(())
+}

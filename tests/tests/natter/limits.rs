@@ -11,7 +11,7 @@ use serde_json::json;
 #[tokio::test(flavor = "multi_thread")]
 async fn recovery_events_and_a_page_of_history_at_the_edge() -> Result<()> {
     let builder = Cluster::builder().gateways(1).env("NATTER_LIMITS__RECOVERY_EVENTS", "5").env("NATTER_LIMITS__HISTORY_PAGE", "7");
-    let cluster = builder.env("NATTER_LIMITS__RING_EVENTS_PER_GROUP", "1").start().await?;
+    let cluster = builder.env("NATTER_LIMITS__RING_EVENTS_PER_GROUP", "1").env("NATTER_LIMITS__GROUPS_PER_CONNECTION", "3").start().await?;
     let gateway = cluster.gateway(0);
     let (ann, mut ben) = (Client::connect(gateway, &User::named("ann")).await?, Client::connect(gateway, &User::named("ben")).await?);
     let group = ann.join("lobby").await?;
@@ -38,5 +38,14 @@ async fn recovery_events_and_a_page_of_history_at_the_edge() -> Result<()> {
     let page = async |limit: u32| ann.request(json!({"type": "history", "group": group, "limit": limit})).await;
     assert_eq!(page(7).await?["messages"].as_array().map(Vec::len), Some(7));
     assert!(matches!(page(8).await, Err(RequestError::Refused(error)) if error["code"] == "bad_request"));
+    let unsaid = ann.request(json!({"type": "history", "group": group})).await?;
+    assert_eq!(unsaid["messages"].as_array().map(Vec::len), Some(7), "as many as there may be");
+
+    let resume = async |groups: usize| {
+        let points: serde_json::Map<_, _> = (0..groups).map(|_| (uuid::Uuid::now_v7().to_string(), json!("1.0"))).collect();
+        ann.request(json!({"type": "resume", "groups": points})).await
+    };
+    assert_eq!(resume(3).await?["groups"], json!([]));
+    assert!(matches!(resume(4).await, Err(RequestError::Refused(error)) if error["code"] == "bad_request"));
     Ok(())
 }

@@ -197,3 +197,21 @@ async fn unread_rooms_and_the_bell_agree_in_all_windows_of_a_user() -> Result<()
     tokio::try_join!(ann.close(), ben.close())?;
     Ok(())
 }
+
+/// What one writes is never said in the name of who has signed in in another window.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_whose_user_has_changed_begins_anew() -> Result<()> {
+    let mut cluster = Cluster::builder().gateways(1).start().await?;
+    let browser = Browser::start("changed").await?;
+    come_in(&browser, "ann", cluster.gateway(0)).await?;
+    let script = "fetch('/api/v1/dev/login', {method: 'POST', headers: {'Content-Type': 'application/json'}, body: '{\"name\":\"zoe\"}'})
+        .then((answer) => arguments[0](answer.status))";
+    assert_eq!(browser.page.execute_async(script, Vec::new()).await?, 200);
+    assert_eq!(browser.eval("return document.body.dataset.userId").await?, "ann");
+    cluster.gateways[0].process.kill_and_start()?;
+    cluster.gateways[0].wait_ready().await?;
+    browser.wait_for_value(json!("zoe"), "return document.body.dataset.userId").await?;
+    super::own_page::is_up(&browser).await?;
+    browser.close().await?;
+    Ok(())
+}

@@ -154,6 +154,24 @@ async fn keys_that_an_issuer_publishes_are_used_and_rotated() -> Result<()> {
     Ok(())
 }
 
+/// Nobody is logged out by an issuer that is away: clients do not come back from "unauthorized".
+#[tokio::test(flavor = "multi_thread")]
+async fn while_an_issuers_keys_are_not_known_tokens_are_not_refused_but_put_off() -> Result<()> {
+    let issuer = Issuer::start(&["no keys yet"]).await?;
+    let cluster = cluster(&issuer, 1).await?;
+    let (gateway, ann) = (cluster.gateway(0), User::named("ann"));
+    let token = signed(&ann, KEY_A, "a");
+    let refused = Client::with_token(&ann, token.clone()).reconnect(gateway).await.expect_err("no keys");
+    let refused = refused.downcast_ref::<RequestError>().context("a refusal")?;
+    assert!(matches!(refused, RequestError::Refused(error) if error["code"] == "unavailable" && error["retryable"] == true), "{refused}");
+    let bearer = format!("Bearer {token}");
+    assert_eq!(session(gateway, Method::GET, &[("Authorization", &bearer)]).await?.status(), StatusCode::SERVICE_UNAVAILABLE);
+    issuer.publishes(&[JWK_A]);
+    until("the keys", async || Ok(session(gateway, Method::POST, &[("Authorization", &bearer)]).await?.status() == StatusCode::OK)).await?;
+    assert!(signs_in(gateway, &ann, token).await?);
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cookie_of_one_gateway_signs_in_at_the_other_until_it_is_cleared() -> Result<()> {
     let issuer = Issuer::start(&[JWK_A]).await?;
@@ -178,6 +196,12 @@ async fn a_cookie_of_one_gateway_signs_in_at_the_other_until_it_is_cleared() -> 
     let ready: Value = serde_json::from_str(socket.next().await.context("a frame")??.to_text()?)?;
     assert_eq!((&ready["type"], &ready["user"]["id"]), (&json!("ready"), &json!(ann.id)), "{ready}");
     assert!(upgrade_v1(b, &[("Cookie", &cookie), ("Origin", "https://evil.test")]).await.is_err());
+    // One that does not hold any more is as none: the page cannot take it back, and has a token.
+    let mut socket = upgrade_v1(b, &[("Cookie", "natter_session=of.old"), ("Origin", &own)]).await?;
+    let connect = json!({"type": "connect", "id": 1, "token": signed(&ann, KEY_A, "a")});
+    socket.send(Message::text(connect.to_string())).await?;
+    let ready: Value = serde_json::from_str(socket.next().await.context("a frame")??.to_text()?)?;
+    assert_eq!(ready["type"], "ready", "{ready}");
     // The cookie is no bearer token, in no place where one could be.
     let value = cookie.split(['=', ';']).nth(1).unwrap_or_default();
     assert!(!signs_in(b, &ann, value.to_owned()).await?);

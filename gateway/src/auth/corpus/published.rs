@@ -271,7 +271,7 @@ async fn keys_that_nobody_confirms_end_at_last() {
     let known = signed(&key_a(), Some("a"), "alice");
     running.until(&known, Ok("alice")).await;
     server.now_says(Answer::Status(503));
-    running.until(&known, Err(AuthError::UnknownKey)).await;
+    running.until(&known, Err(AuthError::NoKeys)).await;
     server.now_says(set(&[keys::rsa_a("a")]));
     running.until(&known, Ok("alice")).await;
 }
@@ -380,10 +380,10 @@ async fn an_endpoint_that_is_down_at_start_is_found_when_it_is_up() {
     server.now_says(Answer::Status(502));
     let running = run(&config(Algorithm::RS256, &server.url()));
     let token = signed(&key_a(), Some("a"), "alice");
-    assert_eq!(running.user(&token).await, Err(AuthError::UnknownKey));
+    assert_eq!(running.user(&token).await, Err(AuthError::NoKeys));
     server.now_says(set(&[keys::rsa_a("a")]));
     running.until(&token, Ok("alice")).await;
     // Nobody listens at all.
     let nobody = run(&config(Algorithm::RS256, "http://127.0.0.1:1/keys"));
-    assert_eq!(nobody.user(&token).await, Err(AuthError::UnknownKey));
+    assert_eq!(nobody.user(&token).await, Err(AuthError::NoKeys));
 }

@@ -79,12 +79,12 @@ impl Jwks {
     }
 
     /// Tries `check` with each key that a token may be signed with. A key whose name is not known may
-    /// be of a newer set than ours: [`AuthError::UnknownKey`].
+    /// be of a newer set than ours: [`AuthError::UnknownKey`]; without any set, [`AuthError::NoKeys`].
     pub(super) fn check(&self, kid: Option<&str>, check: impl Fn(&VerifyingKey) -> Result<(), AuthError>) -> Result<(), AuthError> {
         let known = self.known.load();
         // Keys that nobody has confirmed for so long may have been withdrawn since.
         if known.at.is_none_or(|at| at.elapsed() > self.times.max_stale) {
-            return Err(AuthError::UnknownKey);
+            return Err(AuthError::NoKeys);
         }
         known.keys.check(kid, check)
     }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use askama::Template;
 use axum::{
     extract::State,
+    http::{HeaderValue, header},
     response::{IntoResponse, Response},
 };
 use natter_shared::{
@@ -19,6 +20,9 @@ use crate::http::{
     pages::{html, team_html, to_sign_in},
     team_pages,
 };
+
+/// After so many seconds.
+const ASKS_AGAIN: &str = "3";
 
 /// Newest first, seen ones included.
 const NOTIFICATIONS: u32 = 100;
@@ -39,10 +43,25 @@ struct ChatRoom<'a> {
     unseen: u64,
 }
 
-/// The page, for who is signed in; others sign in first.
-pub(in crate::http) async fn page(State(site): State<Arc<dyn Site>>, Room(room): Room, caller: Caller) -> Result<Response, Problem> {
+/// The page, for who is signed in; others sign in first. Where it cannot be shown just now, the browser asks again by itself.
+pub(in crate::http) async fn page(State(site): State<Arc<dyn Site>>, room: Room, caller: Caller) -> Response {
+    shown(site, room, caller).await.unwrap_or_else(|problem| {
+        let is_retryable = problem.is_retryable();
+        let mut response = problem.into_response();
+        if is_retryable {
+            response.headers_mut().insert(header::REFRESH, HeaderValue::from_static(ASKS_AGAIN));
+        }
+        response
+    })
+}
+
+async fn shown(site: Arc<dyn Site>, Room(room): Room, caller: Caller) -> Result<Response, Problem> {
     let Some(identity) = caller.identity() else {
-        return Ok(to_sign_in(&path_of(&room)).into_response());
+        return match caller.refusal() {
+            // Whether the user may come in cannot be told just now: signing in again would not help.
+            refusal if refusal.is_retryable() => Err(refusal),
+            _ => Ok(to_sign_in(&path_of(&room)).into_response()),
+        };
     };
     // Somebody may come with the token of an issuer of one's own, never seen here before.
     let sign_in = SignIn {

@@ -147,4 +147,5 @@ async fn without_a_persister_the_page_says_try_again() {
     routes.site.broker.away.store(true, Ordering::Relaxed);
     let answer = routes.get("/chat/lobby/", &[("cookie", &cookie(&routes, "alice"))]).await;
     assert_eq!(answer.problem(), (503, "unavailable".to_owned()));
+    assert_eq!(answer.header("refresh"), "3", "the browser does");
 }

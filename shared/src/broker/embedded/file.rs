@@ -16,6 +16,8 @@ use crate::{
 
 /// Rows of one statement, largest first: few different texts, so that SQLite's are prepared once.
 const INSERT_ROWS: [usize; 5] = [256, 64, 16, 4, 1];
+/// Events looked at in one round of forgetting.
+const FORGOTTEN_AT_ONCE: u64 = 5000;
 const COLUMNS: &str = "seq, topic, id, made_at, stored_at, payload";
 
 /// Connections that read.
@@ -24,6 +26,16 @@ pub(super) struct File(DatabaseConnection);
 
 /// The one connection that writes.
 pub(super) struct Writing(DatabaseConnection);
+
+/// Events that go.
+pub(super) struct Going {
+    /// Up to here.
+    pub(super) seq: u64,
+    /// What they take.
+    pub(super) bytes: u64,
+    /// There may be more that can go.
+    pub(super) more: bool,
+}
 
 /// A table in the file.
 #[derive(Debug, Clone, Copy)]
@@ -253,21 +265,20 @@ impl Writing {
     }
 
     /// How far events from `first` on may go: at most up to `upto`, those stored before `before`
-    /// or among the first `bytes`. Looks at a bounded number; says the bytes that go, too.
-    pub(super) async fn oldest(&self, shard: Shard, upto: Position, before: Timestamp, bytes: u64) -> Result<Option<(u64, u64)>, DbErr> {
+    /// or among the first `bytes`. Looks at a bounded number.
+    pub(super) async fn oldest(&self, shard: Shard, upto: Position, before: Timestamp, bytes: u64) -> Result<Option<Going>, DbErr> {
         let sql = format!(
-            "SELECT seq, stored_at, LENGTH(payload) + 100 FROM {} WHERE seq <= ? ORDER BY seq LIMIT 5000",
+            "SELECT seq, stored_at, LENGTH(payload) + 100 FROM {} WHERE seq <= ? ORDER BY seq LIMIT {FORGOTTEN_AT_ONCE}",
             table(shard, upto.epoch)
         );
         let rows = self.0.query_all_raw(statement(sql, [signed(upto.seq)])).await?;
-        let mut going = None;
-        let mut freed = 0;
-        for row in &rows {
+        let mut going: Option<Going> = None;
+        for (place, row) in (1..).zip(&rows) {
+            let freed = going.as_ref().map_or(0, |going| going.bytes);
             if Timestamp(unsigned(row, 1)?) >= before && freed >= bytes {
                 break;
             }
-            freed += unsigned(row, 2)?;
-            going = Some((unsigned(row, 0)?, freed));
+            going = Some(Going { seq: unsigned(row, 0)?, bytes: freed + unsigned(row, 2)?, more: place == FORGOTTEN_AT_ONCE });
         }
         Ok(going)
     }

@@ -241,14 +241,21 @@ impl Logs {
         slot.end.send_replace(Some(Position::new(epoch, 0)));
     }
 
-    /// What is before `first` is gone.
-    pub(super) fn forget(&self, shard: Shard, first: u64, bytes: u64) {
+    /// What is before `first` goes: nobody is told of it any more.
+    pub(super) fn forget(&self, shard: Shard, first: u64) {
         let Ok(slot) = self.slot(shard) else { return };
         let mut log = slot.log.write();
         if let Some(log) = log.as_mut() {
             log.first = first;
-            log.bytes = log.bytes.saturating_sub(bytes);
             log.last_of.retain(|_, seq| *seq >= first);
+        }
+    }
+
+    /// So many bytes have gone from the file.
+    pub(super) fn freed(&self, shard: Shard, bytes: u64) {
+        let Ok(slot) = self.slot(shard) else { return };
+        if let Some(log) = slot.log.write().as_mut() {
+            log.bytes = log.bytes.saturating_sub(bytes);
         }
     }
 

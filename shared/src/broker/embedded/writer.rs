@@ -12,7 +12,7 @@ use tracing::{error, info, warn};
 use super::{
     super::{Ack, BrokerError, Outgoing, Stored},
     clock::Clock,
-    file::Writing,
+    file::{Going, Writing},
     live::Hub,
     log::Logs,
     retention::Applied,
@@ -266,12 +266,11 @@ impl Writer {
         let upto = Position::new(state.epoch, applied.seq.min(state.seq - 1));
         let before = Timestamp(Timestamp::now().0.saturating_sub(self.max_age.as_millis() as u64));
         let too_much = bytes.saturating_sub(self.max_bytes);
-        if let Some((seq, freed)) = self.file.oldest(shard, upto, before, too_much).await? {
-            // First memory, then the file: nobody is told of an event that has gone.
-            self.logs.forget(shard, seq + 1, freed);
-            self.file.forget(shard, Position::new(upto.epoch, seq)).await?;
-            return Ok(true);
-        }
-        Ok(false)
+        let Some(Going { seq, bytes, more }) = self.file.oldest(shard, upto, before, too_much).await? else { return Ok(false) };
+        // First memory, then the file: nobody is told of an event that has gone.
+        self.logs.forget(shard, seq + 1);
+        self.file.forget(shard, Position::new(upto.epoch, seq)).await?;
+        self.logs.freed(shard, bytes);
+        Ok(more)
     }
 }

@@ -246,6 +246,7 @@ async fn get_several(
     if !exchange.is_connected() {
         return Err(unavailable("not connected"));
     }
+    let connects = exchange.connects();
     let (client, inbox) = (exchange.client(), exchange.client().new_inbox());
     let mut answers = client.subscribe(inbox.clone()).await.map_err(unavailable)?;
     client.publish_with_reply(direct_get(stream), inbox, Bytes::from(request.to_string())).await.map_err(unavailable)?;
@@ -253,7 +254,8 @@ async fn get_several(
         let message = tokio::time::timeout(within, answers.next()).await;
         let message = message.map_err(|_| unavailable("timed out"))?.ok_or_else(|| unavailable("connection closed"))?;
         if message.status.is_some() {
-            return Ok(message);
+            // Over a new connection the rest of an answer may come, without its middle.
+            return if exchange.connects() == connects { Ok(message) } else { Err(unavailable("the connection was lost meanwhile")) };
         }
         take(message);
     }
