@@ -5,13 +5,10 @@ use std::{sync::Arc, time::Duration};
 
 use natter_shared::{id::InstanceId, subject::Shard};
 use sea_orm::{ColumnTrait, DbErr, EntityTrait, QueryFilter};
-use tokio::sync::watch;
+use tokio::{sync::watch, time::timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::{
-    database::{Store, answered},
-    entity::leases,
-};
+use crate::{database::Store, entity::leases};
 
 /// The leases this process holds.
 pub(crate) struct Leases {
@@ -46,7 +43,7 @@ impl Leases {
                 _ = tick.tick() => {}
             }
             for (shard, held) in self.held.iter().enumerate() {
-                match answered(self.take(shard as i64)).await {
+                match timeout(self.ttl, self.take(shard as i64)).await.unwrap_or_else(|_| Err(DbErr::Custom("no answer".to_owned()))) {
                     Ok(taken) => {
                         held.send_if_modified(|held| std::mem::replace(held, taken) != taken);
                     }
@@ -62,7 +59,7 @@ impl Leases {
             write.commit().await
         };
         // Not released, they run out by themselves.
-        if let Ok(Err(error)) = tokio::time::timeout(Duration::from_secs(1), release).await {
+        if let Ok(Err(error)) = timeout(Duration::from_secs(1), release).await {
             tracing::debug!(%error, "leases_not_released");
         }
     }

@@ -100,7 +100,7 @@ export function showPeople(directory, open) {
     byId("no-people").hidden = users.length > 0;
   }
 
-  const refresh = () => void load().catch(() => {});
+  const refresh = () => void load().catch(() => strangers.clear());
   const soon = unhurried(refresh);
 
   /** @param {string} user */

@@ -101,7 +101,7 @@ async fn sign_in(
         Ok(connect) => connect?,
         Err(_) => {
             app.metrics.refused(Limit::ConnectTimeout);
-            return Err(Failure::new(None, ErrorCode::OutOfOrder, "no connect frame came in time", CloseCode::HeartbeatLost));
+            return Err(Failure::new(None, ErrorCode::Unavailable, "no connect frame came in time", CloseCode::HeartbeatLost));
         }
     };
     let id = connect.id;

@@ -111,7 +111,11 @@ impl Running {
                 Ok(_) => Err(Refusal::new(ErrorCode::Unauthorized, "the token is another user's")),
                 Err(reason) => {
                     tracing::debug!(%reason, "token_refused");
-                    Err(Refusal::new(ErrorCode::Unauthorized, UNAUTHORIZED))
+                    let told = match standings::error_code(reason) {
+                        ErrorCode::Unauthorized => UNAUTHORIZED.to_owned(),
+                        _ => reason.to_string(),
+                    };
+                    Err(Refusal::new(standings::error_code(reason), told))
                 }
             }
         });

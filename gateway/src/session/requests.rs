@@ -50,11 +50,13 @@ impl App {
 
     pub(super) async fn resume(self: &Arc<Self>, session: &Arc<SessionHandle>, points: BTreeMap<GroupRef, Position>) -> Outcome {
         let most = self.config.limits.groups_per_connection;
-        if points.len() > most {
-            return Err(Refusal::new(ErrorCode::BadRequest, format!("{most} groups at most")));
-        }
         let mut groups = Vec::new();
-        for (group, position) in points {
+        for (place, (group, position)) in points.into_iter().enumerate() {
+            if place >= most {
+                // More than it may have: nobody is asked about them.
+                self.hub.say_reset(session, group.id());
+                continue;
+            }
             if session.is_closed() {
                 return Err(Refusal::new(ErrorCode::Unavailable, "the session is closing"));
             }

@@ -82,8 +82,8 @@ impl Drop for Guard {
     }
 }
 
-/// How long what a session has begun may take once the other side has closed.
-const DONE_WITHIN: Duration = Duration::from_secs(5);
+/// How long what a chat room has said may take once it has closed.
+const DONE_WITHIN: Duration = Duration::from_secs(2);
 
 /// What the loop of a signed-in session keeps.
 pub(super) struct Running {
@@ -120,8 +120,8 @@ pub(super) fn run(app: Arc<App>, live: Live, mut socket: Socket) -> impl Future<
         if let Some(code) = code {
             session.outlet.close(code);
             app.metrics.closed(code);
-        } else {
-            // What came before the other side's Close is done: of the chat-room protocol nobody would send it again.
+        } else if session.protocol == Protocol::ChatRoom {
+            // What was said before the Close is done: this protocol has no acks, nobody would say it again.
             let _ = time::timeout(DONE_WITHIN, session.idle()).await;
         }
         drop(guard);

@@ -14,7 +14,7 @@ use sea_orm::{
 use sea_orm_migration::MigratorTrait;
 use tokio::{
     sync::{Mutex, OwnedMutexGuard},
-    time::{Instant, timeout},
+    time::{Instant, sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -26,18 +26,25 @@ const MIGRATION_LOCK: i64 = 0x6e_61_74_74_65_72;
 /// How long what keeps a shard going waits for the database. Of a peer that is gone without a word TCP tells nothing to who
 /// only waits for its answer.
 const ANSWER: Duration = Duration::from_secs(30);
+const NO_ANSWER: &str = "no answer for 30 s";
 
 /// How long a connection that is given back may take to answer.
 const STILL_THERE: Duration = Duration::from_secs(5);
+
+/// How often a sync is tried, and the pause in between.
+const SYNC_TRIES: u32 = 10;
+const SYNC_PAUSE: Duration = Duration::from_millis(50);
 
 /// How long another process may take to make the SQLite file.
 const MAKING: Duration = Duration::from_secs(5);
 
 /// What a session of PostgreSQL's is set to.
-const SESSION: [(&str, &str); 6] = [
+const SESSION: [(&str, &str); 7] = [
     // Snapshots are what most transactions are for; those that write say READ COMMITTED.
     ("default_transaction_isolation", "repeatable read"),
     ("idle_in_transaction_session_timeout", "30s"),
+    // Of a connection that we have given up: else what it was asked goes on, or waits for a lock, and takes the place of others.
+    ("client_connection_check_interval", "1s"),
     // All that is asked for often is asked for by keys. A plan that was made while a table was small reads all of it, by itself
     // or by its index, and is kept until autovacuum has counted anew: a minute in which each new user costs a look at all before
     // them. Hash joins stay: of two things that are found by keys they are the right ones where these are many.
@@ -61,7 +68,7 @@ pub async fn connect(options: &DatabaseOptions) -> Result<DatabaseConnection, Db
         .test_before_acquire_if_idle_for(Duration::from_secs(1))
         .map_sqlx_sqlite_opts(|sqlite| {
             // NORMAL survives any crash of a process; after a power loss the stream is replayed
-            // from the older checkpoint. What is in no stream is synced by itself (`Store::sync`).
+            // from the older checkpoint. Blocks and keys, which are in no stream, are synced (`Store::sync`).
             sqlite
                 .create_if_missing(true)
                 .busy_timeout(Duration::from_secs(5))
@@ -126,7 +133,12 @@ pub async fn connect_with_retry(options: &DatabaseOptions, shutdown: &Cancellati
 
 /// What `work` comes to; an error where the database is silent for so long that it may never answer.
 pub(crate) async fn answered<T>(work: impl Future<Output = Result<T, DbErr>>) -> Result<T, DbErr> {
-    timeout(ANSWER, work).await.unwrap_or_else(|_| Err(DbErr::Custom(format!("no answer for {} s", ANSWER.as_secs()))))
+    timeout(ANSWER, work).await.unwrap_or_else(|_| Err(DbErr::Custom(NO_ANSWER.to_owned())))
+}
+
+/// Whether it is [`answered`]'s: the database was silent, or had too much to do.
+pub(crate) fn is_unanswered(error: &DbErr) -> bool {
+    matches!(error, DbErr::Custom(reason) if reason == NO_ANSWER)
 }
 
 /// Brings the schema up to date. Several processes may do so at once: the others wait. What a newer release has made of it
@@ -233,10 +245,20 @@ impl Store {
 
     /// What was committed before survives a loss of power from here on: what no stream has, and so is not replayed.
     pub(crate) async fn sync(&self) -> Result<(), DbErr> {
-        if self.backend == DbBackend::Sqlite {
-            self.database.execute_unprepared("PRAGMA wal_checkpoint(FULL)").await?;
+        if self.backend != DbBackend::Sqlite {
+            return Ok(());
         }
-        Ok(())
+        let _writer = self.writer.lock().await;
+        for _ in 0..SYNC_TRIES {
+            let done = self.database.query_one_raw(self.statement("PRAGMA wal_checkpoint(FULL)", [])).await?;
+            // Another one is under way, or somebody reads what was before.
+            let busy: i32 = done.map(|row| row.try_get_by_index(0)).transpose()?.unwrap_or_default();
+            if busy == 0 {
+                return Ok(());
+            }
+            sleep(SYNC_PAUSE).await;
+        }
+        Err(DbErr::Custom("not synced: the database is busy".to_owned()))
     }
 
     pub(crate) fn backend(&self) -> DbBackend {

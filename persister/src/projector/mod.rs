@@ -31,7 +31,7 @@ use uuid::Uuid;
 use self::{known::Known, write::Written};
 use crate::{
     checkpoint::Checkpoint,
-    database::{Store, answered},
+    database::{Store, answered, is_unanswered},
     error::{Error, is_data},
     inbox::Change,
     metrics::Metrics,
@@ -175,6 +175,12 @@ impl Projector {
                     // Only where the database is well otherwise is it the data's fault.
                     answered(self.store.database().execute_unprepared("SELECT 1")).await?;
                     return Ok(Attempt::Poison(format!("refused by the database: {error}")));
+                }
+                // Perhaps it has too much to do for one transaction.
+                Err(error) if is_unanswered(&error) && part.len() > 1 => {
+                    self.forget();
+                    self.metrics.retried();
+                    return Ok(Attempt::Poison(error.to_string()));
                 }
                 Err(error) => return Err(error.into()),
             }

@@ -43,9 +43,6 @@ use crate::{database::Store, inbox::Change, metrics::Metrics, options::Options, 
 /// An answer later than this finds nobody waiting ([`natter_shared::rpc::TIMEOUT`]).
 const DEADLINE: Duration = Duration::from_millis(4500);
 
-/// NATS carries no larger message by default (`max_payload`); pages are cut long before.
-const MAX_ANSWER: usize = 1 << 20;
-
 /// How long a call waits for its `min_position`.
 const PATIENCE: Duration = Duration::from_secs(1);
 
@@ -174,11 +171,7 @@ async fn within_deadline<T>(work: impl Future<Output = Result<T, RpcError>>) -> 
 
 fn encode<T: serde::Serialize>(result: &Result<Answer<T>, RpcError>) -> Bytes {
     match serde_json::to_vec(result) {
-        Ok(bytes) if bytes.len() <= MAX_ANSWER => bytes.into(),
-        Ok(bytes) => {
-            tracing::error!(bytes = bytes.len(), "answer_too_large");
-            Bytes::from_static(br#"{"Err":{"code":"too_large","message":"the answer is larger than NATS carries; ask for less"}}"#)
-        }
+        Ok(bytes) => bytes.into(),
         Err(error) => {
             tracing::error!(%error, "answer_not_encoded");
             Bytes::from_static(br#"{"Err":{"code":"unavailable","message":"the answer could not be encoded"}}"#)

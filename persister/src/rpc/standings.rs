@@ -67,6 +67,8 @@ async fn write(context: &Context, call: &ChangeStanding) -> Result<Standing, DbE
     };
     if (blocked_at, void_before) == (before.blocked_at, before.void_before) {
         write.rollback().await?;
+        // The call before may have failed at this.
+        context.store.sync().await?;
         return Ok(standing(u64::try_from(before.version).unwrap_or_default()));
     }
     let upsert = "INSERT INTO standings (user_id, blocked_at, void_before, version) VALUES (?, ?, ?, ?) ON CONFLICT (user_id) \

@@ -124,6 +124,9 @@ impl From<BrokerError> for RpcError {
     }
 }
 
+/// What is answered instead of what the broker does not carry.
+pub(crate) const TOO_LARGE: &[u8] = br#"{"Err":{"code":"too_large","message":"the answer is larger than NATS carries; ask for less"}}"#;
+
 /// Makes a call.
 ///
 /// # Errors

@@ -210,7 +210,7 @@ async fn signing_in_comes_first_and_soon() -> Result<()> {
     let gateway = cluster.gateway(0);
     let mut stream = upgrade_v1(gateway, &[]).await?;
     let before = tokio::time::Instant::now();
-    assert_eq!(close_code(&mut stream).await, Some(4400), "nobody came");
+    assert_eq!(close_code(&mut stream).await, Some(4410), "nobody came");
     assert!(before.elapsed() < Duration::from_secs(5));
     let mut stream = upgrade_v1(gateway, &[]).await?;
     stream.send(Message::text(json!({"type": "join", "id": 1, "group": "lobby"}).to_string())).await?;

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use async_nats::{Client, connection::State};
+use async_nats::{Client, PublishErrorKind, connection::State};
 use bytes::Bytes;
 use futures::{StreamExt, stream};
 use tokio::sync::{Semaphore, oneshot};
@@ -15,7 +15,10 @@ use super::{
     link::Publication,
     options::Role,
 };
-use crate::subject::{self, Space, Topic};
+use crate::{
+    rpc,
+    subject::{self, Space, Topic},
+};
 
 /// Servers of calls share them.
 const QUEUE_GROUP: &str = "persister";
@@ -58,8 +61,11 @@ impl NatsBroker {
                 tokio::spawn(async move {
                     let _slot = slot;
                     let Ok(Ok(answer)) = tokio::time::timeout(ANSWER_WITHIN, answer).await else { return };
-                    if let Err(error) = client.publish(reply, answer).await {
+                    if let Err(error) = client.publish(reply.clone(), answer).await {
                         warn!(%error, "answer_not_sent");
+                        if error.kind() == PublishErrorKind::MaxPayloadExceeded {
+                            let _ = client.publish(reply, Bytes::from_static(rpc::TOO_LARGE)).await;
+                        }
                     }
                 });
                 Some(Call { name, payload: message.payload, respond })
