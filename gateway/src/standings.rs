@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     app::App,
-    auth::{AuthError, Identity},
+    auth::{AuthError, Identity, UNAUTHORIZED},
 };
 
 /// Between two words of ours.
@@ -124,6 +124,14 @@ pub(crate) fn close_code(refusal: AuthError) -> CloseCode {
     match refusal {
         AuthError::Blocked => CloseCode::NotAllowed,
         _ => CloseCode::Token,
+    }
+}
+
+/// What is said of a token that does not hold, or of which that cannot be told. Why it does not hold is nobody's business.
+pub(crate) fn told_of(refusal: AuthError) -> (ErrorCode, String) {
+    match error_code(refusal) {
+        ErrorCode::Unauthorized => (ErrorCode::Unauthorized, UNAUTHORIZED.to_owned()),
+        code => (code, refusal.to_string()),
     }
 }
 

@@ -37,6 +37,7 @@ use crate::{
     limit::Limit,
     session::{self, OpenError, Opened, RoomOrGroup, Serving},
     socket::{Outlet, SocketIo, wire},
+    standings,
 };
 
 /// The smallest buffer that reads most frames at once: it is held by every idle connection.
@@ -221,8 +222,11 @@ async fn chat_room(State(app): State<Arc<App>>, Path(room): Path<String>, mut re
     // The session is live before the 101 is sent: what anybody sends from then on arrives.
     let opened = match identity {
         Ok(Some(identity)) => open_in_time(&app, identity, room, &outlet, deadline).await,
-        Err(AuthError::NoKeys) => Err(OpenError { code: ErrorCode::Unavailable, message: AuthError::NoKeys.to_string() }),
-        Ok(None) | Err(_) => Err(OpenError { code: ErrorCode::Unauthorized, message: UNAUTHORIZED.to_owned() }),
+        Ok(None) => Err(OpenError { code: ErrorCode::Unauthorized, message: UNAUTHORIZED.to_owned() }),
+        Err(reason) => {
+            let (code, message) = standings::told_of(reason);
+            Err(OpenError { code, message })
+        }
     };
     let served = Arc::clone(&app);
     spawn(&app, ticket, async move {

@@ -42,10 +42,8 @@ impl Failure {
 
     /// A token that does not hold, or of which that cannot be told.
     fn of_token(id: Option<u32>, reason: AuthError) -> Self {
-        match standings::error_code(reason) {
-            ErrorCode::Unavailable => Self::new(id, ErrorCode::Unavailable, reason.to_string(), CloseCode::TryAgain),
-            _ => Self::new(id, ErrorCode::Unauthorized, UNAUTHORIZED, CloseCode::Token),
-        }
+        let (code, message) = standings::told_of(reason);
+        Self::new(id, code, message, if code.is_retryable() { CloseCode::TryAgain } else { CloseCode::Token })
     }
 
     fn silent(close: Option<CloseCode>) -> Self {

@@ -13,7 +13,7 @@ use super::{
     run::{Running, Step},
     send::Outgoing,
 };
-use crate::{app::App, auth::UNAUTHORIZED, limit::Limit, standings};
+use crate::{app::App, limit::Limit, standings};
 
 impl Running {
     /// Reads a frame and begins what it asks; answers come when they are ready.
@@ -111,11 +111,8 @@ impl Running {
                 Ok(_) => Err(Refusal::new(ErrorCode::Unauthorized, "the token is another user's")),
                 Err(reason) => {
                     tracing::debug!(%reason, "token_refused");
-                    let told = match standings::error_code(reason) {
-                        ErrorCode::Unauthorized => UNAUTHORIZED.to_owned(),
-                        _ => reason.to_string(),
-                    };
-                    Err(Refusal::new(standings::error_code(reason), told))
+                    let (code, message) = standings::told_of(reason);
+                    Err(Refusal::new(code, message))
                 }
             }
         });

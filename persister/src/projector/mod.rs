@@ -180,6 +180,7 @@ impl Projector {
                 Err(error) if is_unanswered(&error) && part.len() > 1 => {
                     self.forget();
                     self.metrics.retried();
+                    tracing::warn!(%error, shard = self.shard.0, events = part.len(), "batch_halved");
                     return Ok(Attempt::Poison(error.to_string()));
                 }
                 Err(error) => return Err(error.into()),
