@@ -186,7 +186,7 @@ fn address_of(hop: &str) -> Option<IpAddr> {
 }
 
 /// Addresses of one network count as one where anybody gets a network: the /64 of IPv6.
-fn counted(address: IpAddr) -> IpAddr {
+pub(crate) fn counted(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V4(address) => IpAddr::V4(address),
         IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX))),

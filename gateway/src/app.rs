@@ -19,7 +19,7 @@ use crate::{
     auth::Authenticator,
     delivery::Hub,
     health::Health,
-    http::team_pages::TeamPages,
+    http::{Rates, team_pages::TeamPages},
     knowledge::Knowledge,
     metrics::Metrics,
     publish::Intake,
@@ -40,6 +40,8 @@ pub struct App {
     pub config: Config,
     /// Who may sign in.
     pub auth: Authenticator,
+    /// How often users and keys may call over HTTP.
+    pub rates: Rates,
     /// The pages of the team, where it has its own.
     pub pages: Option<TeamPages>,
     /// Delivery.

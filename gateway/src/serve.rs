@@ -82,6 +82,7 @@ pub async fn run(gateway: Gateway) -> Result<(), StartError> {
         broker,
         intake,
         auth,
+        rates: http::Rates::new(&config.limits),
         pages,
         hub,
         sessions: DashMap::new(),

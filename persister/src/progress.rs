@@ -20,7 +20,7 @@ use natter_shared::{
 use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-use crate::{checkpoint::Checkpoint, lease::Leases, metrics::Metrics};
+use crate::{checkpoint::Checkpoint, database::Store, lease::Leases, metrics::Metrics};
 
 /// Announcements of one shard are at least this far apart.
 const SPACING: Duration = Duration::from_millis(50);
@@ -28,6 +28,9 @@ const SPACING: Duration = Duration::from_millis(50);
 /// And at most this far, so that who missed one learns soon. What is left of the log is measured as
 /// often.
 const REPEAT: Duration = Duration::from_secs(1);
+
+/// Between two looks at what SQL has that the broker need not keep.
+const SETTLE: Duration = Duration::from_secs(10);
 
 /// How far SQL is known to have come.
 pub(crate) struct Progress {
@@ -120,7 +123,6 @@ impl Progress {
     pub(crate) async fn announce(self: Arc<Self>, broker: Arc<dyn Broker>, leases: Arc<Leases>, shard: Shard, shutdown: CancellationToken) {
         let Some(own) = self.own.get(usize::from(shard.0)) else { return };
         let mut own = own.subscribe();
-        let mut told = Position::START;
         let mut meter = Meter::default();
         let mut measured = None;
         loop {
@@ -149,11 +151,34 @@ impl Progress {
             if let Err(error) = broker.announce(&control).await {
                 tracing::debug!(%error, shard = shard.0, "announcement_failed");
             }
-            if position != told {
-                broker.applied(shard, position).await;
-                told = position;
-            }
             tokio::time::sleep(SPACING).await;
+        }
+    }
+
+    /// Tells `broker` until `shutdown` what it need not keep any more: what is in SQL, and survives a loss of power there.
+    pub(crate) async fn settle(self: Arc<Self>, store: Store, broker: Arc<dyn Broker>, shutdown: CancellationToken) {
+        let mut told = vec![Position::START; self.own.len()];
+        loop {
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                () = tokio::time::sleep(SETTLE) => {}
+            }
+            let reached: Vec<Position> = self.own.iter().map(|own| own.borrow().0).collect();
+            if reached == told {
+                continue;
+            }
+            match store.settled().await {
+                Ok(true) => {}
+                Ok(false) => continue,
+                Err(error) => {
+                    tracing::debug!(%error, "not_settled");
+                    continue;
+                }
+            }
+            for (shard, position) in (0..).map(Shard).zip(&reached) {
+                broker.applied(shard, *position).await;
+            }
+            told = reached;
         }
     }
 

@@ -70,6 +70,7 @@ impl Edge {
             broker: Arc::clone(&broker) as _,
             intake: Intake::new(broker.shards(), Arc::clone(&metrics)),
             auth: Authenticator::from_config(&config.auth).unwrap(),
+            rates: http::Rates::new(&config.limits),
             pages: None,
             hub: Hub::start(
                 Arc::clone(&broker) as _,

@@ -12,6 +12,7 @@ mod health;
 mod layers;
 mod pages;
 mod problem;
+mod rates;
 mod session;
 mod site;
 pub(crate) mod team_pages;
@@ -27,6 +28,7 @@ use axum::{
 };
 
 pub use problem::Problem;
+pub use rates::Rates;
 pub use site::Site;
 
 use crate::app::App;

@@ -30,6 +30,7 @@ pub(super) async fn sign_in(State(site): State<Arc<dyn Site>>, caller: Caller) -
     // A foreign page must not sign its visitor in as somebody of its choice.
     caller.require_origin()?;
     let Ok(Some(SignedIn { identity, by: By::Bearer })) = &caller.who else { return Err(caller.refusal()) };
+    site.rates().take_user(identity.user.key())?;
     let user = make_known(&*site, identity).await?;
     let (headers, expires_at) = cookies_for(&*site, identity, caller.https)?;
     Ok((headers, Json(Session { user, expires_at })).into_response())
@@ -38,6 +39,7 @@ pub(super) async fn sign_in(State(site): State<Arc<dyn Site>>, caller: Caller) -
 /// `GET`: who is signed in, and until when. Sets the CSRF cookie where the browser has none.
 pub(super) async fn current(State(site): State<Arc<dyn Site>>, caller: Caller) -> Result<Response, Problem> {
     let Ok(Some(SignedIn { identity, by })) = &caller.who else { return Err(caller.refusal()) };
+    site.rates().take_user(identity.user.key())?;
     let found = rpc::call(site.broker(), FindUser::Id(identity.user.clone()), None).await?.reply;
     let user = match found {
         Some(user) => user,

@@ -2,7 +2,7 @@
 
 use natter_shared::{broker::Broker, config::Config, position::Position, subject::Shard};
 
-use super::team_pages::TeamPages;
+use super::{Rates, team_pages::TeamPages};
 use crate::{
     app::App,
     auth::{AuthError, Authenticator, Identity},
@@ -19,6 +19,8 @@ pub trait Site: Send + Sync + 'static {
     fn config(&self) -> &Config;
     /// Who may sign in.
     fn auth(&self) -> &Authenticator;
+    /// How often users and keys may call.
+    fn rates(&self) -> &Rates;
     /// The pages of the team, where it has its own.
     fn pages(&self) -> Option<&TeamPages>;
     /// What is missing before requests can be served; nothing when ready.
@@ -51,6 +53,10 @@ impl Site for App {
 
     fn auth(&self) -> &Authenticator {
         &self.auth
+    }
+
+    fn rates(&self) -> &Rates {
+        &self.rates
     }
 
     fn pages(&self) -> Option<&TeamPages> {

@@ -261,7 +261,39 @@ impl Store {
         Err(DbErr::Custom("not synced: the database is busy".to_owned()))
     }
 
+    /// Whether all that was committed before now survives a loss of power, as far as can be had without keeping writers waiting: on SQLite
+    /// not while somebody reads what was before.
+    pub(crate) async fn settled(&self) -> Result<bool, DbErr> {
+        if self.backend != DbBackend::Sqlite {
+            return Ok(true);
+        }
+        let done = self.database.query_one_raw(self.statement("PRAGMA wal_checkpoint(PASSIVE)", [])).await?;
+        let Some(done) = done else { return Ok(false) };
+        let (busy, written, copied): (i32, i32, i32) = (done.try_get_by_index(0)?, done.try_get_by_index(1)?, done.try_get_by_index(2)?);
+        Ok(busy == 0 && copied == written)
+    }
+
     pub(crate) fn backend(&self) -> DbBackend {
         self.backend
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_a_reader_keeps_out_of_the_database_file_is_not_settled() {
+        let directory = tempfile::tempdir().unwrap();
+        let url = format!("sqlite:{}", directory.path().join("natter.db").display());
+        let store = Store::new(connect(&DatabaseOptions { url, ..DatabaseOptions::default() }).await.unwrap());
+        store.execute("CREATE TABLE t (a integer)", []).await.unwrap();
+        assert!(store.settled().await.unwrap());
+        let reader = store.database().begin().await.unwrap();
+        reader.query_one_raw(store.statement("SELECT count(*) FROM t", [])).await.unwrap();
+        store.execute("INSERT INTO t VALUES (1)", []).await.unwrap();
+        assert!(!store.settled().await.unwrap(), "somebody reads what was before");
+        reader.rollback().await.unwrap();
+        assert!(store.settled().await.unwrap());
     }
 }

@@ -407,7 +407,7 @@ pub trait Broker: Send + Sync + 'static {
     /// Answers calls; several servers share them.
     async fn serve(&self) -> Result<Calls, BrokerError>;
 
-    /// Says that what is applied up to `position` may be forgotten where the log is bounded by
+    /// Says that what is applied up to `position`, safe from a loss of power, may be forgotten where the log is bounded by
     /// what is applied (the embedded log); nothing where retention is the server's.
     async fn applied(&self, shard: Shard, position: Position);
 }

@@ -30,7 +30,7 @@ impl FromRequestParts<Arc<Api>> for User {
         let caller = Caller::of(parts, &*api.site).await;
         let safe = parts.method.is_safe();
         let identity = if safe { caller.require_user()? } else { caller.require_own_page(&*api.site)? };
-        api.rates.take_user(identity.user.key())?;
+        api.site.rates().take_user(identity.user.key())?;
         if !safe {
             api.introduce(identity).await?;
         }
@@ -67,7 +67,7 @@ impl FromRequestParts<Arc<Api>> for BackEnd {
     async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<Self, Problem> {
         let address = peer(parts).map(|peer| client_address(peer, &parts.headers, &api.site.config().http));
         let key = api.keys.check(api.broker(), &parts.headers, address).await?;
-        api.rates.take_key(key.id)?;
+        api.site.rates().take_key(key.id)?;
         Ok(Self(key))
     }
 }

@@ -1,5 +1,5 @@
 //! Keys of the server API. What is known of a key is at most 5 s old, so that a revoked one is
-//! refused within that; and who tries keys that do not hold is refused for a while.
+//! refused within that; and who tries keys that do not hold is refused for a while, but for keys that have held here.
 
 use std::{
     net::IpAddr,
@@ -19,7 +19,7 @@ use natter_shared::{
 };
 use sha2::{Digest, Sha256};
 
-use crate::http::Problem;
+use crate::{admission::counted, http::Problem};
 
 /// How every key begins.
 const PREFIX: &str = "ntr_";
@@ -33,6 +33,9 @@ const VERDICT: Duration = Duration::from_secs(4);
 /// Verdicts that are kept.
 const VERDICTS: u64 = 10_000;
 
+/// Keys that held once are asked for at all times: those who try wrong ones from the same address do not hold them up.
+const HELD: Duration = Duration::from_hours(24);
+
 /// Keys that do not hold, from one address within [`WINDOW`]; beyond it is 429.
 const FAILURES: u32 = 30;
 const WINDOW: Duration = Duration::from_mins(1);
@@ -43,6 +46,7 @@ const ADDRESSES: u64 = 100_000;
 /// What is known of keys, and of who tries wrong ones.
 pub(super) struct Keys {
     verdicts: Cache<[u8; 32], Option<ApiKey>>,
+    held: Cache<[u8; 32], ()>,
     failures: Cache<IpAddr, Arc<AtomicU32>>,
 }
 
@@ -50,6 +54,7 @@ impl Keys {
     pub(super) fn new() -> Self {
         Self {
             verdicts: Cache::builder().max_capacity(VERDICTS).time_to_live(VERDICT).build(),
+            held: Cache::builder().max_capacity(VERDICTS).time_to_idle(HELD).build(),
             failures: Cache::builder().max_capacity(ADDRESSES).time_to_live(WINDOW).build(),
         }
     }
@@ -67,8 +72,9 @@ impl Keys {
         if let Some(Some(key)) = known {
             return Ok(key);
         }
-        let failures = from.map(|address| self.failures.get_with(address, Arc::default));
-        if failures.as_ref().is_some_and(|failures| failures.load(Ordering::Relaxed) >= FAILURES) {
+        let failures = from.map(|address| self.failures.get_with(counted(address), Arc::default));
+        let is_new = !self.held.contains_key(&hash);
+        if is_new && failures.as_ref().is_some_and(|failures| failures.load(Ordering::Relaxed) >= FAILURES) {
             return Err(Problem::of(ErrorCode::RateLimited, "too many keys from this address that do not hold"));
         }
         let verdict = match known {
@@ -80,6 +86,9 @@ impl Keys {
                 verdict
             }
         };
+        if verdict.is_some() {
+            self.held.insert(hash, ());
+        }
         verdict.ok_or_else(|| {
             if let Some(failures) = failures {
                 failures.fetch_add(1, Ordering::Relaxed);
@@ -96,4 +105,28 @@ fn key_of(headers: &HeaderMap) -> Option<&str> {
     let (scheme, key) = value.split_once(' ')?;
     let key = key.trim();
     (scheme.eq_ignore_ascii_case("bearer") && key.starts_with(PREFIX) && key.len() <= LONGEST).then_some(key)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::tests::fake::{API_KEY, FakeBroker};
+
+    #[tokio::test]
+    async fn wrong_keys_do_not_hold_up_one_that_has_held() {
+        let (keys, broker) = (Keys::new(), FakeBroker::default());
+        let status = async |key: &str, from: &str| {
+            let headers = HeaderMap::from_iter([(header::AUTHORIZATION, format!("Bearer {key}").parse().unwrap())]);
+            keys.check(&broker, &headers, Some(from.parse().unwrap())).await.map_err(|problem| problem.status().as_u16()).err()
+        };
+        assert_eq!(status(API_KEY, "2001:db8::1").await, None);
+        for wrong in 0..FAILURES {
+            assert_eq!(status(&format!("ntr_{wrong}"), &format!("2001:db8::{wrong}")).await, Some(401));
+        }
+        assert_eq!(status("ntr_wrong", "2001:db8::ffff").await, Some(429), "their network counts as one");
+        assert_eq!(status("ntr_wrong", "2001:db8:0:1::1").await, Some(401), "others' does not");
+        // What is known of it has become too old.
+        keys.verdicts.invalidate_all();
+        assert_eq!(status(API_KEY, "2001:db8::1").await, None, "it is asked for again");
+    }
 }

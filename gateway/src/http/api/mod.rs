@@ -15,7 +15,6 @@ mod messages;
 mod notifications;
 mod openapi;
 mod page;
-mod rates;
 mod server;
 mod users;
 mod words;
@@ -34,7 +33,7 @@ use natter_shared::{
 };
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use self::{keys::Keys, rates::Rates};
+use self::keys::Keys;
 use super::{Problem, Site};
 use crate::publish::Intake;
 pub(super) use cors::cors;
@@ -49,7 +48,6 @@ const REMEMBERED: u64 = 100_000;
 /// What all calls share.
 struct Api {
     site: Arc<dyn Site>,
-    rates: Rates,
     keys: Keys,
     /// Users whom the persister was told of lately, by a hash of what their token says.
     introduced: Cache<u64, ()>,
@@ -60,9 +58,8 @@ struct Api {
 impl Api {
     fn new(site: Arc<dyn Site>) -> Self {
         let cache = |lifetime| Cache::builder().max_capacity(REMEMBERED).time_to_live(lifetime).build();
-        let (rates, keys) = (Rates::new(&site.config().limits), Keys::new());
         let sent = Cache::builder().max_capacity(REMEMBERED).time_to_live(Duration::from_mins(1)).build();
-        Self { site, rates, keys, introduced: cache(Duration::from_mins(5)), sent }
+        Self { site, keys: Keys::new(), introduced: cache(Duration::from_mins(5)), sent }
     }
 
     fn broker(&self) -> &dyn Broker {

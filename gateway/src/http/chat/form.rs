@@ -44,6 +44,7 @@ pub(in crate::http) async fn form(
 ) -> Result<Response, Problem> {
     let field = fields.as_ref().ok().and_then(|fields| fields.get("csrfmiddlewaretoken"));
     let identity = caller.require_form(&*site, field)?;
+    site.rates().take_user(identity.user.key())?;
     let fields = fields?;
     match fields.get("type") {
         Some("Clean_Seen") => clean_seen(&*site, identity, &fields).await,

@@ -63,6 +63,7 @@ async fn shown(site: Arc<dyn Site>, Room(room): Room, caller: Caller) -> Result<
             _ => Ok(to_sign_in(&path_of(&room)).into_response()),
         };
     };
+    site.rates().take_user(identity.user.key())?;
     // Somebody may come with the token of an issuer of one's own, never seen here before.
     let sign_in = SignIn {
         user: identity.user.clone(),

@@ -203,6 +203,26 @@ async fn callers_are_held_to_their_rate() {
 }
 
 #[tokio::test]
+async fn pages_and_sessions_take_of_the_same_rate() {
+    let limit = |limits: &mut natter_shared::config::Limits| (limits.http_requests_per_second, limits.http_requests_burst) = (1, 1);
+    let requests = [
+        ("GET", "/chat/lobby/", ""),
+        ("POST", "/chat/lobby/", "type=Clean_Seen"),
+        ("GET", "/api/v1/session", ""),
+        ("POST", "/api/v1/session", ""),
+    ];
+    for (method, path, body) in requests {
+        let routes = Routes::over(FakeSite::limited(|_, _| (), limit));
+        let alice = bearer(&routes);
+        let headers = [("authorization", alice.as_str()), ("content-type", "application/x-www-form-urlencoded")];
+        assert_eq!(routes.get("/api/v1/me", &headers).await.status, StatusCode::OK);
+        let answer = routes.send(method, path, &headers, body).await;
+        assert_eq!(answer.problem(), (429, "rate_limited".to_owned()), "{method} {path}");
+        assert!(!answer.header("retry-after").is_empty());
+    }
+}
+
+#[tokio::test]
 async fn api_keys_are_held_to_their_rate() {
     let limit = |limits: &mut natter_shared::config::Limits| (limits.server_requests_per_second, limits.server_requests_burst) = (1, 3);
     let routes = Routes::over(FakeSite::limited(|_, _| (), limit));

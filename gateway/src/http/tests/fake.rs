@@ -41,7 +41,7 @@ use tower::ServiceExt;
 
 use crate::{
     auth::{AuthError, Authenticator, Identity},
-    http::{Site, team_pages::TeamPages},
+    http::{Rates, Site, team_pages::TeamPages},
     metrics::Metrics,
     publish::Intake,
 };
@@ -49,7 +49,7 @@ use crate::{
 const SECRET: &str = "0123456789abcdef0123456789abcdef";
 
 /// The only key of the server API.
-pub(super) const API_KEY: &str = "ntr_good";
+pub(crate) const API_KEY: &str = "ntr_good";
 const API_KEY_SHA256: &str = "0ad927332f39d6be174988bba90abf1404c990c576e2f4ef246357e3c4a2ec71";
 
 /// A user whose every text is hostile.
@@ -60,6 +60,7 @@ pub(super) struct FakeSite {
     pub(super) intake: Intake,
     config: Config,
     auth: Authenticator,
+    rates: Rates,
     pages: Option<TeamPages>,
     pub(super) missing: Vec<&'static str>,
     pub(super) closing: bool,
@@ -99,6 +100,10 @@ impl Site for FakeSite {
 
     fn auth(&self) -> &Authenticator {
         &self.auth
+    }
+
+    fn rates(&self) -> &Rates {
+        &self.rates
     }
 
     fn pages(&self) -> Option<&TeamPages> {
@@ -144,7 +149,8 @@ impl FakeSite {
         let pages = TeamPages::of_config(&config.http).unwrap();
         let broker = FakeBroker::default();
         let intake = Intake::new(broker.shards(), Arc::new(Metrics::new(&Registry::new("test"))));
-        Self { broker, intake, config, auth, pages, missing: Vec::new(), closing: false }
+        let rates = Rates::new(&config.limits);
+        Self { broker, intake, config, auth, rates, pages, missing: Vec::new(), closing: false }
     }
 
     pub(super) fn token(&self, name: &str) -> String {

@@ -8,18 +8,20 @@ use natter_shared::{config::Limits, frame::ErrorCode, id::UserKey};
 use parking_lot::Mutex;
 use uuid::Uuid;
 
-use super::REMEMBERED;
+use super::Problem;
 use crate::{
-    http::Problem,
     limit::Limit,
     rate::{Bucket, Rate},
 };
+
+/// Callers that are remembered.
+const REMEMBERED: u64 = 100_000;
 
 /// By then a bucket is full again.
 const QUIET: Duration = Duration::from_mins(10);
 
 /// The rates of all callers.
-pub(super) struct Rates {
+pub struct Rates {
     users: Table<UserKey>,
     keys: Table<Uuid>,
 }
@@ -31,14 +33,15 @@ struct Table<K> {
 }
 
 impl Rates {
-    pub(super) fn new(limits: &Limits) -> Self {
+    /// Nobody has called yet.
+    pub fn new(limits: &Limits) -> Self {
         Self {
             users: Table::new(limits.http_requests_per_second, limits.http_requests_burst, Limit::HttpRequestsPerSecond),
             keys: Table::new(limits.server_requests_per_second, limits.server_requests_burst, Limit::ServerRequestsPerSecond),
         }
     }
 
-    /// A call of a user.
+    /// A call of a user, or a page that is shown to one.
     ///
     /// # Errors
     /// 429 with `Retry-After`.
