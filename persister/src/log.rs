@@ -141,6 +141,12 @@ async fn is_intact(projector: &Projector, checkpoint: &Checkpoint, state: LogSta
 async fn follow(projector: &mut Projector, checkpoint: &Checkpoint, next: Epoch) -> Result<(), Error> {
     let shard = projector.shard;
     let old = checkpoint.position.epoch;
+    let Some((mut reader, after)) = open_reader(projector, checkpoint.position).await? else {
+        return switch(projector, checkpoint, next).await;
+    };
+    if after > checkpoint.position {
+        return skip_evicted(projector, checkpoint, Position::new(after.epoch, after.seq + 1)).await;
+    }
     let intact = match (checkpoint.event, projector.broker.get(shard, checkpoint.position).await) {
         (None, _) => true,
         (Some(event), Ok(Some(stored))) => stored.id == event,
@@ -155,9 +161,6 @@ async fn follow(projector: &mut Projector, checkpoint: &Checkpoint, next: Epoch)
         return switch(projector, checkpoint, next).await;
     }
     let mut at = *checkpoint;
-    let Some(mut reader) = open_reader(projector, at.position).await? else {
-        return switch(projector, &at, next).await;
-    };
     while let Some(batch) = next_of_ended(&mut *reader).await? {
         match projector.apply(at, &batch).await {
             Applied::All(checkpoint) => at = checkpoint,
@@ -168,12 +171,12 @@ async fn follow(projector: &mut Projector, checkpoint: &Checkpoint, next: Epoch)
     switch(projector, &at, next).await
 }
 
-/// A reader of an ended epoch; none where its log is gone.
-async fn open_reader(projector: &Projector, after: Position) -> Result<Option<Box<dyn LogReader>>, Error> {
+/// A reader of an ended epoch, and what it comes after, later than asked for where that was evicted; none where its log is gone.
+async fn open_reader(projector: &Projector, after: Position) -> Result<Option<(Box<dyn LogReader>, Position)>, Error> {
     let mut after = after;
     for _ in 0..3 {
         match projector.broker.read(projector.shard, after).await {
-            Ok(reader) => return Ok(Some(reader)),
+            Ok(reader) => return Ok(Some((reader, after))),
             Err(BrokerError::Evicted { first, .. }) if first.epoch == after.epoch => after.seq = first.seq.saturating_sub(1),
             Err(error @ (BrokerError::Unavailable(_) | BrokerError::Busy)) => return Err(error.into()),
             Err(error) => {
@@ -201,7 +204,7 @@ async fn next_of_ended(reader: &mut dyn LogReader) -> Result<Option<Vec<Stored>>
 
 /// Publishes again what the rewound log of `epoch` has and SQL has not.
 async fn rescue(projector: &Projector, checkpoint: &Checkpoint, epoch: Epoch) -> Result<(), Error> {
-    let Some(mut reader) = open_reader(projector, Position::new(epoch, 0)).await? else { return Ok(()) };
+    let Some((mut reader, _)) = open_reader(projector, Position::new(epoch, 0)).await? else { return Ok(()) };
     let mut rescued = 0_usize;
     while let Some(batch) = next_of_ended(&mut *reader).await? {
         let is_new = |stored: &Stored| checkpoint.stored_at.since(stored.stored_at) < SLACK;

@@ -2,7 +2,15 @@
 
 use std::path::PathBuf;
 
-use natter_shared::{broker::Broker, event::GroupKind, id::GroupId, position::Position, rpc::EventsAfter, subject::Topic};
+use natter_shared::{
+    broker::Broker,
+    event::GroupKind,
+    id::GroupId,
+    position::{Epoch, Position},
+    rpc::EventsAfter,
+    subject::Topic,
+};
+use sea_orm::ConnectionTrait;
 
 use crate::{
     harness::{Harness, open_broker, user},
@@ -12,7 +20,8 @@ use crate::{
 on_both!(
     a_lost_log_goes_on_in_a_new_epoch,
     a_log_restored_from_a_backup_goes_on_in_a_new_epoch,
-    a_newer_epoch_is_followed_to_the_last_event
+    a_newer_epoch_is_followed_to_the_last_event,
+    what_was_evicted_of_an_ended_epoch_is_said_to_be_missing
 );
 
 impl Harness {
@@ -129,7 +138,7 @@ async fn a_newer_epoch_is_followed_to_the_last_event(mut harness: Harness) {
         harness.say(group, &alice, &format!("old {n}")).await;
     }
     // Another persister opened it.
-    let next = natter_shared::position::Epoch(ack.position.epoch.0 + 100);
+    let next = Epoch(ack.position.epoch.0 + 100);
     harness.broker.open_epoch(harness.shard(topic), next).await.unwrap();
     let last = harness.say(group, &alice, "new").await;
     assert_eq!(last.position.epoch, next);
@@ -139,4 +148,30 @@ async fn a_newer_epoch_is_followed_to_the_last_event(mut harness: Harness) {
     assert_eq!(now.len(), 22);
     assert!(now[..21].iter().all(|row| row.1 == i64::from(ack.position.epoch.0)));
     assert_eq!(harness.count("dead_letters").await, 0);
+}
+
+async fn what_was_evicted_of_an_ended_epoch_is_said_to_be_missing(mut harness: Harness) {
+    let alice = user("alice");
+    let (group, created) = harness.create(GroupKind::Group, &[&alice]).await;
+    let (topic, shard) = (Topic::Group(group), harness.shard(Topic::Group(group)));
+    harness.applied(topic, created).await;
+    harness.stop().await;
+    let lost = harness.say(group, &alice, "lost").await;
+    harness.say(group, &alice, "old").await;
+    harness.broker.close().await;
+    let path = harness.directory.path().join("log.db");
+    let file = sea_orm::Database::connect(format!("sqlite://{}", path.display())).await.unwrap();
+    let Position { epoch, seq } = lost.position;
+    file.execute_unprepared(&format!("DELETE FROM events_{shard}_{epoch} WHERE seq <= {seq}")).await.unwrap();
+    file.close().await.unwrap();
+    harness.broker = open_broker(&path).await;
+    harness.broker.open_epoch(shard, Epoch(epoch.0 + 100)).await.unwrap();
+    let last = harness.say(group, &alice, "new").await;
+    harness.start().await;
+    harness.applied(topic, last).await;
+    let bodies: Vec<String> = harness.positions(group).await.into_iter().map(|row| row.0).collect();
+    assert_eq!(bodies, ["old", "new"]);
+    let ask = |after| EventsAfter { user: Some(alice.clone()), group: Some(group), after, limit: 100 };
+    assert!(!harness.call(ask(created.position)).await.unwrap().reply.complete, "what came next is nowhere");
+    assert!(harness.call(ask(lost.position)).await.unwrap().reply.complete);
 }
