@@ -20,6 +20,7 @@ pub mod knowledge;
 pub mod limit;
 mod memory;
 pub mod metrics;
+mod open_files;
 mod rate;
 mod serve;
 pub mod standings;

@@ -23,6 +23,7 @@ use crate::{
     knowledge::Knowledge,
     memory::Memory,
     metrics::Metrics,
+    open_files,
     publish::Intake,
     session::{FirstJoins, SignIns, Together},
     socket::ReadLimits,
@@ -61,7 +62,8 @@ pub enum StartError {
 /// # Errors
 /// Where the config's issuers or the team's own pages cannot be used.
 pub async fn run(gateway: Gateway) -> Result<(), StartError> {
-    let Gateway { listener, broker, config, instance, registry, lifecycle } = gateway;
+    let Gateway { listener, broker, mut config, instance, registry, lifecycle } = gateway;
+    config.limits.connections = open_files::bound(config.limits.connections);
     let auth = Authenticator::from_config(&config.auth)?;
     let pages = TeamPages::of_config(&config.http)?;
     let metrics = Arc::new(Metrics::new(&registry));

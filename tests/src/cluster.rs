@@ -4,7 +4,7 @@
 
 use std::{
     net::SocketAddr,
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
@@ -390,12 +390,22 @@ impl Standalone {
     /// Starts it with an empty data folder and waits until it is ready. It is told nothing but
     /// where to listen and to keep its data, and what `env` says.
     pub async fn start(env: &[(&str, &str)]) -> Result<Self> {
+        Self::start_by(&binary("natter"), &[], env).await
+    }
+
+    /// The same, where it may open so many files, and at first fewer.
+    pub async fn start_with_open_files(at_first: u32, most: u32, env: &[(&str, &str)]) -> Result<Self> {
+        let script = format!("ulimit -Sn {at_first} && ulimit -Hn {most} && exec {}", binary("natter").display());
+        Self::start_by(Path::new("/bin/sh"), &["-c", &script], env).await
+    }
+
+    async fn start_by(program: &Path, args: &[&str], env: &[(&str, &str)]) -> Result<Self> {
         let folder = Folder::new()?;
         let data = folder.path().join("data");
         let addr = loopback(free_port());
         let mut all = standalone_env(addr, &data);
         all.extend(env.iter().map(|&(key, value)| (key.to_owned(), value.to_owned())));
-        let process = Process::start("natter", &binary("natter"), &[], &all, folder.path())?;
+        let process = Process::start("natter", program, args, &all, folder.path())?;
         let mut standalone = Self { node: Node::new(process, addr), data, folder };
         standalone.node.wait_ready().await?;
         Ok(standalone)

@@ -281,7 +281,8 @@ section! {
         pub http_body_bytes: usize as Bytes = 64 * KIB => KIB..=16 * MIB as usize,
         /// From an HTTP request's headers to its answer, the body included.
         pub http_timeout: Duration = secs(15) => TIMEOUT,
-        /// Connections of the process, WebSockets or not.
+        /// Connections of the process, WebSockets or not. Where the system lets it open fewer files than 256 more (`ulimit -Hn`), so many
+        /// fewer, with a warning at the start.
         pub connections: usize = 100_000 => 1..=10_000_000,
         /// Connections from one address, WebSockets or not; of IPv6, from one /64. From a trusted proxy
         /// only WebSockets are counted, by the address they are for.

@@ -3,7 +3,8 @@
 use anyhow::{Context, Result};
 use natter_tests::{
     client::{ANSWER, Client, RequestError, groups_of},
-    cluster::Cluster,
+    cluster::{Cluster, Standalone},
+    http::HttpSession,
     token::User,
 };
 use serde_json::json;
@@ -48,5 +49,31 @@ async fn recovery_events_and_a_page_of_history_at_the_edge() -> Result<()> {
     assert_eq!(resume(3).await?["groups"], json!([]));
     assert_eq!(resume(4).await?["groups"], json!([]));
     ann.wait_for("word of the fourth", ANSWER, |push| push["type"] == "reset").await?;
+    Ok(())
+}
+
+/// As systemd and containers start processes: 1,024 files, of half a million that they may ask for.
+#[tokio::test(flavor = "multi_thread")]
+async fn open_files_are_raised_and_bound_connections() -> Result<()> {
+    let natter = Standalone::start_with_open_files(
+        300,
+        400,
+        &[("NATTER_LIMITS__HEADER_TIMEOUT", "60s"), ("NATTER_LIMITS__HANDSHAKE_TIMEOUT", "60s")],
+    )
+    .await?;
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", natter.node.process.pid().context("a process")?))?;
+    let files = limits.lines().find(|line| line.starts_with("Max open files")).context("a limit")?;
+    assert_eq!(files.split_whitespace().skip(3).take(2).collect::<Vec<_>>(), ["400", "400"]);
+    assert!(natter.node.process.log().contains("open_files_bound_connections"), "{}", natter.node.process.log());
+    let mut held = Vec::new();
+    for _ in 0..144 {
+        held.push(tokio::net::TcpStream::connect(natter.node.addr).await?);
+    }
+    let client = HttpSession::anonymous(natter.node.addr)?;
+    let refused = client.get("/sign-in").await?;
+    assert_eq!(refused.status(), 503);
+    assert!(refused.text().await?.contains("as many connections as it may"));
+    assert_eq!(client.get("/healthz").await?.status(), 200, "what is full is not dead");
+    drop(held);
     Ok(())
 }
