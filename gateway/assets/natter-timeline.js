@@ -9,6 +9,9 @@
 
 import { RequestError, Told, comparePositions } from "./natter-wire.js";
 
+/** @param {Position|undefined} a @param {Position|undefined} b */
+const furthest = (a, b) => (!a || (b && comparePositions(b, a) > 0) ? b : a);
+
 /** How often a gap without a known end is looked for, two seconds apart. */
 const MOST_LOOKS = 5;
 
@@ -41,7 +44,7 @@ export class Timeline extends EventTarget {
     // Position first, then load, then live: listening begins before anything is loaded.
     this.#stops.push(
       client.on("message", (message) => message.group === group && this.#onLive(message)),
-      client.on("gap", (gap) => gap.group === group && this.#onGap(gap.until)),
+      client.on("gap", (gap) => gap.group === group && this.#onGap(gap)),
     );
   }
 
@@ -52,10 +55,12 @@ export class Timeline extends EventTarget {
 
   /** Loads the newest page. Resolves when it is there, however often it takes. */
   async open() {
+    // The database may not have yet what was told last.
+    const heard = this.client.lastHeard(this.group);
     const page = await this.#history({ limit: this.page });
     if (!page) return;
     this.#upto = page.position;
-    this.#until ??= this.client.liveFrom(this.group);
+    this.#until = furthest(this.#until, heard ?? this.client.liveFrom(this.group));
     this.atStart = !page.more;
     this.#add(page.messages, true);
     void this.#fill();
@@ -95,10 +100,14 @@ export class Timeline extends EventTarget {
     this.#add([message], false);
   }
 
-  /** @param {Position|undefined} until */
-  #onGap(until) {
-    if (until) this.#until = until;
-    else [this.#unsure, this.#looks] = [true, MOST_LOOKS];
+  /** @param {{after?: Position, until?: Position}} gap */
+  #onGap({ after, until }) {
+    if (until) {
+      const isAnew = after && comparePositions(until, after) < 0;
+      this.#until = isAnew ? until : furthest(this.#until, until);
+      // What came live behind the gap says nothing of what lies in it.
+      if (after && this.#upto && comparePositions(after, this.#upto) < 0 && comparePositions(until, after) > 0) this.#upto = after;
+    } else [this.#unsure, this.#looks] = [true, MOST_LOOKS];
     void this.#fill();
   }
 

@@ -100,6 +100,8 @@ export class Client extends EventTarget {
   /** The last position heard of each group. @type {Map<string, Position>} */ #positions = new Map();
   /** Where the last memberships that ended did: a gateway that is behind may not know it yet. @type {Map<string, Position>} */ #ended = new Map();
   /** From where on delivery of each group is without a gap. @type {Map<string, Position>} */ #liveFrom = new Map();
+  /** What this connection was asked to go on from. @type {Map<string, Position>} */ #resumed = new Map();
+  /** Groups of which this connection has told something. @type {Set<string>} */ #heard = new Set();
   /** @type {Position|undefined} */ #inboxPosition = undefined;
 
   /** @param {Options} options */
@@ -172,6 +174,8 @@ export class Client extends EventTarget {
     const lost = (/** @type {number} */ code, /** @type {string} */ reason) => {
       if (generation === this.#generation) this.#lost(code, reason);
     };
+    // A token may be long in coming, too.
+    this.#timer("ready", READY_TIMEOUT, () => lost(1006, "no token"));
     /** @type {string|undefined} */
     let token;
     let socket;
@@ -187,6 +191,8 @@ export class Client extends EventTarget {
     this.#timer("ready", READY_TIMEOUT, () => lost(1006, "no answer"));
     socket.onopen = () => {
       if (generation !== this.#generation) return;
+      this.#resumed = new Map(this.#positions);
+      this.#heard.clear();
       /** @type {any} */
       const resume = { groups: Object.fromEntries([...this.#ended, ...this.#positions]) };
       if (this.#inboxPosition) resume.inbox = this.#inboxPosition;
@@ -294,25 +300,33 @@ export class Client extends EventTarget {
     // Of a resumed inbox the missed ones follow, each with its position.
     if (!this.#inboxPosition || missed) this.#inboxPosition = frame.inbox_position;
     this.#become({ state: "ready" });
-    this.#tell("ready", frame);
+    this.#tell("ready", { ...frame, groups: this.#current(frame.groups) });
     this.#onGroups(frame);
     if (missed) this.#tell("gap", {});
     this.#tell("inbox", frame.inbox);
     for (const group of this.#outbox.keys()) this.#pump(group);
   }
 
+  /** Without those that one has left, as a gateway that is behind does not know yet. @param {Group[]} groups */
+  #current(groups) {
+    return groups.filter((group) => !(group.recovered && this.#ended.has(group.id)));
+  }
+
   /** @param {{groups: Group[], more: boolean}} frame */
   #onGroups(frame) {
     const gaps = [];
-    for (const group of frame.groups) {
+    const groups = this.#current(frame.groups);
+    for (const group of groups) {
       if (group.recovered) continue;
-      const after = this.#positions.get(group.id);
+      const heard = this.#heard.has(group.id) ? this.#positions.get(group.id) : undefined;
+      const after = this.#resumed.get(group.id);
       this.#ended.delete(group.id);
-      this.#positions.set(group.id, group.position);
+      // Of a group of a later page more may have been told already.
+      if (!heard || comparePositions(heard, group.position) < 0) this.#positions.set(group.id, group.position);
       this.#liveFrom.set(group.id, group.position);
       if (after) gaps.push({ group: group.id, after, until: group.position });
     }
-    this.#tell("groups", { groups: frame.groups, more: frame.more });
+    this.#tell("groups", { groups, more: frame.more });
     for (const gap of gaps) this.#tell("gap", gap);
   }
 
@@ -321,6 +335,7 @@ export class Client extends EventTarget {
     const last = this.#positions.get(group) ?? this.#ended.get(group);
     if (last && comparePositions(position, last) <= 0) return false;
     this.#ended.delete(group);
+    this.#heard.add(group);
     this.#positions.set(group, position);
     if (!this.#liveFrom.has(group)) this.#liveFrom.set(group, position);
     return true;
@@ -574,6 +589,11 @@ export class Client extends EventTarget {
   /** From where on everything of a group is delivered; undefined while it is not. @param {string} group */
   liveFrom(group) {
     return this.#liveFrom.get(group);
+  }
+
+  /** The last position that was told of a group. @param {string} group */
+  lastHeard(group) {
+    return this.#positions.get(group);
   }
 
   /** A group's messages, from history and live, without a seam. @param {string} group id @param {{page?: number}} [options] */

@@ -20,6 +20,9 @@ export function showBell(client, directory, page) {
   let isArchive = false;
   /** @type {string|null} */
   let next = null;
+  /** The notification that was to be sent last, until it is. @type {{handle: string, body: string, key: string}|null} */
+  let attempt = null;
+  const quietly = (/** @type {Promise<any>} */ work) => void work.catch(() => { byId("notification-result").textContent = t("unavailable"); });
 
   /** @param {number} unseen */
   function count(unseen) {
@@ -52,8 +55,8 @@ export function showBell(client, directory, page) {
         make("p", { class: "from" }, make("b", { "data-user": id }, name), room ? ` · ${room}` : "", " ", make("time", { dateTime: entry.sent_at, title: wholeTime(entry.sent_at) }, shortTime(entry.sent_at))),
         make("p", { class: "text" }, linked(entry.body))),
       make("div", { class: "tools" },
-        !entry.seen && iconButton("check", t("mark_seen"), { class: "mark-seen", onclick: () => void see([entry.id]) }),
-        !entry.archived && iconButton("archive", t("archive"), { class: "archive", onclick: () => void archive(entry.id) })));
+        !entry.seen && iconButton("check", t("mark_seen"), { class: "mark-seen", onclick: () => quietly(see([entry.id])) }),
+        !entry.archived && iconButton("archive", t("archive"), { class: "archive", onclick: () => quietly(archive(entry.id)) })));
     return made;
   }
 
@@ -122,13 +125,17 @@ export function showBell(client, directory, page) {
     const [handle, body] = [user.value.trim(), text.value.trim()];
     if (!handle || !body) return (handle ? text : user).focus();
     result.textContent = "";
+    // Tried again, it is the same: there will be one.
+    if (!attempt || attempt.handle !== handle || attempt.body !== body) attempt = { handle, body, key: newKey() };
+    const { key } = attempt;
     try {
       const { users } = await get(`/users?handle=${encodeURIComponent(handle)}`);
       if (users.length === 0) {
         result.textContent = t("unknown_user", { who: handle });
         return;
       }
-      await call("POST", "/notifications", { to: { user: users[0].id }, body }, { key: newKey() });
+      await call("POST", "/notifications", { to: { user: users[0].id }, body }, { key });
+      attempt = null;
       text.value = "";
       result.textContent = t("notified", { who: users[0].display_name });
     } catch (error) {
@@ -149,7 +156,6 @@ export function showBell(client, directory, page) {
     for (const who of list.querySelectorAll("b[data-user]")) if (who.dataset.user) who.textContent = directory.name(who.dataset.user);
   });
 
-  const quietly = (/** @type {Promise<any>} */ work) => void work.catch(() => { byId("notification-result").textContent = t("unavailable"); });
   bell.addEventListener("click", () => toggle(panel.hidden));
   byId("close-notifications").addEventListener("click", () => toggle(false));
   panel.addEventListener("keydown", (/** @type {KeyboardEvent} */ event) => event.key === "Escape" && toggle(false));

@@ -13,10 +13,15 @@ import { comparePositions } from "../natter.js";
  *   last_message?: {id: string, position: Position, sender: string, body: string, sent_at: string}}} Room
  */
 
+/** Between two read marks of a room that are told (ms): in a lively room each message would be one, of everybody who looks. */
+const MARK_EVERY = 3_000;
+
 /** The groups of this user. Events: `change`, `left` (detail: the room), `joined` (detail: the room). */
 export class Groups extends EventTarget {
   /** @type {Map<string, Room>} */ rooms = new Map();
   /** The open one's id. */ open = "";
+  /** Read marks that wait, or nothing yet, of rooms whose last one was told just now. @type {Map<string, Position|undefined>} */ #marks = new Map();
+  /** What this connection has listed, or told that it began. @type {Set<string>} */ #listed = new Set();
   #me;
   #client;
   #directory;
@@ -27,7 +32,8 @@ export class Groups extends EventTarget {
     this.#client = client;
     this.#directory = directory;
     this.#me = me;
-    client.on("groups", ({ groups }) => { for (const group of groups) this.learn(group); });
+    client.on("ready", () => this.#listed.clear());
+    client.on("groups", ({ groups, more }) => this.#onGroups(groups, more));
     client.on("message", (message) => this.#onMessage(message));
     client.on("read", ({ group, position }) => this.#onRead(group, position));
     client.on("group", (change) => void this.#onChange(change));
@@ -42,16 +48,44 @@ export class Groups extends EventTarget {
 
   /** What is known of one, anew. @param {string} id @returns {Promise<Room|undefined>} */
   async refresh(id) {
+    return await this.#find(id) ?? undefined;
+  }
+
+  /** The same; null where it is not, or not any more, one of this user's. @param {string} id @returns {Promise<Room|null|undefined>} */
+  async #find(id) {
     // A group of this moment is told before the database has it.
     for (const pause of [300, 1_000, 3_000, 0]) {
       try {
         return this.learn(await get(`/groups/${encodeURIComponent(id)}`));
       } catch (error) {
-        if (pause === 0 || !(error instanceof ApiError) || error.status !== 404) return undefined;
-        await new Promise((resume) => setTimeout(resume, pause));
+        if (!(error instanceof ApiError) || error.status !== 404) return undefined;
+        if (pause > 0) await new Promise((resume) => setTimeout(resume, pause));
       }
     }
-    return undefined;
+    return null;
+  }
+
+  /** @param {import("../natter.js").Group[]} groups @param {boolean} more */
+  #onGroups(groups, more) {
+    for (const group of groups) {
+      this.#listed.add(group.id);
+      this.learn(group);
+    }
+    // Of what ended while this page was away nothing else tells.
+    if (!more) for (const room of this.rooms.values()) if (!this.#listed.has(room.id)) void this.#dropIfGone(room);
+  }
+
+  /** @param {Room} room */
+  async #dropIfGone(room) {
+    const found = await this.#find(room.id);
+    if (found === null && !this.#listed.has(room.id) && this.rooms.has(room.id)) this.#drop(room);
+  }
+
+  /** @param {Room} room */
+  #drop(room) {
+    this.rooms.delete(room.id);
+    this.dispatchEvent(new CustomEvent("left", { detail: room }));
+    this.#changed();
   }
 
   /** @param {any} group as the API or the socket tells it @returns {Room} */
@@ -83,7 +117,27 @@ export class Groups extends EventTarget {
   markRead(room, position) {
     if (room.last_read && comparePositions(position, room.last_read) <= 0) return;
     this.#onRead(room.id, position);
-    this.#client.read(room.id, position).catch(() => {});
+    if (this.#marks.has(room.id)) this.#marks.set(room.id, position);
+    else this.#tellMark(room.id, position);
+  }
+
+  /** Tells it, and then none for a while but the last of those. @param {string} id @param {Position} position */
+  #tellMark(id, position) {
+    this.#client.read(id, position).catch(() => {});
+    this.#marks.set(id, undefined);
+    setTimeout(() => {
+      const waits = this.#marks.get(id);
+      this.#marks.delete(id);
+      if (waits) this.#tellMark(id, waits);
+    }, MARK_EVERY);
+  }
+
+  /** Tells what waits: who looks away may not come back. */
+  tellMarks() {
+    for (const [id, position] of this.#marks) {
+      if (position) this.#client.read(id, position).catch(() => {});
+      this.#marks.set(id, undefined);
+    }
   }
 
   /** @param {import("../natter.js").Message} message */
@@ -112,10 +166,11 @@ export class Groups extends EventTarget {
   /** @param {import("../natter.js").GroupChange} change */
   async #onChange(change) {
     const room = this.rooms.get(change.group);
-    if (change.change === "left" && room) {
-      this.rooms.delete(change.group);
-      this.dispatchEvent(new CustomEvent("left", { detail: room }));
+    if (change.change === "left") {
+      this.#listed.delete(change.group);
+      if (room) this.#drop(room);
     } else if (change.change === "joined") {
+      this.#listed.add(change.group);
       const { group: id, kind, name, display_name, role } = change;
       const joined = this.learn({ id, kind, name, display_name, role, active: new Date().toISOString() });
       await this.refresh(id);

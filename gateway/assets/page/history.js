@@ -30,7 +30,7 @@ export class History {
   /**
    * @param {import("../natter.js").Timeline} timeline @param {{me: string, title: () => string, lastRead?: string,
    *   name: (id: string) => string, retry: (item: Outgoing) => void, discard: (item: Outgoing) => void,
-   *   onRead: (position: string) => void}} room
+   *   onRead: (position: string) => void, onFailed: (error: Error) => void}} room
    */
   constructor(timeline, room) {
     this.timeline = timeline;
@@ -40,6 +40,10 @@ export class History {
     this.jump = make("button", { type: "button", class: "jump", hidden: true, onclick: () => this.toEnd() }, icon("down"), t("jump"));
     this.element.addEventListener("scroll", () => this.#onScroll(), { passive: true });
     timeline.addEventListener("change", (/** @type {any} */ event) => this.#onChange(event.detail));
+    timeline.addEventListener("failed", (/** @type {any} */ event) => {
+      this.element.removeAttribute("aria-busy");
+      room.onFailed(event.detail);
+    });
     this.sizes = new ResizeObserver(() => this.#pinned && this.#stick());
     this.sizes.observe(this.element);
   }

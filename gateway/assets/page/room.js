@@ -42,8 +42,10 @@ export class RoomView {
     groups.addEventListener("left", (/** @type {any} */ event) => this.#onLeft(event.detail));
     directory.addEventListener("change", () => { this.#shown?.history.rename(); this.#drawHeader(); });
     document.addEventListener("visibilitychange", () => {
-      if (document.hidden) this.#shown?.history.lookedAway();
-      else this.#shown?.history.markRead();
+      if (document.hidden) {
+        this.#shown?.history.lookedAway();
+        this.#groups.tellMarks();
+      } else this.#shown?.history.markRead();
     });
   }
 
@@ -79,6 +81,7 @@ export class RoomView {
         messages.update();
       },
       onRead: (position) => this.#groups.markRead(room, position),
+      onFailed: (error) => announce(explain(error)),
     });
     messages.outgoing = this.#outgoing.get(room.id) ?? [];
     const writing = composer({ id: room.id, title: this.#groups.title(room), send: (text) => this.#send(room, text), typing: () => this.#client.typing(room.id) });

@@ -113,6 +113,39 @@ test("no answer to connect is a lost connection", async () => {
   assert.equal(made.length, 2);
 });
 
+test("a token that does not come is a lost connection, and one that comes too late is not used", async () => {
+  const clock = new FakeClock();
+  const { FakeSocket, made } = fakeSockets();
+  const asked = [];
+  const token = () => new Promise((resolve) => asked.push(resolve));
+  new Client({ url: "ws://x/ws", WebSocket: FakeSocket, clock, token }).connect();
+  await clock.advance(17_000);
+  assert.deepEqual([asked.length, made.length], [2, 0]);
+  asked[0]("too late");
+  await settle();
+  assert.equal(made.length, 0);
+  asked[1]("a.b.c");
+  const socket = await reopened(made);
+  assert.equal(socket.sent[0].token, "a.b.c");
+});
+
+test("a page of groups that comes after what was told of them does not turn back", async () => {
+  const { clock, made, client, of } = await connected({ groups: [group("g", "1.10"), group("h", "1.10")] });
+  made[0].drop(4408);
+  await clock.advance(0);
+  const socket = await reopened(made);
+  socket.say(ready(clock, { more: true }));
+  socket.say(message("g", 31));
+  socket.say({ type: "groups", groups: [group("g", "1.30"), group("h", "1.30")], more: false });
+  socket.say(message("g", 31));
+  assert.deepEqual(of("message").map(({ position }) => position), ["1.31"], "told once");
+  assert.deepEqual(of("gap").filter((gap) => gap.group), [{ group: "g", after: "1.10", until: "1.30" }, { group: "h", after: "1.10", until: "1.30" }]);
+  assert.deepEqual(["g", "h"].map((id) => client.lastHeard(id)), ["1.31", "1.30"]);
+  socket.drop(4408);
+  await clock.advance(1000);
+  assert.deepEqual((await reopened(made)).sent[0].resume.groups, { g: "1.31", h: "1.30" });
+});
+
 test("draining: reconnects after the time said, and hears what comes until then", async () => {
   const { clock, made, of } = await connected({ groups: [group("g", "1.10")] });
   made[0].say({ type: "draining", retry_after_ms: 2500 });
@@ -168,7 +201,9 @@ test("what is not recovered is a gap, and so is a reset", async () => {
 });
 
 test("where a membership ended is sent along, and a gateway that is behind tells nothing twice", async () => {
-  const { clock, made, of } = await connected({ groups: [group("g", "1.10")] });
+  const { clock, made, client, of } = await connected({ groups: [group("g", "1.10")] });
+  const listed = [];
+  client.on("groups", ({ groups }) => listed.push(groups.map(({ id }) => id)));
   const left = { type: "group", group: "g", change: "left", user: "alice", position: "1.12" };
   made[0].say(message("g", 11));
   made[0].say(left);
@@ -182,6 +217,7 @@ test("where a membership ended is sent along, and a gateway that is behind tells
   socket.say(left);
   assert.deepEqual(of("message").map(({ position }) => position), ["1.11"]);
   assert.equal(of("group").length, 1);
+  assert.deepEqual(listed, [[]], "nobody takes it for one that goes on");
   // Another membership is another.
   socket.say({ ...left, change: "joined", position: "1.20" });
   socket.say(message("g", 21));

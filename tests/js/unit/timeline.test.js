@@ -43,7 +43,7 @@ async function room({ stored = 0, applied = stored } = {}) {
   client.connect();
   await open(`1.${stored}`);
   const live = () => server.socket.say(add());
-  return { clock, client, server, open, live, add, timeline: client.timeline("g", { page: 10 }) };
+  return { clock, client, server, made, open, live, add, timeline: client.timeline("g", { page: 10 }) };
 }
 
 const seqs = (timeline) => timeline.messages.map((one) => Number(one.body));
@@ -78,6 +78,35 @@ test("the database is behind live delivery: the seam is filled when it has caugh
   const { asked } = server;
   await clock.advance(5000);
   assert.equal(server.asked, asked, "nothing more is asked for");
+});
+
+test("opened on a group that is live: what was told before is loaded, though the database has it later", async () => {
+  const { clock, client, live, server } = await room({ stored: 30 });
+  live();
+  const later = client.timeline("g", { page: 10 });
+  await later.open();
+  assert.deepEqual(seqs(later), upTo(30, 21));
+  assert.ok(later.hasGap);
+  server.applied = 31;
+  await clock.advance(250);
+  assert.deepEqual(seqs(later), upTo(31, 21));
+  assert.ok(!later.hasGap);
+});
+
+test("a gap that is told of after what came live behind it is filled", async () => {
+  const { clock, timeline, add, made, server } = await room({ stored: 20 });
+  await timeline.open();
+  server.socket.drop(4408);
+  for (let i = 0; i < 5; i += 1) add();
+  server.applied = 25;
+  await clock.advance(0);
+  server.socket = made.at(-1);
+  server.socket.onopen();
+  server.socket.say(ready(clock, { more: true }));
+  server.socket.say(add());
+  server.socket.say({ type: "groups", groups: [group("g", "1.25")], more: false });
+  await clock.advance(1000);
+  assert.deepEqual(seqs(timeline), upTo(26, 11));
 });
 
 test("a gap after a reconnect is filled", async () => {

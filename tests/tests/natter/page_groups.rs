@@ -1,7 +1,7 @@
 //! The dialogs of groups on our own page, two people on two gateways: a group is made, filled,
 //! renamed, emptied and left, and each sees at once what the other does.
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use fantoccini::key::Key;
 use natter_shared::id::GroupId;
 use natter_tests::{
@@ -10,9 +10,13 @@ use natter_tests::{
     cluster::Cluster,
     token::User,
 };
+use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::own_page::{come_in, say, sees};
+use super::{
+    api::done,
+    own_page::{come_in, say, sees},
+};
 
 /// The names of the rooms in the list, in no order that matters.
 const ROOMS: &str = "return [...document.querySelectorAll('#exist-rooms .title')].map((title) => title.textContent).sort()";
@@ -126,4 +130,24 @@ async fn a_group_is_made_filled_renamed_and_left_in_dialogs() -> Result<()> {
     }
     tokio::try_join!(ann.close(), ben.close())?;
     Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_that_one_was_removed_from_while_away_is_not_listed_any_more() -> Result<()> {
+    let mut cluster = Cluster::builder().start().await?;
+    let ben = Browser::start("removed-ben").await?;
+    come_in(&ben, "ben", cluster.gateway(1)).await?;
+    let ann = User::named("ann").token();
+    let made = done(&cluster, 0, &ann, Method::POST, "groups", json!({"display_name": "Launch", "members": ["ben"]})).await?;
+    let group = made["id"].as_str().context("an id")?;
+    open_room(&ben, "Launch").await?;
+    cluster.gateways[1].process.kill()?;
+    ben.wait_for("that it is away", "return document.body.dataset.state !== 'ready'").await?;
+    done(&cluster, 0, &ann, Method::DELETE, &format!("groups/{group}/members/ben"), json!({})).await?;
+    cluster.gateways[1].process.start_again()?;
+    cluster.wait_ready().await?;
+    ben.eval("document.getElementById('reconnect').click()").await?;
+    sees(&ben, "You are no longer in Launch").await?;
+    ben.wait_for_value(json!(["lobby"]), ROOMS).await?;
+    ben.close().await
 }

@@ -111,6 +111,15 @@ const BELL: &str = "const count = document.getElementById('unseen-count');
 const LIST: &str = "return [...document.querySelectorAll('#notifications li')].map((one) =>
     [one.querySelector('.text').textContent, one.className === 'list-group-item-primary'])";
 
+/// Counts the read marks that the page tells.
+const COUNT_MARKS: &str = "window.marks = 0;
+    window.since = Date.now();
+    const send = WebSocket.prototype.send;
+    WebSocket.prototype.send = function (text) {
+        if (JSON.parse(text).type === 'read') window.marks += 1;
+        return send.call(this, text);
+    };";
+
 /// Has a script hold in both windows of a browser.
 async fn both_show(browser: &Browser, value: Value, script: &str) -> Result<()> {
     for window in browser.page.windows().await? {
@@ -151,6 +160,21 @@ async fn unread_rooms_and_the_bell_agree_in_all_windows_of_a_user() -> Result<()
     ben.page.refresh().await?;
     super::own_page::is_up(&ben).await?;
     assert_eq!(ben.eval(UNREAD).await?[1], json!([]), "read after a reload");
+
+    // Looking on while others talk is not a mark for each line.
+    open_room(&ben, "ann").await?;
+    ben.eval(COUNT_MARKS).await?;
+    for number in 0..30 {
+        ann.eval(&format!("document.querySelector('.type_msg').value = 'line {number}'; document.querySelector('.send_btn').click()"))
+            .await?;
+        sees(&ben, &format!("line {number}")).await?;
+    }
+    let seconds = ben.eval("return (Date.now() - window.since) / 1000").await?.as_f64().context("a time")?;
+    let marks = ben.eval("return window.marks").await?.as_f64().context("a count")?;
+    assert!(marks >= 1.0 && marks <= 2.0 + seconds / 3.0, "{marks} marks in {seconds} s");
+    ben.page.refresh().await?;
+    super::own_page::is_up(&ben).await?;
+    assert_eq!(ben.eval(UNREAD).await?[1], json!([]), "the last one was told");
 
     // The bell: red, in both windows.
     let cora = Client::connect(cluster.gateway(0), &User::named("cora")).await?;
