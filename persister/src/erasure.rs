@@ -231,12 +231,15 @@ impl Eraser {
     /// which every message would pay for.
     async fn walk(&self, user: &UserId, stage: Stage) -> Result<(), Error> {
         loop {
+            if !self.leases.holds(self.broker.shards().of(Topic::User(user.key()))) {
+                return Err(elsewhere());
+            }
             let started = Instant::now();
             let sql = "SELECT after_id FROM erasures WHERE user_id = ? AND stage = ?";
             let row = self.all(sql, [user.as_str().into(), stage.as_str().into()]).await?;
-            let Some(row) = row.first() else { return Ok(()) };
-            let after: Option<String> = row.try_get("", "after_id")?;
-            let after = after.and_then(|after| serde_json::from_str::<Vec<String>>(&after).ok()).unwrap_or_default();
+            let Some(row) = row.first() else { return Err(elsewhere()) };
+            let from: Option<String> = row.try_get("", "after_id")?;
+            let after = from.clone().and_then(|after| serde_json::from_str::<Vec<String>>(&after).ok()).unwrap_or_default();
             let write = self.store.write().await?;
             let done = match stage {
                 Stage::Memberships => return Ok(()),
@@ -244,11 +247,16 @@ impl Eraser {
                 Stage::Notifications => self.notifications(&write.transaction, user, &after).await?,
                 Stage::GroupEvents => self.group_events(&write.transaction, user, &after).await?,
             };
-            let sql = "UPDATE erasures SET after_id = ?, messages = messages + ?, notifications = notifications + ? WHERE user_id = ?";
+            let sql = "UPDATE erasures SET after_id = ?, messages = messages + ?, notifications = notifications + ? WHERE user_id = ? \
+                       AND stage = ? AND coalesce(after_id, '') = ?";
             let end = done.end.as_ref().map(|end| end.iter().map(text).collect::<Vec<_>>());
             let end = end.map(|end| serde_json::Value::from(end).to_string());
-            let values = [end.into(), (done.messages as i64).into(), (done.notifications as i64).into(), user.as_str().into()];
-            self.execute(&write, sql, values).await?;
+            let counted = [(done.messages as i64).into(), (done.notifications as i64).into()];
+            let whose = [user.as_str().into(), stage.as_str().into(), from.unwrap_or_default().into()];
+            if self.execute(&write, sql, std::iter::once(end.into()).chain(counted).chain(whose)).await? == 0 {
+                write.rollback().await?;
+                return Err(elsewhere());
+            }
             write.commit().await?;
             if done.end.is_none() {
                 return Ok(());
@@ -345,14 +353,23 @@ impl Eraser {
     /// The stage after `stage`, or the end.
     async fn stage_done(&self, user: &UserId, stage: Stage) -> Result<(), Error> {
         let next = Stage::ALL.iter().skip_while(|known| **known != stage).nth(1);
+        if next.is_none() {
+            // Said to be done, it is: no stream has it, to be replayed after a loss of power.
+            self.store.sync().await?;
+        }
         let write = self.store.write().await?;
-        if let Some(next) = next {
-            let sql = "UPDATE erasures SET stage = ?, after_id = NULL WHERE user_id = ?";
-            self.execute(&write, sql, [next.as_str().into(), user.as_str().into()]).await?;
+        let whose = [user.as_str().into(), stage.as_str().into()];
+        let moved = if let Some(next) = next {
+            let sql = "UPDATE erasures SET stage = ?, after_id = NULL WHERE user_id = ? AND stage = ?";
+            self.execute(&write, sql, std::iter::once(next.as_str().into()).chain(whose)).await?
         } else {
             self.dead_letters(&write.transaction, user).await?;
-            let sql = format!("UPDATE erasures SET finished_at = {} WHERE user_id = ?", self.store.clock());
-            self.execute(&write, &sql, [user.as_str().into()]).await?;
+            let sql = format!("UPDATE erasures SET finished_at = {} WHERE user_id = ? AND stage = ?", self.store.clock());
+            self.execute(&write, &sql, whose).await?
+        };
+        if moved == 0 {
+            write.rollback().await?;
+            return Err(elsewhere());
         }
         write.commit().await?;
         Ok(())
@@ -399,6 +416,11 @@ impl Eraser {
     async fn execute(&self, write: &Write, sql: &str, values: impl IntoIterator<Item = Value>) -> Result<u64, DbErr> {
         Ok(write.transaction.execute_raw(self.store.statement(sql, values)).await?.rows_affected())
     }
+}
+
+/// Another persister has taken the request over.
+fn elsewhere() -> Error {
+    BrokerError::Unavailable("another persister carries it out".to_owned()).into()
 }
 
 /// The key of a row of `group_events`.

@@ -82,6 +82,8 @@ pub async fn publish(broker: &dyn Broker, intake: &Intake, event: &Outgoing, pat
         let attempt = tokio::time::timeout_at(deadline, broker.publish(event)).await;
         let error = match attempt.unwrap_or_else(|_| Err(BrokerError::Unavailable("no answer in time".to_owned()))) {
             Ok(ack) => return Ok(ack),
+            // What was tried before may be on its way, and stored.
+            Err(error @ BrokerError::Refused(_)) if in_doubt => return Err(PublishError::Pending(error)),
             Err(error @ BrokerError::Refused(_)) => return Err(PublishError::Refused(error)),
             Err(BrokerError::Busy) if !in_doubt => {
                 intake.metrics().busy(Busy::Gateway);
@@ -111,5 +113,34 @@ async fn is_back(status: &mut watch::Receiver<BrokerStatus>, before: BrokerStatu
     let is_back = |now: &BrokerStatus| now.leaders != before.leaders || (now.connected && !before.connected);
     if status.wait_for(is_back).await.is_err() {
         std::future::pending::<()>().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, atomic::Ordering};
+
+    use bytes::Bytes;
+    use natter_shared::{id::UserId, subject::Topic, telemetry::metrics::Registry};
+
+    use super::*;
+    use crate::{http::tests::fake::FakeBroker, metrics::Metrics};
+
+    #[tokio::test(start_paused = true)]
+    async fn a_refusal_after_a_try_in_doubt_is_no_refusal() {
+        let broker = FakeBroker::default();
+        let intake = Intake::new(broker.shards(), Arc::new(Metrics::new(&Registry::new("test"))));
+        let topic = Topic::User(UserId::new("ann").unwrap().key());
+        let event = Outgoing { topic, id: EventId::random(), made_at: broker.now(), epoch: None, payload: Bytes::new() };
+        broker.refuses.store(true, Ordering::Relaxed);
+        let refused = publish(&broker, &intake, &event, Duration::from_secs(5)).await;
+        assert!(matches!(refused, Err(PublishError::Refused(_))), "{refused:?}");
+        broker.stores_nothing.store(true, Ordering::Relaxed);
+        let later = async {
+            tokio::time::sleep(FIRST_PAUSE / 2).await;
+            broker.stores_nothing.store(false, Ordering::Relaxed);
+        };
+        let (refused, ()) = tokio::join!(publish(&broker, &intake, &event, Duration::from_secs(5)), later);
+        assert!(matches!(refused, Err(PublishError::Pending(_))), "the first copy may be stored: {refused:?}");
     }
 }

@@ -119,19 +119,17 @@ impl App {
     /// longer than that may be old.
     async fn accept_of_member(self: &Arc<Self>, session: &Arc<SessionHandle>, group: GroupId, draft: Draft) -> Result<Position, Refusal> {
         let deadline = Instant::now() + self.config.limits.send_deadline;
-        let mut tried = None;
+        // From the first try on that ended in doubt: it may be stored all the same, whatever a later one says.
+        let mut in_doubt = None;
         loop {
-            match (self.authorise(session, group, deadline).await, tried) {
-                (Ok(_), _) => {}
-                // It may be stored all the same.
-                (Err(_), Some(unknown)) => return Err(unknown),
-                (Err(refusal), None) => return Err(refusal),
+            if let Err(refusal) = self.authorise(session, group, deadline).await {
+                return Err(in_doubt.unwrap_or(refusal));
             }
             let left = deadline.saturating_duration_since(Instant::now());
             match self.accept(session, draft.clone(), left.min(TRY)).await {
                 Ok(position) => return Ok(position),
-                Err(error) if error.code == ErrorCode::Pending && left > TRY => tried = Some(error.into()),
-                Err(error) => return Err(error.into()),
+                Err(error) if error.code == ErrorCode::Pending && left > TRY => in_doubt = Some(error.into()),
+                Err(error) => return Err(in_doubt.unwrap_or_else(|| error.into())),
             }
         }
     }

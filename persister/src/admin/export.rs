@@ -6,7 +6,7 @@ use std::io::Write;
 
 use natter_shared::{event::Event, id::UserId, position::Position, timestamp::Timestamp};
 use sea_orm::{ConnectionTrait, DbErr, QueryResult, Value as Bind};
-use serde_json::{Value, json, value::RawValue};
+use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::AdminError;
@@ -135,7 +135,9 @@ fn notification(row: &QueryResult, kind: &str) -> Result<Value, AdminError> {
     let (body, payload): (Option<String>, Option<String>) = (row.try_get("", "body")?, row.try_get("", "payload")?);
     let (body, data) = match (body, payload.map(|payload| Event::decode(payload.as_bytes()))) {
         (Some(body), _) => (body, data(row)?),
-        (None, Some(Ok(Event::Notification(notification)))) => (notification.body, serde_json::to_value(&notification.data)?),
+        (None, Some(Ok(Event::Notification(notification)))) => {
+            (notification.body, notification.data.as_ref().map_or(Value::Null, |data| readable(data.get())))
+        }
         (None, Some(_) | None) => (String::new(), Value::Null),
     };
     Ok(json!({
@@ -174,9 +176,14 @@ fn position(row: &QueryResult, epoch: &str, seq: &str) -> Result<Option<Position
     Ok(at.0.zip(at.1).map(|(epoch, seq)| checkpoint::position(epoch, seq)))
 }
 
+/// What a sender wrote as JSON; as text where it is JSON that cannot be written anew, as half of a surrogate pair is.
+fn readable(data: &str) -> Value {
+    serde_json::from_str(data).unwrap_or_else(|_| data.into())
+}
+
 fn data(row: &QueryResult) -> Result<Value, AdminError> {
     let text: Option<String> = row.try_get("", "data")?;
-    Ok(text.map(RawValue::from_string).transpose()?.map(serde_json::to_value).transpose()?.unwrap_or_default())
+    Ok(text.map_or(Value::Null, |text| readable(&text)))
 }
 
 #[cfg(test)]
@@ -184,6 +191,15 @@ mod tests {
     use crate::{connect, migrate, options::DatabaseOptions};
 
     use super::*;
+
+    #[test]
+    fn what_cannot_be_written_anew_is_exported_as_text() {
+        assert_eq!(readable(r#"{"a":[1]}"#), json!({"a": [1]}));
+        let nested = format!("{}{}", "[".repeat(200), "]".repeat(200));
+        for odd in [r#""\ud800""#, "1e400", &nested] {
+            assert_eq!(readable(odd), json!(odd));
+        }
+    }
 
     #[tokio::test]
     async fn an_unknown_user_is_said_so() {

@@ -29,6 +29,7 @@ pub(super) async fn erase(store: &Store, user: &UserId, patience: Option<Duratio
                notifications = 0 WHERE erasures.finished_at IS NOT NULL";
     let now = Timestamp::now().0 as i64;
     store.execute(sql, [user.as_str().into(), now.into(), Stage::Memberships.as_str().into()]).await?;
+    store.sync().await?;
     let Some(patience) = patience else {
         eprintln!("Asked for. A running persister erases {user:?} within seconds.");
         return Ok(());

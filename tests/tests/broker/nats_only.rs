@@ -19,7 +19,7 @@ use natter_tests::{
 
 use crate::fixture::{
     Fixture, Nats, PATIENCE, SHARDS, START, connected, disconnected, event, eventually, group_in, nats_options, number, publish,
-    publish_stubbornly, shards, take,
+    publish_stubbornly, read, shards, take,
 };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -90,6 +90,22 @@ async fn a_stale_process_never_stores_into_a_retired_epoch() {
     eventually("the generation rises", async || (gateway.status().borrow().generation > before).then_some(())).await;
     let refused = gateway.open_epoch(shard, Epoch(8)).await;
     assert!(matches!(refused, Err(BrokerError::Refused(_))), "{refused:?}");
+}
+
+/// Where each kept a whole stream's share of the server's 20 GB, the eightieth could not be made.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn retired_epochs_keep_what_they_hold_and_no_room_for_more() {
+    let nats = Nats::start().await;
+    let shard = shards().next().expect("a shard");
+    let topic = group_in(&*nats.persister, shard);
+    let old = publish(&*nats.persister, topic, 1).await.position;
+    for epoch in 2..=90 {
+        nats.persister.open_epoch(shard, Epoch(epoch)).await.expect("an epoch");
+    }
+    let kept = nats.persister.get(shard, old).await.expect("an answer").expect("the event");
+    assert_eq!(number(&kept), 1);
+    let mut reader = nats.persister.read(shard, Position::new(old.epoch, 0)).await.expect("a reader");
+    assert_eq!(read(&mut *reader, 1).await.len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -72,6 +72,8 @@ pub(crate) struct FakeBroker {
     pub(super) away: AtomicBool,
     /// What is published is not stored.
     pub(crate) stores_nothing: AtomicBool,
+    /// What is published is refused for good.
+    pub(crate) refuses: AtomicBool,
     /// Who wants to join is not answered.
     pub(crate) holds_joins: AtomicBool,
     /// How often it was asked to let new members join.
@@ -308,6 +310,9 @@ impl Broker for FakeBroker {
     async fn publish(&self, event: Outgoing) -> Result<Ack, BrokerError> {
         if self.stores_nothing.load(Ordering::Relaxed) {
             return Err(BrokerError::Unavailable("away".to_owned()));
+        }
+        if self.refuses.load(Ordering::Relaxed) {
+            return Err(BrokerError::Refused("too large".to_owned()));
         }
         let mut published = self.published.lock();
         published.push((event.topic, Event::decode(&event.payload).unwrap()));

@@ -14,6 +14,9 @@ use crate::{
     subject::{self, Shard, Space},
 };
 
+/// Bytes that a retired stream may take beside what it holds: copies may count a little differently.
+const RETIRED_SLACK: u64 = 1 << 20;
+
 /// Whether a stream takes batches. One of an earlier release does not yet.
 const ALLOW_ATOMIC: &str = "allow_atomic";
 
@@ -49,12 +52,22 @@ impl NatsBroker {
         Ok(())
     }
 
-    /// Moves the subjects away: nothing is stored there any more, and the next stream may have them.
+    /// Moves the subjects away: nothing is stored there any more, and the next stream may have them. Nor does it keep room for
+    /// more: of what the server lets streams have, it would take a whole one's share for ever.
     async fn retire(&self, shard: Shard, epoch: Epoch, stream: &str) -> Result<(), BrokerError> {
         let config = self.api.stream_info(stream).await?.config;
         self.update(stream, config, "subjects", json!([subject::retired(shard, epoch)])).await?;
+        if let Err(error) = self.give_room_back(stream).await {
+            warn!(%shard, %epoch, %error, "retired_epoch_keeps_its_room");
+        }
         info!(%shard, %epoch, "epoch_retired");
         Ok(())
+    }
+
+    async fn give_room_back(&self, stream: &str) -> Result<(), ApiError> {
+        let info = self.api.stream_info(stream).await?;
+        let room = info.state.bytes().saturating_add(RETIRED_SLACK).min(self.options.max_bytes_per_shard);
+        self.update(stream, info.config, "max_bytes", json!(room)).await
     }
 
     async fn create(&self, shard: Shard, epoch: Epoch) -> Result<(), BrokerError> {

@@ -16,6 +16,9 @@ const BATCH_WITH_COPY: u64 = 10201;
 /// "resource limits exceeded for account": full, though the server says it as if it were our mistake.
 const ACCOUNT_FULL: u64 = 10002;
 
+/// Too many wait in the stream already: its disk stands still.
+const TOO_MANY: u64 = 429;
+
 #[derive(Deserialize)]
 struct PubAck<'a> {
     #[serde(borrow)]
@@ -67,7 +70,7 @@ impl Verdict {
             Ok(PubAck { error: Some(Failure { err_code: BATCH_WITH_COPY, .. }), .. }) => Self::BatchWithCopy,
             Ok(PubAck { error: Some(Failure { err_code: WRONG_STREAM, .. }), .. }) => Self::OtherStream,
             Ok(PubAck { error: Some(Failure { code, err_code, description }), .. }) => {
-                let is_ours = (400..500).contains(&code) && err_code != ACCOUNT_FULL;
+                let is_ours = (400..500).contains(&code) && code != TOO_MANY && err_code != ACCOUNT_FULL;
                 if is_ours { Self::Refused(description) } else { Self::NotNow(format!("{description} ({err_code})")) }
             }
             Ok(PubAck { stream: Some(stream), seq: Some(seq), duplicate, count, error: None }) => {
@@ -110,8 +113,8 @@ mod tests {
         assert_eq!(failure(409, 10158), Verdict::InFlight);
         assert_eq!(failure(400, 10060), Verdict::OtherStream);
         assert_eq!((failure(400, 10174), failure(400, 10201)), (Verdict::NoBatches, Verdict::BatchWithCopy));
-        // Full: the account, the server, the disk. And no leader.
-        for (code, err_code) in [(400, 10002), (503, 10023), (500, 10047), (503, 10077), (503, 10008)] {
+        // Full: the account, the server, the disk, what waits for it. And no leader.
+        for (code, err_code) in [(429, 10167), (400, 10002), (503, 10023), (500, 10047), (503, 10077), (503, 10008)] {
             assert!(matches!(failure(code, err_code), Verdict::NotNow(_)), "{err_code}");
         }
         // Larger than the server takes.
