@@ -1,11 +1,20 @@
 //! Leases: which persister works on which shard, so that two do not do the same work. Losing one
 //! costs nothing but that; the fence is the checkpoint.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use natter_shared::{id::InstanceId, subject::Shard};
 use sea_orm::{ColumnTrait, DbErr, EntityTrait, QueryFilter};
-use tokio::{sync::watch, time::timeout};
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout},
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{database::Store, entity::leases};
@@ -13,6 +22,9 @@ use crate::{database::Store, entity::leases};
 /// The leases this process holds.
 pub(crate) struct Leases {
     held: Vec<watch::Sender<bool>>,
+    /// When each was asked for last with an answer, in milliseconds since `started`.
+    asked: Vec<AtomicU64>,
+    started: Instant,
     holder: InstanceId,
     ttl: Duration,
     store: Store,
@@ -20,7 +32,9 @@ pub(crate) struct Leases {
 
 impl Leases {
     pub(crate) fn new(store: Store, holder: InstanceId, ttl: Duration, shards: u16) -> Arc<Self> {
-        Arc::new(Self { held: (0..shards).map(|_| watch::Sender::new(false)).collect(), holder, ttl, store })
+        let held = (0..shards).map(|_| watch::Sender::new(false)).collect();
+        let asked = (0..shards).map(|_| AtomicU64::new(0)).collect();
+        Arc::new(Self { held, asked, started: Instant::now(), holder, ttl, store })
     }
 
     /// Whether `shard` is this process's to work on.
@@ -31,6 +45,12 @@ impl Leases {
     /// Whether `shard` is this process's to work on now.
     pub(crate) fn holds(&self, shard: Shard) -> bool {
         self.held.get(usize::from(shard.0)).is_some_and(|held| *held.borrow())
+    }
+
+    /// Whether the database has said so lately. It may be this process alone that does not reach it: then another one holds `shard`.
+    pub(crate) fn is_confirmed(&self, shard: Shard) -> bool {
+        let asked = self.asked.get(usize::from(shard.0)).map_or(0, |asked| asked.load(Ordering::Relaxed));
+        self.started.elapsed() <= Duration::from_millis(asked) + self.ttl
     }
 
     /// Takes and renews leases until `shutdown`, then gives them back.
@@ -45,9 +65,12 @@ impl Leases {
             for (shard, held) in self.held.iter().enumerate() {
                 match timeout(self.ttl, self.take(shard as i64)).await.unwrap_or_else(|_| Err(DbErr::Custom("no answer".to_owned()))) {
                     Ok(taken) => {
+                        if let Some(asked) = self.asked.get(shard) {
+                            asked.store(self.started.elapsed().as_millis() as u64, Ordering::Relaxed);
+                        }
                         held.send_if_modified(|held| std::mem::replace(held, taken) != taken);
                     }
-                    // Nobody else can take one either while the database is away.
+                    // Nobody else can take one either while the database is away for all.
                     Err(error) => tracing::debug!(%error, shard, "lease_not_renewed"),
                 }
             }

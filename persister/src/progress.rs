@@ -77,6 +77,11 @@ impl Progress {
         }
     }
 
+    /// How far SQL is known to have come, by anybody's word.
+    fn furthest(&self, shard: Shard) -> Position {
+        self.known.get(usize::from(shard.0)).map_or(Position::START, |known| *known.borrow())
+    }
+
     /// Somebody has measured what is left.
     fn measured(&self, shard: Shard, unapplied: Unapplied) {
         if let Some(admits) = self.admits.get(usize::from(shard.0)) {
@@ -133,6 +138,10 @@ impl Progress {
             }
             let (position, stored_at) = *own.borrow_and_update();
             if position == Position::START || !leases.holds(shard) {
+                continue;
+            }
+            // Cut off from the database, but somebody else is not: what waits is theirs to tell.
+            if !leases.is_confirmed(shard) && self.furthest(shard) > position {
                 continue;
             }
             let mut unapplied = None;

@@ -68,6 +68,11 @@ impl Harness {
 
     /// Starts one more persister and waits until it is ready.
     pub(crate) async fn start(&mut self) {
+        drop(self.start_with_a_handle().await);
+    }
+
+    /// The same, with its connections to the database.
+    pub(crate) async fn start_with_a_handle(&mut self) -> DatabaseConnection {
         let stop = CancellationToken::new();
         let (ready, mut is_ready) = watch::channel(false);
         let database = natter_persister::connect(&self.options.database).await.unwrap();
@@ -75,9 +80,10 @@ impl Harness {
         let metrics = Metrics::register(&mut registry);
         self.registries.push(registry);
         let broker: Arc<dyn Broker> = Arc::clone(&self.broker) as Arc<dyn Broker>;
-        let run = natter_persister::run(broker, database, self.options.clone(), InstanceId::random(), stop.clone(), ready, metrics);
+        let run = natter_persister::run(broker, database.clone(), self.options.clone(), InstanceId::random(), stop.clone(), ready, metrics);
         self.running.push((stop, tokio::spawn(run)));
         tokio::time::timeout(Duration::from_secs(20), is_ready.wait_for(|ready| *ready)).await.expect("ready").unwrap();
+        database
     }
 
     /// The lines of this metric, of all persisters that were started.

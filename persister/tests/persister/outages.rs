@@ -2,7 +2,9 @@
 
 use std::time::{Duration, Instant};
 
+use futures::StreamExt;
 use natter_shared::{
+    broker::{Broker, Control},
     event::GroupKind,
     frame::ErrorCode,
     rpc::{ChangeStanding, FindUser, StandingChange},
@@ -88,4 +90,32 @@ async fn a_block_is_on_the_disk_when_it_is_answered() {
     // What is not synced yet is in the write-ahead log only.
     let file = std::fs::read(harness.directory.path().join("natter.db")).unwrap();
     assert!(file.windows(user.as_str().len()).any(|bytes| bytes == user.as_str().as_bytes()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_alone_is_cut_off_from_the_database_does_not_say_how_far_it_is() {
+    let mut harness = Harness::postgres().await;
+    let alice = user("alice");
+    harness.stop().await;
+    let handle = harness.start_with_a_handle().await;
+    let (group, created) = harness.create(GroupKind::Group, &[&alice]).await;
+    let (topic, shard) = (Topic::Group(group), harness.shard(Topic::Group(group)));
+    harness.applied(topic, created).await;
+    handle.close_by_ref().await.unwrap();
+    harness.start().await;
+    let last = harness.say(group, &alice, "meanwhile").await;
+    harness.eventually("the other one has applied it", async || (harness.count("messages").await == 1).then_some(())).await;
+    let mut controls = harness.broker.controls().await.unwrap();
+    let until = Instant::now() + Duration::from_secs(4);
+    let (mut told, mut first) = (0, None);
+    while Instant::now() < until || told == 0 {
+        match tokio::time::timeout(Duration::from_millis(100), controls.next()).await {
+            Ok(Some(Control::Applied { shard: of, position, .. })) if of == shard.0 => {
+                told += 1;
+                first = first.or(Some(position)).min(Some(position));
+            }
+            Ok(_) | Err(_) => {}
+        }
+    }
+    assert!(first >= Some(last.position), "{first:?} was said, and SQL is at {}", last.position);
 }

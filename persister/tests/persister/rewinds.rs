@@ -166,9 +166,9 @@ async fn what_was_evicted_of_an_ended_epoch_is_said_to_be_missing(mut harness: H
     file.close().await.unwrap();
     harness.broker = open_broker(&path).await;
     harness.broker.open_epoch(shard, Epoch(epoch.0 + 100)).await.unwrap();
-    let last = harness.say(group, &alice, "new").await;
+    let newest = harness.say(group, &alice, "new").await;
     harness.start().await;
-    harness.applied(topic, last).await;
+    harness.applied(topic, newest).await;
     let bodies: Vec<String> = harness.positions(group).await.into_iter().map(|row| row.0).collect();
     assert_eq!(bodies, ["old", "new"]);
     let ask = |after| EventsAfter { user: Some(alice.clone()), group: Some(group), after, limit: 100 };
