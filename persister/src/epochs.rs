@@ -44,6 +44,17 @@ pub(crate) async fn learn(store: &Store, shard: Shard, epoch: Epoch) -> Result<b
     record(store, shard, i64::from(epoch.0)).await
 }
 
+/// The epochs before `epoch` that SQL knows of for `shard`.
+pub(crate) async fn before(store: &Store, shard: Shard, epoch: Epoch) -> Result<Vec<Epoch>, DbErr> {
+    let rows = epochs::Entity::find()
+        .filter(epochs::Column::Shard.eq(i64::from(shard.0)))
+        .filter(epochs::Column::Epoch.lt(i64::from(epoch.0)))
+        .order_by_asc(epochs::Column::Epoch)
+        .all(store.database())
+        .await?;
+    Ok(rows.into_iter().map(|row| Epoch(row.epoch as u32)).collect())
+}
+
 /// The first epoch SQL knows of for `shard`.
 pub(crate) async fn first(store: &Store, shard: Shard) -> Result<Option<Epoch>, DbErr> {
     let row = epochs::Entity::find()

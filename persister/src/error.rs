@@ -17,7 +17,7 @@ pub enum Error {
     #[error("the database was installed with {installed} shards, the configuration says {configured}")]
     Shards {
         /// As the database has it.
-        installed: usize,
+        installed: i64,
         /// As configured.
         configured: u16,
     },

@@ -55,8 +55,9 @@ pub(crate) async fn settle(projector: &mut Projector) -> Result<Checkpoint, Erro
             continue;
         };
         if state.epoch > checkpoint.position.epoch {
-            epochs::learn(&projector.store, shard, state.epoch).await?;
-            follow(projector, &checkpoint, state.epoch).await?;
+            let next = next_kept(projector, checkpoint.position.epoch, state.epoch).await?;
+            epochs::learn(&projector.store, shard, next).await?;
+            follow(projector, &checkpoint, next).await?;
         } else if state.epoch == checkpoint.position.epoch && is_intact(projector, &checkpoint, state).await? {
             return Ok(checkpoint);
         } else {
@@ -137,11 +138,25 @@ async fn is_intact(projector: &Projector, checkpoint: &Checkpoint, state: LogSta
     }
 }
 
+/// The first epoch after `old` that has a log, `current` at the latest. A database that was put back from a backup may be several behind.
+async fn next_kept(projector: &Projector, old: Epoch, current: Epoch) -> Result<Epoch, Error> {
+    for epoch in (old.0 + 1..current.0).map(Epoch) {
+        if open_reader(projector, Position::new(epoch, 0)).await?.is_some() {
+            return Ok(epoch);
+        }
+    }
+    Ok(current)
+}
+
 /// Another persister opened `next`: applies the rest of the old epoch, then goes on there.
 async fn follow(projector: &mut Projector, checkpoint: &Checkpoint, next: Epoch) -> Result<(), Error> {
     let shard = projector.shard;
     let old = checkpoint.position.epoch;
     let Some((mut reader, after)) = open_reader(projector, checkpoint.position).await? else {
+        // It was lost, and an older log may have been put back and have taken events until `next` was opened.
+        for older in epochs::before(&projector.store, shard, old).await? {
+            rescue(projector, checkpoint, older).await?;
+        }
         return switch(projector, checkpoint, next).await;
     };
     if after > checkpoint.position {
@@ -180,7 +195,7 @@ async fn open_reader(projector: &Projector, after: Position) -> Result<Option<(B
             Err(BrokerError::Evicted { first, .. }) if first.epoch == after.epoch => after.seq = first.seq.saturating_sub(1),
             Err(error @ (BrokerError::Unavailable(_) | BrokerError::Busy)) => return Err(error.into()),
             Err(error) => {
-                tracing::info!(%error, shard = projector.shard.0, epoch = after.epoch.0, "ended_epoch_gone");
+                tracing::debug!(%error, shard = projector.shard.0, epoch = after.epoch.0, "no_such_log");
                 return Ok(None);
             }
         }

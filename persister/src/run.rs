@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use natter_shared::{broker::Broker, id::InstanceId, rpc::ShardPosition};
-use sea_orm::{DatabaseConnection, DbErr};
+use sea_orm::{ConnectionTrait, DatabaseConnection, DbErr};
 use tokio::{
     sync::{mpsc, watch},
     task::JoinSet,
@@ -145,17 +145,24 @@ async fn migrated(store: &Store, shutdown: &CancellationToken) -> bool {
 
 /// The number of shards is fixed when an installation is made: every subject depends on it.
 async fn check_shards(store: &Store, configured: u16) -> Result<(), Error> {
-    let installed = match checkpoint::positions(store.database()).await {
-        Ok(installed) => installed,
+    match installed_shards(store, configured).await {
+        Ok(installed) if installed != i64::from(configured) => Err(Error::Shards { installed, configured }),
+        Ok(_) => Ok(()),
         Err(error) => {
             tracing::warn!(%error, "shards_not_checked");
-            return Ok(());
+            Ok(())
         }
-    };
-    if installed.iter().any(|at| at.shard >= configured) {
-        return Err(Error::Shards { installed: installed.len(), configured });
     }
-    Ok(())
+}
+
+/// The number that this installation was made with: `configured` where it is made now.
+async fn installed_shards(store: &Store, configured: u16) -> Result<i64, DbErr> {
+    // One of an earlier release has not noted it, but may have more.
+    let applied = checkpoint::positions(store.database()).await?;
+    let shards = applied.iter().map(|at| at.shard + 1).fold(configured, u16::max);
+    store.execute("INSERT INTO installation (one, shards) VALUES (1, ?) ON CONFLICT DO NOTHING", [i64::from(shards).into()]).await?;
+    let row = store.database().query_one_raw(store.statement("SELECT shards FROM installation", [])).await?;
+    row.map_or(Ok(i64::from(shards)), |row| row.try_get("", "shards"))
 }
 
 /// Tells whether the persister can do its work, and learns progress that no announcement brought.

@@ -86,6 +86,16 @@ impl Harness {
         database
     }
 
+    /// Runs a persister that is to end by itself.
+    pub(crate) async fn run_to_its_end(&mut self) -> Result<(), natter_persister::Error> {
+        let database = natter_persister::connect(&self.options.database).await.unwrap();
+        let broker: Arc<dyn Broker> = Arc::clone(&self.broker) as Arc<dyn Broker>;
+        let (ready, metrics) = (watch::channel(false).0, Metrics::register(&mut Registry::default()));
+        let stop = CancellationToken::new();
+        let run = natter_persister::run(broker, database, self.options.clone(), InstanceId::random(), stop, ready, metrics);
+        tokio::time::timeout(Duration::from_secs(15), run).await.expect("ends")
+    }
+
     /// The lines of this metric, of all persisters that were started.
     pub(crate) fn metric(&self, name: &str) -> Vec<String> {
         let mut text = String::new();

@@ -21,7 +21,9 @@ on_both!(
     a_lost_log_goes_on_in_a_new_epoch,
     a_log_restored_from_a_backup_goes_on_in_a_new_epoch,
     a_newer_epoch_is_followed_to_the_last_event,
-    what_was_evicted_of_an_ended_epoch_is_said_to_be_missing
+    what_was_evicted_of_an_ended_epoch_is_said_to_be_missing,
+    epochs_in_between_are_followed_one_after_another,
+    a_rescue_that_was_broken_off_is_made_up_for
 );
 
 impl Harness {
@@ -174,4 +176,52 @@ async fn what_was_evicted_of_an_ended_epoch_is_said_to_be_missing(mut harness: H
     let ask = |after| EventsAfter { user: Some(alice.clone()), group: Some(group), after, limit: 100 };
     assert!(!harness.call(ask(created.position)).await.unwrap().reply.complete, "what came next is nowhere");
     assert!(harness.call(ask(lost.position)).await.unwrap().reply.complete);
+}
+
+/// As after a database was put back from a backup.
+async fn epochs_in_between_are_followed_one_after_another(mut harness: Harness) {
+    let alice = user("alice");
+    let (group, created) = harness.create(GroupKind::Group, &[&alice]).await;
+    let (topic, shard) = (Topic::Group(group), harness.shard(Topic::Group(group)));
+    harness.applied(topic, created).await;
+    harness.stop().await;
+    let mut newest = harness.say(group, &alice, "0").await;
+    for number in 1..4 {
+        harness.broker.open_epoch(shard, Epoch(newest.position.epoch.0 + 5)).await.unwrap();
+        newest = harness.say(group, &alice, &number.to_string()).await;
+    }
+    harness.start().await;
+    harness.applied(topic, newest).await;
+    let bodies: Vec<String> = harness.positions(group).await.into_iter().map(|row| row.0).collect();
+    assert_eq!(bodies, ["0", "1", "2", "3"]);
+}
+
+async fn a_rescue_that_was_broken_off_is_made_up_for(mut harness: Harness) {
+    let alice = user("alice");
+    let (group, _) = harness.create(GroupKind::Group, &[&alice]).await;
+    let (topic, shard) = (Topic::Group(group), harness.shard(Topic::Group(group)));
+    let kept = harness.say(group, &alice, "kept").await;
+    harness.applied(topic, kept).await;
+    harness.stop().await;
+    harness.broker.close().await;
+    let (path, backup) = (harness.directory.path().join("log.db"), harness.directory.path().join("backup.db"));
+    std::fs::copy(&path, &backup).unwrap();
+    // The log is lost, SQL goes on in a newer epoch; then an older copy of the log is put back, and takes a message.
+    harness.swap_log(None).await;
+    harness.start().await;
+    let in_new = |epoch: Epoch| epoch > kept.position.epoch;
+    harness
+        .eventually("another epoch", async || harness.broker.log_state(shard).await.is_ok_and(|log| in_new(log.epoch)).then_some(()))
+        .await;
+    let lost = harness.say(group, &alice, "only in SQL").await;
+    harness.applied(topic, lost).await;
+    harness.stop().await;
+    harness.swap_log(Some(&backup)).await;
+    let accepted = harness.say(group, &alice, "accepted").await;
+    assert_eq!(accepted.position.epoch, kept.position.epoch);
+    // A persister opened the next epoch, and died before it had published again what the copy has.
+    harness.broker.open_epoch(shard, Epoch(lost.position.epoch.0 + 9)).await.unwrap();
+    harness.start().await;
+    let bodies = async || harness.positions(group).await.into_iter().map(|row| row.0).collect::<Vec<_>>();
+    harness.eventually("all of it", async || (bodies().await == ["kept", "only in SQL", "accepted"]).then_some(())).await;
 }

@@ -10,7 +10,7 @@ use crate::{
     on_both,
 };
 
-on_both!(rows_of_the_first_schema_are_kept, beside_a_newer_release_a_persister_starts,);
+on_both!(rows_of_the_first_schema_are_kept, beside_a_newer_release_a_persister_starts, another_number_of_shards_is_refused,);
 
 async fn rows_of_the_first_schema_are_kept(mut harness: Harness) {
     harness.stop().await;
@@ -53,4 +53,18 @@ async fn beside_a_newer_release_a_persister_starts(mut harness: Harness) {
     harness.start().await;
     let (group, ack) = harness.create(GroupKind::Group, &[&user("old")]).await;
     harness.applied(Topic::Group(group), ack).await;
+}
+
+async fn another_number_of_shards_is_refused(mut harness: Harness) {
+    harness.stop().await;
+    for other in [2, 8] {
+        harness.sql(&format!("UPDATE installation SET shards = {other}")).await;
+        let refused = harness.run_to_its_end().await.unwrap_err().to_string();
+        assert_eq!(refused, format!("the database was installed with {other} shards, the configuration says 4"));
+    }
+    // One of an earlier release noted nothing: what it has counts.
+    harness.sql("DELETE FROM installation").await;
+    harness.sql("UPDATE applied SET shard = 7 WHERE shard = 3").await;
+    let refused = harness.run_to_its_end().await.unwrap_err().to_string();
+    assert_eq!(refused, "the database was installed with 8 shards, the configuration says 4");
 }
