@@ -31,6 +31,7 @@ use crate::{
         rows::{Kind, Rows},
     },
     error::Error,
+    options::Options,
 };
 
 /// Recipients counted, or notifications looked up, in one query.
@@ -83,8 +84,21 @@ pub(crate) fn version(applied: &[ShardPosition]) -> Position {
     Position::new(Epoch(epochs), sequences)
 }
 
-/// Counts the inboxes of `users`, in the snapshot that `database` is.
-pub(crate) async fn count(database: &impl ConnectionTrait, users: &[UserId]) -> Result<BTreeMap<UserId, InboxCounts>, DbErr> {
+/// The query that counts the inboxes of the users `u` of `v`, the `newest` of each: `u`, `unseen`, `unread`. What is archived is seen and
+/// read, and so in neither.
+pub(crate) fn counting(newest: u32) -> String {
+    format!(
+        ", w AS MATERIALIZED (SELECT v.u AS u, coalesce((SELECT n.sent_at FROM notifications n WHERE n.recipient = v.u \
+         ORDER BY n.sent_at DESC, n.id DESC LIMIT 1 OFFSET {}), 0) AS since FROM v) \
+         SELECT n.recipient AS u, count(*) FILTER (WHERE s.seen IS NOT TRUE) AS unseen, \
+         count(*) FILTER (WHERE s.is_read IS NOT TRUE) AS unread FROM w JOIN notifications n ON n.recipient = w.u AND n.sent_at >= w.since \
+         LEFT JOIN inbox_state s ON s.recipient = n.recipient AND s.notification = n.id GROUP BY n.recipient",
+        newest.saturating_sub(1)
+    )
+}
+
+/// Counts the inboxes of `users`, the `newest` of each, in the snapshot that `database` is.
+pub(crate) async fn count(database: &impl ConnectionTrait, users: &[UserId], newest: u32) -> Result<BTreeMap<UserId, InboxCounts>, DbErr> {
     let applied = checkpoint::positions(database).await?;
     let version = version(&applied);
     let mut rows = Rows::new([("u", Kind::Text)]);
@@ -93,10 +107,7 @@ pub(crate) async fn count(database: &impl ConnectionTrait, users: &[UserId]) -> 
         counts.insert(user.clone(), InboxCounts { unseen: 0, unread: 0, version });
         rows.push([user.as_str().into()]);
     }
-    let sql = "SELECT n.recipient AS u, count(*) FILTER (WHERE s.seen IS NOT TRUE) AS unseen, \
-               count(*) FILTER (WHERE s.is_read IS NOT TRUE) AS unread FROM v JOIN notifications n ON n.recipient = v.u \
-               LEFT JOIN inbox_state s ON s.recipient = n.recipient AND s.notification = n.id GROUP BY n.recipient";
-    for row in rows.query(database, sql).await? {
+    for row in rows.query(database, &counting(newest)).await? {
         let user: String = row.try_get("", "u")?;
         if let Some(count) = UserId::new(&user).ok().and_then(|user| counts.get_mut(&user)) {
             count.unseen = row.try_get::<i64>("", "unseen")? as u64 + u64::from(failpoint::hit("count"));
@@ -126,16 +137,16 @@ impl Changed {
     }
 
     /// Tells all; what is left could not be told. Counts are absolute: told twice, they say the same.
-    async fn tell(self, store: &Store, broker: &dyn Broker) -> Self {
+    async fn tell(self, store: &Store, broker: &dyn Broker, newest: u32) -> Self {
         let mut left = Self::default();
         for some in self.users.into_iter().collect::<Vec<_>>().chunks(CHUNK) {
-            if let Err(error) = tell(store, broker, some).await {
+            if let Err(error) = tell(store, broker, some, newest).await {
                 tracing::warn!(%error, users = some.len(), "inbox_counts_not_told");
                 left.users.extend(some.iter().cloned());
             }
         }
         for some in self.notifications.into_iter().collect::<Vec<_>>().chunks(CHUNK) {
-            if let Err(error) = tell_recipients(store, broker, some).await {
+            if let Err(error) = tell_recipients(store, broker, some, newest).await {
                 tracing::warn!(%error, notifications = some.len(), "inbox_counts_not_told");
                 left.notifications.extend(some);
             }
@@ -149,7 +160,7 @@ impl Changed {
 pub(crate) async fn announce(
     store: Store,
     broker: Arc<dyn Broker>,
-    debounce: Duration,
+    options: Options,
     mut changes: mpsc::Receiver<Change>,
     shutdown: CancellationToken,
 ) {
@@ -161,7 +172,7 @@ pub(crate) async fn announce(
             () = sleep_until(again_at), if !left.is_empty() => {}
         }
         if !batch.is_empty() {
-            tokio::time::sleep(debounce).await;
+            tokio::time::sleep(options.inbox_debounce).await;
             while let Ok(change) = changes.try_recv() {
                 batch.push(change);
             }
@@ -169,7 +180,7 @@ pub(crate) async fn announce(
         let is_due = again_at <= Instant::now();
         let mut now = if is_due { std::mem::take(&mut left) } else { Changed::default() };
         batch.drain(..).for_each(|change| now.add(change));
-        let failed = now.tell(&store, &*broker).await;
+        let failed = now.tell(&store, &*broker, options.inbox_counted).await;
         if !failed.is_empty() {
             again_at = Instant::now() + RETRY;
         }
@@ -179,7 +190,7 @@ pub(crate) async fn announce(
 }
 
 /// Tells all to whom these went, each once.
-async fn tell_recipients(store: &Store, broker: &dyn Broker, notifications: &[NotificationId]) -> Result<(), Error> {
+async fn tell_recipients(store: &Store, broker: &dyn Broker, notifications: &[NotificationId], newest: u32) -> Result<(), Error> {
     let mut rows = Rows::new([("i", Kind::Uuid)]);
     for notification in notifications {
         rows.push([notification.0.into()]);
@@ -190,16 +201,16 @@ async fn tell_recipients(store: &Store, broker: &dyn Broker, notifications: &[No
         recipients.extend(UserId::new(&row.try_get::<String>("", "recipient")?));
     }
     for some in recipients.into_iter().collect::<Vec<_>>().chunks(CHUNK) {
-        tell(store, broker, some).await?;
+        tell(store, broker, some, newest).await?;
     }
     Ok(())
 }
 
-async fn tell(store: &Store, broker: &dyn Broker, users: &[UserId]) -> Result<(), Error> {
+async fn tell(store: &Store, broker: &dyn Broker, users: &[UserId], newest: u32) -> Result<(), Error> {
     // Counted later than its version says, a count would go back with the next one.
     let counted = async {
         let (snapshot, _) = store.snapshot().await.map_err(|error| DbErr::Custom(error.message))?;
-        let counts = count(&snapshot, users).await?;
+        let counts = count(&snapshot, users, newest).await?;
         snapshot.commit().await?;
         Ok(counts)
     };

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use natter_shared::config::Config;
+
 /// How the persister works.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -15,6 +17,8 @@ pub struct Options {
     pub rpc_concurrency: usize,
     /// Members a group may be created with, its owner included.
     pub max_group_members: usize,
+    /// Notifications of an inbox that are counted, the newest ones.
+    pub inbox_counted: u32,
     /// How often each shard's log is checked against the checkpoint, beside each reconnect.
     pub check_interval: Duration,
     /// How long changes of inboxes are gathered before they are counted and announced.
@@ -31,6 +35,24 @@ pub struct Options {
     pub database: DatabaseOptions,
 }
 
+impl Options {
+    /// As the config says.
+    pub fn of(config: &Config, database: DatabaseOptions) -> Self {
+        Self {
+            open_groups: config.groups.open,
+            batch: config.persister.batch,
+            lease_ttl: config.persister.lease_ttl,
+            rpc_concurrency: config.persister.rpc_concurrency,
+            max_group_members: config.limits.group_members,
+            inbox_counted: config.limits.inbox_counted,
+            keep_messages: config.retention.messages,
+            keep_notifications: config.retention.notifications,
+            database,
+            ..Self::default()
+        }
+    }
+}
+
 impl Default for Options {
     fn default() -> Self {
         Self {
@@ -39,6 +61,7 @@ impl Default for Options {
             lease_ttl: Duration::from_secs(3),
             rpc_concurrency: 512,
             max_group_members: 1000,
+            inbox_counted: 10_000,
             check_interval: Duration::from_secs(30),
             inbox_debounce: Duration::from_millis(100),
             keep_messages: None,

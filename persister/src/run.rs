@@ -104,7 +104,7 @@ pub async fn run(
     tasks.spawn(leases.keep(projecting.clone()));
     tasks.spawn(Arc::clone(&progress).listen(Arc::clone(&broker), projecting.clone()));
     tasks.spawn(Arc::clone(&progress).settle(store.clone(), Arc::clone(&broker), projecting.clone()));
-    tasks.spawn(inbox::announce(store.clone(), Arc::clone(&broker), options.inbox_debounce, to_count, projecting.clone()));
+    tasks.spawn(inbox::announce(store.clone(), Arc::clone(&broker), options.clone(), to_count, projecting.clone()));
     tasks.spawn(watch_readiness(store.clone(), Arc::clone(&broker), Arc::clone(&progress), ready.clone(), projecting.clone()));
     let standings = Standings::new(store.clone(), Arc::clone(&broker));
     tasks.spawn(Arc::clone(&standings).run(projecting.clone()));

@@ -64,16 +64,7 @@ async fn persist(
     ready: watch::Sender<bool>,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
-    let options = Options {
-        open_groups: config.groups.open,
-        batch: config.persister.batch,
-        lease_ttl: config.persister.lease_ttl,
-        rpc_concurrency: config.persister.rpc_concurrency,
-        keep_messages: config.retention.messages,
-        keep_notifications: config.retention.notifications,
-        database: database_options(&config)?,
-        ..Options::default()
-    };
+    let options = Options::of(&config, database_options(&config)?);
     let Some(database) = natter_persister::connect_with_retry(&options.database, &stop).await else { return Ok(()) };
     let metrics = registry.register(natter_persister::Metrics::register);
     natter_persister::run(broker, database, options, instance, stop, ready, metrics).await?;

@@ -44,6 +44,8 @@ const EDGES: &[(&str, &str, &str)] = &[
     ("recovery_events", "tests/tests/natter/limits.rs", "recovery_events_and_a_page_of_history_at_the_edge"),
     ("gap_fill_timeout", "gateway/src/delivery/edge_tests.rs", "gap_fill_timeout_at_the_edge"),
     ("recoveries", "gateway/src/delivery/edge_tests.rs", "recoveries_at_the_edge"),
+    ("group_members", "persister/tests/persister/commands.rs", "a_group_takes_as_many_as_it_may"),
+    ("inbox_counted", "persister/tests/persister/inbox.rs", "counts_are_of_the_newest"),
     ("history_page", "tests/tests/natter/limits.rs", "recovery_events_and_a_page_of_history_at_the_edge"),
     ("header_bytes", "gateway/src/edge/http_limits.rs", "headers_by_number_and_by_bytes"),
     ("headers", "gateway/src/edge/http_limits.rs", "headers_by_number_and_by_bytes"),
@@ -95,6 +97,6 @@ fn every_test_that_is_named_is_there_and_runs() {
 
 /// The tests that a file of the integration tests has run over each store, by a macro.
 fn on_both_stores(source: &str) -> impl Iterator<Item = &str> {
-    let listed = source.split_once("on_both_stores!(").and_then(|(_, rest)| rest.split_once(");"));
+    let listed = ["on_both_stores!(", "on_both!("].into_iter().find_map(|of| source.split_once(of)?.1.split_once(");"));
     listed.into_iter().flat_map(|(tests, _)| tests.split(',')).map(str::trim)
 }

@@ -31,16 +31,8 @@ pub(crate) async fn run(
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
     let url = config.database.url.as_ref().context("database.url is not set")?.expose().to_owned();
-    let options = Options {
-        open_groups: config.groups.open,
-        batch: config.persister.batch,
-        lease_ttl: config.persister.lease_ttl,
-        rpc_concurrency: config.persister.rpc_concurrency,
-        keep_messages: config.retention.messages,
-        keep_notifications: config.retention.notifications,
-        database: DatabaseOptions { url, max_connections: config.database.max_connections, ..DatabaseOptions::default() },
-        ..Options::default()
-    };
+    let database = DatabaseOptions { url, max_connections: config.database.max_connections, ..DatabaseOptions::default() };
+    let options = Options::of(&config, database);
     let Some(database) = natter_persister::connect_with_retry(&options.database, &stop).await else { return Ok(()) };
     let metrics = registry.register(natter_persister::Metrics::register);
     // Whether it is ready the gateway finds out by asking it, as everywhere.

@@ -21,23 +21,18 @@ use super::{
     memberships, users,
 };
 use crate::{
+    database::rows::{Kind, Rows},
     error::not_found,
-    inbox::{Change, version},
+    inbox::{Change, counting, version},
 };
 
 /// Rows of a page at most.
 const MAX_ROWS: u32 = 200;
 
-/// What is archived is seen and read, and so in neither.
-const COUNTED: &str = "count(*) FILTER (WHERE s.seen IS NOT TRUE) AS unseen, count(*) FILTER (WHERE s.is_read IS NOT TRUE) AS unread";
-
-const STATES: &str = "LEFT JOIN inbox_state s ON s.recipient = n.recipient AND s.notification = n.id";
-
 /// The counts of `user`'s inbox.
-pub(super) async fn counts(snapshot: &Snapshot<'_>, user: &UserId) -> Result<InboxCounts, RpcError> {
-    let sql = format!("SELECT {COUNTED} FROM notifications n {STATES} WHERE n.recipient = ?");
-    let row = snapshot.one(&sql, [user.as_str().into()]).await?;
-    row.as_ref().map_or_else(|| Ok(none_counted(snapshot)), |row| counted(snapshot, row))
+pub(super) async fn counts(context: &Context, snapshot: &Snapshot<'_>, user: &UserId) -> Result<InboxCounts, RpcError> {
+    let counts = counts_of(context, snapshot, &[user]).await?;
+    Ok(counts.into_values().next().unwrap_or_else(|| none_counted(snapshot)))
 }
 
 /// What an empty inbox counts.
@@ -46,12 +41,17 @@ pub(super) fn none_counted(snapshot: &Snapshot<'_>) -> InboxCounts {
 }
 
 /// The counts of `users` whose inbox is not empty.
-pub(super) async fn counts_of(snapshot: &Snapshot<'_>, users: &[&UserId]) -> Result<HashMap<String, InboxCounts>, RpcError> {
-    let sql = format!(
-        "SELECT n.recipient AS recipient, {COUNTED} FROM v JOIN notifications n ON n.recipient = v.i {STATES} GROUP BY n.recipient"
-    );
-    let rows = snapshot.all_of(users, &sql).await?;
-    rows.iter().map(|row| Ok((column(row, "recipient")?, counted(snapshot, row)?))).collect()
+pub(super) async fn counts_of(
+    context: &Context,
+    snapshot: &Snapshot<'_>,
+    users: &[&UserId],
+) -> Result<HashMap<String, InboxCounts>, RpcError> {
+    let mut rows = Rows::new([("u", Kind::Text)]);
+    for user in users {
+        rows.push([user.as_str().into()]);
+    }
+    let counts = snapshot.rows(rows, &counting(context.options.inbox_counted)).await?;
+    counts.iter().map(|row| Ok((column(row, "u")?, counted(snapshot, row)?))).collect()
 }
 
 fn counted(snapshot: &Snapshot<'_>, row: &QueryResult) -> Result<InboxCounts, RpcError> {
@@ -71,7 +71,7 @@ pub(super) async fn chat_page(context: &Context, call: ChatPage) -> Result<Answe
     // Users and groups are in the same answer.
     let newest = Page { before: None, archived: false, unseen: false, limit: call.notifications, bytes: MAX_BYTES / 2 };
     let (notifications, _) = notifications(&snapshot, &call.user, newest).await?;
-    let inbox = counts(&snapshot, &call.user).await?;
+    let inbox = counts(context, &snapshot, &call.user).await?;
     snapshot.answer(ChatPageData { profile, groups, users, notifications, inbox }).await
 }
 
@@ -79,13 +79,13 @@ pub(super) async fn list(context: &Context, call: ListNotifications) -> Result<A
     let snapshot = context.snapshot().await?;
     let page = Page { before: call.before, archived: call.archived, unseen: call.unseen, limit: call.limit, bytes: MAX_BYTES };
     let (notifications, more) = notifications(&snapshot, &call.user, page).await?;
-    let inbox = counts(&snapshot, &call.user).await?;
+    let inbox = counts(context, &snapshot, &call.user).await?;
     snapshot.answer(NotificationsPage { notifications, more, inbox }).await
 }
 
 pub(super) async fn count(context: &Context, call: CountInbox) -> Result<Answer<InboxCounts>, RpcError> {
     let snapshot = context.snapshot().await?;
-    let inbox = counts(&snapshot, &call.user).await?;
+    let inbox = counts(context, &snapshot, &call.user).await?;
     snapshot.answer(inbox).await
 }
 

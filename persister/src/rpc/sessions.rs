@@ -28,7 +28,7 @@ pub(super) async fn sign_in(context: &Context, call: SignIn) -> Result<Answer<Si
         }
         if let Some(profile) = users::unchanged(&snapshot, &call.user, &claims).await? {
             let (groups, more) = memberships::page(&snapshot, &call.user, None, call.limit).await?;
-            let inbox = inbox::counts(&snapshot, &call.user).await?;
+            let inbox = inbox::counts(context, &snapshot, &call.user).await?;
             return snapshot.answer(SignedIn { profile, groups, more, inbox }).await;
         }
         drop(snapshot);
@@ -63,7 +63,7 @@ pub(super) async fn sign_in_many(context: &Context, call: SignInMany) -> Result<
     }
     let limit = call.users.iter().map(|one| one.call.limit).max().unwrap_or_default();
     let mut pages = memberships::first_pages(&snapshot, &ids, limit).await?;
-    let inboxes = inbox::counts_of(&snapshot, &ids).await?;
+    let inboxes = inbox::counts_of(context, &snapshot, &ids).await?;
     let mut room = many::Room::default();
     let answers = call.users.iter().map(|Request { min_position, call: one }| {
         if !snapshot.has(*min_position) {

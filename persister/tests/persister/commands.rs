@@ -20,6 +20,7 @@ on_both!(
     a_burst_of_joins_is_answered,
     both_sides_of_a_single_group_make_one,
     groups_are_made_once_and_kept_by_their_admins,
+    a_group_takes_as_many_as_it_may,
     a_leave_that_comes_late_ends_no_newer_membership,
     a_command_whose_first_try_is_void_is_not_answered_as_done,
     strangers_and_absence_look_alike,
@@ -139,6 +140,26 @@ async fn groups_are_made_once_and_kept_by_their_admins(harness: Harness) {
     assert!(remove(&carol, &carol).await.unwrap().reply.until.is_some());
     // Each was told, once.
     assert_eq!(harness.log_of(Topic::User(carol.key())).await.len(), 2);
+}
+
+async fn a_group_takes_as_many_as_it_may(mut harness: Harness) {
+    harness.stop().await;
+    harness.options.max_group_members = 3;
+    harness.start().await;
+    let [alice, bob, carol, dave] = ["alice", "bob", "carol", "dave"].map(user);
+    for user in [&alice, &bob, &carol, &dave] {
+        harness.sign_in(user, None).await;
+    }
+    let make = |members: &[&natter_shared::id::UserId]| {
+        let members = members.iter().map(|user| (*user).clone()).collect();
+        harness.call(CreateGroup { user: alice.clone(), nonce: Nonce::now(), display_name: "ours".to_owned(), members })
+    };
+    assert_eq!(make(&[&bob, &carol, &dave]).await.unwrap_err().code, ErrorCode::TooLarge);
+    make(&[&bob, &carol]).await.unwrap();
+    let group = make(&[&bob]).await.unwrap().reply.group;
+    let add = |user: &natter_shared::id::UserId| harness.call(AddMember { by: None, group, user: user.clone(), role: Role::Member });
+    add(&carol).await.unwrap();
+    assert_eq!(add(&dave).await.unwrap_err().code, ErrorCode::TooLarge);
 }
 
 /// A try that the client library sent too late to count is stored all the same, and its id is taken for two minutes.

@@ -5,7 +5,7 @@ use natter_shared::{
     event::{Audience, Ephemeral, Event, GroupKind, InboxCounts, MemberAdded, MemberRemoved, Role, SeenWhat},
     frame::ErrorCode,
     id::{EventId, Nonce, NotificationId, UserId},
-    rpc::{ChatPage, EventsAfter, TellInboxes},
+    rpc::{ChatPage, CountInbox, EventsAfter, TellInboxes},
     subject::Topic,
 };
 
@@ -22,6 +22,7 @@ on_both!(
     changed_inboxes_are_announced,
     what_was_not_told_is_told_by_the_next,
     counts_are_told_to_who_is_asked_for,
+    counts_are_of_the_newest,
 );
 
 async fn a_group_notification_goes_to_the_members_of_its_moment(mut harness: Harness) {
@@ -178,4 +179,28 @@ async fn counts_are_told_to_who_is_asked_for(harness: Harness) {
     let crowd = (0..=TellInboxes::MOST).map(|number| user(&format!("u{number}"))).collect();
     let refused = harness.call(TellInboxes { users: crowd }).await.unwrap_err();
     assert_eq!(refused.code, ErrorCode::BadRequest);
+}
+
+async fn counts_are_of_the_newest(mut harness: Harness) {
+    let (alice, bob) = (user("alice"), user("bob"));
+    harness.stop().await;
+    harness.options.inbox_counted = 3;
+    harness.start().await;
+    let mut last = None;
+    for number in 0..5 {
+        let then = Nonce::now().millis();
+        while Nonce::now().millis() == then {
+            tokio::task::yield_now().await;
+        }
+        last = Some(harness.notify(Audience::User(alice.clone()), None, &number.to_string()).await);
+        let counted = harness.call_after(Topic::User(alice.key()), last.unwrap().1, CountInbox { user: alice.clone() }).await;
+        let want = (number + 1).min(3);
+        assert_eq!((counted.unseen, counted.unread), (want, want));
+    }
+    let (newest, _) = last.unwrap();
+    let ack = harness.seen(&alice, SeenWhat::Ids(vec![newest]), false).await;
+    let counted = harness.call_after(Topic::User(alice.key()), ack, CountInbox { user: alice.clone() }).await;
+    assert_eq!((counted.unseen, counted.unread), (2, 3));
+    let none = harness.call(CountInbox { user: bob }).await.unwrap().reply;
+    assert_eq!((none.unseen, none.unread), (0, 0));
 }

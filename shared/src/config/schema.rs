@@ -311,6 +311,10 @@ section! {
         pub recovery_events: usize = 2000 => 1..=100_000,
         /// Recoveries of the process at the same time.
         pub recoveries: usize = 64 => 1..=10_000,
+        /// Members that a group is made with or added to; who joins an open group is not counted.
+        pub group_members: usize = 1000 => 2..=10_000,
+        /// Notifications of an inbox that its counts are of, the newest ones: no inbox takes longer to count.
+        pub inbox_counted: u32 = 10_000 => 1..=1_000_000,
         /// Messages of one page of history.
         pub history_page: u32 = 200 => 1..=1000,
         /// Bytes of a request's headers; more is 431.
