@@ -7,7 +7,12 @@ use natter_shared::{
 };
 use sea_orm::{ColumnTrait, DbErr, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
 
-use crate::{database::Store, entity::epochs, error::Error, error::is_taken};
+use crate::{
+    database::{Store, answered},
+    entity::epochs,
+    error::Error,
+    error::is_taken,
+};
 
 /// Gives out the next epoch, to `shard`. It is above everything SQL or any log knows of, so that a
 /// database restored from a backup does not give one out twice.
@@ -21,8 +26,8 @@ pub(crate) async fn allocate(store: &Store, broker: &dyn Broker, shard: Shard) -
         }
     }
     loop {
-        let last: Option<Option<i64>> =
-            epochs::Entity::find().select_only().column_as(epochs::Column::Epoch.max(), "last").into_tuple().one(store.database()).await?;
+        let last = epochs::Entity::find().select_only().column_as(epochs::Column::Epoch.max(), "last").into_tuple();
+        let last: Option<Option<i64>> = answered(last.one(store.database())).await?;
         let next = last.flatten().unwrap_or_default().max(i64::from(seen)) + 1;
         // The primary key is the compare-and-set: of two persisters one takes the number.
         match record(store, shard, next).await {
@@ -46,21 +51,17 @@ pub(crate) async fn learn(store: &Store, shard: Shard, epoch: Epoch) -> Result<b
 
 /// The epochs before `epoch` that SQL knows of for `shard`.
 pub(crate) async fn before(store: &Store, shard: Shard, epoch: Epoch) -> Result<Vec<Epoch>, DbErr> {
-    let rows = epochs::Entity::find()
+    let older = epochs::Entity::find()
         .filter(epochs::Column::Shard.eq(i64::from(shard.0)))
         .filter(epochs::Column::Epoch.lt(i64::from(epoch.0)))
-        .order_by_asc(epochs::Column::Epoch)
-        .all(store.database())
-        .await?;
+        .order_by_asc(epochs::Column::Epoch);
+    let rows = answered(older.all(store.database())).await?;
     Ok(rows.into_iter().map(|row| Epoch(row.epoch as u32)).collect())
 }
 
 /// The first epoch SQL knows of for `shard`.
 pub(crate) async fn first(store: &Store, shard: Shard) -> Result<Option<Epoch>, DbErr> {
-    let row = epochs::Entity::find()
-        .filter(epochs::Column::Shard.eq(i64::from(shard.0)))
-        .order_by_asc(epochs::Column::Epoch)
-        .one(store.database())
-        .await?;
+    let first = epochs::Entity::find().filter(epochs::Column::Shard.eq(i64::from(shard.0))).order_by_asc(epochs::Column::Epoch);
+    let row = answered(first.one(store.database())).await?;
     Ok(row.map(|row| Epoch(row.epoch as u32)))
 }

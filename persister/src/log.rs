@@ -100,11 +100,13 @@ async fn install(projector: &Projector, state: LogState) -> Result<(), Error> {
     let before = Position::new(state.epoch, state.first.saturating_sub(1));
     let floor = if complete { Position::START } else { before };
     let checkpoint = Checkpoint { position: before, ..Checkpoint::before(state.epoch, floor) };
-    let write = store.write().await?;
-    // Another persister may have been first; then its checkpoint holds.
-    checkpoint::advance(store, &write.transaction, projector.shard, None, &checkpoint).await?;
-    write.commit().await?;
-    Ok(())
+    let installed = async {
+        let write = store.write().await?;
+        // Another persister may have been first; then its checkpoint holds.
+        checkpoint::advance(store, &write.transaction, projector.shard, None, &checkpoint).await?;
+        write.commit().await
+    };
+    Ok(answered(installed).await?)
 }
 
 /// Whether the log still has the event at the checkpoint.
@@ -238,16 +240,22 @@ async fn rescue(projector: &Projector, checkpoint: &Checkpoint, epoch: Epoch) ->
 async fn switch(projector: &mut Projector, from: &Checkpoint, next: Epoch) -> Result<(), Error> {
     projector.forget();
     let (store, shard) = (&projector.store, projector.shard);
-    let write = store.write().await?;
     let to = Checkpoint::before(next, from.floor);
-    if checkpoint::advance(store, &write.transaction, shard, Some(from.position), &to).await? {
-        let (epoch, seq) = checkpoint::sql(from.position);
-        let ended = store.statement("UPDATE epochs SET last_seq = ? WHERE epoch = ?", [seq.into(), epoch.into()]);
-        write.transaction.execute_raw(ended).await?;
-        write.commit().await?;
+    let moved = async {
+        let write = store.write().await?;
+        let moved = checkpoint::advance(store, &write.transaction, shard, Some(from.position), &to).await?;
+        if moved {
+            let (epoch, seq) = checkpoint::sql(from.position);
+            let ended = store.statement("UPDATE epochs SET last_seq = ? WHERE epoch = ?", [seq.into(), epoch.into()]);
+            write.transaction.execute_raw(ended).await?;
+            write.commit().await?;
+        } else {
+            write.rollback().await?;
+        }
+        Ok(moved)
+    };
+    if answered(moved).await? {
         tracing::info!(shard = shard.0, from = %from.position, epoch = next.0, "epoch_switched");
-    } else {
-        write.rollback().await?;
     }
     Ok(())
 }
@@ -257,11 +265,13 @@ pub(crate) async fn skip_evicted(projector: &mut Projector, from: &Checkpoint, f
     let before = Position::new(first.epoch, first.seq.saturating_sub(1));
     tracing::error!(shard = projector.shard.0, from = %from.position, to = %before, "events_evicted_unapplied");
     projector.forget();
-    let write = projector.store.write().await?;
     let to = Checkpoint { position: before, event: None, stored_at: from.stored_at, floor: before, restored: false };
-    checkpoint::advance(&projector.store, &write.transaction, projector.shard, Some(from.position), &to).await?;
-    write.commit().await?;
-    Ok(())
+    let moved = async {
+        let write = projector.store.write().await?;
+        checkpoint::advance(&projector.store, &write.transaction, projector.shard, Some(from.position), &to).await?;
+        write.commit().await
+    };
+    Ok(answered(moved).await?)
 }
 
 #[cfg(test)]

@@ -220,10 +220,13 @@ impl Store {
 
     /// Runs one statement in a transaction of its own; returns the number of rows it affected.
     pub(crate) async fn execute(&self, sql: &str, values: impl IntoIterator<Item = Value>) -> Result<u64, DbErr> {
-        let write = self.write().await?;
-        let affected = write.transaction.execute_raw(self.statement(sql, values)).await?.rows_affected();
-        write.commit().await?;
-        Ok(affected)
+        let executed = async {
+            let write = self.write().await?;
+            let affected = write.transaction.execute_raw(self.statement(sql, values)).await?.rows_affected();
+            write.commit().await?;
+            Ok(affected)
+        };
+        answered(executed).await
     }
 
     /// A snapshot to read from, and how far SQL had come in it.
