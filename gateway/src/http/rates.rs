@@ -45,7 +45,7 @@ impl Rates {
     ///
     /// # Errors
     /// 429 with `Retry-After`.
-    pub(super) fn take_user(&self, user: UserKey) -> Result<(), Problem> {
+    pub(crate) fn take_user(&self, user: UserKey) -> Result<(), Problem> {
         self.users.take(user)
     }
 

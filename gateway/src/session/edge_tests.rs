@@ -7,8 +7,8 @@ use std::{
 
 use natter_shared::{
     event::{GroupKind, Role},
-    frame::{ErrorCode, GroupState, SeenTo},
-    id::{GroupId, Nonce, UserId},
+    frame::{ErrorCode, GroupState, History, SeenTo},
+    id::{GroupId, GroupRef, Nonce, UserId},
     position::{Epoch, Position},
     rpc::{self, OpenGroup},
     timestamp::Timestamp,
@@ -93,6 +93,16 @@ async fn a_session_stands_on_one_token() {
         let (expires_at, issued_at) = expected;
         assert_eq!(stands_on(), (Timestamp(expires_at), Timestamp(issued_at)), "the one that ends last, and nothing of the other");
     }
+}
+
+#[tokio::test]
+async fn pages_of_history_take_of_the_users_rate() {
+    let edge = Edge::start(|config| (config.limits.http_requests_per_second, config.limits.http_requests_burst) = (1, 1)).await;
+    let session = session(&edge);
+    edge.app.rates.take_user(session.key).unwrap();
+    let asked = History { id: None, group: GroupRef::Id(GroupId(Uuid::nil())), before: None, after: None, limit: None };
+    let refused = edge.app.history(&session, asked).await.err().map(|refusal| (refusal.code, refusal.retry_after_ms.is_some()));
+    assert_eq!((refused, edge.refused("http_requests_per_second")), (Some((ErrorCode::RateLimited, true)), 1));
 }
 
 #[tokio::test]

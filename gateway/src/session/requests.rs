@@ -12,7 +12,7 @@ use natter_shared::{
 };
 
 use super::{SessionHandle, open::OpenError, reply::Refusal};
-use crate::{app::App, delivery::message_frame, publish::mark};
+use crate::{app::App, delivery::message_frame, limit::Limit, publish::mark};
 
 /// Messages in a page of history where the client does not say.
 const HISTORY_DEFAULT: u32 = 50;
@@ -81,6 +81,11 @@ impl App {
         if limit == 0 || limit > most {
             return Err(Refusal::new(ErrorCode::BadRequest, format!("`limit` is 1 to {most}")));
         }
+        // A page costs the database the same over a socket, of which a user may have many.
+        self.rates.take_user(session.key).map_err(|_| {
+            self.metrics.refused(Limit::HttpRequestsPerSecond);
+            Refusal::new(ErrorCode::RateLimited, "pages of history are asked for faster than limits.http_requests_per_second allows")
+        })?;
         let call = MessageHistory { user: Some(session.user.clone()), group, before: asked.before, after: asked.after, limit };
         let shard = self.broker.shards().of(Topic::Group(group));
         // One's own messages are in it.

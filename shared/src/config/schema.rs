@@ -269,7 +269,7 @@ section! {
         /// From a message's first frame to its last; a slower one loses its connection (4410). Looked at
         /// as bytes come; without any, the heartbeat ends it.
         pub assembly_timeout: Duration = secs(15) => TIMEOUT,
-        /// HTTP calls per second of one user to one gateway in the long run, chat pages included.
+        /// HTTP calls per second of one user to one gateway in the long run, chat pages and pages of history over sockets included.
         pub http_requests_per_second: u32 = 50 => 1..=1_000_000,
         /// HTTP calls that one user may make at once.
         pub http_requests_burst: u32 = 200 => 1..=1_000_000,
