@@ -6,6 +6,7 @@
 //! be answered just now; [`tail`] finds what was lost without
 //! a trace.
 
+mod arrived;
 mod batch;
 #[cfg(feature = "bench")]
 pub mod benches;

@@ -21,7 +21,7 @@ use tokio::{
 
 use self::members::Ahead;
 use super::{
-    GroupMeta,
+    GroupMeta, arrived,
     batch::Batch,
     cursor::{Cursor, Verdict},
     encode::{encode_ephemeral, encode_event},
@@ -148,20 +148,23 @@ impl GroupTask {
         let mut deliveries = Vec::with_capacity(4);
         let stop = self.hub.stop.clone();
         loop {
-            let (empty, has_room) = (self.is_empty(), self.hold.as_ref().is_none_or(Hold::has_room));
+            let (empty, has_room) = (self.is_empty(), self.has_room());
             let linger_ends = self.empty_since + self.hub.linger;
             let ends = self.hold.as_ref().map_or(linger_ends, |hold| hold.until);
             tokio::select! {
                 command = mailbox.recv() => match command {
+                    Some(Command::Reach(position)) => {
+                        // What has arrived need not be read back: a group that is busy is always a little behind.
+                        // What is seldom is on the heap while it lasts: the task has room for its largest step at all times.
+                        Box::pin(self.catch_up(&mut subscription, &mut deliveries, position)).await;
+                        Box::pin(self.on_reach(position)).await;
+                    }
                     Some(Command::Checked(checked)) => {
                         // What the fence was behind lies in the subscription by now.
-                        while has_room && subscription.next_ready(&mut deliveries, BATCH) {
-                            self.on_deliveries(&mut deliveries).await;
-                        }
-                        // What is seldom is on the heap while it lasts: the task has room for its largest step at all times.
+                        Box::pin(self.catch_up(&mut subscription, &mut deliveries, checked.upto)).await;
                         Box::pin(self.on_checked(*checked)).await;
                     }
-                    Some(command) => Box::pin(self.on_command(command)).await,
+                    Some(command) => self.on_command(command),
                     None => return,
                 },
                 open = subscription.next_batch(&mut deliveries, BATCH), if has_room => {
@@ -185,6 +188,18 @@ impl GroupTask {
         }
     }
 
+    /// Whether more may be taken from the subscription.
+    fn has_room(&self) -> bool {
+        self.hold.as_ref().is_none_or(Hold::has_room)
+    }
+
+    /// Takes what has arrived, until delivery has come to `position`.
+    async fn catch_up(&mut self, subscription: &mut Subscription, deliveries: &mut Vec<Delivery>, position: Position) {
+        while self.has_room() && self.cursor.0 < position && arrived::next(subscription, deliveries, BATCH).await {
+            self.on_deliveries(deliveries).await;
+        }
+    }
+
     fn is_empty(&self) -> bool {
         self.members.is_empty() && self.ahead.is_empty()
     }
@@ -199,14 +214,14 @@ impl GroupTask {
         self.release_all(self.cursor.0);
     }
 
-    async fn on_command(&mut self, command: Command) {
+    fn on_command(&mut self, command: Command) {
         match command {
             Command::Join(join) => self.on_join(*join),
             Command::Leave(id) => {
                 self.remove(|session| session.id == id, |ahead| ahead.session.id == id);
             }
-            Command::Reach(position) => self.on_reach(position).await,
-            Command::Checked(checked) => self.on_checked(*checked).await,
+            // Done where the subscription is at hand.
+            Command::Reach(_) | Command::Checked(_) => {}
             Command::Trim => {
                 if self.active.elapsed() > Duration::from_secs(30) {
                     self.ring.restart(self.cursor.0);

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
-use futures::future::join_all;
+use futures::{FutureExt, future::join_all};
 use natter_shared::frame::CloseCode;
 
 use super::*;
@@ -201,6 +201,21 @@ async fn who_was_told_what_was_missed_and_is_no_member_any_more_comes_back() {
         let is = if is_open { OutletState::Sealed(CloseCode::TryAgain) } else { OutletState::Open };
         assert_eq!(bob.session.outlet.state(), is);
     }
+}
+
+/// A group that is busy is behind what is known to be stored, but has it already.
+#[tokio::test]
+async fn what_has_arrived_is_not_read_back_to_reach_a_position() {
+    let stage = Stage::new().await;
+    let mut ann = stage.member("ann").await;
+    for round in 0..3 {
+        // Nothing else runs meanwhile: all of it lies in the subscription, and is more than is ever read back one by one.
+        let said = say(&stage, round * 300..(round + 1) * 300);
+        assert!(stage.hub.reach(group(), said[299]).now_or_never().is_some());
+        ann.until(&format!("say {}.", (round + 1) * 300 - 1)).await;
+    }
+    assert!(ann.session.pop_notice().is_none(), "the delivery was not lost");
+    assert_eq!((reads(&stage), stage.metrics.gaps.get()), ((0, 0), 0));
 }
 
 /// Where SQL lists a membership that is over, nothing is read for it; else each sign-in would be refused until SQL knows.

@@ -29,7 +29,7 @@ pub(super) use self::{
     hints::RECENT_FOR,
 };
 use super::{
-    Start,
+    Start, arrived,
     cursor::{Cursor, Verdict},
     encode::{Effect, encode_ephemeral, encode_event},
     fill,
@@ -145,13 +145,13 @@ impl UsersTask {
     async fn follow(&mut self, mut subscription: Subscription, mailbox: &mut mpsc::Receiver<UserCommand>, stop: &CancellationToken) {
         let mut deliveries = Vec::with_capacity(BATCH);
         loop {
-            let has_room = self.hold.as_ref().is_none_or(Hold::has_room);
+            let has_room = self.has_room();
             let ends = self.hold.as_ref().map_or_else(Instant::now, |hold| hold.until);
             tokio::select! {
                 command = mailbox.recv() => match command {
                     Some(UserCommand::Checked(checked)) => {
                         // What the fence was behind lies in the subscription by now.
-                        while has_room && subscription.next_ready(&mut deliveries, BATCH) {
+                        while self.has_room() && self.fed < checked.upto && arrived::next(&mut subscription, &mut deliveries, BATCH).await {
                             self.on_deliveries(&mut deliveries).await;
                         }
                         self.on_checked(checked).await;
@@ -170,6 +170,11 @@ impl UsersTask {
                 () = stop.cancelled() => return,
             }
         }
+    }
+
+    /// Whether more may be taken from the subscription.
+    fn has_room(&self) -> bool {
+        self.hold.as_ref().is_none_or(Hold::has_room)
     }
 
     async fn on_deliveries(&mut self, deliveries: &mut Vec<Delivery>) {
