@@ -26,6 +26,10 @@ use crate::knowledge;
 /// How often without a disturbance.
 const EVERY: Duration = Duration::from_mins(1);
 
+/// Between the end of a check and the next one where nothing waits for it: a subscription that nobody reads fast enough loses
+/// something with each read.
+const APART: Duration = Duration::from_secs(1);
+
 /// How long after a failed check the next one.
 const RETRY: Duration = Duration::from_millis(500);
 
@@ -57,6 +61,9 @@ pub(super) async fn run(hub: Arc<Hub>, stop: CancellationToken) {
     let mut trim = tokio::time::interval(TRIM_EVERY);
     // At once: an epoch that ends later is known by comparison with the one that was seen first.
     let mut due = tokio::time::Instant::now();
+    let mut ended = due;
+    // Those before the last check.
+    let mut interruptions = hub.broker.interruptions();
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
@@ -70,7 +77,9 @@ pub(super) async fn run(hub: Arc<Hub>, stop: CancellationToken) {
                     for checks in &mut shards {
                         checks.disturbed = true;
                     }
-                    due = tokio::time::Instant::now();
+                    // What is held waits for the check that an interruption makes due.
+                    let is_waited_for = hub.broker.interruptions() != interruptions;
+                    due = due.min(if is_waited_for { tokio::time::Instant::now() } else { ended + APART });
                 }
             }
             () = tokio::time::sleep_until(due) => {
@@ -79,12 +88,14 @@ pub(super) async fn run(hub: Arc<Hub>, stop: CancellationToken) {
                     due = tokio::time::Instant::now() + RETRY;
                     continue;
                 }
+                interruptions = hub.broker.interruptions();
                 let done = tokio::select! {
                     done = check_all(&hub, &mut shards) => done,
                     () = stop.cancelled() => return,
                 };
+                ended = tokio::time::Instant::now();
                 let jitter = Duration::from_millis(rand::random_range(0..5_000));
-                due = tokio::time::Instant::now() + if done { EVERY + jitter } else { RETRY };
+                due = ended + if done { EVERY + jitter } else { RETRY };
             }
             _ = trim.tick() => trim_rings(&hub),
         }

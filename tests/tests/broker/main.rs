@@ -46,6 +46,7 @@ conformance! {
     conformance::live::users_of_a_shard_come_on_one_subscription => users_of_a_shard_come_on_one_subscription,
     conformance::live::ephemera_pass_and_are_not_stored => ephemera_pass_and_are_not_stored,
     conformance::live::a_slow_subscriber_raises_the_generation => a_slow_subscriber_raises_the_generation,
+    conformance::live::what_is_of_the_moment_and_finds_no_room_raises_no_generation => what_is_of_the_moment_and_finds_no_room_raises_no_generation,
     conformance::log::reads_in_order_from_a_checkpoint => reads_in_order_from_a_checkpoint,
     conformance::log::replays_a_topic_from_a_position => replays_a_topic_from_a_position,
     conformance::log::tails_tell_which_topics_changed => tails_tell_which_topics_changed,

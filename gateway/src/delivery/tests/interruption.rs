@@ -139,6 +139,57 @@ async fn after_a_loss_everybodys_counts_are_told_again_once() {
     stage.until("both told again", || told(2)).await;
 }
 
+/// A subscription that is not read fast enough loses something all the time.
+#[tokio::test]
+async fn losses_without_end_are_checked_at_a_pace_and_an_interruption_at_once() {
+    let stage = Stage::new().await;
+    let ann = stage.member("ann").await;
+    stage.hub.join_inbox(&ann.session, Start::Now).await.unwrap();
+    tokio::time::pause();
+    let lose = async |times| {
+        for _ in 0..times {
+            stage.say("lost");
+            stage.script.notice();
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let before = stage.script.checks();
+    lose(500).await;
+    let checks = stage.script.checks() - before;
+    assert!((4..=7).contains(&checks), "{checks} checks in 5 s");
+    let told = stage.script.told_again.lock().len();
+    assert!((2..=4).contains(&told), "told again {told} times in 5 s");
+    for _ in 0..3 {
+        let before = stage.script.checks();
+        stage.script.interrupt();
+        lose(5).await;
+        assert_eq!(stage.script.checks(), before + 1);
+    }
+}
+
+#[tokio::test]
+async fn counts_that_are_being_told_are_told_to_the_end_and_then_once_more() {
+    let stage = Stage::new().await;
+    let ann = Member::new("ann").await;
+    stage.hub.join_inbox(&ann.session, Start::Now).await.unwrap();
+    tokio::time::pause();
+    let told = || stage.script.told_again.lock().len();
+    stage.script.is_sql_held.store(true, Ordering::Relaxed);
+    for _ in 0..3 {
+        stage.script.notice();
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        assert_eq!(told(), 1, "the first round is under way");
+    }
+    stage.script.is_sql_held.store(false, Ordering::Relaxed);
+    // It took five or six seconds, and each round has a tenth of the time.
+    tokio::time::sleep(Duration::from_secs(40)).await;
+    assert_eq!(told(), 1);
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    assert_eq!(told(), 2, "for all that was lost meanwhile");
+    tokio::time::sleep(Duration::from_secs(100)).await;
+    assert_eq!(told(), 2);
+}
+
 #[tokio::test]
 async fn a_check_asks_only_for_what_came_after_the_one_before() {
     let stage = Stage::new().await;

@@ -150,6 +150,12 @@ impl Script {
         self.tails.lock().len()
     }
 
+    async fn sql_answers(&self) {
+        while self.is_sql_held.load(Ordering::Relaxed) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
     fn answer<T: Rpc>(&self, payload: &[u8], reply: impl FnOnce(T) -> Result<T::Reply, RpcError>) -> Bytes {
         let request: Request<T> = serde_json::from_slice(payload).unwrap();
         let position = Position::new(Epoch(1), self.log.lock().all.len() as u64);
@@ -259,9 +265,7 @@ impl Broker for Script {
                 self.sql_reads.fetch_add(1, Ordering::Relaxed);
                 // Long enough for others to come.
                 tokio::time::sleep(Duration::from_millis(20)).await;
-                while self.is_sql_held.load(Ordering::Relaxed) {
-                    tokio::time::sleep(Duration::from_millis(5)).await;
-                }
+                self.sql_answers().await;
                 self.answer(&payload, |call: EventsAfter| {
                     let topic = call.group.map_or_else(|| Topic::User(call.user.as_ref().unwrap().key()), Topic::Group);
                     let log = self.log.lock();
@@ -292,10 +296,14 @@ impl Broker for Script {
                     unread: 0,
                 }))
             }),
-            TellInboxes::NAME => self.answer(&payload, |call: TellInboxes| {
-                self.told_again.lock().push(call.users);
-                Ok(())
-            }),
+            TellInboxes::NAME => {
+                let answer = self.answer(&payload, |call: TellInboxes| {
+                    self.told_again.lock().push(call.users);
+                    Ok(())
+                });
+                self.sql_answers().await;
+                answer
+            }
             other => panic!("an unexpected call: {other}"),
         })
     }

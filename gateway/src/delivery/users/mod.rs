@@ -18,16 +18,15 @@ use natter_shared::{
 use smallvec::SmallVec;
 use tokio::{
     sync::{mpsc, oneshot},
-    task::AbortHandle,
     time::Instant,
 };
 use tokio_util::sync::CancellationToken;
 
-use self::hints::RecentHints;
 pub(super) use self::{
     check::{Checked, Listed},
     hints::RECENT_FOR,
 };
+use self::{counts::Recounts, hints::RecentHints};
 use super::{
     Start, arrived,
     cursor::{Cursor, Verdict},
@@ -91,10 +90,7 @@ pub(super) struct UsersTask {
     interruptions: u64,
     /// What waits for that to be known of a later one.
     hold: Option<Hold>,
-    /// Up to these [`losses`](crate::knowledge::losses) counts of inboxes were told again.
-    losses: u64,
-    /// Asks for that.
-    asking: Option<AbortHandle>,
+    recounts: Recounts,
 }
 
 impl UsersTask {
@@ -119,8 +115,7 @@ impl UsersTask {
                         hints: RecentHints::default(),
                         interruptions,
                         hold: None,
-                        losses,
-                        asking: None,
+                        recounts: Recounts::after(losses),
                     };
                     task.lose_all();
                     hub.hints_are_heard_after(shard, fed);
@@ -167,6 +162,7 @@ impl UsersTask {
                 }
                 // Followed anew, all others recover.
                 () = tokio::time::sleep_until(ends), if self.hold.is_some() => return self.close_held(),
+                () = self.recounts.ended(), if self.recounts.is_under_way() => self.begin_round(),
                 () = stop.cancelled() => return,
             }
         }

@@ -81,7 +81,10 @@ impl Hub {
 
     pub(super) fn deliver_ephemeral(&self, shard: Shard, topic: Topic, payload: Bytes) {
         let lost = self.pass(shard, topic, &Delivery::Ephemeral { topic, payload });
-        self.count_lost(lost);
+        // Of a group it is of the moment (typing): nobody would look for it.
+        if !matches!(topic, Topic::Group(_)) {
+            self.count_lost(lost);
+        }
     }
 
     fn pass(&self, shard: Shard, topic: Topic, delivery: &Delivery) -> u64 {

@@ -120,3 +120,31 @@ pub(crate) async fn a_slow_subscriber_raises_the_generation(fixture: impl Fixtur
     let missed = broker.next_of(slow, kept.last().expect("some").position).await.expect("an answer");
     assert!(missed.is_some());
 }
+
+/// Nobody would look for it: it is in no log.
+pub(crate) async fn what_is_of_the_moment_and_finds_no_room_raises_no_generation(fixture: impl Fixture) {
+    let broker = fixture.broker();
+    let shard = shards().next().expect("a shard");
+    let (of_group, of_user) = (group_in(&*broker, shard), Topic::User(UserId::new("ann").expect("an id").key()));
+    let of_users = Interest::Users(broker.shards().of(of_user));
+    let mut stuck = broker.subscribe(Interest::Topic(of_group)).await.expect("a subscription");
+    let _stuck_too = broker.subscribe(of_users).await.expect("a subscription");
+    broker.fence(shard).await.expect("a fence");
+    let status = broker.status();
+    let before = status.borrow().generation;
+    let pass = async |topic| {
+        for _ in 0..20 {
+            let passed = join_all((0..250).map(|_| broker.publish_ephemeral(topic, Bytes::from_static(b"typing")))).await;
+            assert!(passed.iter().all(Result::is_ok));
+        }
+        broker.fence(shard).await.expect("a fence");
+    };
+    pass(of_group).await;
+    assert_eq!(status.borrow().generation, before);
+    let mut kept = Vec::new();
+    assert!(tokio::task::unconstrained(stuck.next_batch(&mut kept, 5000)).await);
+    assert_eq!(kept.len(), 1024, "there was no room for more");
+    // Counts of an inbox are told again.
+    pass(of_user).await;
+    eventually("the generation rises", async || (status.borrow().generation > before).then_some(())).await;
+}

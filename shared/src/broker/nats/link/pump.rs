@@ -19,9 +19,15 @@ use tokio_util::{io::poll_read_buf, sync::CancellationToken};
 use super::{
     Shared,
     dial::{Connection, DialError, Dialer, Socket},
-    wire::{self, Op},
+    wire::{self, Incoming, Op},
 };
-use crate::broker::nats::connect::{PING_INTERVAL, reconnect_delay};
+use crate::{
+    broker::nats::connect::{PING_INTERVAL, reconnect_delay},
+    subject::{self, Space, Topic},
+};
+
+/// By which what a stream passes on is known.
+const SEQUENCE: &str = "Nats-Sequence";
 
 /// Pings that a server may have been sent, when the next is due, since anything was read of it.
 const UNANSWERED: u32 = 2;
@@ -193,7 +199,7 @@ impl<'a> Pump<'a> {
 
     /// Passes on all that is whole.
     fn take(&mut self) -> Result<(), Lost> {
-        let (mut dropped, mut read) = (0, 0);
+        let (mut dropped, mut is_told, mut read) = (0, false, 0);
         let mut events = Vec::new();
         {
             // Once for all that came: who subscribes or publishes meanwhile waits for some microseconds.
@@ -205,11 +211,12 @@ impl<'a> Pump<'a> {
                         // One that has just been left.
                         let Some(entry) = core.sinks.get(&id) else { continue };
                         if entry.sink.take(&message, self.shared.capacity).is_err() {
-                            if dropped == 0 {
+                            dropped += 1;
+                            if !is_told && !is_of_the_moment(&message) {
                                 // Before anything that came after it is seen.
                                 self.shared.health.raise_generation();
+                                is_told = true;
                             }
-                            dropped += 1;
                         }
                     }
                     Op::Ping => self.out.extend_from_slice(b"PONG\r\n"),
@@ -234,6 +241,12 @@ impl<'a> Pump<'a> {
         }
         Ok(())
     }
+}
+
+/// What a group's members hear and no log has (typing): nobody would look for it.
+fn is_of_the_moment(message: &Incoming<'_>) -> bool {
+    let is_of_group = matches!(subject::parse(message.subject), Some((Space::Live, _, Topic::Group(_))));
+    is_of_group && message.header(SEQUENCE).is_none()
 }
 
 #[cfg(test)]
