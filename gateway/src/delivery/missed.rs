@@ -130,8 +130,13 @@ impl Missed {
             }
         }
         let kept = self.from <= from || ended.is_some_and(|at| at <= from);
-        let complete = self.start <= from.min(known) && kept && session.outlet.has_room_for_missed(frames.len());
-        let written = complete && (ended.is_none() || !telling.is_nothing()) && (!telling.is_nothing() || !frames.is_empty());
+        // Of a membership that is over nothing is told where its beginning is not.
+        let is_told = ended.is_none() || !telling.is_nothing();
+        if !is_told {
+            frames.clear();
+        }
+        let complete = self.start <= from.min(known) && kept && session.outlet.reserve_missed(frames.len());
+        let written = complete && is_told && (!telling.is_nothing() || !frames.is_empty());
         if written {
             telling.begin(session);
             if !frames.is_empty() {

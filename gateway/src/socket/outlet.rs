@@ -24,6 +24,10 @@ use super::wire;
 /// Pieces of a backlog that are written at once.
 const AT_ONCE: usize = 8;
 
+/// Of what may be missed, this part may be read back before the session is open: the rest is for what comes live until then,
+/// and for saying what was too much.
+const HELD_SHARE: usize = 2;
+
 /// How much may wait for a slow reader.
 #[derive(Debug, Clone, Copy)]
 pub struct OutletLimits {
@@ -31,7 +35,7 @@ pub struct OutletLimits {
     pub messages: usize,
     /// Bytes.
     pub bytes: usize,
-    /// Bytes of what a returning client missed.
+    /// Bytes of what a returning client missed, and of all that comes before its session is open.
     pub missed: usize,
 }
 
@@ -72,6 +76,7 @@ struct State {
     backlog: VecDeque<Piece>,
     bytes: usize,
     messages: usize,
+    /// Bytes of what was missed, those included that room was made for.
     missed: usize,
     /// Part of the front piece is on the wire already.
     begun: bool,
@@ -135,19 +140,26 @@ impl Outlet {
         self.stream.get()
     }
 
-    /// Whether so many bytes of what was missed can be taken by [`Outlet::push_missed`].
-    pub fn has_room_for_missed(&self, bytes: usize) -> bool {
-        self.state.lock().missed + bytes <= self.limits.missed
+    /// Makes room for so many bytes of what was missed, if there is any; all of them are then written by
+    /// [`Outlet::push_missed`]. Many groups of a session ask at the same time.
+    pub fn reserve_missed(&self, bytes: usize) -> bool {
+        let mut state = self.state.lock();
+        // What comes live while it is held has to fit too.
+        let most = if state.phase == Phase::Held { self.limits.missed / HELD_SHARE } else { self.limits.missed };
+        let has_room = bytes == 0 || state.missed + bytes <= most;
+        if has_room {
+            state.missed += bytes;
+        }
+        has_room
     }
 
     /// Writes what a returning client missed. It does not count against the limits of a slow
     /// reader, who could do nothing about it, but against one of its own
-    /// ([`Outlet::has_room_for_missed`]).
+    /// ([`Outlet::reserve_missed`]).
     pub fn push_missed(&self, frames: &Bytes) {
         let mut state = self.state.lock();
         match state.phase {
             Phase::Open | Phase::Held => {
-                state.missed += frames.len();
                 let first = state.backlog.is_empty();
                 state.backlog.push_back(Piece { bytes: frames.clone(), messages: 0, missed: true });
                 if first && state.phase == Phase::Open {

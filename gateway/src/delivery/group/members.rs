@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use natter_shared::{frame::CloseCode, position::Position};
 use tokio::time::Instant;
 
@@ -55,19 +56,17 @@ impl GroupTask {
             let _ = answer.send(Answer::Behind(asked));
             return;
         }
-        let missed = || self.ring.after(start).take_while(|entry| ended.is_none_or(|at| entry.position <= at));
-        let bytes: usize = missed().map(|entry| if chat { entry.chat.len() } else { entry.v1.len() }).sum();
-        if !session.outlet.has_room_for_missed(bytes) {
+        let missed = || {
+            let missed = self.ring.after(start).take_while(|entry| ended.is_none_or(|at| entry.position <= at));
+            let told = missed.filter(|entry| !chat || entry.origin != Some(session.id));
+            told.map(|entry| if chat { &entry.chat } else { &entry.v1 }).filter(|frames| !frames.is_empty())
+        };
+        if !session.outlet.reserve_missed(missed().map(Bytes::len).sum()) {
             let _ = answer.send(Answer::TooMuch);
             return;
         }
         telling.begin(&session);
-        for entry in missed() {
-            let frames = if chat { &entry.chat } else { &entry.v1 };
-            if !frames.is_empty() && (!chat || entry.origin != Some(session.id)) {
-                session.outlet.push_missed(frames);
-            }
-        }
+        missed().for_each(|frames| session.outlet.push_missed(frames));
         if let Some(at) = ended {
             say_left(&session, self.group, at);
             let _ = answer.send(Answer::NotMember(at));

@@ -35,6 +35,7 @@ async fn what_was_held_comes_after_the_first_frame_and_in_order() {
     let outlet = Outlet::held(LIMITS);
     let mut client = pair(&outlet).await;
     outlet.push(&frame(b'b', 2), 1);
+    assert!(outlet.reserve_missed(3));
     outlet.push_missed(&frame(b'c', 3));
     outlet.release(frame(b'a', 1));
     outlet.push(&frame(b'd', 1), 1);
@@ -46,6 +47,7 @@ async fn who_is_refused_gets_nothing_of_what_was_held() {
     let outlet = Outlet::held(LIMITS);
     let mut client = pair(&outlet).await;
     outlet.push(&frame(b'b', 2), 1);
+    assert!(outlet.reserve_missed(3));
     outlet.push_missed(&frame(b'c', 3));
     outlet.refuse(frame(b'a', 1), CloseCode::TryAgain);
     outlet.push(&frame(b'd', 1), 1);
@@ -73,12 +75,44 @@ async fn limits_hold_at_their_edge() {
 #[tokio::test]
 async fn what_was_missed_has_a_limit_of_its_own() {
     let outlet = Outlet::held(LIMITS);
+    outlet.release(Bytes::new());
     for _ in 0..20 {
-        assert!(outlet.has_room_for_missed(100));
+        assert!(outlet.reserve_missed(100));
         outlet.push_missed(&frame(b'x', 100));
     }
-    assert!(!outlet.has_room_for_missed(1));
+    assert!(!outlet.reserve_missed(1));
     assert_eq!(outlet.state(), OutletState::Open);
+}
+
+#[tokio::test]
+async fn room_that_was_made_for_one_is_not_given_to_another() {
+    let outlet = Outlet::held(LIMITS);
+    let mut client = pair(&outlet).await;
+    outlet.release(Bytes::new());
+    assert!(outlet.reserve_missed(1200));
+    assert!(!outlet.reserve_missed(801));
+    assert!(outlet.reserve_missed(800));
+    outlet.push_missed(&frame(b'x', 800));
+    outlet.push_missed(&frame(b'x', 1200));
+    read(&mut client, 2000).await;
+    assert_eq!(outlet.state.lock().missed, 0);
+    assert!(outlet.reserve_missed(2000));
+}
+
+#[tokio::test]
+async fn what_is_read_back_leaves_room_for_what_comes_before_a_session_is_open() {
+    let outlet = Outlet::held(LIMITS);
+    let mut client = pair(&outlet).await;
+    assert!(outlet.reserve_missed(1000));
+    outlet.push_missed(&frame(b'x', 1000));
+    assert!(!outlet.reserve_missed(1), "half of it");
+    for _ in 0..100 {
+        outlet.push(&frame(b'y', 10), 1);
+    }
+    assert_eq!(outlet.state(), OutletState::Open, "many frames, and more bytes than may wait later");
+    assert!(!outlet.reserve_missed(1) && outlet.reserve_missed(0), "who missed nothing is not refused");
+    outlet.release(frame(b'a', 1));
+    read(&mut client, 2001).await;
 }
 
 #[tokio::test]
