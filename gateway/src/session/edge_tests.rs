@@ -10,7 +10,8 @@ use natter_shared::{
     frame::{ErrorCode, GroupState, History, SeenTo},
     id::{GroupId, GroupRef, Nonce, UserId},
     position::{Epoch, Position},
-    rpc::{self, OpenGroup},
+    rpc::{self, OpenGroup, ShardPosition},
+    subject::{Shard, Topic},
     timestamp::Timestamp,
 };
 use tokio::time::Instant;
@@ -19,7 +20,7 @@ use uuid::Uuid;
 use super::{Protocol, SessionHandle, send::Outgoing};
 use crate::{
     auth::Identity,
-    delivery::{JoinError, Joined},
+    delivery::{JoinError, Joined, Start},
     edge::Edge,
     socket::Outlet,
 };
@@ -77,6 +78,33 @@ async fn what_ready_told_holds_for_the_membership_it_was_told_of() {
     assert!(session.told_of(group(2)).is_some());
     session.forget_told();
     assert!(session.told_of(group(2)).is_none());
+}
+
+/// However many groups SQL listed, and whichever those were.
+#[tokio::test]
+async fn what_an_earlier_connection_was_told_beyond_sql_is_not_told_again() {
+    let edge = Edge::start(|_| ()).await;
+    let shards = edge.app.broker.shards();
+    let at = |seq| Position::new(Epoch(1), seq);
+    let groups: Vec<_> = (0..1000).map(|number| GroupId(Uuid::from_u128(number))).collect();
+    // SQL has come to a hundred in each shard but the first, where it has come to a thousand.
+    let upto = |shard: Shard| if shard.0 == 0 { 1000 } else { 100 };
+    let applied: Arc<[_]> = shards.iter().map(|shard| ShardPosition { shard: shard.0, position: at(upto(shard)) }).collect();
+    let resume = groups.iter().copied().zip((0..).map(at)).collect();
+    let session = session(&edge);
+    session.note_sign_in(shards, Arc::clone(&applied), &resume, 1000);
+    for (group, told) in groups.iter().zip(0..) {
+        let shard = shards.of(Topic::Group(*group));
+        let since = upto(shard) + 1;
+        assert_eq!(session.start_of(shard, *group, at(since)), Start::After(at(told.max(since))), "{told} of {shard}");
+        assert_eq!(session.start_of(shard, *group, at(since - 1)), Start::Now, "it was listed, or had ended");
+    }
+    let session = self::session(&edge);
+    session.note_sign_in(shards, applied, &resume, 10);
+    let starts = groups.iter().map(|group| (shards.of(Topic::Group(*group)), group));
+    let remembered =
+        starts.filter(|(shard, group)| session.start_of(*shard, **group, at(upto(*shard) + 1)) != Start::After(at(upto(*shard) + 1)));
+    assert!((9..=10).contains(&remembered.count()), "one of them may be where the membership began");
 }
 
 #[tokio::test]

@@ -15,7 +15,7 @@ use natter_shared::{
     id::{GroupId, SessionId, UserId, UserKey},
     position::Position,
     rpc::{ShardPosition, applied_in},
-    subject::Shard,
+    subject::{Shard, Shards, Topic},
     timestamp::Timestamp,
 };
 use parking_lot::Mutex;
@@ -150,9 +150,9 @@ pub struct SessionHandle {
     /// The last memberships that ended, and where.
     ends: Mutex<Vec<(GroupId, Position)>>,
     /// How far SQL had come when it listed the user's groups.
-    pub(super) signed_in: OnceLock<Arc<[ShardPosition]>>,
-    /// Where the client goes on in groups that were not listed.
-    pub(super) unlisted: OnceLock<Box<[(GroupId, Position)]>>,
+    signed_in: OnceLock<Arc<[ShardPosition]>>,
+    /// Where the client goes on in groups that it was told of beyond that.
+    ahead: OnceLock<Box<[(GroupId, Position)]>>,
     /// A join of a group has ended, well or not.
     pub(super) join_ended: Notify,
     /// Sends that wait for the one before them in the same group.
@@ -188,7 +188,7 @@ impl SessionHandle {
             told: Mutex::new(None),
             ends: Mutex::default(),
             signed_in: OnceLock::new(),
-            unlisted: OnceLock::new(),
+            ahead: OnceLock::new(),
             join_ended: Notify::new(),
             lanes: Mutex::new(HashMap::new()),
         })
@@ -266,14 +266,28 @@ impl SessionHandle {
         ends.iter().find(|(other, at)| *other == group && *at > since).map(|(_, at)| *at)
     }
 
+    /// SQL had come to `applied` when it listed the groups, of which it knows no memberships that are newer. Those may begin any
+    /// time, of groups on the list as well; up to where the client was told of them by an earlier connection is remembered for as
+    /// long as the session lives, of `most` at most.
+    pub(super) fn note_sign_in(&self, shards: Shards, applied: Arc<[ShardPosition]>, resume: &HashMap<GroupId, Position>, most: usize) {
+        let is_ahead = |group: GroupId, at: Position| at > applied_in(&applied, shards.of(Topic::Group(group)));
+        let ahead: Box<[_]> =
+            resume.iter().map(|(group, at)| (*group, *at)).filter(|(group, at)| is_ahead(*group, *at)).take(most).collect();
+        // Once: a session signs in once.
+        if !ahead.is_empty() {
+            let _ = self.ahead.set(ahead);
+        }
+        let _ = self.signed_in.set(applied);
+    }
+
     /// Where a session goes on in a group that it was not told of at sign-in: with all of a newer
     /// membership but what an earlier connection of the client was told, else with what comes next.
     pub(super) fn start_of(&self, shard: Shard, group: GroupId, since: Position) -> Start {
         if self.was_listed(shard, since) {
             return Start::Now;
         }
-        let mut unlisted = self.unlisted.get().into_iter().flatten();
-        let told = unlisted.find(|(id, _)| *id == group).map(|(_, position)| *position);
+        let mut ahead = self.ahead.get().into_iter().flatten();
+        let told = ahead.find(|(id, _)| *id == group).map(|(_, position)| *position);
         Start::After(told.map_or(since, |told| told.max(since)))
     }
 

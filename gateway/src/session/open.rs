@@ -152,8 +152,7 @@ impl App {
         let Identity { user, handle, display_name, issued_at, .. } = identity;
         let call = SignIn { user, handle, display_name, limit: GROUPS_PAGE, issued_at: Some(issued_at) };
         let Known { applied, reply: SignedIn { profile, groups, more, inbox } } = self.sign_ins.sign_in(call, heard).await?;
-        // Once: a session signs in once.
-        let _ = session.signed_in.set(Arc::clone(&applied));
+        session.note_sign_in(self.broker.shards(), Arc::clone(&applied), &resume.groups, self.config.limits.groups_per_connection);
         let own = Topic::User(session.key);
         if let Some(from) = resume.inbox
             && from > rpc::applied_in(&applied, self.broker.shards().of(own))
@@ -163,16 +162,6 @@ impl App {
         }
         let more = groups.last().filter(|_| more).map(|last| last.group);
         let groups = self.all_live(session, groups, &applied, &resume).await?;
-        if more.is_none() {
-            // Remembered for as long as the session lives.
-            let most = self.config.limits.groups_per_connection;
-            let is_unlisted = |group: &GroupId| !groups.iter().any(|state| state.id == *group);
-            let unlisted: Vec<_> =
-                resume.groups.iter().filter(|(group, _)| is_unlisted(group)).map(|(group, at)| (*group, *at)).take(most).collect();
-            if !unlisted.is_empty() {
-                let _ = session.unlisted.set(unlisted.into_boxed_slice());
-            }
-        }
         let live = Live {
             guard,
             room: None,
