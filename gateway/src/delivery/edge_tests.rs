@@ -2,12 +2,13 @@
 
 use std::{sync::Arc, time::Duration};
 
+use futures::FutureExt;
 use natter_shared::{
     broker::{Broker, Outgoing},
     event::{Event, GroupKind, Seen, SeenWhat},
     id::{EventId, GroupId, UserId},
     position::{Epoch, Position},
-    subject::Topic,
+    subject::{Shard, Topic},
     timestamp::Timestamp,
 };
 use tokio::time::Instant;
@@ -32,23 +33,29 @@ async fn recoveries_at_the_edge() {
     let session = SessionHandle::new(&Identity::of(UserId::new("ann").unwrap()), Protocol::V1, outlet);
     let (from, floor) = (Position::new(Epoch(1), 1), Position::new(Epoch(1), 3));
     let meta = GroupMeta { kind: GroupKind::Open, display_name: "lobby".into() };
+    // All of one shard, which are not those that hold places.
+    let shards = edge.broker.shards();
+    let shard = shards.of(Topic::User(session.key));
+    let (first, second) = (Shard((shard.0 + 1) % shards.count()), Shard((shard.0 + 2) % shards.count()));
+    let groups: Vec<_> =
+        (0..).map(|number| GroupId(Uuid::from_u128(number))).filter(|group| shards.of(Topic::Group(*group)) == shard).take(2).collect();
     // The broker has nothing for them; that it is asked is what counts.
-    let of_group = |group| flights::missed(hub, GroupId(Uuid::from_u128(group)), &meta, from, floor);
+    let of_group = |number: usize| flights::missed(hub, groups[number], &meta, from, floor);
     let of_inbox = async || {
         let (insistence, start) = (Insistence::of(&session), Start::After(from));
         recover::recover(hub, &insistence, Whose::Inbox, start, from, floor, &mut Telling::Nothing).await
     };
     let begun = || edge.app.metrics.recoveries.get();
-    let one = hub.recoveries.try_acquire().expect("nothing is recovered yet");
-    assert!(of_group(1).await.is_err());
+    let one = hub.recoveries.begin(first).now_or_never().expect("nothing is recovered yet");
+    assert!(of_group(0).await.is_err());
     assert_eq!(begun(), 1, "there is a second place");
-    let _other = hub.recoveries.try_acquire().expect("it is free again");
+    let _other = hub.recoveries.begin(second).now_or_never().expect("it is free again");
     let waits = async {
         tokio::time::sleep(Duration::from_mins(1)).await;
         assert_eq!(begun(), 1, "a third one waits, of a group or of an inbox");
         drop(one);
     };
-    let (group, inbox, ()) = tokio::join!(of_group(2), of_inbox(), waits);
+    let (group, inbox, ()) = tokio::join!(of_group(1), of_inbox(), waits);
     assert!(group.is_err() && inbox.is_err());
     assert_eq!(begun(), 3, "each in its turn");
 }

@@ -216,8 +216,9 @@ async fn keep(hub: &Hub, flight: &Weak<Flight>, group: GroupId) {
 }
 
 async fn read(hub: &Hub, group: GroupId, meta: &GroupMeta, from: Position, floor: Position) -> Result<Option<Arc<Missed>>, JoinError> {
-    let _permit = hub.recoveries.acquire().await.map_err(|_| JoinError::Unavailable("shutting down".to_owned()))?;
+    let topic = Topic::Group(group);
+    let _place = hub.recoveries.begin(hub.broker.shards().of(topic)).await?;
     hub.metrics.recoveries.inc();
-    let reading = Reading { hub, topic: Topic::Group(group), group: Some((group, meta)), user: None, from, floor };
+    let reading = Reading { hub, topic, group: Some((group, meta)), user: None, from, floor };
     Ok(reading.run().await?.map(Arc::new))
 }

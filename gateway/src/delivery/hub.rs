@@ -15,7 +15,7 @@ use natter_shared::{
 };
 use parking_lot::Mutex;
 use tokio::{
-    sync::{Semaphore, mpsc, oneshot},
+    sync::{mpsc, oneshot},
     time::Instant,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -27,6 +27,7 @@ use super::{
     join::{Answer, Join},
     log_states::LogStates,
     recover::{self, Whose},
+    recoveries::Recoveries,
     ring::RingBudget,
     users::{self, UserCommand, UsersTask},
 };
@@ -48,8 +49,7 @@ pub struct Hub {
     pub(super) ring_budget: Arc<RingBudget>,
     pub(super) log_states: LogStates,
     pub(super) flights: Flights,
-    /// Recoveries at once.
-    pub(super) recoveries: Semaphore,
+    pub(super) recoveries: Recoveries,
     pub(super) groups: DashMap<GroupId, mpsc::Sender<Command>>,
     pub(super) users: Vec<mpsc::Sender<UserCommand>>,
     /// Cancelled: nothing is followed any more.
@@ -78,7 +78,7 @@ impl Hub {
             ring_budget: RingBudget::new(limits.ring_bytes, limits.ring_events_per_group),
             log_states: LogStates::new(shards),
             flights: Flights::default(),
-            recoveries: Semaphore::new(limits.recoveries),
+            recoveries: Recoveries::new(limits.recoveries, shards),
             limits: limits.clone(),
             linger,
             metrics,

@@ -25,6 +25,7 @@ mod log_states;
 mod missed;
 mod read;
 mod recover;
+mod recoveries;
 mod ring;
 mod tail;
 #[cfg(test)]

@@ -125,9 +125,9 @@ fn before(position: Position) -> Position {
 }
 
 async fn read_inbox(hub: &Hub, session: &SessionHandle, from: Position, floor: Position) -> Result<Option<Arc<Missed>>, JoinError> {
-    let _permit = hub.recoveries.acquire().await.map_err(|_| JoinError::Unavailable("shutting down".to_owned()))?;
-    hub.metrics.recoveries.inc();
     let (topic, user) = (Topic::User(session.key), Some(session.user.clone()));
+    let _place = hub.recoveries.begin(hub.broker.shards().of(topic)).await?;
+    hub.metrics.recoveries.inc();
     let missed = Reading { hub, topic, group: None, user, from, floor }.run().await?;
     Ok(missed.map(Arc::new))
 }
