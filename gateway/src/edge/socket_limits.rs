@@ -1,14 +1,16 @@
 //! Limits of WebSockets: who is over one gets its close code, and is counted under its name.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use natter_shared::{config::Limits, id::UserId, timestamp::Timestamp};
+use bytes::Bytes;
+use natter_shared::{config::Limits, frame::CloseCode, id::UserId, timestamp::Timestamp};
 use serde_json::{Value, json};
 
 use super::{
     Edge, PATIENCE,
     raw::{CONTINUATION, FIN, Got, PING, PONG, Raw, TEXT, close, frame, header, upgrade_request},
 };
+use crate::socket::OutletState;
 
 async fn edge(limit: impl FnOnce(&mut Limits)) -> Edge {
     Edge::start(|config| limit(&mut config.limits)).await
@@ -158,6 +160,30 @@ async fn the_heartbeat_ends_who_is_silent_and_nobody_else() {
         assert_eq!(alive.frame().await.map(|got| got.first), Some(FIN | PING));
         alive.write(&frame(FIN | PONG, b"")).await;
     }
+}
+
+/// What it missed waits for it, under no limit but its own; that it sends must not keep it.
+#[tokio::test]
+async fn who_sends_and_reads_nothing_is_a_slow_reader_by_the_second_ping() {
+    const MISSED: usize = 32 << 20;
+    let edge = edge(|limits| {
+        limits.backlog_bytes = MISSED;
+        (limits.heartbeat_interval, limits.heartbeat_timeout) = (Duration::from_millis(500), PATIENCE);
+    })
+    .await;
+    let mut raw = Raw::echo(&edge).await;
+    let session = edge.app.sessions.iter().next().map(|entry| Arc::clone(entry.value())).unwrap();
+    // More than the kernel takes.
+    assert!(session.outlet.reserve_missed(MISSED));
+    session.outlet.push_missed(&Bytes::from(vec![0; MISSED]));
+    let closed = async {
+        while session.outlet.state() == OutletState::Open {
+            raw.write(&frame(FIN | PONG, b"")).await;
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(5), closed).await.expect("never closed");
+    assert_eq!(session.outlet.state(), OutletState::Sealed(CloseCode::SlowConsumer));
 }
 
 #[tokio::test]

@@ -183,6 +183,7 @@ impl Running {
                         match heartbeat.beat(now) {
                             Beat::Wait => {}
                             Beat::Ping => {
+                                session.outlet.close_if_stalled();
                                 session.outlet.push(&heartbeat_frame(session.protocol), 1);
                                 self.follow_ups.take_if(|follow_ups| follow_ups.are_done());
                                 session.forget_told();

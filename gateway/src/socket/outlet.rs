@@ -5,6 +5,8 @@
 //! One lock covers the backlog and the phase, so frames never interleave. It is never held across
 //! an await.
 
+mod backlog;
+
 use std::{
     collections::VecDeque,
     io::{self, IoSlice},
@@ -13,12 +15,13 @@ use std::{
     time::Duration,
 };
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use natter_shared::frame::CloseCode;
 use parking_lot::Mutex;
 use socket2::SockRef;
 use tokio::{net::TcpStream, sync::Notify};
 
+use self::backlog::{Piece, State};
 use super::wire;
 
 /// Pieces of a backlog that are written at once.
@@ -64,51 +67,6 @@ pub enum OutletState {
     Broken,
 }
 
-struct Piece {
-    bytes: Bytes,
-    messages: u32,
-    /// Counted as missed, not against the limits.
-    missed: bool,
-}
-
-struct State {
-    phase: Phase,
-    backlog: VecDeque<Piece>,
-    bytes: usize,
-    messages: usize,
-    /// Bytes of what was missed, those included that room was made for.
-    missed: usize,
-    /// Part of the front piece is on the wire already.
-    begun: bool,
-}
-
-impl State {
-    fn push(&mut self, bytes: Bytes, messages: u32) {
-        self.bytes += bytes.len();
-        self.messages += messages as usize;
-        self.backlog.push_back(Piece { bytes, messages, missed: false });
-    }
-
-    /// `written` bytes of the backlog are on the wire.
-    fn advance(&mut self, mut written: usize) {
-        while let Some(front) = self.backlog.front_mut() {
-            let of_front = written.min(front.bytes.len());
-            *(if front.missed { &mut self.missed } else { &mut self.bytes }) -= of_front;
-            written -= of_front;
-            if of_front < front.bytes.len() {
-                front.bytes.advance(of_front);
-                self.begun |= of_front > 0;
-                return;
-            }
-            if !front.missed {
-                self.messages -= front.messages as usize;
-            }
-            self.backlog.pop_front();
-            self.begun = false;
-        }
-    }
-}
-
 /// The write side of one socket.
 pub struct Outlet {
     stream: OnceLock<TcpStream>,
@@ -121,12 +79,7 @@ pub struct Outlet {
 impl Outlet {
     /// An outlet that holds everything back until [`Outlet::release`].
     pub fn held(limits: OutletLimits) -> Self {
-        Self {
-            stream: OnceLock::new(),
-            state: Mutex::new(State { phase: Phase::Held, backlog: VecDeque::new(), bytes: 0, messages: 0, missed: 0, begun: false }),
-            attention: Notify::new(),
-            limits,
-        }
+        Self { stream: OnceLock::new(), state: Mutex::new(State::held()), attention: Notify::new(), limits }
     }
 
     /// Gives the outlet its socket; once.
@@ -277,6 +230,29 @@ impl Outlet {
         if matches!(state.phase, Phase::Held | Phase::Open) {
             state.phase = Phase::PeerClosing;
         }
+    }
+
+    /// At each ping: closes as a slow consumer who has read nothing since the last one of what waited then. Who only sends
+    /// is heard of, and would else be kept until its pings are over the limits.
+    pub fn close_if_stalled(&self) {
+        let mut state = self.state.lock();
+        if state.phase != Phase::Open {
+            return;
+        }
+        if state.stalled && !self.takes_anything(&mut state) {
+            return self.seal_slow(&mut state);
+        }
+        state.stalled = !state.backlog.is_empty();
+    }
+
+    /// Whether the kernel takes something of the backlog. That it can be written to it says only when a third of its buffer is
+    /// free, which a slow line may not come to from one ping to the next.
+    fn takes_anything(&self, state: &mut State) -> bool {
+        let (Some(stream), Some(front)) = (self.stream.get(), state.backlog.front()) else { return false };
+        let written = SockRef::from(stream).send(&front.bytes).unwrap_or_default();
+        state.advance(written);
+        self.drain(state);
+        written > 0
     }
 
     /// Live, sealed or broken.

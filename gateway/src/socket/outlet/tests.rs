@@ -165,6 +165,31 @@ async fn a_slow_reader_gets_whole_frames_then_the_close() {
     assert!(frames.chunks(text.len()).all(|frame| frame == text));
 }
 
+#[tokio::test]
+async fn who_reads_nothing_from_one_ping_to_the_next_is_slow_and_who_reads_a_little_is_not() {
+    let outlet = Outlet::held(OutletLimits { messages: 1000, bytes: 1 << 30, missed: 0 });
+    let mut client = pair(&outlet).await;
+    outlet.close_if_stalled();
+    outlet.release(Bytes::new());
+    // Nothing waits: there is nothing to be read.
+    (0..3).for_each(|_| outlet.close_if_stalled());
+    while outlet.state.lock().backlog.len() < 200 {
+        outlet.push(&frame(b'x', 60_000), 1);
+    }
+    for _ in 0..3 {
+        outlet.close_if_stalled();
+        assert_eq!(outlet.state(), OutletState::Open);
+        // Without anybody's help: whether the kernel says that it can be written to is not what counts.
+        read(&mut client, 1_000_000).await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    outlet.close_if_stalled();
+    assert_eq!(outlet.state(), OutletState::Open);
+    // Nothing is read any more; each takes what may still fit.
+    (0..100).for_each(|_| outlet.close_if_stalled());
+    assert_eq!(outlet.state(), OutletState::Sealed(CloseCode::SlowConsumer));
+}
+
 /// Somebody may hold a session for a while after its end: its client must not wait for that.
 #[tokio::test]
 async fn who_is_cut_off_sees_it_while_the_outlet_is_still_held() {
