@@ -13,7 +13,7 @@ use natter_shared::{
     position::{Epoch, Position},
     timestamp::Timestamp,
 };
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, time::Instant};
 
 use super::{
     GroupMeta,
@@ -111,7 +111,7 @@ impl Room {
 
     fn keep(&mut self, entry: Entry) -> usize {
         let bytes = entry.v1.len();
-        self.ring.push(entry);
+        self.ring.push(entry, Instant::now());
         bytes
     }
 }

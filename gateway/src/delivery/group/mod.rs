@@ -453,8 +453,9 @@ impl GroupTask {
             batch.write_after(session, *position);
         }
         self.hub.metrics.deliveries.inc_by(self.members.len() as u64 * u64::from(batch.messages()));
+        let now = Instant::now();
         for entry in batch.into_entries() {
-            self.ring.push(entry);
+            self.ring.push(entry, now);
         }
         // So nobody who is still ahead has been told anything yet.
         self.settle_ahead();

@@ -3,10 +3,13 @@
 use std::sync::atomic::Ordering::Relaxed;
 
 use futures::{FutureExt, future::join_all};
-use natter_shared::frame::CloseCode;
+use natter_shared::{frame::CloseCode, position::Epoch};
 
 use super::*;
-use crate::socket::OutletState;
+use crate::{
+    delivery::ring::{Entry, Ring},
+    socket::OutletState,
+};
 
 fn say(stage: &Stage, bodies: std::ops::Range<usize>) -> Vec<Position> {
     bodies.map(|number| stage.say(&format!("say {number}."))).collect()
@@ -201,6 +204,40 @@ async fn who_was_told_what_was_missed_and_is_no_member_any_more_comes_back() {
         let is = if is_open { OutletState::Sealed(CloseCode::TryAgain) } else { OutletState::Open };
         assert_eq!(bob.session.outlet.state(), is);
     }
+}
+
+/// Else its floor would be where it is, and has moved on whenever somebody comes who has read back what was below it.
+#[tokio::test]
+async fn a_busy_group_is_joined_though_others_have_used_up_the_room() {
+    let stage = Stage::with(&Limits { ring_bytes: 65_536, ..Limits::default() }).await;
+    let mut full = Ring::new(Position::START, Arc::clone(&stage.hub.ring_budget));
+    let (start, entry) = (tokio::time::Instant::now(), |seq| Entry {
+        position: Position::new(Epoch(1), seq),
+        v1: Bytes::from_static(&[0; 1000]),
+        chat: Bytes::new(),
+        origin: None,
+        removed: None,
+    });
+    (1..100).for_each(|seq| full.push(entry(seq), start + 2 * Duration::from_secs(seq)));
+    let _ann = stage.member("ann").await;
+    let said = say(&stage, 0..300);
+    let known = stage.script.fence_now();
+    let mut bob = Member::new("bob").await;
+    let speaking = async {
+        for number in 300.. {
+            stage.say(&format!("say {number}."));
+            tokio::time::sleep(Duration::from_millis(3)).await;
+        }
+    };
+    let joined = tokio::select! {
+        joined = bob.join(&stage, Start::After(said[0]), known) => joined,
+        () = speaking => panic!("it speaks for ever"),
+    };
+    assert!(joined.complete);
+    stage.say("the last");
+    let told = bob.until("the last").await;
+    let numbers: Vec<usize> = told.split("say ").skip(1).map(|rest| rest.split_once('.').unwrap().0.parse().unwrap()).collect();
+    assert!(numbers.len() > 299 && numbers.iter().copied().eq(1..=numbers.len()), "{numbers:?}");
 }
 
 /// A group that is busy is behind what is known to be stored, but has it already.
