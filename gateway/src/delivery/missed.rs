@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use bytes::{Bytes, BytesMut};
 use natter_shared::{
     event::{Event, GroupJoined, GroupLeft},
-    id::{SessionId, UserId},
+    id::{MessageId, SessionId, UserId},
     position::Position,
     timestamp::Timestamp,
 };
@@ -38,8 +38,32 @@ struct One {
     position: Position,
     v1: Bytes,
     chat: Bytes,
-    origin: Option<SessionId>,
+    by: By,
     change: Change,
+}
+
+/// Which connection said it: the chat-room protocol does not echo.
+enum By {
+    /// None: it is no message.
+    Nobody,
+    Connection(SessionId),
+    /// The one that sent the message of this id: SQL does not keep which.
+    WhoSent(MessageId),
+}
+
+impl By {
+    fn of(event: &Event) -> Self {
+        let Event::Message(message) = event else { return Self::Nobody };
+        message.origin.map_or(Self::WhoSent(message.id), Self::Connection)
+    }
+
+    fn is(&self, session: &SessionHandle) -> bool {
+        match self {
+            Self::Nobody => false,
+            Self::Connection(id) => *id == session.id,
+            Self::WhoSent(message) => session.has_sent((*message).into()),
+        }
+    }
 }
 
 /// Everything of a topic after a position.
@@ -72,6 +96,7 @@ impl Missed {
 
     /// Adds the next event.
     pub(super) fn push(&mut self, event: Event, position: Position, stored_at: Timestamp, meta: Option<&GroupMeta>) {
+        let by = By::of(&event);
         let encoded = encode_event(event, position, stored_at, meta, true);
         let change = match encoded.effect {
             Effect::Removed(user) => Change::Removed(user),
@@ -80,7 +105,7 @@ impl Missed {
             Effect::None => Change::None,
         };
         let framed = |frame: Option<Vec<u8>>| frame.map_or_else(Bytes::new, |frame| wire::text(&frame));
-        let one = One { position, v1: framed(encoded.v1), chat: framed(encoded.chat), origin: encoded.origin, change };
+        let one = One { position, v1: framed(encoded.v1), chat: framed(encoded.chat), by, change };
         self.bytes += one.v1.len();
         self.events.push_back(one);
         while self.events.len() > self.limits.events || self.bytes > self.limits.bytes {
@@ -124,8 +149,7 @@ impl Missed {
                 Change::Removed(user) if *user == session.user && one.position > known => ended = Some(one.position),
                 Change::Removed(_) | Change::Joined(_) | Change::Left(_) | Change::None => {}
             }
-            let is_echo = chat && one.origin == Some(session.id);
-            if one.position > from && !is_echo {
+            if one.position > from && !(chat && one.by.is(session)) {
                 frames.extend_from_slice(if chat { &one.chat } else { &one.v1 });
             }
         }

@@ -6,6 +6,8 @@ use std::collections::VecDeque;
 use natter_shared::id::EventId;
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::SessionHandle;
+
 /// As many as are remembered; older ones are looked up in SQL by their age anyway.
 const REMEMBERED: usize = 128;
 
@@ -16,7 +18,7 @@ pub(super) struct Nonces(VecDeque<(u64, u64)>);
 impl Nonces {
     /// False if `id` stands for something else than `payload`, the encoded event.
     pub(super) fn admit(&mut self, id: EventId, payload: &[u8]) -> bool {
-        let (hash, id) = (xxh3_64(payload), id.0.as_u64_pair().1);
+        let (hash, id) = (xxh3_64(payload), half(id));
         if let Some((_, first)) = self.0.iter().rev().find(|(other, _)| *other == id) {
             return *first == hash;
         }
@@ -25,6 +27,26 @@ impl Nonces {
         }
         self.0.push_back((id, hash));
         true
+    }
+
+    fn has(&self, id: EventId) -> bool {
+        self.0.iter().any(|(other, _)| *other == half(id))
+    }
+}
+
+fn half(id: EventId) -> u64 {
+    id.0.as_u64_pair().1
+}
+
+impl SessionHandle {
+    /// False if this connection used `id` lately for something else than `payload`, the encoded event.
+    pub(crate) fn admit(&self, id: EventId, payload: &[u8]) -> bool {
+        self.nonces.lock().admit(id, payload)
+    }
+
+    /// Whether this connection sent the event, lately.
+    pub(crate) fn has_sent(&self, id: EventId) -> bool {
+        self.nonces.lock().has(id)
     }
 }
 
@@ -39,9 +61,10 @@ mod tests {
         assert!(nonces.admit(id, b"one"));
         assert!(nonces.admit(id, b"one"));
         assert!(!nonces.admit(id, b"other"));
+        assert!(nonces.has(id) && !nonces.has(EventId::random()));
         for _ in 0..REMEMBERED {
             assert!(nonces.admit(EventId::random(), b"x"));
         }
-        assert!(nonces.admit(id, b"other"), "forgotten");
+        assert!(!nonces.has(id) && nonces.admit(id, b"other"), "forgotten");
     }
 }

@@ -154,7 +154,7 @@ impl App {
     /// Gets a draft stored. The stream refuses a second event under one id within a shard only; that
     /// this connection used the nonce for another one shows here.
     async fn accept(&self, session: &SessionHandle, draft: Draft, patience: Duration) -> Result<Position, NotAccepted> {
-        if !session.nonces.lock().admit(draft.id(), draft.payload()) {
+        if !session.admit(draft.id(), draft.payload()) {
             return Err(NotAccepted::nonce_reused());
         }
         accept(&*self.broker, &self.intake, draft, patience).await

@@ -144,11 +144,15 @@ impl Member {
 
     /// One that is being opened.
     async fn held(name: &str) -> Self {
+        Self::of(name, Protocol::V1).await
+    }
+
+    async fn of(name: &str, protocol: Protocol) -> Self {
         let outlet = Arc::new(Outlet::held(OutletLimits { messages: 10_000, bytes: 16 << 20, missed: 16 << 20 }));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let socket = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         outlet.attach(listener.accept().await.unwrap().0);
-        let session = SessionHandle::new(&Identity::of(user(name)), Protocol::V1, outlet);
+        let session = SessionHandle::new(&Identity::of(user(name)), protocol, outlet);
         Self { session, socket, read: Vec::new() }
     }
 

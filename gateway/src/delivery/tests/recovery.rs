@@ -270,3 +270,30 @@ async fn who_is_known_to_be_removed_is_left_out_though_much_was_missed() {
     assert!(matches!(joined, Err(JoinError::NotMember(at)) if at > said[19]), "{joined:?}");
     assert_eq!(reads(&stage), (0, 0));
 }
+
+/// Its page has drawn them; SQL does not know which connection sent them.
+#[tokio::test]
+async fn what_a_chat_room_said_is_not_read_back_to_it() {
+    for said_before in [10, 100] {
+        let stage = Stage::new().await;
+        let mut ann = Member::of("ann", Protocol::ChatRoom).await;
+        ann.session.outlet.release(Bytes::new());
+        let said: Vec<_> = (0..said_before)
+            .map(|number| {
+                let own = number % 3 == 0;
+                let Event::Message(message) = message(&format!("say {number}.")) else { panic!("a message") };
+                let event = Event::Message(Message { origin: own.then_some(ann.session.id), ..message.clone() });
+                assert!(!own || ann.session.admit(message.id.into(), &event.encode().unwrap()));
+                stage.script.store(Topic::Group(group()), &event, false)
+            })
+            .collect();
+        let known = stage.script.fence_now();
+        assert!(ann.join(&stage, Start::After(said[0]), known).await.complete);
+        stage.say("the last");
+        let told = ann.until("the last").await;
+        let others = (1..said_before).filter(|number| number % 3 != 0).map(|number| format!("say {number}."));
+        assert_eq!(told.matches("say ").count(), others.clone().count(), "{told}");
+        assert!(others.clone().all(|body| told.contains(&body)), "{told}");
+        assert_eq!(reads(&stage).0 > 0, said_before == 100);
+    }
+}

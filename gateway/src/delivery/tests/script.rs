@@ -17,7 +17,7 @@ use natter_shared::{
         Ack, Broker, BrokerError, BrokerStatus, Calls, Control, Controls, CurrentEpoch, Delivery, Interest, LogReader, LogSize, LogState,
         Outgoing, Stored, Subscription, Tails,
     },
-    event::{Ephemeral, Event, GroupKind, Role},
+    event::{Ephemeral, Event, GroupKind, Message, Role},
     id::{EventId, UserId},
     position::{Epoch, Position},
     rpc::{
@@ -164,6 +164,14 @@ impl Script {
     }
 }
 
+/// As SQL has it.
+fn without_origin(event: Event) -> Event {
+    match event {
+        Event::Message(message) => Event::Message(Message { origin: None, ..message }),
+        other => other,
+    }
+}
+
 #[async_trait]
 impl Broker for Script {
     fn shards(&self) -> Shards {
@@ -274,7 +282,7 @@ impl Broker for Script {
                         position: stored.position,
                         id: stored.id,
                         stored_at: stored.stored_at,
-                        event: Event::decode(&stored.payload).unwrap(),
+                        event: without_origin(Event::decode(&stored.payload).unwrap()),
                     };
                     let is_there = call.after.seq >= self.sql_begins.load(Ordering::Relaxed);
                     Ok(EventsPage {
