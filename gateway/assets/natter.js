@@ -103,6 +103,7 @@ export class Client extends EventTarget {
   /** What this connection was asked to go on from. @type {Map<string, Position>} */ #resumed = new Map();
   /** Groups of which this connection has told something. @type {Set<string>} */ #heard = new Set();
   /** @type {Position|undefined} */ #inboxPosition = undefined;
+  /** A token that was asked for. @type {Promise<string|undefined>|undefined} */ #token = undefined;
 
   /** @param {Options} options */
   constructor(options) {
@@ -180,7 +181,9 @@ export class Client extends EventTarget {
     let token;
     let socket;
     try {
-      token = await this.options.token?.();
+      // One that is long in coming is for whichever attempt it comes in.
+      this.#token ??= (async () => this.options.token?.())().finally(() => { this.#token = undefined; });
+      token = await this.#token;
       if (generation !== this.#generation) return;
       const Socket = this.options.WebSocket ?? globalThis.WebSocket;
       socket = new Socket(this.options.url, [SUBPROTOCOL]);

@@ -240,7 +240,8 @@ async fn rescue(projector: &Projector, checkpoint: &Checkpoint, epoch: Epoch) ->
 async fn switch(projector: &mut Projector, from: &Checkpoint, next: Epoch) -> Result<(), Error> {
     projector.forget();
     let (store, shard) = (&projector.store, projector.shard);
-    let to = Checkpoint::before(next, from.floor);
+    // When the last event was stored says what of another log is newer.
+    let to = Checkpoint { stored_at: from.stored_at, ..Checkpoint::before(next, from.floor) };
     let moved = async {
         let write = store.write().await?;
         let moved = checkpoint::advance(store, &write.transaction, shard, Some(from.position), &to).await?;

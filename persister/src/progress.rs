@@ -176,13 +176,9 @@ impl Progress {
             if reached == told {
                 continue;
             }
-            match store.settled().await {
-                Ok(true) => {}
-                Ok(false) => continue,
-                Err(error) => {
-                    tracing::debug!(%error, "not_settled");
-                    continue;
-                }
+            if let Err(error) = store.sync().await {
+                tracing::warn!(%error, "not_synced");
+                continue;
             }
             for (shard, position) in (0..).map(Shard).zip(&reached) {
                 broker.applied(shard, *position).await;

@@ -107,7 +107,9 @@ impl Retention {
             return Ok(None);
         }
         let applied = checkpoint::load(self.store.database(), shard).await?;
-        Ok(applied.map(|applied| applied.stored_at.min(self.broker.now()).min(Timestamp::now()).offset_by(-(keep.as_millis() as i64))))
+        Ok(applied.map(|applied| {
+            applied.stored_at.min(self.broker.now()).min(Timestamp::now()).offset_by(-i64::try_from(keep.as_millis()).unwrap_or(i64::MAX))
+        }))
     }
 
     /// Goes through the groups that `pages` yields.

@@ -157,9 +157,9 @@ async fn check_shards(store: &Store, configured: u16) -> Result<(), Error> {
 
 /// The number that this installation was made with: `configured` where it is made now.
 async fn installed_shards(store: &Store, configured: u16) -> Result<i64, DbErr> {
-    // One of an earlier release has not noted it, but may have more.
+    // One of an earlier release has not noted it, but has a checkpoint of each.
     let applied = checkpoint::positions(store.database()).await?;
-    let shards = applied.iter().map(|at| at.shard + 1).fold(configured, u16::max);
+    let shards = applied.iter().map(|at| at.shard + 1).max().unwrap_or(configured);
     store.execute("INSERT INTO installation (one, shards) VALUES (1, ?) ON CONFLICT DO NOTHING", [i64::from(shards).into()]).await?;
     let row = store.database().query_one_raw(store.statement("SELECT shards FROM installation", [])).await?;
     row.map_or(Ok(i64::from(shards)), |row| row.try_get("", "shards"))

@@ -123,8 +123,8 @@ export class Groups extends EventTarget {
 
   /** Tells it, and then none for a while but the last of those. @param {string} id @param {Position} position */
   #tellMark(id, position) {
-    this.#client.read(id, position).catch(() => {});
     this.#marks.set(id, undefined);
+    this.#send(id, position);
     setTimeout(() => {
       const waits = this.#marks.get(id);
       this.#marks.delete(id);
@@ -135,9 +135,18 @@ export class Groups extends EventTarget {
   /** Tells what waits: who looks away may not come back. */
   tellMarks() {
     for (const [id, position] of this.#marks) {
-      if (position) this.#client.read(id, position).catch(() => {});
       this.#marks.set(id, undefined);
+      if (position) this.#send(id, position);
     }
+  }
+
+  /** What could not be told waits for its turn again. @param {string} id @param {Position} position */
+  #send(id, position) {
+    this.#client.read(id, position).catch((error) => {
+      if (!error.retryable || !this.rooms.has(id)) return;
+      if (this.#marks.has(id)) this.#marks.set(id, furthest(this.#marks.get(id), position));
+      else this.#tellMark(id, position);
+    });
   }
 
   /** @param {import("../natter.js").Message} message */

@@ -5,7 +5,7 @@
 
 use std::net::IpAddr;
 
-use axum::http::{HeaderMap, HeaderName, header};
+use axum::http::{HeaderMap, HeaderName, header, uri::Authority};
 use natter_shared::config::Http;
 
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
@@ -68,6 +68,15 @@ pub fn is_https(headers: &HeaderMap, peer: Option<IpAddr>, config: &Http) -> boo
     trusted && proto.and_then(|list| list.split(',').next()).is_some_and(|first| first.trim().eq_ignore_ascii_case("https"))
 }
 
+/// Whether the request was sent to this machine by its address or as `localhost`. By another name a foreign page may have sent it, that
+/// lets its own name lead here (DNS rebinding): to the browser the two are one origin.
+pub fn is_by_address(headers: &HeaderMap) -> bool {
+    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+    let Ok(host) = host.parse::<Authority>() else { return false };
+    let name = host.host().trim_start_matches('[').trim_end_matches(']').to_ascii_lowercase();
+    name.parse::<IpAddr>().is_ok() || name == "localhost" || name.ends_with(".localhost")
+}
+
 fn is_own(origin: &str, headers: &HeaderMap, https: bool) -> bool {
     let mut hosts = headers.get_all(header::HOST).iter();
     let (Some(host), None) = (hosts.next(), hosts.next()) else { return false };
@@ -94,6 +103,17 @@ mod tests {
 
     fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
         pairs.iter().map(|(name, value)| (HeaderName::from_static(name), value.parse().unwrap())).collect()
+    }
+
+    #[test]
+    fn addresses_and_localhost_are_no_names() {
+        for host in ["127.0.0.1:8080", "[::1]:8080", "[::1]", "localhost", "LOCALHOST:80", "chat.localhost:8080", "192.0.2.7"] {
+            assert!(is_by_address(&headers(&[("host", host)])), "{host}");
+        }
+        for host in ["evil.test:8080", "localhost.evil.test", "127.0.0.1.evil.test", "", "notlocalhost"] {
+            assert!(!is_by_address(&headers(&[("host", host)])), "{host}");
+        }
+        assert!(!is_by_address(&HeaderMap::new()));
     }
 
     #[test]

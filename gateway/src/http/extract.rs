@@ -107,6 +107,11 @@ impl Caller {
         FORWARDED.iter().any(|name| self.headers.contains_key(*name))
     }
 
+    /// Whether a page of this host may be a foreign one whose name leads here.
+    pub(super) fn is_by_another_name(&self) -> bool {
+        self.origin == Ok(origin::OriginVerdict::Own) && !origin::is_by_address(&self.headers)
+    }
+
     /// Refuses foreign pages.
     pub(super) fn require_origin(&self) -> Result<(), Problem> {
         match self.origin {

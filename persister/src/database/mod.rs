@@ -3,7 +3,7 @@
 
 pub(crate) mod rows;
 
-use std::{collections::HashSet, io, sync::Arc, time::Duration};
+use std::{collections::HashSet, fs::File, io, path::Path, sync::Arc, time::Duration};
 
 use natter_shared::rpc::{RpcError, ShardPosition};
 use sea_orm::{
@@ -14,7 +14,7 @@ use sea_orm::{
 use sea_orm_migration::MigratorTrait;
 use tokio::{
     sync::{Mutex, OwnedMutexGuard},
-    time::{Instant, sleep, timeout},
+    time::{Instant, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -30,10 +30,6 @@ const NO_ANSWER: &str = "no answer for 30 s";
 
 /// How long a connection that is given back may take to answer.
 const STILL_THERE: Duration = Duration::from_secs(5);
-
-/// How often a sync is tried, and the pause in between.
-const SYNC_TRIES: u32 = 10;
-const SYNC_PAUSE: Duration = Duration::from_millis(50);
 
 /// How long another process may take to make the SQLite file.
 const MAKING: Duration = Duration::from_secs(5);
@@ -246,30 +242,25 @@ impl Store {
         }
     }
 
-    /// What was committed before survives a loss of power from here on: what no stream has, and so is not replayed.
+    /// What was committed before survives a loss of power from here on: what no stream has, and what a log is to forget. Nobody waits
+    /// for it, writers or readers.
     pub(crate) async fn sync(&self) -> Result<(), DbErr> {
-        if self.backend != DbBackend::Sqlite {
+        if self.backend != DbBackend::Sqlite || self.is_copied().await? {
             return Ok(());
         }
-        let _writer = self.writer.lock().await;
-        for _ in 0..SYNC_TRIES {
-            let done = self.database.query_one_raw(self.statement("PRAGMA wal_checkpoint(FULL)", [])).await?;
-            // Another one is under way, or somebody reads what was before.
-            let busy: i32 = done.map(|row| row.try_get_by_index(0)).transpose()?.unwrap_or_default();
-            if busy == 0 {
-                return Ok(());
-            }
-            sleep(SYNC_PAUSE).await;
+        // Somebody reads what was before: what was committed is in the write-ahead log only.
+        let Some(main) = self.database.query_one_raw(self.statement("PRAGMA database_list", [])).await? else { return Ok(()) };
+        let file: String = main.try_get("", "file")?;
+        if file.is_empty() {
+            return Ok(());
         }
-        Err(DbErr::Custom("not synced: the database is busy".to_owned()))
+        let synced = tokio::task::spawn_blocking(move || sync_log(Path::new(&file))).await;
+        let failed = |error: &dyn std::fmt::Display| DbErr::Custom(format!("the write-ahead log is not synced: {error}"));
+        synced.map_err(|error| failed(&error))?.map_err(|error| failed(&error))
     }
 
-    /// Whether all that was committed before now survives a loss of power, as far as can be had without keeping writers waiting: on SQLite
-    /// not while somebody reads what was before.
-    pub(crate) async fn settled(&self) -> Result<bool, DbErr> {
-        if self.backend != DbBackend::Sqlite {
-            return Ok(true);
-        }
+    /// Whether all that was committed is in the database's file and synced, after what can be done for that without keeping anybody waiting.
+    async fn is_copied(&self) -> Result<bool, DbErr> {
         let done = self.database.query_one_raw(self.statement("PRAGMA wal_checkpoint(PASSIVE)", [])).await?;
         let Some(done) = done else { return Ok(false) };
         let (busy, written, copied): (i32, i32, i32) = (done.try_get_by_index(0)?, done.try_get_by_index(1)?, done.try_get_by_index(2)?);
@@ -281,22 +272,36 @@ impl Store {
     }
 }
 
+/// Syncs the write-ahead log of an SQLite database, and that it is there.
+fn sync_log(database: &Path) -> io::Result<()> {
+    let mut log = database.as_os_str().to_owned();
+    log.push("-wal");
+    File::open(log)?.sync_all()?;
+    database.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn what_a_reader_keeps_out_of_the_database_file_is_not_settled() {
+    async fn what_a_reader_keeps_out_of_the_database_file_is_synced_in_the_log() {
         let directory = tempfile::tempdir().unwrap();
         let url = format!("sqlite:{}", directory.path().join("natter.db").display());
         let store = Store::new(connect(&DatabaseOptions { url, ..DatabaseOptions::default() }).await.unwrap());
         store.execute("CREATE TABLE t (a integer)", []).await.unwrap();
-        assert!(store.settled().await.unwrap());
+        assert!(store.is_copied().await.unwrap());
         let reader = store.database().begin().await.unwrap();
         reader.query_one_raw(store.statement("SELECT count(*) FROM t", [])).await.unwrap();
         store.execute("INSERT INTO t VALUES (1)", []).await.unwrap();
-        assert!(!store.settled().await.unwrap(), "somebody reads what was before");
+        assert!(!store.is_copied().await.unwrap(), "somebody reads what was before");
+        let write = store.write().await.unwrap();
+        timeout(Duration::from_secs(1), store.sync()).await.expect("waits for nobody").unwrap();
+        write.rollback().await.unwrap();
+        assert!(sync_log(&directory.path().join("natter.db")).is_ok());
+        assert!(sync_log(&directory.path().join("other.db")).is_err());
         reader.rollback().await.unwrap();
-        assert!(store.settled().await.unwrap());
+        store.sync().await.unwrap();
+        assert!(store.is_copied().await.unwrap());
     }
 }

@@ -256,7 +256,7 @@ impl Projector {
     pub(crate) async fn unknown(&self, batch: &[Stored]) -> Result<Vec<Stored>, Error> {
         let entries = decode::entries(batch);
         let mut known = Known::default();
-        known.load_existing(&self.store, &entries).await?;
+        answered(known.load_existing(&self.store, &entries)).await?;
         let is_known = |id: &Uuid| known.existing.contains_key(id);
         Ok(entries.iter().filter(|entry| !is_known(&known::entry_id(entry))).map(|entry| entry.stored.clone()).collect())
     }

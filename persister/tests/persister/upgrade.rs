@@ -64,7 +64,11 @@ async fn another_number_of_shards_is_refused(mut harness: Harness) {
     }
     // One of an earlier release noted nothing: what it has counts.
     harness.sql("DELETE FROM installation").await;
-    harness.sql("UPDATE applied SET shard = 7 WHERE shard = 3").await;
+    harness.sql("DELETE FROM applied WHERE shard > 1").await;
+    let refused = harness.run_to_its_end().await.unwrap_err().to_string();
+    assert_eq!(refused, "the database was installed with 2 shards, the configuration says 4");
+    harness.sql("DELETE FROM installation").await;
+    harness.sql("UPDATE applied SET shard = 7 WHERE shard = 1").await;
     let refused = harness.run_to_its_end().await.unwrap_err().to_string();
     assert_eq!(refused, "the database was installed with 8 shards, the configuration says 4");
 }

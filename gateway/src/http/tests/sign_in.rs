@@ -88,6 +88,15 @@ async fn dev_login_goes_through_no_proxy_that_the_config_does_not_know_of() {
 }
 
 #[tokio::test]
+async fn dev_login_is_not_for_a_page_whose_name_was_made_to_lead_here() {
+    let own = [JSON, ("origin", "http://natter.test")];
+    let rebound = Routes::new().send("POST", LOGIN, &own, r#"{"name":"alice"}"#).await;
+    assert_eq!((rebound.problem(), rebound.set_cookie("natter_session")), ((403, "forbidden".to_owned()), None));
+    let named = Routes::over(FakeSite::new(|http, _| http.public_url = Some("http://natter.test".to_owned())));
+    assert_eq!(named.send("POST", LOGIN, &own, r#"{"name":"alice"}"#).await.status, StatusCode::OK);
+}
+
+#[tokio::test]
 async fn the_sign_in_page_has_no_inline_script_and_goes_on_within_this_host() {
     let routes = Routes::new();
     assert_eq!(routes.get("/", &[]).await.header("location"), "/sign-in");

@@ -66,7 +66,8 @@ impl NatsBroker {
 
     async fn give_room_back(&self, stream: &str) -> Result<(), ApiError> {
         let info = self.api.stream_info(stream).await?;
-        let room = info.state.bytes().saturating_add(RETIRED_SLACK).min(self.options.max_bytes_per_shard);
+        let limit = info.config.get("max_bytes").and_then(Value::as_u64).unwrap_or(u64::MAX);
+        let room = info.state.bytes().saturating_add(RETIRED_SLACK).min(limit);
         self.update(stream, info.config, "max_bytes", json!(room)).await
     }
 
