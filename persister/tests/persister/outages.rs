@@ -121,3 +121,10 @@ async fn who_alone_is_cut_off_from_the_database_does_not_say_how_far_it_is() {
         }
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_looks_whether_its_client_is_still_there() {
+    let harness = Harness::postgres().await;
+    let shown = harness.rows("SHOW client_connection_check_interval").await;
+    assert_eq!(shown[0].try_get::<String>("", "client_connection_check_interval").unwrap(), "1s");
+}

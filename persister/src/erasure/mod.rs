@@ -6,6 +6,8 @@
 //! after a crash it goes on. Positions, ids and who wrote stay, or the order of things and the
 //! counts of others would change; the user is a row without a name then.
 
+mod tables;
+
 use std::{
     sync::Arc,
     time::{Duration, Instant},
@@ -14,13 +16,13 @@ use std::{
 use bytes::Bytes;
 use natter_shared::{
     broker::{Broker, BrokerError, Outgoing},
-    event::{Ephemeral, Event, GroupKind, MemberRemoved},
+    event::{Ephemeral, Event, MemberRemoved},
     id::{GroupId, UserId},
     position::Position,
     rpc::ShardPosition,
     subject::Topic,
 };
-use sea_orm::{ConnectionTrait, DatabaseTransaction, DbBackend, DbErr, QueryResult, Value};
+use sea_orm::{ConnectionTrait, DatabaseTransaction, DbErr, QueryResult, Value};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -78,14 +80,6 @@ pub(crate) struct Eraser {
     pub(crate) leases: Arc<Leases>,
     /// How often requests are looked for.
     pub(crate) every: Duration,
-}
-
-/// What the walk through a table did to a chunk of it.
-struct Done {
-    /// Where it ended; none at the end of the table.
-    end: Option<Vec<Value>>,
-    messages: u64,
-    notifications: u64,
 }
 
 impl Eraser {
@@ -266,90 +260,6 @@ impl Eraser {
         }
     }
 
-    async fn messages(&self, database: &DatabaseTransaction, user: &UserId, after: &[String]) -> Result<Done, Error> {
-        let after = after.first().and_then(|id| id.parse::<Uuid>().ok()).unwrap_or_default();
-        let sql = format!("SELECT id FROM messages WHERE id > ? ORDER BY id LIMIT 1 OFFSET {CHUNK}");
-        let end = self.rows(database, &sql, [after.into()]).await?.first().map(|row| row.try_get::<Uuid>("", "id")).transpose()?;
-        let sql = "UPDATE messages SET body = '', data = NULL WHERE id > ? AND id <= ? AND sender = ? AND (body <> '' OR data IS NOT NULL)";
-        let values = [after.into(), end.unwrap_or(Uuid::max()).into(), user.as_str().into()];
-        let emptied = database.execute_raw(self.store.statement(sql, values)).await?.rows_affected();
-        Ok(Done { end: end.map(|end| vec![end.into()]), messages: emptied, notifications: 0 })
-    }
-
-    async fn notifications(&self, database: &DatabaseTransaction, user: &UserId, after: &[String]) -> Result<Done, Error> {
-        let recipient = after.first().cloned().unwrap_or_default();
-        let id = after.get(1).and_then(|id| id.parse::<Uuid>().ok()).unwrap_or_default();
-        let sql =
-            format!("SELECT recipient, id FROM notifications WHERE (recipient, id) > (?, ?) ORDER BY recipient, id LIMIT 1 OFFSET {CHUNK}");
-        let end = match self.rows(database, &sql, [recipient.clone().into(), id.into()]).await?.first() {
-            Some(row) => Some((row.try_get::<String>("", "recipient")?, row.try_get::<Uuid>("", "id")?)),
-            None => None,
-        };
-        let mut sql = "UPDATE notifications SET body = '', data = NULL WHERE (recipient, id) > (?, ?) AND sender = ? \
-                       AND group_id IS NULL AND (body <> '' OR data IS NOT NULL)"
-            .to_owned();
-        let mut values: Vec<Value> = vec![recipient.into(), id.into(), user.as_str().into()];
-        if let Some((recipient, id)) = &end {
-            sql.push_str(" AND (recipient, id) <= (?, ?)");
-            values.extend([recipient.clone().into(), (*id).into()]);
-        }
-        let emptied = database.execute_raw(self.store.statement(&sql, values)).await?.rows_affected();
-        Ok(Done { end: end.map(|(recipient, id)| vec![recipient.into(), id.into()]), messages: 0, notifications: emptied })
-    }
-
-    /// Notifications to groups have their text with the group's event; the name of a one-to-one
-    /// group is made of handles.
-    async fn group_events(&self, database: &DatabaseTransaction, user: &UserId, after: &[String]) -> Result<Done, Error> {
-        let group = after.first().and_then(|id| id.parse::<Uuid>().ok()).unwrap_or_default();
-        let number = |index: usize| after.get(index).and_then(|n| n.parse::<i64>().ok()).unwrap_or_default();
-        let from: [Value; 3] = [group.into(), number(1).into(), number(2).into()];
-        let sql = format!(
-            "SELECT group_id, epoch, seq FROM group_events WHERE (group_id, epoch, seq) > (?, ?, ?) \
-             ORDER BY group_id, epoch, seq LIMIT 1 OFFSET {CHUNK}"
-        );
-        let end: Option<[Value; 3]> = match self.rows(database, &sql, from.clone()).await?.first() {
-            Some(row) => Some(key(row)?),
-            None => None,
-        };
-        // A cheap look before the careful one: the id as JSON has it.
-        let find = match self.store.backend() {
-            DbBackend::Sqlite => "instr(payload, ?) > 0",
-            _ => "strpos(payload, ?) > 0",
-        };
-        let mut sql = format!("SELECT group_id, epoch, seq, payload FROM group_events WHERE (group_id, epoch, seq) > (?, ?, ?) AND {find}");
-        let quoted = serde_json::Value::from(user.as_str()).to_string();
-        let mut values: Vec<Value> = from.into_iter().chain([quoted.into()]).collect();
-        if let Some(end) = end.clone() {
-            sql.push_str(" AND (group_id, epoch, seq) <= (?, ?, ?)");
-            values.extend(end);
-        }
-        let mut emptied = 0;
-        for row in self.rows(database, &sql, values).await? {
-            let [group, epoch, seq] = key(&row)?;
-            let payload: String = row.try_get("", "payload")?;
-            let event = match Event::decode(payload.as_bytes()) {
-                Ok(Event::Notification(mut notification)) if notification.sender.as_ref() == Some(user) => {
-                    notification.body = String::new();
-                    notification.data = None;
-                    emptied += 1;
-                    Event::Notification(notification)
-                }
-                Ok(Event::GroupCreated(mut created)) if created.kind == GroupKind::Single => {
-                    "erased".clone_into(&mut created.display_name);
-                    let rename = self.store.statement("UPDATE groups SET display_name = 'erased' WHERE id = ?", [group.clone()]);
-                    database.execute_raw(rename).await?;
-                    Event::GroupCreated(created)
-                }
-                Ok(_) | Err(_) => continue,
-            };
-            let Ok(payload) = event.encode() else { continue };
-            let payload = String::from_utf8_lossy(&payload).into_owned();
-            let sql = "UPDATE group_events SET payload = ? WHERE group_id = ? AND epoch = ? AND seq = ?";
-            database.execute_raw(self.store.statement(sql, [payload.into(), group, epoch, seq])).await?;
-        }
-        Ok(Done { end: end.map(Vec::from), messages: 0, notifications: emptied })
-    }
-
     /// The stage after `stage`, or the end.
     async fn stage_done(&self, user: &UserId, stage: Stage) -> Result<(), Error> {
         let next = Stage::ALL.iter().skip_while(|known| **known != stage).nth(1);
@@ -375,31 +285,6 @@ impl Eraser {
         Ok(())
     }
 
-    /// Dead letters that name the user lose their payload; there are few of them.
-    async fn dead_letters(&self, database: &DatabaseTransaction, user: &UserId) -> Result<(), Error> {
-        let quoted = serde_json::Value::from(user.as_str()).to_string();
-        let mut after: [Value; 3] = [(-1_i64).into(), 0_i64.into(), 0_i64.into()];
-        loop {
-            let sql = "SELECT shard, epoch, seq, payload FROM dead_letters WHERE (shard, epoch, seq) > (?, ?, ?) \
-                       ORDER BY shard, epoch, seq LIMIT 200";
-            let rows = self.rows(database, sql, after.clone()).await?;
-            let Some(last) = rows.last() else { return Ok(()) };
-            let key = |row: &QueryResult| -> Result<[Value; 3], DbErr> {
-                let number = |column| row.try_get::<i64>("", column).map(Value::from);
-                Ok([number("shard")?, number("epoch")?, number("seq")?])
-            };
-            after = key(last)?;
-            for row in &rows {
-                let payload: Vec<u8> = row.try_get("", "payload")?;
-                if payload.windows(quoted.len()).any(|part| part == quoted.as_bytes()) {
-                    let sql = "UPDATE dead_letters SET payload = ?, reason = 'erased' WHERE shard = ? AND epoch = ? AND seq = ?";
-                    let values = std::iter::once(Vec::<u8>::new().into()).chain(key(row)?);
-                    database.execute_raw(self.store.statement(sql, values)).await?;
-                }
-            }
-        }
-    }
-
     async fn all(&self, sql: &str, values: impl IntoIterator<Item = Value>) -> Result<Vec<QueryResult>, DbErr> {
         self.store.database().query_all_raw(self.store.statement(sql, values)).await
     }
@@ -421,11 +306,6 @@ impl Eraser {
 /// Another persister has taken the request over.
 fn elsewhere() -> Error {
     BrokerError::Unavailable("another persister carries it out".to_owned()).into()
-}
-
-/// The key of a row of `group_events`.
-fn key(row: &QueryResult) -> Result<[Value; 3], DbErr> {
-    Ok([row.try_get::<Uuid>("", "group_id")?.into(), row.try_get::<i64>("", "epoch")?.into(), row.try_get::<i64>("", "seq")?.into()])
 }
 
 /// A part of a table's key, as the request's row keeps it.
