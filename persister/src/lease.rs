@@ -53,6 +53,13 @@ impl Leases {
         self.started.elapsed() <= Duration::from_millis(asked) + self.ttl
     }
 
+    /// Waits until the database answers.
+    pub(crate) async fn confirmed(&self) {
+        while !self.is_confirmed(Shard(0)) {
+            tokio::time::sleep(self.ttl / 10).await;
+        }
+    }
+
     /// Takes and renews leases until `shutdown`, then gives them back.
     pub(crate) async fn keep(self: Arc<Self>, shutdown: CancellationToken) {
         let mut tick = tokio::time::interval(self.ttl / 3);

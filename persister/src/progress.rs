@@ -77,6 +77,18 @@ impl Progress {
         }
     }
 
+    /// Waits until this process alone seems not to reach the database: it has had no answer for long, and another one has come further.
+    pub(crate) async fn cut_off(&self, leases: &Leases) {
+        while !self.is_cut_off(leases) {
+            tokio::time::sleep(REPEAT).await;
+        }
+    }
+
+    fn is_cut_off(&self, leases: &Leases) -> bool {
+        let mut shards = (0..).map(Shard).zip(&self.own);
+        shards.any(|(shard, own)| !leases.is_confirmed(shard) && self.furthest(shard) > own.borrow().0)
+    }
+
     /// How far SQL is known to have come, by anybody's word.
     fn furthest(&self, shard: Shard) -> Position {
         self.known.get(usize::from(shard.0)).map_or(Position::START, |known| *known.borrow())

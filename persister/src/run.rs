@@ -101,7 +101,7 @@ pub async fn run(
         };
         tasks.spawn(retention.run(projecting.clone()));
     }
-    tasks.spawn(leases.keep(projecting.clone()));
+    tasks.spawn(Arc::clone(&leases).keep(projecting.clone()));
     tasks.spawn(Arc::clone(&progress).listen(Arc::clone(&broker), projecting.clone()));
     tasks.spawn(Arc::clone(&progress).settle(store.clone(), Arc::clone(&broker), projecting.clone()));
     tasks.spawn(inbox::announce(store.clone(), Arc::clone(&broker), options.clone(), to_count, projecting.clone()));
@@ -109,7 +109,7 @@ pub async fn run(
     let standings = Standings::new(store.clone(), Arc::clone(&broker));
     tasks.spawn(Arc::clone(&standings).run(projecting.clone()));
     let server = Server::new(store, broker, progress, standings, changes, metrics, options);
-    let mut serving = tokio::spawn(server.run(shutdown.clone()));
+    let mut serving = tokio::spawn(server.run(leases, shutdown.clone()));
 
     // Nothing ends by itself; what does has died.
     let died = tokio::select! {

@@ -38,7 +38,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub(crate) use self::commands::member_event;
 use self::context::Context;
-use crate::{database::Store, inbox::Change, metrics::Metrics, options::Options, progress::Progress, standings::Standings};
+use crate::{database::Store, inbox::Change, lease::Leases, metrics::Metrics, options::Options, progress::Progress, standings::Standings};
 
 /// An answer later than this finds nobody waiting ([`natter_shared::rpc::TIMEOUT`]).
 const DEADLINE: Duration = Duration::from_millis(4500);
@@ -70,8 +70,8 @@ impl Server {
         Self { context: Arc::new(Context { store, broker, progress, standings, changes, options }), metrics, concurrency }
     }
 
-    /// Serves until `shutdown`, then finishes what is under way.
-    pub(crate) async fn run(self, shutdown: CancellationToken) {
+    /// Serves until `shutdown`, then finishes what is under way. While only others reach the database, as `leases` know, it leaves calls to them.
+    pub(crate) async fn run(self, leases: Arc<Leases>, shutdown: CancellationToken) {
         let (tracker, permits) = (TaskTracker::new(), Arc::new(Semaphore::new(self.concurrency)));
         while !shutdown.is_cancelled() {
             match self.context.broker.serve().await {
@@ -81,6 +81,16 @@ impl Server {
                     let call = tokio::select! {
                         () = shutdown.cancelled() => break,
                         call = calls.next() => call,
+                        // Calls are for those who can answer them.
+                        () = self.context.progress.cut_off(&leases) => {
+                            drop(calls);
+                            tracing::warn!("calls_left_to_others: the database does not answer here");
+                            tokio::select! {
+                                () = shutdown.cancelled() => {}
+                                () = leases.confirmed() => {}
+                            }
+                            break;
+                        }
                     };
                     let Some(call) = call else { break };
                     let (context, metrics) = (Arc::clone(&self.context), self.metrics.clone());
