@@ -1,6 +1,7 @@
 //! The database: connecting to it, and the three ways it is used: single statements, snapshots to
 //! read from, transactions to write in.
 
+mod address;
 pub(crate) mod rows;
 
 use std::{collections::HashSet, fs::File, io, path::Path, sync::Arc, time::Duration};
@@ -53,6 +54,7 @@ const SESSION: [(&str, &str); 7] = [
 
 /// Opens the database; creates the file of an SQLite one.
 pub async fn connect(options: &DatabaseOptions) -> Result<DatabaseConnection, DbErr> {
+    address::check(&options.url)?;
     let mut connect = ConnectOptions::new(&options.url);
     connect
         .max_connections(options.max_connections)
@@ -107,7 +109,7 @@ pub async fn connect(options: &DatabaseOptions) -> Result<DatabaseConnection, Db
             Err(error) if Instant::now() < deadline && error.to_string().contains("database is locked") => {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
-            connected => return connected,
+            connected => return connected.map_err(|error| address::without_secrets(error, &options.url)),
         }
     }
 }

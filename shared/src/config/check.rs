@@ -6,7 +6,7 @@ use std::{path::Path, time::Duration};
 
 use tracing_subscriber::EnvFilter;
 
-use super::{Config, Limits, Nats, Retention, Role, source::Values};
+use super::{Config, Limits, Nats, Retention, Role, database_url, source::Values};
 
 /// Notes every mistake that a single value does not show.
 pub(super) fn check(config: &Config, role: Role, values: &mut Values) {
@@ -93,8 +93,8 @@ fn check_database(config: &Config, role: Role, values: &mut Values) {
         }
         return;
     };
-    if !["postgres://", "postgresql://", "sqlite:"].iter().any(|scheme| url.expose().starts_with(scheme)) {
-        values.problem("database.url", "the value does not begin with postgres:// or sqlite://");
+    if let Some(problem) = database_url::problem(url.expose()) {
+        values.problem("database.url", problem);
     }
 }
 

@@ -6,6 +6,7 @@
 
 mod check;
 mod connect;
+pub mod database_url;
 mod error;
 mod issuer;
 mod network;

@@ -93,7 +93,9 @@ section! {
     /// The SQL database. Only the persister touches it.
     pub struct Database in "database" {
         /// `postgres://user:password@host/name` or `sqlite://path`. Unset: `natter.db` in the data
-        /// folder for the standalone binary; the persister needs it.
+        /// folder for the standalone binary; the persister needs it. What is special in a URL is percent-encoded: in the user and
+        /// the password `/ # ? @ : %` (`%2F %23 %3F %40 %3A %25`), in a path a space (`%20`), `#`, `?` and `%`. The folder of a socket
+        /// goes in the place of the host: `postgres://user:password@%2Frun%2Fpostgresql/name`.
         pub url: Option<Secret> = None,
         /// Connections to PostgreSQL. SQLite has one writer and some readers.
         pub max_connections: u32 = 16 => 2..=1000,

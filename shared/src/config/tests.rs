@@ -171,6 +171,7 @@ fn each_mistake_of_meaning_is_named() {
         ("NATTER_NATS__USER", "me", "come together"),
         ("NATTER_NATS__CREDS_FILE", "/no/such/file", "nats.creds_file"),
         ("NATTER_DATABASE__URL", "mysql://hidden", "does not begin with postgres:// or sqlite://"),
+        ("NATTER_DATABASE__URL", "postgres://natter:hid/hidden@db/natter", "database.url: the value is not a URL: percent-encode"),
         ("NATTER_AUTH__SECRET", "hidden", "has 6 bytes; HS256 needs 32"),
         ("NATTER_AUTH__SECRET_FILE", "/no/such/file", "auth.secret_file: \"/no/such/file\" cannot be read"),
         ("NATTER_AUTH__JWKS_URL", "https://id.example/keys", "auth.jwks_url: is of no use to HS256"),
