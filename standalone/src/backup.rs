@@ -15,7 +15,7 @@ use anyhow::{Context, bail};
 use natter_persister::{DatabaseOptions, admin};
 use natter_shared::{
     broker::embedded,
-    config::{Config, DATABASE_FILE},
+    config::{Config, DATABASE_FILE, database_url},
 };
 
 use crate::{key, start};
@@ -26,7 +26,7 @@ const ATTEMPTS: usize = 3;
 /// Copies database, log and key to `folder`.
 pub(crate) async fn backup(config: &Config, folder: &Path) -> anyhow::Result<ExitCode> {
     let url = config.database.url.as_ref().context("database.url is not set")?.expose().to_owned();
-    let Some(source) = sqlite_file(&url) else {
+    let Some(source) = database_url::sqlite_file(&url) else {
         bail!(
             "the database is PostgreSQL, which has its own tools: pg_dump --format=custom --file=natter.dump \"$NATTER_DATABASE__URL\" \
              (docs/operations.md)"
@@ -75,13 +75,6 @@ pub(crate) async fn backup(config: &Config, folder: &Path) -> anyhow::Result<Exi
     Ok(ExitCode::SUCCESS)
 }
 
-/// The file of an SQLite URL.
-fn sqlite_file(url: &str) -> Option<PathBuf> {
-    let path = url.strip_prefix("sqlite:")?;
-    let path = path.strip_prefix("//").unwrap_or(path);
-    Some(path.split('?').next().unwrap_or(path).into())
-}
-
 /// Makes the folder, for its user only; one that is there must be empty.
 fn make_empty(folder: &Path) -> anyhow::Result<()> {
     let cannot = || format!("the folder {} cannot be made", folder.display());
@@ -103,14 +96,6 @@ fn private(folder: &Path, name: &str) -> anyhow::Result<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_file_is_found_in_the_url() {
-        assert_eq!(sqlite_file("sqlite:///srv/natter.db?mode=rw"), Some("/srv/natter.db".into()));
-        assert_eq!(sqlite_file("sqlite://./data/natter.db"), Some("./data/natter.db".into()));
-        assert_eq!(sqlite_file("sqlite:natter.db"), Some("natter.db".into()));
-        assert_eq!(sqlite_file("postgres://natter@localhost/natter"), None);
-    }
 
     #[test]
     fn a_folder_with_something_in_it_is_refused() {

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use natter_shared::rpc::ShardPosition;
+use natter_shared::{config::database_url, rpc::ShardPosition};
 use sea_orm::ConnectionTrait;
 
 use super::{AdminError, open};
@@ -21,11 +21,13 @@ const EPOCHS_LEFT_OUT: std::ops::Range<u32> = 1000..1_000_000;
 /// What kept it from being done.
 pub async fn backup(database: &DatabaseOptions, to: &Path) -> Result<Vec<ShardPosition>, AdminError> {
     let source = open(database).await?;
+    // SQLite takes `file:…` for a URL.
+    let to = &std::path::absolute(to)?;
     let quoted = to.display().to_string().replace('\'', "''");
     // One statement is one snapshot.
     source.database().execute_unprepared(&format!("VACUUM INTO '{quoted}'")).await?;
     source.database().clone().close().await?;
-    let copy = connect(&DatabaseOptions { url: format!("sqlite://{}", to.display()), max_connections: 1, ..database.clone() }).await?;
+    let copy = connect(&DatabaseOptions { url: database_url::of_sqlite_file(to), max_connections: 1, ..database.clone() }).await?;
     let left_out = rand::random_range(EPOCHS_LEFT_OUT);
     copy.execute_unprepared("UPDATE applied SET restored = TRUE; DELETE FROM leases;").await?;
     copy.execute_unprepared(&format!(

@@ -1,7 +1,27 @@
 //! The database's URL. It may hold a password: nothing here shows any of it.
 
-use percent_encoding::percent_decode_str;
+use std::path::{Path, PathBuf};
+
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, percent_encode};
 use url::{ParseError, Url};
+
+/// What stands for something else in a URL's path, or may.
+const SPECIAL: &AsciiSet = &NON_ALPHANUMERIC.remove(b'/').remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+/// The URL of an SQLite file, whatever is in its path.
+pub fn of_sqlite_file(path: &Path) -> String {
+    // In a relative one the first folder would be a host, and few names are.
+    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    format!("sqlite://{}", percent_encode(path.as_os_str().as_encoded_bytes(), SPECIAL))
+}
+
+/// The file of an SQLite URL; `None` of others.
+pub fn sqlite_file(url: &str) -> Option<PathBuf> {
+    let path = url.strip_prefix("sqlite:")?;
+    let path = path.strip_prefix("//").unwrap_or(path);
+    let path = path.split('?').next().unwrap_or(path);
+    Some(percent_decode_str(path).decode_utf8_lossy().into_owned().into())
+}
 
 /// What is wrong with `url`, to be put after its key.
 ///
@@ -75,6 +95,26 @@ mod tests {
         ] {
             assert!(problem(bad).is_some_and(|problem| problem.contains(part)), "{bad}: {:?}", problem(bad));
         }
+    }
+
+    #[test]
+    fn the_file_is_found_in_the_url() {
+        assert_eq!(sqlite_file("sqlite:///srv/natter.db?mode=rw"), Some("/srv/natter.db".into()));
+        assert_eq!(sqlite_file("sqlite://./data/natter.db"), Some("./data/natter.db".into()));
+        assert_eq!(sqlite_file("sqlite:natter.db"), Some("natter.db".into()));
+        assert_eq!(sqlite_file("sqlite:chat%20data/natter.db"), Some("chat data/natter.db".into()));
+        assert_eq!(sqlite_file("postgres://natter@localhost/natter"), None);
+    }
+
+    #[test]
+    fn any_path_goes_into_a_url_and_comes_out_of_it() {
+        for path in ["/srv/natter.db", "/chat data/2026-11-24T10:00:00/natter.db", "/a?b/100%/c#d/%41/é.db", "/back\\slash/[x]/n.db"] {
+            let url = of_sqlite_file(Path::new(path));
+            assert_eq!(problem(&url), None, "{url}");
+            assert_eq!(sqlite_file(&url), Some(path.into()), "{url}");
+        }
+        let url = of_sqlite_file(Path::new("chat data/natter.db"));
+        assert!(problem(&url).is_none() && sqlite_file(&url).is_some_and(|path| path.is_absolute()), "{url}");
     }
 
     #[test]

@@ -154,7 +154,7 @@ impl Config {
     }
 
     fn own_database(&self) -> Secret {
-        Secret::new(format!("sqlite://{}", self.data_dir.join(DATABASE_FILE).display()))
+        Secret::new(database_url::of_sqlite_file(&self.data_dir.join(DATABASE_FILE)))
     }
 
     /// Whether the database is the one in the data folder.

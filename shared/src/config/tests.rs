@@ -367,7 +367,8 @@ fn variables_that_are_not_ours_are_let_be() {
 #[test]
 fn what_is_shown_can_be_read_back() {
     let config = standalone(&[("NATTER_HTTP__ALLOWED_ORIGINS", "https://a.example"), ("NATTER_NATS__URL", "nats://n1:4222")]);
-    let shown = config.effective_toml().replace("url = \"********\"", "url = \"sqlite://./data/natter.db\"");
+    let url = config.database.url.as_ref().unwrap().expose();
+    let shown = config.effective_toml().replace("url = \"********\"", &format!("url = \"{url}\""));
     let (_folder, path) = file(&shown);
     assert_eq!(Config::load_from(Some(&path), &env(&[]), Role::Standalone).unwrap(), config);
 }

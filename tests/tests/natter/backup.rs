@@ -95,3 +95,20 @@ fn postgresql_is_left_to_its_own_tools() -> Result<()> {
     assert!(!folder.path().join("copy").exists());
     Ok(())
 }
+
+#[test]
+fn any_folder_can_be_copied_to_any_other() -> Result<()> {
+    let folder = Folder::new()?;
+    let data = std::path::Path::new("chat data/100%");
+    std::fs::create_dir_all(folder.path().join(data))?;
+    std::fs::write(folder.path().join(data).join("natter.db"), "")?;
+    let run = |args: &[&str]| natter(data, args).current_dir(folder.path()).output();
+    let made = run(&["apikey", "create", "--name", "shop"])?;
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    assert!(std::fs::metadata(folder.path().join(data).join("natter.db"))?.len() > 0, "the one that was meant");
+    let said = run(&["backup", "2026-11-24T10:00:00"])?;
+    assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
+    let copied = natter("2026-11-24T10:00:00".as_ref(), &["apikey", "list"]).current_dir(folder.path()).output()?;
+    assert!(String::from_utf8_lossy(&copied.stdout).contains("shop"));
+    Ok(())
+}
