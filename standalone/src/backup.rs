@@ -71,8 +71,15 @@ pub(crate) async fn backup(config: &Config, folder: &Path) -> anyhow::Result<Exi
         println!("{}", file.display());
     }
     File::open(folder)?.sync_all()?;
-    eprintln!("To restore: put these files into an empty folder, and start natter with NATTER_DATA_DIR naming it.");
+    eprintln!("{}", to_restore(config));
     Ok(ExitCode::SUCCESS)
+}
+
+fn to_restore(config: &Config) -> String {
+    let how = "To restore: put these files into an empty folder, and start natter with NATTER_DATA_DIR naming it";
+    // The copy lies in the folder, where the config does not look.
+    let elsewhere = format!(", and with NATTER_DATABASE__URL=sqlite://<that folder>/{DATABASE_FILE}: database.url names another file.");
+    format!("{how}{}", if config.has_own_database() { "." } else { &elsewhere })
 }
 
 /// Makes the folder, for its user only; one that is there must be empty.
@@ -95,7 +102,20 @@ fn private(folder: &Path, name: &str) -> anyhow::Result<PathBuf> {
 
 #[cfg(test)]
 mod tests {
+    use natter_shared::config::Role;
+
     use super::*;
+
+    #[test]
+    fn who_has_the_database_elsewhere_is_told_to_name_the_copy() {
+        let with = |env: &[(&str, &str)]| {
+            let env = env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+            to_restore(&Config::load_from(None, &env, Role::Standalone).unwrap())
+        };
+        assert!(!with(&[]).contains("NATTER_DATABASE__URL"));
+        let elsewhere = with(&[("NATTER_DATABASE__URL", "sqlite:///var/lib/natter.db")]);
+        assert!(elsewhere.contains("NATTER_DATABASE__URL=sqlite://<that folder>/natter.db"), "{elsewhere}");
+    }
 
     #[test]
     fn a_folder_with_something_in_it_is_refused() {
