@@ -12,6 +12,7 @@ use natter_shared::{
     id::{InstanceId, SessionId, UserKey},
     rpc::JoinOpen,
 };
+use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -64,6 +65,8 @@ pub struct App {
     pub metrics: Arc<Metrics>,
     /// How the path behind is.
     pub health: Health,
+    /// Whether the persister of the same process is ready, where it has one.
+    pub database: Option<watch::Receiver<bool>>,
     /// How old what is known of memberships is.
     pub knowledge: Arc<Knowledge>,
     /// Who is blocked, and whose tokens were revoked.
@@ -80,6 +83,9 @@ impl App {
     /// What is missing before sessions can be served.
     pub fn readiness(&self) -> Vec<&'static str> {
         let mut missing = self.health.missing();
+        if self.database.as_ref().is_some_and(|ready| !*ready.borrow()) {
+            missing.push("database");
+        }
         if !self.hub.is_live() {
             missing.push("subscriptions");
         }

@@ -59,7 +59,8 @@ async fn run(config: Config) -> anyhow::Result<ExitCode> {
     let (instance, lifecycle) = (InstanceId::random(), Lifecycle::new());
     let broker = NatsBroker::connect(config.nats_options(), Service::Gateway, instance).await?;
     let (drain, registry) = (config.gateway.drain_timeout, Registry::new("natter-gateway"));
-    let gateway = natter_gateway::run(Gateway { listener, broker, config, instance, registry, lifecycle: lifecycle.clone() });
+    let gateway =
+        natter_gateway::run(Gateway { listener, broker, config, instance, database: None, registry, lifecycle: lifecycle.clone() });
     lifecycle.spawn_critical("gateway", gateway);
     Ok(lifecycle.run_until_stopped(drain).await)
 }

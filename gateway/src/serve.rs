@@ -5,7 +5,10 @@ use std::sync::Arc;
 
 use dashmap::DashMap;
 use natter_shared::{broker::Broker, config::Config, id::InstanceId, lifecycle::Lifecycle, telemetry::metrics::Registry};
-use tokio::{net::TcpListener, sync::Semaphore};
+use tokio::{
+    net::TcpListener,
+    sync::{Semaphore, watch},
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -40,6 +43,9 @@ pub struct Gateway {
     pub config: Config,
     /// This process.
     pub instance: InstanceId,
+    /// Whether the persister of the same process is ready, its database among other things: what one elsewhere says by its own
+    /// `/readyz`.
+    pub database: Option<watch::Receiver<bool>>,
     /// Where its metrics go.
     pub registry: Registry,
     /// When it ends.
@@ -62,7 +68,7 @@ pub enum StartError {
 /// # Errors
 /// Where the config's issuers or the team's own pages cannot be used.
 pub async fn run(gateway: Gateway) -> Result<(), StartError> {
-    let Gateway { listener, broker, mut config, instance, registry, lifecycle } = gateway;
+    let Gateway { listener, broker, mut config, instance, database, registry, lifecycle } = gateway;
     config.limits.connections = open_files::bound(config.limits.connections);
     let auth = Authenticator::from_config(&config.auth)?;
     let pages = TeamPages::of_config(&config.http)?;
@@ -96,6 +102,7 @@ pub async fn run(gateway: Gateway) -> Result<(), StartError> {
         read_limits: Arc::new(ReadLimits::new(&config.limits)),
         metrics,
         health: Health::default(),
+        database,
         knowledge,
         standings: Standings::default(),
         tasks: tasks.clone(),

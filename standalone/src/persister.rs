@@ -28,6 +28,7 @@ pub(crate) async fn run(
     broker: Arc<dyn Broker>,
     registry: Registry,
     holder: InstanceId,
+    ready: watch::Sender<bool>,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
     let url = config.database.url.as_ref().context("database.url is not set")?.expose().to_owned();
@@ -35,8 +36,6 @@ pub(crate) async fn run(
     let options = Options::of(&config, database);
     let Some(database) = natter_persister::connect_with_retry(&options.database, &stop).await else { return Ok(()) };
     let metrics = registry.register(natter_persister::Metrics::register);
-    // Whether it is ready the gateway finds out by asking it, as everywhere.
-    let (ready, _) = watch::channel(false);
     natter_persister::run(broker, database, options, holder, stop, ready, metrics).await?;
     Ok(())
 }

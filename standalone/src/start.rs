@@ -17,7 +17,7 @@ use natter_shared::{
     listen,
     telemetry::metrics::Registry,
 };
-
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::{folder::DataFolder, key, persister, welcome};
@@ -44,13 +44,21 @@ pub(crate) async fn run(mut config: Config) -> anyhow::Result<ExitCode> {
     // The persister goes on until the gateway's last session has left: what that sends is answered.
     let drained = CancellationToken::new();
     let holder = persister::holder(&config, &folder);
-    let persister = persister::run(config.clone(), brokers.persister, registry.clone(), holder, drained.clone());
+    let (ready, database) = watch::channel(false);
+    let persister = persister::run(config.clone(), brokers.persister, registry.clone(), holder, ready, drained.clone());
     lifecycle.spawn_critical("persister", persister);
 
     println!("{}", welcome::text(&config, listening, &folder.path().display().to_string()));
     let drain = config.gateway.drain_timeout;
-    let gateway =
-        natter_gateway::run(Gateway { listener, broker: brokers.gateway, config, instance, registry, lifecycle: lifecycle.clone() });
+    let gateway = natter_gateway::run(Gateway {
+        listener,
+        broker: brokers.gateway,
+        config,
+        instance,
+        database: Some(database),
+        registry,
+        lifecycle: lifecycle.clone(),
+    });
     lifecycle.spawn_critical("gateway", async move {
         let ended = gateway.await;
         drained.cancel();

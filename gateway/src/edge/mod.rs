@@ -90,6 +90,7 @@ impl Edge {
             read_limits: Arc::new(ReadLimits::new(&config.limits)),
             metrics,
             health: Health::default(),
+            database: None,
             knowledge,
             standings: Standings::of_nobody(),
             tasks: tasks.clone(),

@@ -10,6 +10,7 @@ use natter_tests::{
     client::{ANSWER, Client},
     cluster::Standalone,
     http::HttpSession,
+    postgres::Postgres,
     process::PATIENCE,
 };
 use tokio_util::sync::CancellationToken;
@@ -165,5 +166,16 @@ async fn sigterm_ends_it_well_while_clients_are_connected() -> Result<()> {
     let (code, _) = ann.wait_for_close(ANSWER).await?;
     assert_eq!(code, 1012);
     assert!(natter.node.process.wait(PATIENCE)?.success());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_is_not_ready_while_its_database_is_away() -> Result<()> {
+    let mut postgres = Postgres::start()?;
+    let natter = Standalone::start(&[("NATTER_DATABASE__URL", &postgres.create_database()?)]).await?;
+    postgres.stop()?;
+    wait_until("it is not ready", async || !natter.node.is_ready().await).await;
+    postgres.start_again()?;
+    wait_until("it is ready again", async || natter.node.is_ready().await).await;
     Ok(())
 }
