@@ -55,6 +55,7 @@ const SESSION: [(&str, &str); 7] = [
 /// Opens the database; creates the file of an SQLite one.
 pub async fn connect(options: &DatabaseOptions) -> Result<DatabaseConnection, DbErr> {
     address::check(&options.url)?;
+    address::make_private(&options.url);
     let mut connect = ConnectOptions::new(&options.url);
     connect
         .max_connections(options.max_connections)
