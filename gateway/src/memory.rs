@@ -21,7 +21,7 @@ const EVERY: Duration = Duration::from_millis(500);
 /// The part of what there is that may be used, in percent.
 const PART: u64 = 85;
 
-/// Resident memory of this process, and its bound.
+/// Resident memory of this process without mapped files, and its bound.
 #[derive(Debug)]
 pub struct Memory {
     limit: u64,
@@ -71,7 +71,16 @@ fn field(text: &str, name: &str) -> Option<u64> {
 }
 
 fn resident() -> Option<u64> {
-    field(&fs::read_to_string("/proc/self/status").ok()?, "VmRSS")
+    resident_of(&fs::read_to_string("/proc/self/status").ok()?)
+}
+
+/// Without what is mapped of files, such as an SQLite database: the kernel takes that back when it needs it.
+fn resident_of(status: &str) -> Option<u64> {
+    match (field(status, "RssAnon"), field(status, "RssShmem")) {
+        (Some(anonymous), Some(shared)) => Some(anonymous.saturating_add(shared)),
+        // Kernels before 4.5, and some that are not Linux's.
+        _ => field(status, "VmRSS"),
+    }
 }
 
 /// What the process may have: the least limit of its cgroups, else the machine's memory.
@@ -112,6 +121,14 @@ mod tests {
             assert_eq!(memory.is_full(), full, "{resident}");
         }
         assert!(resident().unwrap() > 1 << 20, "this process has some memory");
+    }
+
+    #[test]
+    fn what_is_mapped_of_files_is_not_counted() {
+        let status = "VmRSS:\t  1000 kB\nRssAnon:\t   100 kB\nRssFile:\t   870 kB\nRssShmem:\t    30 kB\n";
+        assert_eq!(resident_of(status), Some(130 * 1024));
+        assert_eq!(resident_of("VmRSS:\t  1000 kB\n"), Some(1000 * 1024));
+        assert_eq!(resident_of(""), None);
     }
 
     #[test]

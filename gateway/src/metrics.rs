@@ -69,7 +69,7 @@ pub struct Metrics {
     pub sockets: Gauge,
     /// WebSocket connections open.
     pub connections: Gauge,
-    /// Resident memory of the process, in bytes.
+    /// Resident memory of the process without mapped files, in bytes.
     pub memory: Gauge,
     /// Sessions signed in.
     pub sessions: Gauge,
@@ -138,7 +138,7 @@ impl Metrics {
         }
         registry.register(|r| {
             r.register("natter_gateway_sockets", "TCP connections open, WebSockets among them", metrics.sockets.clone());
-            r.register("natter_gateway_memory_bytes", "Resident memory of the process", metrics.memory.clone());
+            r.register("natter_gateway_memory_bytes", "Resident memory of the process, without mapped files", metrics.memory.clone());
             r.register("natter_gateway_connections", "WebSocket connections open", metrics.connections.clone());
             r.register("natter_gateway_sessions", "Sessions signed in", metrics.sessions.clone());
             r.register("natter_gateway_groups", "Groups followed", metrics.groups.clone());

@@ -297,8 +297,8 @@ section! {
         /// others wait, no longer than `handshake_timeout`. As many more who have another name than before, each alone. As
         /// many also of those who join open groups that they are members of, and in each shard of those who become members.
         pub sign_ins: usize = 64 => 1..=10_000,
-        /// Resident memory of the process from which on no WebSocket is let in (503). 0: 85 % of what its
-        /// cgroup may have, or the machine has.
+        /// Resident memory of the process, files that are mapped into it left out, from which on no WebSocket is let in (503).
+        /// 0: 85 % of what its cgroup may have, or the machine has.
         pub memory_bytes: u64 as Bytes = 0 => 0..=64 * 1024 * GIB,
         /// Groups that are delivered on one connection.
         pub groups_per_connection: usize = 1000 => 1..=100_000,
