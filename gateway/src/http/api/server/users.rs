@@ -121,7 +121,8 @@ pub(in crate::http::api) struct StandingWord {
     #[schema(value_type = Vec<uuid::Uuid>)]
     confirmed: Vec<InstanceId>,
     /// Gateways heard of in the last 5 s that have not said so yet: gone, or cut off, and then they end
-    /// their sessions by themselves within 5 s. Empty: it holds everywhere. The call may be repeated.
+    /// their sessions by themselves within 5 s; or they could not look it up, since the persister that they
+    /// asked does not reach the database, and go on until they can: repeat the call until none is listed.
     #[schema(value_type = Vec<uuid::Uuid>)]
     unconfirmed: Vec<InstanceId>,
 }
