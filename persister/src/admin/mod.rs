@@ -22,6 +22,9 @@ use crate::{
 
 pub use self::backup::backup;
 
+/// A year: a clock has no end of time for longer ones.
+const MAX_TIMEOUT: u64 = 365 * 24 * 3600;
+
 /// The commands, for a binary's command line.
 #[derive(Debug, Clone, Subcommand)]
 pub enum Command {
@@ -78,7 +81,7 @@ pub enum UserCommand {
         #[arg(long)]
         no_wait: bool,
         /// How many seconds to wait
-        #[arg(long, default_value_t = 300, value_name = "SECONDS")]
+        #[arg(long, default_value_t = 300, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(..=MAX_TIMEOUT))]
         timeout: u64,
     },
 }
@@ -143,5 +146,25 @@ pub async fn run(command: Command, database: &DatabaseOptions) -> Result<(), Adm
             let patience = (!no_wait).then(|| Duration::from_secs(timeout));
             users::erase(&store, &id, patience).await
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Cli {
+        #[command(subcommand)]
+        command: Command,
+    }
+
+    #[test]
+    fn nobody_waits_for_longer_than_a_clock_goes() {
+        let erase = |seconds: &str| Cli::try_parse_from(["natter", "user", "erase", "ann", "--timeout", seconds]).map(|cli| cli.command);
+        assert!(matches!(erase("31536000"), Ok(Command::User(UserCommand::Erase { timeout: 31_536_000, .. }))));
+        assert!(erase("18446744073709551615").is_err());
     }
 }
