@@ -24,11 +24,14 @@ pub(crate) fn text(config: &Config, listening: SocketAddr, folder: &str) -> Stri
              NATTER_AUTH__DEV_LOGIN=false.\n"
         )
     } else {
+        // It signs tokens of the first issuer, and is refused where it cannot.
+        let first_look = "  For a first look without one: NATTER_AUTH__DEV_LOGIN=true on 127.0.0.1.\n";
         format!(
-            "  Sign in with a token of your issuer ({}), HS256, `aud` {}; then open {url}/chat/lobby/.\n\
-             \x20 For a first look without one: NATTER_AUTH__DEV_LOGIN=true on 127.0.0.1.\n",
+            "  Sign in with a token of your issuer ({}), {}, `aud` {}; then open {url}/chat/lobby/.\n{}",
             config.auth.issuer.as_deref().unwrap_or_default(),
+            config.auth.algorithm.as_str(),
             config.auth.audience.as_deref().unwrap_or_default(),
+            if config.auth.signs_with_secret() { first_look } else { "" },
         )
     };
     format!(
@@ -49,6 +52,23 @@ mod tests {
     use natter_shared::config::Role;
 
     use super::*;
+
+    #[test]
+    fn says_what_tokens_are_signed_with() {
+        let said = |env: &[(&str, &str)]| {
+            let env = env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+            text(&Config::load_from(None, &env, Role::Standalone).unwrap(), "127.0.0.1:8080".parse().unwrap(), "/srv/data")
+        };
+        let secret = said(&[("NATTER_AUTH__DEV_LOGIN", "false")]);
+        assert!(secret.contains("HS256") && secret.contains("DEV_LOGIN=true"), "{secret}");
+        let keys = [
+            ("NATTER_AUTH__ALGORITHM", "ES256"),
+            ("NATTER_AUTH__ISSUER", "https://id.example"),
+            ("NATTER_AUTH__JWKS_URL", "https://id.example/keys"),
+        ];
+        let keys = said(&keys);
+        assert!(keys.contains("(https://id.example), ES256,") && !keys.contains("DEV_LOGIN"), "{keys}");
+    }
 
     #[test]
     fn says_where_and_what_next() {
