@@ -27,14 +27,19 @@ pub(super) fn check(config: &Config, role: Role, values: &mut Values) {
 fn check_http(config: &Config, values: &mut Values) {
     for origin in &config.http.allowed_origins {
         if !is_origin(origin) {
-            let message = format!("{origin:?} is not an origin, such as https://chat.example.com, in lower case and without a path");
+            let message = format!(
+                "{origin:?} is not an origin, such as https://chat.example.com, in lower case, without a path and without :443 or :80"
+            );
             values.problem("http.allowed_origins", &message);
         }
     }
     if let Some(url) = &config.http.public_url
         && !is_origin(url.strip_suffix('/').unwrap_or(url))
     {
-        values.problem("http.public_url", &format!("{url:?} is not a URL without a path, such as https://chat.example.com"));
+        values.problem(
+            "http.public_url",
+            &format!("{url:?} is not a URL without a path and without :443 or :80, such as https://chat.example.com"),
+        );
     }
     if let Some(folder) = &config.http.pages_dir {
         check_file("http.pages_dir", &folder.join("chat.html"), values);
@@ -46,9 +51,10 @@ fn check_http(config: &Config, values: &mut Values) {
 
 /// As browsers send it: scheme, host, and the port if it is not the scheme's own.
 fn is_origin(text: &str) -> bool {
-    let Some(host) = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://")) else { return false };
+    let parts = text.strip_prefix("https://").map(|host| (host, ":443")).or_else(|| Some((text.strip_prefix("http://")?, ":80")));
+    let Some((host, own_port)) = parts else { return false };
     let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || ".-:[]_".contains(c);
-    !host.is_empty() && host.chars().all(allowed)
+    !host.is_empty() && host.chars().all(allowed) && !host.ends_with(own_port)
 }
 
 fn check_nats(nats: &Nats, values: &mut Values) {

@@ -161,6 +161,9 @@ fn each_mistake_of_meaning_is_named() {
     let cases: &[(&str, &str, &str)] = &[
         ("NATTER_HTTP__ALLOWED_ORIGINS", "https://a.example/", origin),
         ("NATTER_HTTP__ALLOWED_ORIGINS", "*", "http.allowed_origins"),
+        ("NATTER_HTTP__ALLOWED_ORIGINS", "https://a.example:443", "http.allowed_origins"),
+        ("NATTER_HTTP__ALLOWED_ORIGINS", "http://[::1]:80", "http.allowed_origins"),
+        ("NATTER_HTTP__PUBLIC_URL", "https://chat.example.com:443/", "http.public_url"),
         ("NATTER_HTTP__TRUSTED_PROXIES", "10.0.0.0/8,proxy", "has \"proxy\", which is not an address range"),
         ("NATTER_HTTP__PUBLIC_URL", "chat.example.com", "http.public_url"),
         ("NATTER_HTTP__PAGES_DIR", "/no/such/folder", "http.pages_dir: \"/no/such/folder/chat.html\" cannot be read"),
@@ -327,12 +330,20 @@ fn keys_come_from_https_or_from_this_machine() {
         "ftp://id.example/",
         "file:///etc/passwd",
         "id.example",
+        "https://me:hidden@id.example/keys",
     ] {
-        assert_one(
-            &load(bad).unwrap_err().0.iter().map(ToString::to_string).collect::<Vec<_>>(),
-            &["auth.jwks_url: ", "is not an https URL"],
-        );
+        let mistakes: Vec<_> = load(bad).unwrap_err().0.iter().map(ToString::to_string).collect();
+        assert_one(&mistakes, &["auth.jwks_url: ", "is not an https URL"]);
+        assert!(!mistakes.concat().contains("hidden"), "{mistakes:?}");
     }
+}
+
+#[test]
+fn keys_hold_until_the_next_try_to_fetch_them() {
+    let refresh = ("NATTER_AUTH__JWKS_REFRESH", "1s");
+    let stale = |time| mistakes(None, &[refresh, ("NATTER_AUTH__JWKS_MAX_STALE", time)], Role::Standalone);
+    assert_one(&stale("34s"), &["auth.jwks_max_stale: is shorter than auth.jwks_cooldown and auth.jwks_timeout together"]);
+    standalone(&[refresh, ("NATTER_AUTH__JWKS_MAX_STALE", "35s")]);
 }
 
 #[test]

@@ -32,6 +32,10 @@ pub(super) fn check(auth: &Auth, role: Role, values: &mut Values) {
     if auth.jwks_max_stale < auth.jwks_refresh {
         values.problem("auth.jwks_max_stale", "is shorter than auth.jwks_refresh: the keys would not hold until the next fetch");
     }
+    if auth.jwks_max_stale < auth.jwks_cooldown.saturating_add(auth.jwks_timeout) {
+        let message = "is shorter than auth.jwks_cooldown and auth.jwks_timeout together: the keys would not hold until the next try";
+        values.problem("auth.jwks_max_stale", message);
+    }
     if auth.dev_login && !auth.signs_with_secret() {
         let message = "needs auth.algorithm HS256, and neither auth.public_key nor auth.jwks_url: it signs tokens of auth.issuer itself";
         values.problem("auth.dev_login", message);
@@ -96,7 +100,9 @@ fn of_url(url: &str) -> Option<String> {
         (None, Some(rest)) => is_loopback(&authority(rest)),
         (None, None) => false,
     };
-    (!shaped || !fine).then(|| format!("{url:?} is not an https URL (http only where the host is a loopback address)"))
+    // What stands before an `@` may be a password.
+    let shown = if url.contains('@') { "the value, with an @ in it,".to_owned() } else { format!("{url:?}") };
+    (!shaped || !fine).then(|| format!("{shown} is not an https URL (http only where the host is a loopback address)"))
 }
 
 fn is_loopback(authority: &str) -> bool {
