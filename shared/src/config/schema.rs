@@ -304,18 +304,20 @@ section! {
         pub groups_per_connection: usize = 1000 => 1..=100_000,
         /// Requests of one connection that wait for their answer; further ones are answered "busy" at once.
         pub in_flight_sends: usize = 64 => 1..=10_000,
-        /// Bytes of recent events that the process keeps for clients that resume; at most half of them are
-        /// older ones that were read back for one and serve the next.
+        /// Bytes of recent events that the process keeps for clients that resume. A quarter of them is for older ones that were
+        /// read back for one client and serve the next, which have half of all where groups leave it free.
         pub ring_bytes: usize as Bytes = 64 * MIB as usize => MIB as usize..=64 * GIB as usize,
         /// Recent events kept of one group.
         pub ring_events_per_group: usize = 1024 => 1..=1_000_000,
         /// Events that one group is resumed by; more missed is a `reset`.
         pub recovery_events: usize = 2000 => 1..=100_000,
-        /// Recoveries of the process at the same time.
+        /// Recoveries of the process at the same time; each shard has an equal share of them.
         pub recoveries: usize = 64 => 1..=10_000,
-        /// Members that a group is made with or added to; who joins an open group is not counted.
+        /// Members that a group is made with or added to; who joins an open group is not counted. Set it on the persisters:
+        /// they alone read it.
         pub group_members: usize = 1000 => 2..=10_000,
-        /// Notifications of an inbox that its counts are of, the newest ones: no inbox takes longer to count.
+        /// Notifications of an inbox that its counts are of, the newest ones: no inbox takes longer to count. Set it on the
+        /// persisters: they alone read it.
         pub inbox_counted: u32 = 10_000 => 1..=1_000_000,
         /// Messages of one page of history.
         pub history_page: u32 = 200 => 1..=1000,
