@@ -157,9 +157,11 @@ impl Config {
         Secret::new(database_url::of_sqlite_file(&self.data_dir.join(DATABASE_FILE)))
     }
 
-    /// Whether the database is the one in the data folder.
+    /// Whether the database is the one in the data folder, however its URL is written.
     pub fn has_own_database(&self) -> bool {
-        self.database.url == Some(self.own_database())
+        let file = self.database.url.as_ref().and_then(|url| database_url::sqlite_file(url.expose()));
+        let file = file.map(|file| database_url::of_sqlite_file(&file));
+        file.as_deref() == Some(self.own_database().expose())
     }
 
     /// What is allowed but should be noticed, to be logged at start.

@@ -123,6 +123,20 @@ fn values_from_the_environment() {
 }
 
 #[test]
+fn the_own_database_is_known_however_it_is_written() {
+    for (url, own) in [
+        ("sqlite://./chat%20data/natter.db", true),
+        ("sqlite:chat%20data/natter.db?mode=rwc", true),
+        ("sqlite:natter.db", false),
+        ("postgres://natter@db/natter", false),
+    ] {
+        let config = standalone(&[("NATTER_DATA_DIR", "chat data"), ("NATTER_DATABASE__URL", url)]);
+        assert_eq!(config.has_own_database(), own, "{url}");
+    }
+    assert!(standalone(&[("NATTER_DATA_DIR", "chat data")]).has_own_database());
+}
+
+#[test]
 fn all_mistakes_are_named_at_once() {
     let (_folder, path) = file("colour = 1\n[http]\nlisten = \"here\"\n[limit]\nframes = 3\n[limits]\nbody_bytes = \"32kb\"\n");
     let variables = [
