@@ -107,10 +107,16 @@ fn check_database(config: &Config, role: Role, values: &mut Values) {
 /// Shorter ones are mistakes in the unit, and delete what nobody meant.
 const MIN_RETENTION: Duration = Duration::from_hours(1);
 
+/// Longer ones mean for good, which is said by nothing.
+const MAX_RETENTION: Duration = Duration::from_hours(24 * 365 * 100);
+
 fn check_retention(retention: &Retention, values: &mut Values) {
     for (key, keep) in [("retention.messages", retention.messages), ("retention.notifications", retention.notifications)] {
         if keep.is_some_and(|keep| keep < MIN_RETENTION) {
             values.problem(key, "is shorter than an hour; unset, they are kept for good");
+        }
+        if keep.is_some_and(|keep| keep > MAX_RETENTION) {
+            values.problem(key, "is longer than a hundred years; unset, they are kept for good");
         }
     }
 }

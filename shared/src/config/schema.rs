@@ -378,9 +378,9 @@ section! {
 section! {
     /// How long the database keeps what was said.
     pub struct Retention in "retention" {
-        /// How long messages are kept, an hour at least. Unset: for good.
+        /// How long messages are kept, an hour at least and a hundred years at most. Unset: for good.
         pub messages: Option<Duration> = None,
-        /// How long notifications are kept, an hour at least. Unset: for good.
+        /// How long notifications are kept, an hour at least and a hundred years at most. Unset: for good.
         pub notifications: Option<Duration> = None,
     }
 }

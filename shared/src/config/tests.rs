@@ -202,6 +202,8 @@ fn each_mistake_of_meaning_is_named() {
         ("NATTER_AUTH__JWKS_MAX_STALE", "5m", "is shorter than auth.jwks_refresh"),
         ("NATTER_AUTH__ISSUERS", "a", "auth.issuers: \"a\" is not a list of tables"),
         ("NATTER_AUTH__LEEWAY", "1d", "is not from \"0s\" to \"10m\""),
+        ("NATTER_RETENTION__MESSAGES", "59m", "retention.messages: is shorter than an hour"),
+        ("NATTER_RETENTION__NOTIFICATIONS", "999999999999d", "retention.notifications: is longer than a hundred years"),
         ("NATTER_LIMITS__BODY_BYTES", "64KiB", "limits.frame_bytes"),
         ("NATTER_LIMITS__BACKLOG_BYTES", "4KiB", "limits.backlog_bytes"),
         ("NATTER_LIMITS__HEADER_TIMEOUT", "11s", "limits.handshake_timeout"),
