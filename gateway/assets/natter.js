@@ -103,7 +103,7 @@ export class Client extends EventTarget {
   /** What this connection was asked to go on from. @type {Map<string, Position>} */ #resumed = new Map();
   /** Groups of which this connection has told something. @type {Set<string>} */ #heard = new Set();
   /** @type {Position|undefined} */ #inboxPosition = undefined;
-  /** A token that was asked for. @type {Promise<string|undefined>|undefined} */ #token = undefined;
+  /** A token that was asked for. @type {{at: number, token: Promise<string|undefined>}|undefined} */ #token = undefined;
 
   /** @param {Options} options */
   constructor(options) {
@@ -159,6 +159,8 @@ export class Client extends EventTarget {
   /** Ends it. What was not accepted stays pending; {@link connect} goes on with it. */
   close() {
     this.#hangUp();
+    // Who connects next may be somebody else.
+    this.#token = undefined;
     if (this.#state !== "closed") this.#become({ state: "closed", code: 1000, reason: "" });
   }
 
@@ -181,9 +183,7 @@ export class Client extends EventTarget {
     let token;
     let socket;
     try {
-      // One that is long in coming is for whichever attempt it comes in.
-      this.#token ??= (async () => this.options.token?.())().finally(() => { this.#token = undefined; });
-      token = await this.#token;
+      token = await this.#asked();
       if (generation !== this.#generation) return;
       const Socket = this.options.WebSocket ?? globalThis.WebSocket;
       socket = new Socket(this.options.url, [SUBPROTOCOL]);
@@ -206,6 +206,17 @@ export class Client extends EventTarget {
     };
     socket.onclose = (/** @type {any} */ event) => lost(event.code, event.reason);
     socket.onerror = () => {};
+  }
+
+  /** A token. One that is long in coming is for whichever attempt it comes in, unless that is too long. */
+  #asked() {
+    if (!this.#token || this.clock.now() - this.#token.at > this.options.giveUp) {
+      const asked = { at: this.clock.now(), token: (async () => this.options.token?.())() };
+      const forget = () => { if (this.#token === asked) this.#token = undefined; };
+      asked.token.then(forget, forget);
+      this.#token = asked;
+    }
+    return this.#token.token;
   }
 
   /** Lets go of the socket, whatever it still says, and of everything that waited for it. */

@@ -53,9 +53,14 @@ impl Leases {
         self.started.elapsed() <= Duration::from_millis(asked) + self.ttl
     }
 
+    /// Whether the database has answered lately.
+    pub(crate) fn is_any_confirmed(&self) -> bool {
+        (0..).map(Shard).take(self.asked.len()).any(|shard| self.is_confirmed(shard))
+    }
+
     /// Waits until the database answers.
     pub(crate) async fn confirmed(&self) {
-        while !self.is_confirmed(Shard(0)) {
+        while !self.is_any_confirmed() {
             tokio::time::sleep(self.ttl / 10).await;
         }
     }

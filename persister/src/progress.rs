@@ -17,6 +17,7 @@ use natter_shared::{
     subject::Shard,
     timestamp::Timestamp,
 };
+use parking_lot::Mutex;
 use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 
@@ -42,6 +43,8 @@ pub(crate) struct Progress {
     own: Vec<watch::Sender<(Position, Timestamp)>>,
     /// Whether the shard takes what users ask for: so much of its log is not in SQL.
     admits: Vec<AtomicBool>,
+    /// How far SQL was known to have come when the database answered here last.
+    when_confirmed: Mutex<Vec<Position>>,
     metrics: Metrics,
 }
 
@@ -51,7 +54,7 @@ impl Progress {
         let wanted = (0..shards).map(|_| watch::Sender::new(Position::START)).collect();
         let own = (0..shards).map(|_| watch::Sender::new((Position::START, Timestamp::default()))).collect();
         let admits = (0..shards).map(|_| AtomicBool::new(true)).collect();
-        Arc::new(Self { known, wanted, own, admits, metrics })
+        Arc::new(Self { known, wanted, own, admits, when_confirmed: Mutex::default(), metrics })
     }
 
     /// This process has committed, or read, a checkpoint.
@@ -85,8 +88,15 @@ impl Progress {
     }
 
     fn is_cut_off(&self, leases: &Leases) -> bool {
-        let mut shards = (0..).map(Shard).zip(&self.own);
-        shards.any(|(shard, own)| !leases.is_confirmed(shard) && self.furthest(shard) > own.borrow().0)
+        let furthest = self.known.iter().map(|known| *known.borrow());
+        let mut before = self.when_confirmed.lock();
+        if leases.is_any_confirmed() {
+            *before = furthest.collect();
+            return false;
+        }
+        // Not by what was committed here, which the database has answered.
+        let own = self.own.iter().map(|own| own.borrow().0);
+        furthest.zip(before.iter()).zip(own).any(|((now, before), own)| now > *before && now > own)
     }
 
     /// How far SQL is known to have come, by anybody's word.

@@ -77,6 +77,12 @@ pub fn is_by_address(headers: &HeaderMap) -> bool {
     name.parse::<IpAddr>().is_ok() || name == "localhost" || name.ends_with(".localhost")
 }
 
+/// Whether the request came from a page of the origin that the config says is ours.
+pub fn is_of_public_url(headers: &HeaderMap, config: &Http) -> bool {
+    let origin = headers.get(header::ORIGIN).and_then(|origin| origin.to_str().ok());
+    origin.zip(config.public_url.as_deref()).is_some_and(|(origin, url)| origin.eq_ignore_ascii_case(origin_of(url)))
+}
+
 fn is_own(origin: &str, headers: &HeaderMap, https: bool) -> bool {
     let mut hosts = headers.get_all(header::HOST).iter();
     let (Some(host), None) = (hosts.next(), hosts.next()) else { return false };
@@ -99,6 +105,8 @@ fn origin_of(url: &str) -> &str {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "tests")]
 mod tests {
+    use natter_shared::config::Config;
+
     use super::*;
 
     fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
@@ -114,6 +122,16 @@ mod tests {
             assert!(!is_by_address(&headers(&[("host", host)])), "{host}");
         }
         assert!(!is_by_address(&HeaderMap::new()));
+        for (url, origin, expected) in [
+            ("https://chat.test/", "https://chat.test", true),
+            ("http://chat.test:8080", "http://chat.test:8080", true),
+            ("http://chat.test:8080", "http://evil.test:8080", false),
+            ("http://chat.test:8080", "http://chat.test", false),
+        ] {
+            let config = Http { public_url: Some(url.to_owned()), ..Config::default().http };
+            assert_eq!(is_of_public_url(&headers(&[("origin", origin)]), &config), expected, "{url} {origin}");
+        }
+        assert!(!is_of_public_url(&headers(&[("origin", "http://chat.test")]), &Config::default().http));
     }
 
     #[test]

@@ -18,7 +18,7 @@ use natter_shared::{
 use tokio::time::Instant;
 
 /// So long a ring keeps what is new, however little room there is: who comes back reads what it missed, and has to be
-/// met by then. All rings together are over their bytes by no more than what comes in that time.
+/// met by then. For that the rings may take more than there is, but never more than twice as much.
 const YOUNG: Duration = Duration::from_secs(1);
 
 /// The bytes that all rings of a gateway hold together, and how many they may.
@@ -53,6 +53,11 @@ impl RingBudget {
 
     fn is_exceeded(&self) -> bool {
         self.rings.load(Ordering::Relaxed) > self.of_rings() || self.used() > self.limit
+    }
+
+    /// Rings have taken twice what there is.
+    fn is_full(&self) -> bool {
+        self.rings.load(Ordering::Relaxed) / 2 > self.limit
     }
 
     /// So full that idle topics should give back what they hold.
@@ -117,9 +122,20 @@ impl Ring {
     pub(super) fn push(&mut self, entry: Entry, now: Instant) {
         self.budget.rings.fetch_add(entry.cost(), Ordering::Relaxed);
         self.entries.push_back((now, entry));
-        while self.entries.len() > self.budget.per_topic || (self.budget.is_exceeded() && self.is_oldest_old(now)) {
+        while self.entries.len() > self.budget.per_topic || self.has_too_much(now) {
             self.pop();
         }
+    }
+
+    /// Gives back what is not new while all rings hold more than they may.
+    pub(super) fn trim(&mut self, now: Instant) {
+        while self.has_too_much(now) {
+            self.pop();
+        }
+    }
+
+    fn has_too_much(&self, now: Instant) -> bool {
+        !self.entries.is_empty() && (self.budget.is_full() || (self.budget.is_exceeded() && self.is_oldest_old(now)))
     }
 
     fn is_oldest_old(&self, now: Instant) -> bool {
@@ -223,6 +239,25 @@ mod tests {
         assert!(!budget.is_exceeded());
         push(&mut full, 22..=30);
         assert_eq!(after(&full, 0).len(), 4);
+    }
+
+    #[test]
+    fn what_is_new_is_not_kept_beyond_twice_the_bytes_and_given_back_when_it_is_not_new() {
+        let budget = RingBudget::new(12 * (100 + OVERHEAD), 1000);
+        let now = Instant::now();
+        let mut rings: Vec<Ring> = (0..10).map(|_| Ring::new(at(0), Arc::clone(&budget))).collect();
+        for ring in &mut rings {
+            (1..=5).for_each(|seq| ring.push(entry(seq), now));
+            assert!(budget.used() <= 24 * (100 + OVERHEAD));
+        }
+        for ring in &mut rings {
+            ring.trim(now);
+        }
+        assert!(budget.is_exceeded(), "it is new");
+        for ring in &mut rings {
+            ring.trim(now + 2 * YOUNG);
+        }
+        assert!(!budget.is_exceeded());
     }
 
     #[test]

@@ -69,7 +69,7 @@ fn require_enabled(site: &dyn Site, caller: &Caller) -> Result<(), Problem> {
                       reaches the proxy may be anybody";
         return Err(Problem::new(StatusCode::FORBIDDEN, "forbidden", detail));
     }
-    if caller.is_by_another_name() && config.http.public_url.is_none() {
+    if caller.is_by_another_name(&config.http) {
         let detail = "dev sign-in is for pages of this machine's address or of localhost: any name may be made to lead here. Set http.public_url \
                       to the name that people use";
         return Err(Problem::new(StatusCode::FORBIDDEN, "forbidden", detail));

@@ -14,7 +14,7 @@ use axum::{
     },
     http::{HeaderMap, StatusCode, request::Parts},
 };
-use natter_shared::frame::ErrorCode;
+use natter_shared::{config::Http, frame::ErrorCode};
 use serde::de::DeserializeOwned;
 
 use super::{Problem, Site};
@@ -108,8 +108,9 @@ impl Caller {
     }
 
     /// Whether a page of this host may be a foreign one whose name leads here.
-    pub(super) fn is_by_another_name(&self) -> bool {
-        self.origin == Ok(origin::OriginVerdict::Own) && !origin::is_by_address(&self.headers)
+    pub(super) fn is_by_another_name(&self, http: &Http) -> bool {
+        let is_known = origin::is_by_address(&self.headers) || origin::is_of_public_url(&self.headers, http);
+        self.origin == Ok(origin::OriginVerdict::Own) && !is_known
     }
 
     /// Refuses foreign pages.

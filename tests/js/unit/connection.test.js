@@ -118,7 +118,8 @@ test("a token that does not come is a lost connection, and one that comes late i
   const { FakeSocket, made } = fakeSockets();
   const asked = [];
   const token = () => new Promise((resolve) => asked.push(resolve));
-  new Client({ url: "ws://x/ws", WebSocket: FakeSocket, clock, token }).connect();
+  const client = new Client({ url: "ws://x/ws", WebSocket: FakeSocket, clock, token });
+  client.connect();
   await clock.advance(17_000);
   assert.deepEqual([asked.length, made.length], [1, 0]);
   asked[0]("a.b.c");
@@ -128,6 +129,12 @@ test("a token that does not come is a lost connection, and one that comes late i
   socket.drop(1006);
   await clock.advance(2_000);
   assert.equal(asked.length, 2, "another connection, another token");
+  await clock.advance(100_000);
+  assert.equal(asked.length, 3, "one that never comes is asked for anew");
+  client.close();
+  client.connect();
+  await settle();
+  assert.equal(asked.length, 4, "who connects after a close may be somebody else");
 });
 
 test("a page of groups that comes after what was told of them does not turn back", async () => {

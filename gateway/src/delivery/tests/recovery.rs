@@ -209,7 +209,7 @@ async fn who_was_told_what_was_missed_and_is_no_member_any_more_comes_back() {
 /// Else its floor would be where it is, and has moved on whenever somebody comes who has read back what was below it.
 #[tokio::test]
 async fn a_busy_group_is_joined_though_others_have_used_up_the_room() {
-    let stage = Stage::with(&Limits { ring_bytes: 65_536, ..Limits::default() }).await;
+    let stage = Stage::with(&Limits { ring_bytes: 131_072, ..Limits::default() }).await;
     let mut full = Ring::new(Position::START, Arc::clone(&stage.hub.ring_budget));
     let (start, entry) = (tokio::time::Instant::now(), |seq| Entry {
         position: Position::new(Epoch(1), seq),
@@ -218,7 +218,7 @@ async fn a_busy_group_is_joined_though_others_have_used_up_the_room() {
         origin: None,
         removed: None,
     });
-    (1..100).for_each(|seq| full.push(entry(seq), start + 2 * Duration::from_secs(seq)));
+    (1..200).for_each(|seq| full.push(entry(seq), start + 2 * Duration::from_secs(seq)));
     let _ann = stage.member("ann").await;
     let said = say(&stage, 0..300);
     let known = stage.script.fence_now();

@@ -44,6 +44,9 @@ use crate::{
 
 const BATCH: usize = 64;
 
+/// Batches taken at once at most: more than a full queue holds (`subscription_capacity`).
+const AT_ONCE: usize = 32;
+
 /// What waits in the mailbox of a shard's users at most; who finds it full waits.
 pub(super) const MAILBOX: usize = 1024;
 
@@ -145,8 +148,11 @@ impl UsersTask {
             tokio::select! {
                 command = mailbox.recv() => match command {
                     Some(UserCommand::Checked(checked)) => {
-                        // What the fence was behind lies in the subscription by now.
-                        while self.has_room() && self.fed < checked.upto && arrived::next(&mut subscription, &mut deliveries, BATCH).await {
+                        // What the fence was behind lies in the subscription by now; what comes meanwhile may wait.
+                        for _ in 0..AT_ONCE {
+                            if !self.has_room() || !arrived::next(&mut subscription, &mut deliveries, BATCH).await {
+                                break;
+                            }
                             self.on_deliveries(&mut deliveries).await;
                         }
                         self.on_checked(checked).await;

@@ -94,6 +94,8 @@ async fn dev_login_is_not_for_a_page_whose_name_was_made_to_lead_here() {
     assert_eq!((rebound.problem(), rebound.set_cookie("natter_session")), ((403, "forbidden".to_owned()), None));
     let named = Routes::over(FakeSite::new(|http, _| http.public_url = Some("http://natter.test".to_owned())));
     assert_eq!(named.send("POST", LOGIN, &own, r#"{"name":"alice"}"#).await.status, StatusCode::OK);
+    let other = Routes::over(FakeSite::new(|http, _| http.public_url = Some("http://chat.test".to_owned())));
+    assert_eq!(other.send("POST", LOGIN, &own, r#"{"name":"alice"}"#).await.problem(), (403, "forbidden".to_owned()));
 }
 
 #[tokio::test]
