@@ -306,6 +306,7 @@ section! {
         pub in_flight_sends: usize = 64 => 1..=10_000,
         /// Bytes of recent events that the process keeps for clients that resume. A quarter of them is for older ones that were
         /// read back for one client and serve the next, which have half of all where groups leave it free.
+        /// What came in the last second is kept beyond it, up to twice as much.
         pub ring_bytes: usize as Bytes = 64 * MIB as usize => MIB as usize..=64 * GIB as usize,
         /// Recent events kept of one group.
         pub ring_events_per_group: usize = 1024 => 1..=1_000_000,
