@@ -7,10 +7,7 @@
  * @typedef {import("./natter-wire.js").Position} Position
  */
 
-import { RequestError, Told, comparePositions } from "./natter-wire.js";
-
-/** @param {Position|undefined} a @param {Position|undefined} b */
-const furthest = (a, b) => (!a || (b && comparePositions(b, a) > 0) ? b : a);
+import { RequestError, Told, comparePositions, furthest } from "./natter-wire.js";
 
 /** How often a gap without a known end is looked for, two seconds apart. */
 const MOST_LOOKS = 5;

@@ -88,6 +88,9 @@ export function comparePositions(a, b) {
   return epochA - epochB || seqA - seqB;
 }
 
+/** The later of two positions, either of which may not be there. @param {Position|undefined} a @param {Position|undefined} b */
+export const furthest = (a, b) => (!a || (b && comparePositions(b, a) > 0) ? b : a);
+
 /** A UUID of version 7 for a time in ms. @param {number} time @returns {string} */
 export function uuidv7(time) {
   const bytes = new Uint8Array(16);

@@ -5,6 +5,7 @@ import { ApiError, all, get } from "./api.js";
 import { arrange, avatar, byId, make } from "./dom.js";
 import { shortTime, t } from "./strings.js";
 import { comparePositions } from "../natter.js";
+import { furthest } from "../natter-wire.js";
 
 /**
  * @typedef {import("../natter.js").Position} Position
@@ -198,8 +199,6 @@ export class Groups extends EventTarget {
 
 /** @param {any} a @param {any} b */
 const later = (a, b) => (!a || (b && comparePositions(b.position, a.position) > 0) ? b : a);
-/** @param {Position|undefined} a @param {Position|undefined} b */
-const furthest = (a, b) => (!a || (b && comparePositions(b, a) > 0) ? b : a);
 
 /** @param {Groups} groups @param {import("./people.js").Directory} directory @param {string} me @param {(room: Room) => void} open */
 export function showGroups(groups, directory, me, open) {

@@ -67,7 +67,7 @@ pub async fn connect(options: &DatabaseOptions) -> Result<DatabaseConnection, Db
         .test_before_acquire_if_idle_for(Duration::from_secs(1))
         .map_sqlx_sqlite_opts(|sqlite| {
             // NORMAL survives any crash of a process; after a power loss the stream is replayed
-            // from the older checkpoint. Blocks and keys, which are in no stream, are synced (`Store::sync`).
+            // from the older checkpoint. Blocks, keys and erasures, which are in no stream, are synced (`Store::sync`).
             sqlite
                 .create_if_missing(true)
                 .busy_timeout(Duration::from_secs(5))

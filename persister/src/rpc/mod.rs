@@ -74,6 +74,9 @@ impl Server {
     pub(crate) async fn run(self, leases: Arc<Leases>, shutdown: CancellationToken) {
         let (tracker, permits) = (TaskTracker::new(), Arc::new(Semaphore::new(self.concurrency)));
         while !shutdown.is_cancelled() {
+            // One for all calls: it looks each second, and not for each of them.
+            let cut_off = self.context.progress.cut_off(&leases);
+            tokio::pin!(cut_off);
             match self.context.broker.serve().await {
                 Ok(mut calls) => loop {
                     // The permit first: calls beyond it wait at the broker, or at another persister.
@@ -82,7 +85,7 @@ impl Server {
                         () = shutdown.cancelled() => break,
                         call = calls.next() => call,
                         // Calls are for those who can answer them.
-                        () = self.context.progress.cut_off(&leases) => {
+                        () = &mut cut_off => {
                             drop(calls);
                             tracing::warn!("calls_left_to_others: the database does not answer here");
                             tokio::select! {
