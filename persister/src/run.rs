@@ -35,7 +35,8 @@ const CHANGES: usize = 65_536;
 const DRAIN: Duration = Duration::from_secs(5);
 
 /// Runs a persister until `shutdown`. `ready` follows whether all shards have a log and a
-/// checkpoint, and broker and database answer; neither needs to be there at the start.
+/// checkpoint, broker and database answer, and calls are served; neither needs to be there at the
+/// start.
 ///
 /// # Errors
 /// Where waiting cannot help: the database belongs to an installation with another number of
@@ -105,11 +106,14 @@ pub async fn run(
     tasks.spawn(Arc::clone(&progress).listen(Arc::clone(&broker), projecting.clone()));
     tasks.spawn(Arc::clone(&progress).settle(store.clone(), Arc::clone(&broker), projecting.clone()));
     tasks.spawn(inbox::announce(store.clone(), Arc::clone(&broker), options.clone(), to_count, projecting.clone()));
-    tasks.spawn(watch_readiness(store.clone(), Arc::clone(&broker), Arc::clone(&progress), ready.clone(), projecting.clone()));
+    // The database may answer before the first call can.
+    let (serving, is_serving) = watch::channel(false);
+    let watched = Arc::clone(&progress);
+    tasks.spawn(watch_readiness(store.clone(), Arc::clone(&broker), watched, is_serving, ready.clone(), projecting.clone()));
     let standings = Standings::new(store.clone(), Arc::clone(&broker));
     tasks.spawn(Arc::clone(&standings).run(projecting.clone()));
     let server = Server::new(store, broker, progress, standings, changes, metrics, options);
-    let mut serving = tokio::spawn(server.run(leases, shutdown.clone()));
+    let mut serving = tokio::spawn(server.run(leases, serving, shutdown.clone()));
 
     // Nothing ends by itself; what does has died.
     let died = tokio::select! {
@@ -170,6 +174,7 @@ async fn watch_readiness(
     store: Store,
     broker: Arc<dyn Broker>,
     progress: Arc<Progress>,
+    serving: watch::Receiver<bool>,
     ready: watch::Sender<bool>,
     shutdown: CancellationToken,
 ) {
@@ -185,7 +190,8 @@ async fn watch_readiness(
         }
         let connected = status.borrow().connected;
         // Once settled, a shard that changes its epoch keeps nothing waiting but itself.
-        let now = connected && !installed.is_empty() && (*ready.borrow() || are_settled(&*broker, &installed).await);
+        let can = connected && *serving.borrow() && !installed.is_empty();
+        let now = can && (*ready.borrow() || are_settled(&*broker, &installed).await);
         ready.send_if_modified(|ready| std::mem::replace(ready, now) != now);
         let pause = Duration::from_millis(if now { 1000 } else { 100 });
         tokio::select! {

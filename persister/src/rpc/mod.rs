@@ -31,7 +31,7 @@ use natter_shared::{
     },
 };
 use tokio::{
-    sync::{Semaphore, mpsc},
+    sync::{Semaphore, mpsc, watch},
     time::sleep,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -70,14 +70,17 @@ impl Server {
         Self { context: Arc::new(Context { store, broker, progress, standings, changes, options }), metrics, concurrency }
     }
 
-    /// Serves until `shutdown`, then finishes what is under way. While only others reach the database, as `leases` know, it leaves calls to them.
-    pub(crate) async fn run(self, leases: Arc<Leases>, shutdown: CancellationToken) {
+    /// Serves until `shutdown`, then finishes what is under way; `serving` follows whether calls come here. While only others reach the
+    /// database, as `leases` know, it leaves calls to them.
+    pub(crate) async fn run(self, leases: Arc<Leases>, serving: watch::Sender<bool>, shutdown: CancellationToken) {
         let (tracker, permits) = (TaskTracker::new(), Arc::new(Semaphore::new(self.concurrency)));
         while !shutdown.is_cancelled() {
             // One for all calls: it looks each second, and not for each of them.
             let cut_off = self.context.progress.cut_off(&leases);
             tokio::pin!(cut_off);
-            match self.context.broker.serve().await {
+            let calls = self.context.broker.serve().await;
+            serving.send_replace(calls.is_ok());
+            match calls {
                 Ok(mut calls) => loop {
                     // The permit first: calls beyond it wait at the broker, or at another persister.
                     let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { return };
@@ -87,6 +90,7 @@ impl Server {
                         // Calls are for those who can answer them.
                         () = &mut cut_off => {
                             drop(calls);
+                            serving.send_replace(false);
                             tracing::warn!("calls_left_to_others: the database does not answer here");
                             tokio::select! {
                                 () = shutdown.cancelled() => {}
@@ -104,6 +108,7 @@ impl Server {
                 },
                 Err(error) => tracing::warn!(%error, "serving_unavailable"),
             }
+            serving.send_replace(false);
             tokio::select! {
                 () = shutdown.cancelled() => {}
                 () = sleep(Duration::from_millis(300)) => {}
