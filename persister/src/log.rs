@@ -66,6 +66,7 @@ pub(crate) async fn settle(projector: &mut Projector) -> Result<Checkpoint, Erro
             let next = open(projector).await?;
             // Of the log as it was found, which may be in an epoch older than the checkpoint's.
             rescue(projector, &checkpoint, state.epoch).await?;
+            let next = next_kept(projector, checkpoint.position.epoch.max(state.epoch), next).await?;
             switch(projector, &checkpoint, next).await?;
         }
     }
@@ -140,14 +141,11 @@ async fn is_intact(projector: &Projector, checkpoint: &Checkpoint, state: LogSta
     }
 }
 
-/// The first epoch after `old` that has a log, `current` at the latest. A database that was put back from a backup may be several behind.
+/// The first epoch after `old` that has a log, `current` at the latest. A database that was put back from a backup may be several
+/// behind, and another persister may have opened one meanwhile.
 async fn next_kept(projector: &Projector, old: Epoch, current: Epoch) -> Result<Epoch, Error> {
-    for epoch in (old.0 + 1..current.0).map(Epoch) {
-        if open_reader(projector, Position::new(epoch, 0)).await?.is_some() {
-            return Ok(epoch);
-        }
-    }
-    Ok(current)
+    let ended = projector.broker.ended(projector.shard).await?;
+    Ok(ended.into_iter().find(|epoch| *epoch > old && *epoch < current).unwrap_or(current))
 }
 
 /// Another persister opened `next`: applies the rest of the old epoch, then goes on there.

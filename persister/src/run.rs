@@ -21,7 +21,7 @@ use crate::{
     metrics::Metrics,
     options::Options,
     progress::Progress,
-    projector::Projector,
+    projector::{Portion, Projector},
     retention::Retention,
     rpc::Server,
     shard::ShardTask,
@@ -76,6 +76,7 @@ pub async fn run(
             shutdown: projecting.clone(),
             counters: std::collections::HashMap::new(),
             published: std::collections::HashSet::new(),
+            portion: Portion::default(),
         };
         let task = ShardTask { projector, lease, batch: options.batch.max(1), check_interval: options.check_interval };
         tasks.spawn(task.run());

@@ -124,6 +124,11 @@ pub fn retired(shard: Shard, epoch: Epoch) -> String {
     format!("retired.{shard}.e{epoch}")
 }
 
+/// All that a shard's streams of epochs that have ended keep.
+pub fn all_retired(shard: Shard) -> String {
+    format!("retired.{shard}.*")
+}
+
 /// The name of a shard's stream in an epoch.
 pub fn stream_name(shard: Shard, epoch: Epoch) -> String {
     format!("EVENTS_{shard}_e{epoch}")

@@ -26,8 +26,8 @@ const MIGRATION_LOCK: i64 = 0x6e_61_74_74_65_72;
 
 /// How long what keeps a shard going waits for the database. Of a peer that is gone without a word TCP tells nothing to who
 /// only waits for its answer.
-const ANSWER: Duration = Duration::from_secs(30);
-const NO_ANSWER: &str = "no answer for 30 s";
+pub(crate) const ANSWER: Duration = Duration::from_secs(30);
+const NO_ANSWER: &str = "no answer in time";
 
 /// How long a connection that is given back may take to answer.
 const STILL_THERE: Duration = Duration::from_secs(5);
@@ -132,7 +132,12 @@ pub async fn connect_with_retry(options: &DatabaseOptions, shutdown: &Cancellati
 
 /// What `work` comes to; an error where the database is silent for so long that it may never answer.
 pub(crate) async fn answered<T>(work: impl Future<Output = Result<T, DbErr>>) -> Result<T, DbErr> {
-    timeout(ANSWER, work).await.unwrap_or_else(|_| Err(DbErr::Custom(NO_ANSWER.to_owned())))
+    answered_within(ANSWER, work).await
+}
+
+/// The same with another patience.
+pub(crate) async fn answered_within<T>(patience: Duration, work: impl Future<Output = Result<T, DbErr>>) -> Result<T, DbErr> {
+    timeout(patience, work).await.unwrap_or_else(|_| Err(DbErr::Custom(NO_ANSWER.to_owned())))
 }
 
 /// Whether it is [`answered`]'s: the database was silent, or had too much to do.

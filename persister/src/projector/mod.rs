@@ -7,6 +7,7 @@
 mod decode;
 mod known;
 mod plan;
+mod portion;
 mod tables;
 mod write;
 
@@ -28,10 +29,11 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+pub(crate) use self::portion::Portion;
 use self::{known::Known, write::Written};
 use crate::{
     checkpoint::Checkpoint,
-    database::{Store, answered, is_unanswered},
+    database::{Store, answered, answered_within, is_unanswered},
     error::{Error, is_data},
     inbox::Change,
     metrics::Metrics,
@@ -67,6 +69,7 @@ pub(crate) struct Projector {
     pub(crate) counters: HashMap<GroupId, i64>,
     /// Hints of the batch at hand that are published already.
     pub(crate) published: HashSet<EventId>,
+    pub(crate) portion: Portion,
 }
 
 /// How far a batch got.
@@ -95,6 +98,10 @@ impl Projector {
         // What is left to apply, its beginning last.
         let mut left = vec![batch];
         while let Some(part) = left.pop() {
+            let (part, rest) = self.portion.split(part);
+            if !rest.is_empty() {
+                left.push(rest);
+            }
             match self.persist(&at, part).await {
                 None => return Applied::Stopped,
                 Some(Attempt::Done(checkpoint)) => at = checkpoint,
@@ -161,8 +168,10 @@ impl Projector {
             let refuses_nul = self.store.backend() == DbBackend::Postgres;
             let mut plan = plan::plan(entries, known, self.broker.shards(), self.broker.now(), refuses_nul);
             self.publish(std::mem::take(&mut plan.hints)).await?;
-            match answered(write::write(&self.store, &self.metrics, self.shard, at.position, &to, &mut plan, at_once)).await {
+            let writing = write::write(&self.store, &self.metrics, self.shard, at.position, &to, &mut plan, at_once);
+            match answered_within(self.portion.patience(), writing).await {
                 Ok(Written::Yes) => {
+                    self.portion.was_written(part.len());
                     self.committed(&to, plan.counters, plan.changes);
                     self.metrics.batch(self.shard, part.len(), started.elapsed(), self.broker.now().since(last.stored_at));
                     return Ok(Attempt::Done(to));
@@ -176,8 +185,13 @@ impl Projector {
                     answered(self.store.database().execute_unprepared("SELECT 1")).await?;
                     return Ok(Attempt::Poison(format!("refused by the database: {error}")));
                 }
-                // Perhaps it has too much to do for one transaction.
-                Err(error) if is_unanswered(&error) && part.len() > 1 => {
+                Err(error) if is_unanswered(&error) => {
+                    // Where the database is well otherwise, it has too much to do for one transaction.
+                    answered(self.store.database().execute_unprepared("SELECT 1")).await?;
+                    self.portion.was_too_much(part.len());
+                    if part.len() == 1 {
+                        return Err(error.into());
+                    }
                     self.forget();
                     self.metrics.retried();
                     tracing::warn!(%error, shard = self.shard.0, events = part.len(), "batch_halved");

@@ -1,19 +1,19 @@
 //! Logs that lost their tail or all of themselves: a new epoch, and nothing in SQL moves.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use natter_shared::{
-    broker::Broker,
-    event::GroupKind,
-    id::GroupId,
+    broker::{Broker, Outgoing},
+    event::{Event, GroupKind},
+    id::{GroupId, Nonce},
     position::{Epoch, Position},
     rpc::EventsAfter,
     subject::Topic,
 };
-use sea_orm::ConnectionTrait;
+use sea_orm::{ConnectionTrait, DbBackend, Statement, TransactionTrait};
 
 use crate::{
-    harness::{Harness, open_broker, user},
+    harness::{Harness, message, open_broker, user},
     on_both,
 };
 
@@ -224,4 +224,53 @@ async fn a_rescue_that_was_broken_off_is_made_up_for(mut harness: Harness) {
     harness.start().await;
     let bodies = async || harness.positions(group).await.into_iter().map(|row| row.0).collect::<Vec<_>>();
     harness.eventually("all of it", async || (bodies().await == ["kept", "only in SQL", "accepted"]).then_some(())).await;
+}
+
+/// Two find at the same time that the log was rewound, since one of them has lost the database for a while.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_epoch_that_another_opened_meanwhile_is_not_passed_over() {
+    let mut harness = Harness::postgres().await;
+    let alice = user("alice");
+    let (group, _) = harness.create(GroupKind::Group, &[&alice]).await;
+    let (topic, shard) = (Topic::Group(group), harness.shard(Topic::Group(group)));
+    let kept = harness.say(group, &alice, "kept").await;
+    harness.applied(topic, kept).await;
+    harness.stop().await;
+    harness.broker.close().await;
+    let (path, backup) = (harness.directory.path().join("log.db"), harness.directory.path().join("backup.db"));
+    std::fs::copy(&path, &backup).unwrap();
+    harness.broker = open_broker(&path).await;
+    harness.start().await;
+    let later = harness.say(group, &alice, "only in SQL").await;
+    harness.applied(topic, later).await;
+    harness.stop().await;
+    harness.swap_log(Some(&backup)).await;
+    let rescued = harness.say(group, &alice, "rescued").await;
+    // The other one has the next number, and has not committed it yet.
+    let next = harness.rows("SELECT max(epoch) AS last FROM epochs").await[0].try_get::<i64>("", "last").unwrap() + 1;
+    let database = natter_persister::connect(&harness.options.database).await.unwrap();
+    let other = database.begin().await.unwrap();
+    other.execute_unprepared(&format!("INSERT INTO epochs (epoch, shard, opened_at) VALUES ({next}, {}, 0)", shard.0)).await.unwrap();
+    let broker = Arc::clone(&harness.broker);
+    let meanwhile = async {
+        let sql = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE 'INSERT INTO epochs%'";
+        let statement = || Statement::from_string(DbBackend::Postgres, sql);
+        while database.query_one_raw(statement()).await.unwrap().is_none() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        broker.open_epoch(shard, Epoch(next as u32)).await.unwrap();
+        let message = message(group, &alice, Nonce::now(), "in between");
+        let payload = Event::Message(message.clone()).encode().unwrap();
+        let outgoing = Outgoing { topic, id: message.id.into(), made_at: broker.now(), epoch: None, payload };
+        assert_eq!(broker.publish(outgoing).await.unwrap().position.epoch, Epoch(next as u32));
+        other.commit().await.unwrap();
+    };
+    tokio::join!(harness.start(), meanwhile);
+    assert_eq!(rescued.position.epoch, kept.position.epoch);
+    let bodies = async || {
+        let mut bodies: Vec<_> = harness.positions(group).await.into_iter().map(|row| row.0).collect();
+        bodies.sort();
+        bodies
+    };
+    harness.eventually("all of it", async || (bodies().await == ["in between", "kept", "only in SQL", "rescued"]).then_some(())).await;
 }

@@ -391,6 +391,9 @@ pub trait Broker: Send + Sync + 'static {
     /// or retired.
     async fn read(&self, shard: Shard, after: Position) -> Result<Box<dyn LogReader>, BrokerError>;
 
+    /// The epochs of `shard` that have ended and whose logs are still there, in order.
+    async fn ended(&self, shard: Shard) -> Result<Vec<Epoch>, BrokerError>;
+
     /// Creates `shard`'s log as `epoch`, or ends the epoch it is in and goes on as `epoch`; then
     /// announces it. Only the persister calls this. Doing it twice is harmless.
     async fn open_epoch(&self, shard: Shard, epoch: Epoch) -> Result<(), BrokerError>;

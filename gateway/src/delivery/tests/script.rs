@@ -255,6 +255,10 @@ impl Broker for Script {
         Err(BrokerError::Busy)
     }
 
+    async fn ended(&self, _shard: Shard) -> Result<Vec<Epoch>, BrokerError> {
+        Err(BrokerError::Busy)
+    }
+
     async fn open_epoch(&self, _shard: Shard, _epoch: Epoch) -> Result<(), BrokerError> {
         Err(BrokerError::Busy)
     }

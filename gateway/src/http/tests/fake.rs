@@ -414,6 +414,10 @@ impl Broker for FakeBroker {
         Err(BrokerError::Busy)
     }
 
+    async fn ended(&self, _shard: Shard) -> Result<Vec<Epoch>, BrokerError> {
+        Err(BrokerError::Busy)
+    }
+
     async fn open_epoch(&self, _shard: Shard, _epoch: Epoch) -> Result<(), BrokerError> {
         Err(BrokerError::Busy)
     }

@@ -274,6 +274,10 @@ impl Broker for EmbeddedBroker {
         Ok(Box::new(reader))
     }
 
+    async fn ended(&self, shard: Shard) -> Result<Vec<Epoch>, BrokerError> {
+        Ok(self.logs.ended_before(shard, Epoch(u32::MAX)))
+    }
+
     async fn open_epoch(&self, shard: Shard, epoch: Epoch) -> Result<(), BrokerError> {
         let before = self.logs.state(shard).ok().map(|state| state.epoch);
         self.ask(|respond| Command::OpenEpoch { shard, epoch, respond }).await?;

@@ -316,6 +316,10 @@ impl Broker for NatsBroker {
         Ok(Box::new(reader))
     }
 
+    async fn ended(&self, shard: Shard) -> Result<Vec<Epoch>, BrokerError> {
+        Ok(self.ended_now(shard).await?)
+    }
+
     async fn open_epoch(&self, shard: Shard, epoch: Epoch) -> Result<(), BrokerError> {
         self.open_epoch_now(shard, epoch).await
     }

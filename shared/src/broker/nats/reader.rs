@@ -56,6 +56,9 @@ const DIRECT_TRIES: u32 = 5;
 const DIRECT_EVENTS: usize = 512;
 /// Between two direct reads where the first brought nothing.
 const DIRECT_PAUSE: Duration = Duration::from_millis(50);
+/// An epoch has ended where its stream ends at the same event for so long after nothing can be added: what was taken in before may be
+/// stored late, and right after an election a stream may look shorter than it is.
+const ENDED_AFTER: Duration = Duration::from_secs(2);
 /// How long the server keeps a consumer that nobody pulls from.
 const INACTIVE: Duration = Duration::from_mins(1);
 /// How much of a pull the server did not use when it ended it; without it the consumer is gone.
@@ -103,6 +106,8 @@ pub(super) struct NatsReader {
     open: Option<Open>,
     direct: Option<Direct>,
     ready: VecDeque<Consumed>,
+    /// Since when it has been at the end of an epoch that seems to have ended, and over which connection.
+    at_end: Option<(Instant, u64)>,
     /// The last batch was as large as one may be.
     is_behind: bool,
 }
@@ -110,7 +115,7 @@ pub(super) struct NatsReader {
 impl NatsReader {
     pub(super) fn new(api: Api, epochs: Arc<Epochs>, shard: Shard, after: Position) -> Self {
         let stream = subject::stream_name(shard, after.epoch);
-        Self { api, epochs, shard, stream, at: after, open: None, direct: None, ready: VecDeque::new(), is_behind: false }
+        Self { api, epochs, shard, stream, at: after, open: None, direct: None, ready: VecDeque::new(), at_end: None, is_behind: false }
     }
 
     /// Makes the consumer, after a look at whether the stream has what comes next.
@@ -317,7 +322,9 @@ impl NatsReader {
                 return Err(error.into());
             }
         };
-        if last <= self.at.seq {
+        let connects = self.api.exchange.connects();
+        self.at_end = (last <= self.at.seq).then(|| self.at_end.filter(|(_, of)| *of == connects).unwrap_or((Instant::now(), connects)));
+        if self.at_end.is_some_and(|(since, _)| since.elapsed() >= ENDED_AFTER) {
             return Err(BrokerError::Epoch { shard: self.shard, current: current.epoch });
         }
         Ok(())
@@ -391,6 +398,7 @@ impl LogReader for NatsReader {
             self.is_behind = taken == max;
             if let Some(last) = self.ready.iter().take(taken).next_back() {
                 self.at.seq = last.seq;
+                self.at_end = None;
                 let events: Vec<Stored> = self.ready.drain(..taken).filter_map(|consumed| consumed.event).collect();
                 if !events.is_empty() {
                     return Ok(events);

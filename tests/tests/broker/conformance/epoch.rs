@@ -41,6 +41,11 @@ pub(crate) async fn goes_on_in_a_new_epoch(fixture: impl Fixture) {
     assert_eq!(tails.changed, [(topic, new.seq)]);
     // Twice is once, and back is nowhere.
     broker.open_epoch(shard, Epoch(5)).await.expect("harmless");
+    assert_eq!(broker.ended(shard).await.expect("an answer"), [old.epoch]);
+    let others = broker.shards().iter().filter(|other| *other != shard);
+    for other in others {
+        assert_eq!(broker.ended(other).await.expect("an answer"), [], "of {other}");
+    }
     assert_eq!(broker.log_state(shard).await.expect("a log").epoch, Epoch(5));
     assert!(broker.get(shard, new).await.expect("an answer").is_some());
     let back = broker.open_epoch(shard, Epoch(4)).await;
