@@ -7,17 +7,25 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 umask 077
 
+# What it says beside its answer is shown only if it fails.
+quietly() {
+    local status=0
+    "$@" 2>secrets.new/said || status=$?
+    [ "$status" -eq 0 ] || cat secrets.new/said >&2
+    return "$status"
+}
+
 # NKeys are made by our own binary: of a build if there is one, else of the image.
 nkey() {
     local binary
     for binary in "${NATTER_PERSISTER:-}" ../target/release/natter-persister ../target/debug/natter-persister; do
         if [ -n "$binary" ] && [ -x "$binary" ]; then
-            "$binary" nkey 2>/dev/null
+            quietly "$binary" nkey
             return
         fi
     done
     docker image inspect natter:latest >/dev/null 2>&1 || docker build --quiet --file Dockerfile --tag natter:latest .. >&2
-    docker run --rm --network none natter:latest natter-persister nkey 2>/dev/null
+    quietly docker run --rm --network none natter:latest natter-persister nkey
 }
 
 random() { head -c 36 /dev/urandom | base64 | tr '+/' '-_'; }
@@ -32,6 +40,9 @@ if [ -e .env ] || [ -e secrets ]; then
     exit 1
 fi
 
+# Half of them are of no use, whatever the run ends by.
+rm -rf secrets.new .env.new
+trap 'rm -rf secrets.new .env.new' EXIT
 mkdir secrets.new
 publics=()
 for identity in gateway persister monitor; do
@@ -39,6 +50,7 @@ for identity in gateway persister monitor; do
     sed -n 1p <<<"$pair" >"secrets.new/nkey_$identity"
     publics+=("NATTER_NKEY_${identity^^}=$(sed -n 2p <<<"$pair")")
 done
+rm secrets.new/said
 password=$(random)
 printf '%s' "$password" >secrets.new/postgres_password
 printf 'postgres://natter:%s@postgres:5432/natter' "$password" >secrets.new/database_url
