@@ -111,6 +111,20 @@ def about_pod(pod, known):
                 yield f"is killed after {given} s, but needs {needed} s to drain"
 
 
+def about_rollout(thing):
+    """Yields what is wrong with how a Deployment replaces its pods: one has to be gone before the next one goes."""
+    pod, spec = pod_of(thing), thing["spec"]
+    for container in pod["containers"]:
+        env = {variable["name"]: variable.get("value") for variable in container.get("env", [])}
+        if drain := env.get("NATTER_GATEWAY__DRAIN_TIMEOUT"):
+            needed = container["lifecycle"]["preStop"]["sleep"]["seconds"] + int(drain.removesuffix("s"))
+            given = spec.get("minReadySeconds", 0)
+            if given < needed:
+                yield f"takes the next pod after {given} s, while the one before drains for {needed} s"
+            if spec.get("progressDeadlineSeconds", 600) <= given:
+                yield f"has failed before a pod is ready for {given} s"
+
+
 def main():
     arguments = sys.argv[1:]
     releases, files = arguments[: arguments.index("--")], arguments[arguments.index("--") + 1 :]
@@ -133,6 +147,8 @@ def main():
             named.add(name)
             if not found and (pod := pod_of(thing)):
                 found = list(about_pod(pod, known))
+                if thing["kind"] == "Deployment":
+                    found += about_rollout(thing)
             problems += [f"{file.name}: {name}: {problem}" for problem in found]
     for problem in problems:
         print(problem, file=sys.stderr)
