@@ -58,36 +58,61 @@ pub(super) async fn messages(context: &Context, call: MessageHistory) -> Result<
 pub(super) async fn events_after(context: &Context, call: EventsAfter) -> Result<Answer<EventsPage>, RpcError> {
     let snapshot = context.snapshot().await?;
     let limit = call.limit.min(MAX_EVENTS) as usize;
-    let (epoch, seq) = checkpoint::sql(call.after);
-    let (after, fetch) = ([epoch.into(), seq.into()], (limit as i64 + 1).into());
-    let page = "AND (epoch, seq) > (?, ?) ORDER BY epoch, seq LIMIT ?";
-    let (topic, found) = if let Some(group) = call.group {
-        if let Some(user) = &call.user
-            && memberships::find(&snapshot, user, group).await?.is_none()
-        {
-            return Err(not_found());
+    let topic = match (call.group, &call.user) {
+        (Some(group), Some(user)) if memberships::find(&snapshot, user, group).await?.is_none() => return Err(not_found()),
+        (Some(group), _) => Topic::Group(group),
+        (None, Some(user)) => Topic::User(user.key()),
+        (None, None) => return Err(not_found()),
+    };
+    let mut after = call.after;
+    let (events, more) = loop {
+        let mut rows = rows_after(&snapshot, &call, after, limit).await?;
+        // What cannot be read takes its place too: beyond it others may follow that were not fetched.
+        let beyond = rows.len() > limit;
+        rows.truncate(limit);
+        let last = rows.last().map(|(position, _)| *position);
+        let (events, is_cut) = cut(rows.into_iter().filter_map(|(_, event)| event).collect(), limit);
+        match last {
+            // Who asks goes on from the last event: there has to be one.
+            Some(last) if events.is_empty() && beyond => after = last,
+            Some(_) | None => break (events, beyond || is_cut),
         }
-        let values = || -> Vec<Value> { std::iter::once(group.0.into()).chain(after.clone()).chain([fetch]).collect() };
-        let values = (values.clone()(), values());
-        // Messages are events too, kept in their own table: both streams of rows, merged.
-        let sql = format!("{MESSAGES} WHERE group_id = ? {page}");
-        let mut found = snapshot.all(&sql, values.0).await?.iter().map(message).collect::<Result<Vec<_>, _>>()?;
-        let sql = format!("SELECT epoch, seq, event_id, payload, stored_at FROM group_events WHERE group_id = ? {page}");
-        for row in snapshot.all(&sql, values.1).await? {
-            found.extend(group_event(&row)?);
-        }
-        found.sort_by_key(|event| event.position);
-        (Topic::Group(group), found)
-    } else {
-        let user = call.user.as_ref().ok_or_else(not_found)?;
-        let sql = format!("{NOTIFICATIONS} WHERE recipient = ? AND group_id IS NULL {page}");
-        let values = std::iter::once(user.as_str().into()).chain(after).chain([fetch]);
-        let found = snapshot.all(&sql, values).await?.iter().map(notification).collect::<Result<Vec<_>, _>>()?;
-        (Topic::User(user.key()), found)
     };
     let complete = is_complete(context, &snapshot, topic, call.after).await? && call.after >= floor(&snapshot, &call).await?;
-    let (events, more) = cut(found, limit);
     snapshot.answer(EventsPage { events, more, complete }).await
+}
+
+/// The rows of what is asked for that follow `after`, more than `limit` if there are more; without an event what this release
+/// cannot read.
+async fn rows_after(
+    snapshot: &Snapshot<'_>,
+    call: &EventsAfter,
+    after: Position,
+    limit: usize,
+) -> Result<Vec<(Position, Option<RecoveredEvent>)>, RpcError> {
+    let (epoch, seq) = checkpoint::sql(after);
+    let page = "AND (epoch, seq) > (?, ?) ORDER BY epoch, seq LIMIT ?";
+    let values = |whose: Value| [whose, epoch.into(), seq.into(), (limit as i64 + 1).into()];
+    let readable = |event: RecoveredEvent| (event.position, Some(event));
+    let mut found = Vec::new();
+    let Some(group) = call.group else {
+        let sql = format!("{NOTIFICATIONS} WHERE recipient = ? AND group_id IS NULL {page}");
+        for row in snapshot.all(&sql, values(call.user.as_ref().map_or("", UserId::as_str).into())).await? {
+            found.push(readable(notification(&row)?));
+        }
+        return Ok(found);
+    };
+    // Messages are events too, kept in their own table: both streams of rows, merged.
+    let sql = format!("{MESSAGES} WHERE group_id = ? {page}");
+    for row in snapshot.all(&sql, values(group.0.into())).await? {
+        found.push(readable(message(&row)?));
+    }
+    let sql = format!("SELECT epoch, seq, event_id, payload, stored_at FROM group_events WHERE group_id = ? {page}");
+    for row in snapshot.all(&sql, values(group.0.into())).await? {
+        found.push((position(&row)?, group_event(&row)?));
+    }
+    found.sort_by_key(|(position, _)| *position);
+    Ok(found)
 }
 
 /// Whether SQL has everything of `topic`'s shard after `after`.
@@ -221,8 +246,11 @@ fn group_event(row: &QueryResult) -> Result<Option<RecoveredEvent>, RpcError> {
 }
 
 fn recovered(row: &QueryResult, id: EventId, event: Event) -> Result<RecoveredEvent, RpcError> {
-    let position = checkpoint::position(column(row, "epoch")?, column(row, "seq")?);
-    Ok(RecoveredEvent { position, id, stored_at: Timestamp(column::<i64>(row, "stored_at")? as u64), event })
+    Ok(RecoveredEvent { position: position(row)?, id, stored_at: Timestamp(column::<i64>(row, "stored_at")? as u64), event })
+}
+
+fn position(row: &QueryResult) -> Result<Position, RpcError> {
+    Ok(checkpoint::position(column(row, "epoch")?, column(row, "seq")?))
 }
 
 fn user(text: &str) -> Result<UserId, RpcError> {

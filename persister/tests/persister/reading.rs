@@ -1,7 +1,8 @@
 //! Pages: their edges, their cuts, and what they promise to hold.
 
 use natter_shared::{
-    event::{Event, GroupKind},
+    event::{Event, GroupKind, GroupRenamed},
+    id::EventId,
     position::{Epoch, Position},
     rpc::{EventsAfter, FindAccepted, Groups, MessageHistory},
     subject::Topic,
@@ -16,6 +17,7 @@ on_both!(
     pages_of_messages_meet_at_their_edges,
     recovery_brings_messages_and_memberships_in_order,
     answers_are_cut_by_size,
+    what_a_newer_release_wrote_hides_nothing_else,
     groups_come_in_pages,
     what_was_accepted_is_found_by_id,
 );
@@ -87,6 +89,40 @@ async fn answers_are_cut_by_size(harness: Harness) {
         }
     }
     assert_eq!(seen, 20);
+}
+
+async fn what_a_newer_release_wrote_hides_nothing_else(harness: Harness) {
+    let alice = user("alice");
+    let (group, created) = harness.create(GroupKind::Group, &[&alice]).await;
+    let topic = Topic::Group(group);
+    let mut stored = Vec::new();
+    for n in 0..600 {
+        let renamed = Event::GroupRenamed(GroupRenamed { group, display_name: n.to_string(), by: None });
+        stored.push(harness.publish(topic, EventId::random(), &renamed).await.position);
+    }
+    harness.reached(harness.shard(topic), stored[599]).await;
+    let read = async || {
+        let (mut after, mut seen) = (created.position, Vec::new());
+        for _ in 0..10 {
+            let call = EventsAfter { user: Some(alice.clone()), group: Some(group), after, limit: 500 };
+            let page = harness.call(call).await.unwrap().reply;
+            seen.extend(page.events.iter().map(|event| event.position));
+            if !page.more {
+                return seen;
+            }
+            after = page.events.last().expect("something to go on from").position;
+        }
+        panic!("never comes to an end");
+    };
+    let newer = async |upto: Position| {
+        let sql = r#"UPDATE group_events SET payload = '{"type":"future"}' WHERE kind = 'group_renamed' AND seq <= "#;
+        harness.sql(&format!("{sql}{}", upto.seq)).await;
+    };
+    newer(stored[0]).await;
+    assert!(read().await == stored[1..], "all but one");
+    // More than a page of them.
+    newer(stored[549]).await;
+    assert!(read().await == stored[550..], "the last ones");
 }
 
 async fn groups_come_in_pages(harness: Harness) {
