@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use natter_shared::config::Config;
 
+use crate::erasure::LAST_WORDS;
+
 /// How the persister works.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -31,6 +33,8 @@ pub struct Options {
     pub retention_interval: Duration,
     /// How often requests to erase a user are looked for.
     pub erasure_interval: Duration,
+    /// How long what users said before they were disconnected may take to be stored.
+    pub last_words: Duration,
     /// The database.
     pub database: DatabaseOptions,
 }
@@ -68,6 +72,7 @@ impl Default for Options {
             keep_notifications: None,
             retention_interval: Duration::from_mins(10),
             erasure_interval: Duration::from_secs(1),
+            last_words: LAST_WORDS,
             database: DatabaseOptions::default(),
         }
     }

@@ -88,6 +88,7 @@ pub async fn run(
         progress: Arc::clone(&progress),
         leases: Arc::clone(&leases),
         every: options.erasure_interval,
+        last_words: options.last_words,
     };
     tasks.spawn(eraser.run(projecting.clone()));
     if options.keep_messages.is_some() || options.keep_notifications.is_some() {

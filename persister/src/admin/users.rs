@@ -31,7 +31,7 @@ pub(super) async fn erase(store: &Store, user: &UserId, patience: Option<Duratio
     store.execute(sql, [user.as_str().into(), now.into(), Stage::Memberships.as_str().into()]).await?;
     store.sync().await?;
     let Some(patience) = patience else {
-        eprintln!("Asked for. A running persister erases {user:?} within seconds.");
+        eprintln!("Asked for. A running persister erases {user:?} within minutes.");
         return Ok(());
     };
     let deadline = Instant::now() + patience;

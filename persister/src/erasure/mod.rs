@@ -15,10 +15,9 @@ use std::{
 
 use bytes::Bytes;
 use natter_shared::{
-    broker::{Broker, BrokerError, Outgoing},
+    broker::{Broker, BrokerError, Outgoing, VOID_AFTER},
     event::{Ephemeral, Event, MemberRemoved},
     id::{GroupId, UserId},
-    position::Position,
     rpc::ShardPosition,
     subject::Topic,
 };
@@ -42,13 +41,14 @@ const CHUNK: i64 = 5000;
 /// request is looked at again.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// What a gateway may still have had in hand when it closed the user's connections.
-const LAST_WORDS: Duration = Duration::from_secs(1);
+/// From the end of the user's connections to when nothing said over them can be stored any more and count: a gateway tries for as long
+/// as its config says, and what it has sent may be on its way for longer. Some seconds are for clocks, and for connections to end.
+pub(crate) const LAST_WORDS: Duration = Duration::from_secs(VOID_AFTER.as_secs() + 5);
 
 /// How far a request is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Stage {
-    /// The profile is emptied, memberships end, connections close.
+    /// The profile is emptied, memberships end, connections close; then what was said is waited for.
     Memberships,
     /// Messages are emptied.
     Messages,
@@ -80,6 +80,8 @@ pub(crate) struct Eraser {
     pub(crate) leases: Arc<Leases>,
     /// How often requests are looked for.
     pub(crate) every: Duration,
+    /// [`LAST_WORDS`].
+    pub(crate) last_words: Duration,
 }
 
 impl Eraser {
@@ -123,9 +125,10 @@ impl Eraser {
         for stage in Stage::ALL.into_iter().skip(from) {
             match stage {
                 Stage::Memberships => {
-                    self.empty_profile(user).await?;
-                    self.end_memberships(user).await?;
-                    self.disconnect(user).await?;
+                    // Others are not kept waiting: it is looked at again.
+                    if !self.has_left(user).await? {
+                        return Ok(());
+                    }
                     self.settle().await?;
                 }
                 Stage::Messages | Stage::Notifications | Stage::GroupEvents => {
@@ -139,6 +142,24 @@ impl Eraser {
         }
         tracing::info!("user_erased");
         Ok(())
+    }
+
+    /// Whether the user left so long ago that all was said; has the user leave at the first look.
+    async fn has_left(&self, user: &UserId) -> Result<bool, Error> {
+        let (clock, whose) = (self.store.clock(), || [user.as_str().into(), Stage::Memberships.as_str().into()]);
+        let sql = format!("SELECT after_id AS since, {clock} AS now FROM erasures WHERE user_id = ? AND stage = ?");
+        let row = self.all(&sql, whose()).await?;
+        let Some(row) = row.first() else { return Err(elsewhere()) };
+        let (since, now): (Option<String>, i64) = (row.try_get("", "since")?, row.try_get("", "now")?);
+        if let Some(since) = since.and_then(|since| since.parse::<i64>().ok()) {
+            return Ok(now.saturating_sub(since) >= self.last_words.as_millis() as i64);
+        }
+        self.empty_profile(user).await?;
+        self.end_memberships(user).await?;
+        self.disconnect(user).await?;
+        let sql = format!("UPDATE erasures SET after_id = CAST({clock} AS text) WHERE user_id = ? AND stage = ?");
+        self.store.execute(&sql, whose()).await?;
+        Ok(false)
     }
 
     /// From here on nobody finds the user; the handle is free.
@@ -183,12 +204,11 @@ impl Eraser {
         Ok(self.broker.publish_ephemeral(Topic::User(user.key()), Bytes::from(order)).await?)
     }
 
-    /// Waits until what the user said last is in SQL, wherever it was said.
+    /// Waits until what is stored by now is in SQL, wherever it was said.
     async fn settle(&self) -> Result<(), Error> {
-        sleep(LAST_WORDS).await;
         for shard in self.broker.shards().iter() {
-            let state = self.broker.log_state(shard).await?;
-            self.applied(ShardPosition { shard: shard.0, position: Position::new(state.epoch, state.last) }).await?;
+            let position = self.broker.fence(shard).await?;
+            self.applied(ShardPosition { shard: shard.0, position }).await?;
         }
         Ok(())
     }

@@ -1,19 +1,19 @@
 //! A user's copy of everything, and a user's end.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use natter_persister::admin::{self, Command, UserCommand};
 use natter_shared::{
-    broker::{Broker, Delivery, Interest},
-    event::{Audience, Ephemeral, Event, GroupKind},
+    broker::{Broker, Delivery, Interest, Outgoing},
+    event::{Audience, Ephemeral, Event, GroupKind, Notification},
     frame::ErrorCode,
-    id::{EventId, GroupId, UserId},
+    id::{EventId, GroupId, Nonce, NotificationId, UserId},
     rpc::{CreateSingle, FindMembership, FindUser, Groups, ListNotifications, ListUsers, MessageHistory, SignIn},
     subject::Topic,
 };
 
 use crate::{
-    harness::{Harness, user},
+    harness::{Harness, message, user},
     on_both,
 };
 
@@ -21,6 +21,7 @@ on_both!(
     an_export_has_all_that_is_stored_of_a_user,
     an_erased_user_is_gone_and_others_keep_what_is_theirs,
     an_erasure_goes_on_after_a_crash,
+    what_was_on_its_way_when_the_user_left_is_erased_too,
     nobody_unknown_is_erased,
 );
 
@@ -74,11 +75,7 @@ async fn lives(harness: &Harness) -> (UserId, UserId, GroupId, GroupId) {
     }
     // One that could not be applied: kept with all it says.
     let ack = harness
-        .publish(
-            Topic::Group(single),
-            EventId::random(),
-            &Event::Message(crate::harness::message(group, &alice, natter_shared::id::Nonce::now(), "misplaced secret")),
-        )
+        .publish(Topic::Group(single), EventId::random(), &Event::Message(message(group, &alice, Nonce::now(), "misplaced secret")))
         .await;
     harness.applied(Topic::Group(single), ack).await;
     assert_eq!(harness.count("dead_letters").await, 1);
@@ -204,6 +201,48 @@ async fn an_erasure_goes_on_after_a_crash(mut harness: Harness) {
     let emptied = harness.count("messages WHERE sender = 'alice-id' AND body = ''").await;
     assert!(emptied > 5 && emptied < 17, "what came before was done, and is not done again: {emptied}");
     assert_eq!(harness.count("messages WHERE sender = 'bob-id' AND body = ''").await, 0);
+}
+
+async fn what_was_on_its_way_when_the_user_left_is_erased_too(mut harness: Harness) {
+    harness.stop().await;
+    harness.options.last_words = Duration::from_secs(4);
+    harness.start().await;
+    let (alice, bob, group, single) = lives(&harness).await;
+    let command = Command::User(UserCommand::Erase { id: alice.clone(), no_wait: true, timeout: 1 });
+    admin::run(command, &harness.options.database).await.unwrap();
+    let remains = "members WHERE user_id = 'alice-id' AND until_epoch IS NULL";
+    harness.eventually("left", async || (harness.count(remains).await == 0).then_some(())).await;
+    // What a gateway took before that, and gets stored now.
+    let (left, made_at) = (Instant::now(), harness.broker.now());
+    let mut late = 0;
+    while left.elapsed() < Duration::from_secs(2) {
+        let nonce = Nonce::now();
+        let notification = |to| {
+            let id = NotificationId::derive(&alice, nonce);
+            let body = "late secret".to_owned();
+            Notification { id, to, sender: Some(alice.clone()), nonce, body, data: None }
+        };
+        let said = message(group, &alice, nonce, "late secret");
+        let (direct, shared) = (notification(Audience::User(bob.clone())), notification(Audience::Group(group)));
+        let all = [
+            (Topic::Group(group), said.id.into(), Event::Message(said.clone())),
+            // One that cannot be applied.
+            (Topic::Group(single), EventId::random(), Event::Message(said)),
+            match late % 2 {
+                0 => (Topic::User(bob.key()), direct.id.into(), Event::Notification(direct)),
+                _ => (Topic::Group(group), shared.id.into(), Event::Notification(shared)),
+            },
+        ];
+        for (topic, id, event) in all {
+            let payload = event.encode().unwrap();
+            harness.broker.publish(Outgoing { topic, id, made_at, epoch: None, payload }).await.unwrap();
+        }
+        late += 1;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    harness.eventually("erased", async || (harness.count("erasures WHERE finished_at IS NOT NULL").await == 1).then_some(())).await;
+    assert_eq!(harness.count("messages WHERE sender = 'alice-id'").await, 2 + late, "all of them count");
+    assert!(!everything(&harness).await.contains("late secret"));
 }
 
 async fn nobody_unknown_is_erased(harness: Harness) {

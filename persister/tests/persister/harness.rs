@@ -58,6 +58,7 @@ impl Harness {
             database,
             check_interval: Duration::from_millis(300),
             erasure_interval: Duration::from_millis(100),
+            last_words: Duration::from_millis(500),
             ..Options::default()
         };
         let database = natter_persister::connect(&options.database).await.unwrap();
