@@ -1,10 +1,12 @@
 //! Deletes messages and notifications that are older than the config keeps them.
 //!
 //! Group by group and inbox by inbox, oldest first, in small transactions with pauses; only where
-//! this process holds the lease of the shard. A floor moves in the transaction of each deletion:
+//! this process holds the lease of the shard. What there is to delete is read before: where nothing is
+//! old, as nearly everywhere, no transaction waits for its turn to write. A floor moves in the transaction of each deletion:
 //! recovery from before it is not complete (`reset`), and what lies below is not unread.
 
 use std::{
+    collections::HashMap,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -13,7 +15,7 @@ use natter_shared::{
     broker::Broker,
     id::{GroupId, UserId},
     position::Position,
-    subject::Topic,
+    subject::{Shard, Topic},
     timestamp::Timestamp,
 };
 use sea_orm::{ConnectionTrait, DbErr, QueryResult, Value};
@@ -35,8 +37,26 @@ const BATCH: usize = 500;
 /// Groups or users looked at in one query.
 const PAGE: i64 = 500;
 
-/// Between two transactions, at least: the projector's turn.
+/// Between two transactions, or pages, at least: the projector's turn.
 const PAUSE: Duration = Duration::from_millis(5);
+
+/// Groups with messages, and when the oldest that each has was sent.
+const WITH_MESSAGES: &str = "SELECT c.group_id, (SELECT m.sent_at FROM messages m WHERE m.group_id = c.group_id \
+     ORDER BY m.epoch, m.seq LIMIT 1) AS oldest FROM group_counters c WHERE c.messages > c.floor_ordinal AND c.group_id > ? \
+     ORDER BY c.group_id LIMIT ?";
+
+/// Groups with texts of notifications, and when the oldest that each has was sent: from one group to the next over the index that
+/// has all their texts. Asked for one group by `=`, SQLite would read all its other events instead.
+const WITH_NOTIFICATIONS: &str = "WITH RECURSIVE w (group_id, n) AS (SELECT (SELECT e.group_id FROM group_events e \
+     WHERE e.kind = 'notification' AND e.group_id > ? ORDER BY e.group_id, e.epoch, e.seq LIMIT 1), 1 \
+     UNION ALL SELECT (SELECT e.group_id FROM group_events e WHERE e.kind = 'notification' AND e.group_id > w.group_id \
+     ORDER BY e.group_id, e.epoch, e.seq LIMIT 1), w.n + 1 FROM w WHERE w.group_id IS NOT NULL AND w.n < ?) \
+     SELECT w.group_id, (SELECT e.stored_at FROM group_events e WHERE e.kind = 'notification' AND e.group_id >= w.group_id \
+     ORDER BY e.group_id, e.epoch, e.seq LIMIT 1) AS oldest FROM w WHERE w.group_id IS NOT NULL ORDER BY w.group_id";
+
+/// Marks of a user `s` whose notification is not there.
+const STRAY: &str = "NOT EXISTS (SELECT 1 FROM notifications n WHERE n.recipient = s.recipient AND n.id = s.notification) \
+     AND s.notification >= ? AND s.notification < ?";
 
 /// Deletes what is too old.
 pub(crate) struct Retention {
@@ -87,54 +107,47 @@ impl Retention {
     async fn pass(&self) -> Result<Deleted, DbErr> {
         let mut deleted = Deleted::default();
         if let Some(keep) = self.messages {
-            let sql = "SELECT group_id FROM group_counters WHERE messages > floor_ordinal AND group_id > ? ORDER BY group_id LIMIT ?";
-            deleted.messages = self.groups(sql, keep, What::Messages).await?;
+            deleted.messages = self.groups(WITH_MESSAGES, keep, What::Messages).await?;
         }
         if let Some(keep) = self.notifications {
             deleted.notifications = self.inboxes(keep).await?;
             // Their texts go once no inbox has them any more.
-            let sql = "SELECT DISTINCT group_id FROM group_events WHERE kind = 'notification' AND group_id > ? ORDER BY group_id LIMIT ?";
-            self.groups(sql, keep, What::Notifications).await?;
+            self.groups(WITH_NOTIFICATIONS, keep, What::Notifications).await?;
         }
         Ok(deleted)
     }
 
-    /// Before when things are too old, by the shard's own clock, the time of the last event applied; and by this machine's. One
-    /// that is wrong by itself, here or of a NATS server, deletes nothing.
-    async fn cutoff(&self, topic: Topic, keep: Duration) -> Result<Option<Timestamp>, DbErr> {
-        let shard = self.broker.shards().of(topic);
-        if !self.leases.holds(shard) {
-            return Ok(None);
+    /// Before when things are too old, in each shard that is this process's to work on: by the shard's own clock, the time of the
+    /// last event applied; and by this machine's. One that is wrong by itself, here or of a NATS server, deletes nothing.
+    async fn cutoffs(&self, keep: Duration) -> Result<HashMap<Shard, Timestamp>, DbErr> {
+        let now = self.broker.now().min(Timestamp::now());
+        let keep = i64::try_from(keep.as_millis()).unwrap_or(i64::MAX);
+        let mut cutoffs = HashMap::new();
+        for row in self.rows("SELECT shard, stored_at FROM applied", []).await? {
+            let shard = Shard(row.try_get::<i64>("", "shard")? as u16);
+            if self.leases.holds(shard) {
+                cutoffs.insert(shard, Timestamp(row.try_get::<i64>("", "stored_at")? as u64).min(now).offset_by(-keep));
+            }
         }
-        let applied = checkpoint::load(self.store.database(), shard).await?;
-        Ok(applied.map(|applied| {
-            applied.stored_at.min(self.broker.now()).min(Timestamp::now()).offset_by(-i64::try_from(keep.as_millis()).unwrap_or(i64::MAX))
-        }))
+        Ok(cutoffs)
     }
 
     /// Goes through the groups that `pages` yields.
     async fn groups(&self, pages: &str, keep: Duration, what: What) -> Result<u64, DbErr> {
         let (mut after, mut deleted) = (Uuid::nil(), 0);
         loop {
-            let page = self.rows(self.store.database(), pages, [after.into(), PAGE.into()]).await?;
+            let started = Instant::now();
+            let cutoffs = self.cutoffs(keep).await?;
+            let page = self.rows(pages, [after.into(), PAGE.into()]).await?;
+            sleep(started.elapsed().max(PAUSE)).await;
             for row in &page {
                 after = row.try_get("", "group_id")?;
-                let group = GroupId(after);
-                while let Some(cutoff) = self.cutoff(Topic::Group(group), keep).await? {
-                    let started = Instant::now();
-                    let write = self.store.write().await?;
-                    let gone = match what {
-                        What::Messages => self.messages_of(&write, group, cutoff).await?,
-                        What::Notifications => self.notifications_of(&write, group, cutoff).await?,
-                    };
-                    if gone == 0 {
-                        write.rollback().await?;
-                        break;
-                    }
-                    write.commit().await?;
-                    self.metrics.retired(what.kind(), gone);
-                    deleted += gone;
-                    sleep(started.elapsed().max(PAUSE)).await;
+                let (group, oldest) = (GroupId(after), row.try_get::<Option<i64>>("", "oldest")?);
+                let shard = self.broker.shards().of(Topic::Group(group));
+                if let Some(cutoff) = cutoffs.get(&shard)
+                    && oldest.is_some_and(|oldest| oldest < cutoff.0 as i64)
+                {
+                    deleted += self.group(group, *cutoff, what).await?;
                 }
             }
             if page.is_empty() {
@@ -143,35 +156,66 @@ impl Retention {
         }
     }
 
+    /// Deletes what a group has from before `cutoff`.
+    async fn group(&self, group: GroupId, cutoff: Timestamp, what: What) -> Result<u64, DbErr> {
+        let (shard, mut deleted) = (self.broker.shards().of(Topic::Group(group)), 0);
+        while self.leases.holds(shard) {
+            let started = Instant::now();
+            let gone = match what {
+                What::Messages => self.messages_of(group, cutoff).await?,
+                What::Notifications => self.notifications_of(group, cutoff).await?,
+            };
+            if gone == 0 {
+                break;
+            }
+            self.metrics.retired(what.kind(), gone);
+            deleted += gone;
+            sleep(started.elapsed().max(PAUSE)).await;
+        }
+        Ok(deleted)
+    }
+
     /// The oldest messages of a group, as far as they are before `cutoff`.
-    async fn messages_of(&self, write: &Write, group: GroupId, cutoff: Timestamp) -> Result<u64, DbErr> {
+    async fn messages_of(&self, group: GroupId, cutoff: Timestamp) -> Result<u64, DbErr> {
         let sql = "SELECT epoch, seq, ordinal, sent_at AS at FROM messages WHERE group_id = ? ORDER BY epoch, seq LIMIT ?";
-        let rows = self.rows(&write.transaction, sql, [group.0.into(), (BATCH as i64).into()]).await?;
+        let rows = self.rows(sql, [group.0.into(), (BATCH as i64).into()]).await?;
         let Some(last) = too_old(&rows, cutoff)?.last() else { return Ok(0) };
-        let ordinal: i64 = last.try_get("", "ordinal")?;
-        let upto = position(last)?;
-        self.raise_floor(write, group, upto, ordinal).await?;
-        self.delete(write, "DELETE FROM messages WHERE group_id = ? AND (epoch, seq) <= (?, ?)", group, upto).await
+        self.delete(
+            "DELETE FROM messages WHERE group_id = ? AND (epoch, seq) <= (?, ?)",
+            group,
+            position(last)?,
+            last.try_get("", "ordinal")?,
+        )
+        .await
     }
 
     /// The texts of the oldest notifications to a group, as far as they are before `cutoff` and
     /// gone from all inboxes.
-    async fn notifications_of(&self, write: &Write, group: GroupId, cutoff: Timestamp) -> Result<u64, DbErr> {
+    async fn notifications_of(&self, group: GroupId, cutoff: Timestamp) -> Result<u64, DbErr> {
         let sql = "SELECT e.epoch, e.seq, e.stored_at AS at FROM group_events e WHERE e.group_id = ? AND e.kind = 'notification' \
                    ORDER BY e.epoch, e.seq LIMIT ?";
-        let rows = self.rows(&write.transaction, sql, [group.0.into(), (BATCH as i64).into()]).await?;
-        let old = too_old(&rows, cutoff)?;
-        let Some(last) = old.last() else { return Ok(0) };
+        let rows = self.rows(sql, [group.0.into(), (BATCH as i64).into()]).await?;
+        let Some(last) = too_old(&rows, cutoff)?.last() else { return Ok(0) };
         let upto = position(last)?;
         let sql = "SELECT 1 AS one FROM group_events e JOIN notifications n ON n.id = e.event_id AND n.group_id IS NOT NULL \
                    WHERE e.group_id = ? AND e.kind = 'notification' AND (e.epoch, e.seq) <= (?, ?) LIMIT 1";
         let (epoch, seq) = checkpoint::sql(upto);
-        if !self.rows(&write.transaction, sql, [group.0.into(), epoch.into(), seq.into()]).await?.is_empty() {
+        if !self.rows(sql, [group.0.into(), epoch.into(), seq.into()]).await?.is_empty() {
             return Ok(0);
         }
-        self.raise_floor(write, group, upto, 0).await?;
         let sql = "DELETE FROM group_events WHERE group_id = ? AND kind = 'notification' AND (epoch, seq) <= (?, ?)";
-        self.delete(write, sql, group, upto).await
+        self.delete(sql, group, upto, 0).await
+    }
+
+    /// Deletes what a group has up to `upto`, and raises its floor to there.
+    async fn delete(&self, sql: &str, group: GroupId, upto: Position, ordinal: i64) -> Result<u64, DbErr> {
+        let (epoch, seq) = checkpoint::sql(upto);
+        let write = self.store.write().await?;
+        self.raise_floor(&write, group, upto, ordinal).await?;
+        let statement = self.store.statement(sql, [group.0.into(), epoch.into(), seq.into()]);
+        let gone = write.transaction.execute_raw(statement).await?.rows_affected();
+        write.commit().await?;
+        Ok(gone)
     }
 
     async fn raise_floor(&self, write: &Write, group: GroupId, upto: Position, ordinal: i64) -> Result<(), DbErr> {
@@ -188,35 +232,29 @@ impl Retention {
         write.transaction.execute_raw(self.store.statement(sql, values)).await.map(drop)
     }
 
-    async fn delete(&self, write: &Write, sql: &str, group: GroupId, upto: Position) -> Result<u64, DbErr> {
-        let (epoch, seq) = checkpoint::sql(upto);
-        let statement = self.store.statement(sql, [group.0.into(), epoch.into(), seq.into()]);
-        Ok(write.transaction.execute_raw(statement).await?.rows_affected())
-    }
-
     /// Goes through all inboxes.
     async fn inboxes(&self, keep: Duration) -> Result<u64, DbErr> {
+        let sql = format!(
+            "SELECT u.id, (SELECT n.sent_at FROM notifications n WHERE n.recipient = u.id ORDER BY n.sent_at, n.id LIMIT 1) AS oldest, \
+             (SELECT s.notification FROM inbox_state s WHERE s.recipient = u.id AND {STRAY} ORDER BY s.notification LIMIT 1) AS stray \
+             FROM users u WHERE u.id > ? ORDER BY u.id LIMIT ?"
+        );
         let (mut after, mut deleted) = (String::new(), 0);
         loop {
-            let sql = "SELECT id FROM users WHERE id > ? ORDER BY id LIMIT ?";
-            let page = self.rows(self.store.database(), sql, [after.clone().into(), PAGE.into()]).await?;
+            let started = Instant::now();
+            let cutoffs = self.cutoffs(keep).await?;
+            let [from, upto] = ids_before(cutoffs.values().max().copied().unwrap_or_default());
+            let page = self.rows(&sql, [from, upto, after.clone().into(), PAGE.into()]).await?;
+            sleep(started.elapsed().max(PAUSE)).await;
             for row in &page {
                 after = row.try_get("", "id")?;
                 let Ok(user) = UserId::new(&after) else { continue };
-                while let Some(cutoff) = self.cutoff(Topic::User(user.key()), keep).await? {
-                    let started = Instant::now();
-                    let write = self.store.write().await?;
-                    let gone = self.inbox_of(&write, &user, cutoff).await?;
-                    if gone == 0 {
-                        write.rollback().await?;
-                        break;
-                    }
-                    write.commit().await?;
-                    self.metrics.retired(What::Notifications.kind(), gone);
-                    deleted += gone;
-                    // Counts are absolute: the next change brings what this does not.
-                    let _ = self.changes.try_send(Change::Of(user.clone()));
-                    sleep(started.elapsed().max(PAUSE)).await;
+                let Some(cutoff) = cutoffs.get(&self.broker.shards().of(Topic::User(user.key()))) else { continue };
+                if row.try_get::<Option<i64>>("", "oldest")?.is_some_and(|oldest| oldest < cutoff.0 as i64) {
+                    deleted += self.inbox(&user, *cutoff).await?;
+                }
+                if row.try_get::<Option<Uuid>>("", "stray")?.is_some_and(|stray| stray < first_id(*cutoff)) {
+                    self.strays(&user, *cutoff).await?;
                 }
             }
             if page.is_empty() {
@@ -225,12 +263,30 @@ impl Retention {
         }
     }
 
+    /// Deletes the notifications of an inbox that are before `cutoff`.
+    async fn inbox(&self, user: &UserId, cutoff: Timestamp) -> Result<u64, DbErr> {
+        let (shard, mut deleted) = (self.broker.shards().of(Topic::User(user.key())), 0);
+        while self.leases.holds(shard) {
+            let started = Instant::now();
+            let gone = self.inbox_of(user, cutoff).await?;
+            if gone == 0 {
+                break;
+            }
+            self.metrics.retired(What::Notifications.kind(), gone);
+            deleted += gone;
+            // Counts are absolute: the next change brings what this does not.
+            let _ = self.changes.try_send(Change::Of(user.clone()));
+            sleep(started.elapsed().max(PAUSE)).await;
+        }
+        Ok(deleted)
+    }
+
     /// The oldest notifications of an inbox, as far as they are before `cutoff`.
-    async fn inbox_of(&self, write: &Write, user: &UserId, cutoff: Timestamp) -> Result<u64, DbErr> {
+    async fn inbox_of(&self, user: &UserId, cutoff: Timestamp) -> Result<u64, DbErr> {
         let sql = "SELECT id, epoch, seq, group_id, sent_at FROM notifications WHERE recipient = ? AND sent_at < ? \
                    ORDER BY sent_at, id LIMIT ?";
         let values = [user.as_str().into(), (cutoff.0 as i64).into(), (BATCH as i64).into()];
-        let rows = self.rows(&write.transaction, sql, values).await?;
+        let rows = self.rows(sql, values).await?;
         let Some(last) = rows.last() else { return Ok(0) };
         let upto: [Value; 2] = [last.try_get::<i64>("", "sent_at")?.into(), last.try_get::<Uuid>("", "id")?.into()];
         let mut floor = Position::START;
@@ -241,6 +297,7 @@ impl Retention {
             }
         }
         let (epoch, seq) = checkpoint::sql(floor);
+        let write = self.store.write().await?;
         let sql =
             "UPDATE users SET inbox_floor_epoch = ?, inbox_floor_seq = ? WHERE id = ? AND (inbox_floor_epoch, inbox_floor_seq) < (?, ?)";
         let values = [epoch.into(), seq.into(), user.as_str().into(), epoch.into(), seq.into()];
@@ -252,16 +309,34 @@ impl Retention {
         write.transaction.execute_raw(self.store.statement(sql, values)).await?;
         let sql = "DELETE FROM notifications WHERE recipient = ? AND (sent_at, id) <= (?, ?)";
         let values = std::iter::once(recipient()).chain(upto);
-        Ok(write.transaction.execute_raw(self.store.statement(sql, values)).await?.rows_affected())
+        let gone = write.transaction.execute_raw(self.store.statement(sql, values)).await?.rows_affected();
+        write.commit().await?;
+        Ok(gone)
     }
 
-    async fn rows(
-        &self,
-        database: &impl ConnectionTrait,
-        sql: &str,
-        values: impl IntoIterator<Item = Value>,
-    ) -> Result<Vec<QueryResult>, DbErr> {
-        database.query_all_raw(self.store.statement(sql, values)).await
+    /// Deletes marks of notifications that are not there, and are from before `cutoff` by their ids: that came late, or of what never was.
+    async fn strays(&self, user: &UserId, cutoff: Timestamp) -> Result<(), DbErr> {
+        let sql = format!(
+            "DELETE FROM inbox_state WHERE recipient = ? AND notification IN \
+             (SELECT s.notification FROM inbox_state s WHERE s.recipient = ? AND {STRAY} LIMIT ?)"
+        );
+        let shard = self.broker.shards().of(Topic::User(user.key()));
+        while self.leases.holds(shard) {
+            let started = Instant::now();
+            let [from, upto] = ids_before(cutoff);
+            let values = [user.as_str().into(), user.as_str().into(), from, upto, (BATCH as i64).into()];
+            let gone = self.store.execute(&sql, values).await?;
+            self.metrics.retired("inbox_marks", gone);
+            if gone < BATCH as u64 {
+                break;
+            }
+            sleep(started.elapsed().max(PAUSE)).await;
+        }
+        Ok(())
+    }
+
+    async fn rows(&self, sql: &str, values: impl IntoIterator<Item = Value>) -> Result<Vec<QueryResult>, DbErr> {
+        self.store.database().query_all_raw(self.store.statement(sql, values)).await
     }
 }
 
@@ -293,6 +368,109 @@ fn too_old(rows: &[QueryResult], cutoff: Timestamp) -> Result<&[QueryResult], Db
     Ok(rows.get(..count).unwrap_or_default())
 }
 
+/// Between which the ids of notifications are whose nonces are from before `cutoff`. Without those of a back end's keys, which have no
+/// time: such a one may be new, and come after its mark.
+fn ids_before(cutoff: Timestamp) -> [Value; 2] {
+    [first_id(Timestamp(1)), first_id(cutoff)].map(Value::from)
+}
+
+/// The first id of a notification whose nonce is of `time`.
+fn first_id(time: Timestamp) -> Uuid {
+    Uuid::from_u128(u128::from(time.0) << 80)
+}
+
 fn position(row: &QueryResult) -> Result<Position, DbErr> {
     Ok(checkpoint::position(row.try_get("", "epoch")?, row.try_get("", "seq")?))
+}
+
+#[cfg(test)]
+mod tests {
+    use natter_shared::{
+        broker::embedded::{EmbeddedBroker, EmbeddedOptions},
+        id::InstanceId,
+    };
+    use prometheus_client::registry::Registry;
+
+    use super::*;
+    use crate::{database, options::DatabaseOptions};
+
+    #[tokio::test]
+    async fn where_nothing_is_old_a_pass_waits_for_no_turn_to_write() {
+        let directory = tempfile::tempdir().unwrap();
+        let url = format!("sqlite:{}", directory.path().join("natter.db").display());
+        let connection = database::connect(&DatabaseOptions { url, ..DatabaseOptions::default() }).await.unwrap();
+        database::migrate(&connection).await.unwrap();
+        let (store, metrics) = (Store::new(connection), Metrics::register(&mut Registry::default()));
+        let broker = EmbeddedBroker::open(&directory.path().join("log.db"), EmbeddedOptions::default()).await.unwrap();
+        let shards = broker.shards().count();
+        let leases = Leases::new(store.clone(), InstanceId::random(), Duration::from_mins(10), shards);
+        let stop = CancellationToken::new();
+        let keeping = tokio::spawn(Arc::clone(&leases).keep(stop.clone()));
+        for shard in broker.shards().iter() {
+            leases.watch(shard).unwrap().wait_for(|held| *held).await.unwrap();
+            let sql = "INSERT INTO applied (shard, epoch, seq, stored_at, floor_epoch, floor_seq) VALUES (?, 1, 9, ?, 0, 0)";
+            store.execute(sql, [i64::from(shard.0).into(), (Timestamp::now().0 as i64).into()]).await.unwrap();
+        }
+        let hour = Duration::from_hours(1);
+        let now = Timestamp::now();
+        let day_ago = now.offset_by(-86_400_000);
+        let numbers = |most: u32| format!("WITH RECURSIVE c (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c WHERE n < {most})");
+        for sql in [
+            "INSERT INTO users (id, key, handle, display_name, placeholder, created_at) \
+             SELECT 'u' || n, randomblob(16), 'u' || n, 'u', FALSE, 0 FROM c",
+            "INSERT INTO notifications (recipient, id, epoch, seq, nonce, body, sent_at) \
+             SELECT 'u' || n, randomblob(16), 1, n, randomblob(16), 'text', {now} FROM c",
+            // Of nonces that are old; and one each of a mark that is not, or has no time.
+            "INSERT INTO notifications (recipient, id, epoch, seq, nonce, body, sent_at) \
+             SELECT 'u' || n, unhex(printf('%012x%020x', {day_ago}, n)), 1, n, randomblob(16), 'text', {now} FROM c",
+            "INSERT INTO inbox_state (recipient, notification, seen, is_read) SELECT recipient, id, TRUE, TRUE FROM notifications",
+            "INSERT INTO inbox_state (recipient, notification, seen, is_read) \
+             SELECT 'u' || n, unhex(printf('%012x%020x', {now}, n)), TRUE, TRUE FROM c",
+            "INSERT INTO inbox_state (recipient, notification, seen, is_read) \
+             SELECT 'u' || n, unhex(printf('%012x%020x', 0, 5000 + n)), TRUE, TRUE FROM c",
+            "INSERT INTO group_counters (group_id, messages) SELECT unhex(printf('%032x', n)), 1 FROM c",
+            "INSERT INTO messages (id, group_id, epoch, seq, ordinal, sender, nonce, body, sent_at) \
+             SELECT randomblob(16), unhex(printf('%032x', n)), 1, n, 1, 'u1', randomblob(16), 'text', {now} FROM c",
+            // Two of each group: an old one that is in an inbox still, and a new one.
+            "INSERT INTO group_events (group_id, epoch, seq, event_id, kind, payload, stored_at) \
+             SELECT unhex(printf('%032x', n)), 1, n, unhex(printf('%032x', n)), 'notification', '', {day_ago} FROM c",
+            "INSERT INTO notifications (recipient, id, group_id, epoch, seq, nonce, sent_at) \
+             SELECT 'u' || n, unhex(printf('%032x', n)), unhex(printf('%032x', n)), 1, n, randomblob(16), {now} FROM c",
+            "INSERT INTO group_events (group_id, epoch, seq, event_id, kind, payload, stored_at) \
+             SELECT unhex(printf('%032x', n)), 1, 2000 + n, randomblob(16), 'notification', '', {now} FROM c",
+        ] {
+            let sql = sql.replace("{now}", &now.0.to_string()).replace("{day_ago}", &day_ago.0.to_string());
+            assert_eq!(store.execute(&format!("{} {sql}", numbers(1000)), []).await.unwrap() % 1000, 0);
+        }
+        let (changes, _inboxes) = mpsc::channel(10);
+        let (messages, notifications, every) = (Some(hour), Some(hour), hour);
+        let retention = Retention { store: store.clone(), broker, leases, metrics, changes, messages, notifications, every };
+
+        let writing = store.write().await.unwrap();
+        let passed = tokio::time::timeout(Duration::from_secs(30), retention.pass()).await.expect("waits for nobody").unwrap();
+        assert_eq!((passed.messages, passed.notifications), (0, 0));
+        writing.rollback().await.unwrap();
+
+        for sql in [
+            "UPDATE messages SET sent_at = {day_ago} WHERE seq IN (1, 500, 501, 1000)",
+            "UPDATE notifications SET sent_at = {day_ago} WHERE recipient IN ('u1', 'u500', 'u999')",
+            "INSERT INTO inbox_state (recipient, notification, seen, is_read) \
+             SELECT 'u7', unhex(printf('%012x%020x', {day_ago}, n)), TRUE, TRUE FROM c WHERE n <> 7",
+        ] {
+            let sql = sql.replace("{day_ago}", &day_ago.0.to_string());
+            store.execute(&format!("{} {sql}", numbers(1000)), []).await.unwrap();
+        }
+        let passed = retention.pass().await.unwrap();
+        assert_eq!((passed.messages, passed.notifications), (4, 9));
+        let count = async |what: &str| -> i64 {
+            let sql = format!("SELECT count(*) AS n FROM {what}");
+            store.database().query_one_raw(store.statement(&sql, [])).await.unwrap().unwrap().try_get("", "n").unwrap()
+        };
+        assert_eq!(count("messages").await, 996);
+        assert_eq!(count("group_events").await, 1997, "old ones that no inbox has any more");
+        assert_eq!(count("inbox_state WHERE recipient = 'u7'").await, 4, "only what is of nothing");
+        assert_eq!(count("inbox_state").await, 4 * 1000 - 2 * 3);
+        stop.cancel();
+        keeping.await.unwrap();
+    }
 }

@@ -3,13 +3,15 @@
 use std::time::Duration;
 
 use natter_shared::{
-    broker::Ack,
+    broker::{Ack, Broker},
     event::{Audience, GroupKind, SeenWhat},
-    id::{GroupId, UserId},
+    id::{GroupId, NotificationId, UserId},
     position::Position,
     rpc::{CountInbox, EventsAfter, ListGroups, ListNotifications, MessageHistory},
     subject::Topic,
 };
+
+use uuid::Uuid;
 
 use crate::{
     harness::{Harness, user},
@@ -128,6 +130,11 @@ async fn old_notifications_go_with_their_texts_and_counts(mut harness: Harness) 
     harness.applied(Topic::Group(group), shared[5].1).await;
     let seen = harness.seen(&bob, SeenWhat::Ids(vec![direct[0].0, direct[5].0]), true).await;
     harness.applied(topic, seen).await;
+    // Of what never was, or was deleted before: by its id a day ago, now, and without a time.
+    let now = harness.broker.now();
+    let strays = [now.offset_by(-86_400_000).0, now.0, 0].map(|time| NotificationId(Uuid::from_u128((u128::from(time) << 80) + 7)));
+    let seen = harness.seen(&bob, SeenWhat::Ids(strays.to_vec()), false).await;
+    harness.applied(topic, seen).await;
     let upto = direct[2].1.position.seq;
     harness.sql(&format!("UPDATE notifications SET sent_at = sent_at - 86400000 WHERE group_id IS NULL AND seq <= {upto}")).await;
     age(&harness, group, shared[2].1.position).await;
@@ -138,7 +145,8 @@ async fn old_notifications_go_with_their_texts_and_counts(mut harness: Harness) 
         .await;
     let counts = harness.call(CountInbox { user: bob.clone() }).await.unwrap().reply;
     assert_eq!((counts.unseen, counts.unread), (5, 5));
-    assert_eq!(harness.count("inbox_state").await, 1);
+    harness.eventually("marks deleted", async || (harness.count("inbox_state").await == 3).then_some(())).await;
+    assert_eq!(harness.count("inbox_state WHERE is_read").await, 1);
     let page = ListNotifications { user: bob.clone(), before: None, archived: false, unseen: false, limit: 50 };
     let page = harness.call(page).await.unwrap().reply;
     assert_eq!((page.notifications.len(), page.more), (6, false));
@@ -167,4 +175,40 @@ async fn only_the_holder_of_a_shard_deletes(mut harness: Harness) {
     assert_eq!(harness.count("messages").await, 5);
     keep_an_hour(&mut harness).await;
     harness.eventually("deleted", async || (harness.count("messages").await == 2).then_some(())).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_nothing_is_old_postgres_is_asked_for_no_transaction() {
+    let mut harness = Harness::postgres().await;
+    let zed = user("zed");
+    harness
+        .sql(
+            "INSERT INTO users (id, key, handle, display_name, placeholder, created_at) \
+             SELECT 'u' || n, gen_random_uuid(), 'u' || n, 'u', FALSE, 0 FROM generate_series(1, 1000) n",
+        )
+        .await;
+    let (_, ack) = harness.notify(Audience::User(zed.clone()), None, "text").await;
+    harness.applied(Topic::User(zed.key()), ack).await;
+    let now = harness.broker.now().0;
+    harness
+        .sql(&format!(
+            "INSERT INTO notifications (recipient, id, epoch, seq, nonce, body, sent_at) \
+             SELECT id, gen_random_uuid(), 1, 1000000, gen_random_uuid(), 'text', {now} FROM users WHERE id <> 'zed'"
+        ))
+        .await;
+    // Each that finds nothing to do is rolled back.
+    let rolled_back = async |harness: &Harness| {
+        let sql = "SELECT xact_rollback AS n FROM pg_stat_database WHERE datname = current_database()";
+        harness.rows(sql).await[0].try_get::<i64>("", "n").unwrap()
+    };
+    let before = rolled_back(&harness).await;
+    harness.sql("UPDATE notifications SET sent_at = sent_at - 86400000 WHERE recipient = 'zed'").await;
+    keep_an_hour(&mut harness).await;
+    // Who comes last: all others were looked at before.
+    harness.eventually("deleted", async || (harness.count("notifications").await == 1000).then_some(())).await;
+    // What a connection counts is told after a second of it, or when it ends.
+    harness.stop().await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let more = rolled_back(&harness).await - before;
+    assert!(more < 100, "{more} transactions");
 }
