@@ -42,7 +42,7 @@ impl<'a> Insistence<'a> {
 
     /// What `ask` answers at last; what can be tried again is, while it is worth it. What it asks must
     /// change nothing.
-    pub(super) async fn ask<T, Asked>(&self, ask: impl Fn() -> Asked) -> Result<T, RpcError>
+    pub(crate) async fn ask<T, Asked>(&self, ask: impl Fn() -> Asked) -> Result<T, RpcError>
     where
         Asked: Future<Output = Result<T, RpcError>>,
     {

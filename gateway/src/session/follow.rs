@@ -7,6 +7,7 @@ use std::sync::{
 };
 
 use natter_shared::{
+    event::GroupJoined,
     frame::CloseCode,
     id::GroupId,
     position::Position,
@@ -87,24 +88,7 @@ impl App {
         let followed = match notice {
             // A hint is told again to who resumes, and its membership may be over long since.
             Notice::Joined(joined) if session.was_listed(self.shard_of(joined.group), joined.since) => Ok(()),
-            Notice::Joined(joined) => {
-                let membership = Followed {
-                    group: joined.group,
-                    meta: GroupMeta { kind: joined.kind, display_name: joined.display_name.as_str().into() },
-                    since: joined.since,
-                    known: joined.since,
-                    start: session.start_of(self.shard_of(joined.group), joined.group, joined.since),
-                    telling: Telling::all(session, *joined),
-                };
-                match self.go_live(session, &membership).await {
-                    Ok(_) | Err(JoinError::NotMember(_)) => Ok(()),
-                    Err(JoinError::TooMany(_)) => {
-                        self.hub.say_reset(session, membership.group);
-                        Ok(())
-                    }
-                    Err(error @ JoinError::Unavailable(_)) => Err(Refusal::from(error)),
-                }
-            }
+            Notice::Joined(joined) => self.begin_joined(session, *joined).await,
             Notice::GroupLost { group, meta, .. } => self.find_again(session, group, &meta).await,
             Notice::InboxLost { after } => self.hear_again(session, after).await,
             // Done with when it came.
@@ -119,6 +103,25 @@ impl App {
 
     fn shard_of(&self, group: GroupId) -> Shard {
         self.broker.shards().of(Topic::Group(group))
+    }
+
+    async fn begin_joined(&self, session: &Arc<SessionHandle>, joined: GroupJoined) -> Result<(), Refusal> {
+        let membership = Followed {
+            group: joined.group,
+            meta: GroupMeta { kind: joined.kind, display_name: joined.display_name.as_str().into() },
+            since: joined.since,
+            known: joined.since,
+            start: self.start_of(session, joined.group, joined.since).await?,
+            telling: Telling::all(session, joined),
+        };
+        match self.go_live(session, &membership).await {
+            Ok(_) | Err(JoinError::NotMember(_)) => Ok(()),
+            Err(JoinError::TooMany(_)) => {
+                self.hub.say_reset(session, membership.group);
+                Ok(())
+            }
+            Err(error @ JoinError::Unavailable(_)) => Err(error.into()),
+        }
     }
 
     async fn hear_again(&self, session: &Arc<SessionHandle>, after: Position) -> Result<(), Refusal> {

@@ -24,7 +24,7 @@ use tokio::{sync::Notify, time};
 use super::{nonces::Nonces, notices::Notices, reply::Refusal, send::Outgoing};
 use crate::{
     auth::Identity,
-    delivery::{GroupMeta, Joined, Start},
+    delivery::{GroupMeta, Joined},
     socket::Outlet,
 };
 
@@ -280,15 +280,11 @@ impl SessionHandle {
         let _ = self.signed_in.set(applied);
     }
 
-    /// Where a session goes on in a group that it was not told of at sign-in: with all of a newer
-    /// membership but what an earlier connection of the client was told, else with what comes next.
-    pub(super) fn start_of(&self, shard: Shard, group: GroupId, since: Position) -> Start {
-        if self.was_listed(shard, since) {
-            return Start::Now;
-        }
+    /// Up to where an earlier connection of the client was told of `group`, as the client says, where that is beyond what SQL had at
+    /// sign-in.
+    pub(super) fn told_ahead(&self, group: GroupId) -> Option<Position> {
         let mut ahead = self.ahead.get().into_iter().flatten();
-        let told = ahead.find(|(id, _)| *id == group).map(|(_, position)| *position);
-        Start::After(told.map_or(since, |told| told.max(since)))
+        ahead.find(|(id, _)| *id == group).map(|(_, position)| *position)
     }
 
     /// Whether the list at sign-in came after a membership of `since`: if that was not on it, it had

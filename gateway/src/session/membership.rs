@@ -72,20 +72,6 @@ impl Followed {
     pub(super) fn of(membership: &Membership, known: Position, start: Start, telling: Telling) -> Self {
         Self { group: membership.group, meta: meta_of(membership), since: membership.since, known, start, telling }
     }
-
-    /// One that SQL has at `known`, and the session has not heard of.
-    fn found(session: &SessionHandle, shard: Shard, membership: &Membership, known: Position) -> Self {
-        let Membership { group, kind, name, display_name, role, since, .. } = membership.clone();
-        let start = session.start_of(shard, group, since);
-        let telling = match start {
-            Start::After(_) => {
-                Telling::all(session, GroupJoined { group, user: session.user.clone(), kind, name, display_name, role, since })
-            }
-            // It was listed; it is told what ends it.
-            Start::Now => Telling::End,
-        };
-        Self::of(membership, known, start, telling)
-    }
 }
 
 /// How a join begins.
@@ -103,6 +89,34 @@ pub(super) enum Begun {
 }
 
 impl App {
+    /// Where a session goes on in a group that it was not told of at sign-in: with all of a newer membership but what an earlier
+    /// connection of the client was told, else with what comes next.
+    pub(super) async fn start_of(&self, session: &SessionHandle, group: GroupId, since: Position) -> Result<Start, rpc::RpcError> {
+        let topic = Topic::Group(group);
+        if session.was_listed(self.broker.shards().of(topic), since) {
+            return Ok(Start::Now);
+        }
+        // A position that was never given out is of another installation.
+        match session.told_ahead(group).filter(|told| *told > since) {
+            Some(told) if Insistence::of(session).ask(|| self.is_stored(topic, told)).await? => Ok(Start::After(told)),
+            Some(_) | None => Ok(Start::After(since)),
+        }
+    }
+
+    /// A membership that SQL has at `known`, and the session has not heard of.
+    async fn found(&self, session: &SessionHandle, membership: &Membership, known: Position) -> Result<Followed, rpc::RpcError> {
+        let Membership { group, kind, name, display_name, role, since, .. } = membership.clone();
+        let start = self.start_of(session, group, since).await?;
+        let telling = match start {
+            Start::After(_) => {
+                Telling::all(session, GroupJoined { group, user: session.user.clone(), kind, name, display_name, role, since })
+            }
+            // It was listed; it is told what ends it.
+            Start::Now => Telling::End,
+        };
+        Ok(Followed::of(membership, known, start, telling))
+    }
+
     /// Makes the session a live member of a group, as of a membership of its user. One that is already
     /// goes on as it is: everything after its first position follows.
     pub(super) async fn go_live(&self, session: &Arc<SessionHandle>, followed: &Followed) -> Result<Joined, JoinError> {
@@ -259,7 +273,7 @@ impl App {
                     continue;
                 }
                 let shard = self.broker.shards().of(Topic::Group(group));
-                let followed = Followed::found(session, shard, &membership, rpc::applied_in(&applied, shard));
+                let followed = self.found(session, &membership, rpc::applied_in(&applied, shard)).await?;
                 match self.go_live(session, &followed).await {
                     Ok(_) | Err(JoinError::NotMember(_)) => {}
                     Err(JoinError::TooMany(_)) => self.hub.say_reset(session, group),
@@ -360,7 +374,7 @@ impl App {
         }
         let known = answer.applied(shard);
         let Some(membership) = answer.reply else { return Err(Refusal::no_such_group()) };
-        let followed = Followed::found(session, shard, &membership, known);
+        let followed = self.found(session, &membership, known).await?;
         // By itself: who asked may not wait, and a join that was begun is ended.
         let (app, of) = (Arc::clone(self), Arc::clone(session));
         let joined = self.tasks.spawn(async move { app.go_live(&of, &followed).await }).await;

@@ -249,8 +249,8 @@ impl App {
     }
 
     /// Whether the topic's log has come to `position`: SQL may lag behind it.
-    async fn is_stored(&self, topic: Topic, position: Position) -> Result<bool, OpenError> {
-        Ok(self.hub.is_stored(topic, position).await.map_err(rpc::RpcError::from)?)
+    pub(super) async fn is_stored(&self, topic: Topic, position: Position) -> Result<bool, rpc::RpcError> {
+        Ok(self.hub.is_stored(topic, position).await?)
     }
 
     /// Joins an open group for good, and its delivery.
@@ -279,7 +279,7 @@ impl App {
         let id = membership.group;
         let shard = self.broker.shards().of(Topic::Group(id));
         let applied = rpc::applied_in(&applied, shard);
-        let start = session.start_of(shard, id, membership.since);
+        let start = self.start_of(session, id, membership.since).await?;
         let followed = Followed::of(&membership, applied.max(membership.since), start, Telling::Nothing);
         let joined = self.go_live(session, &followed).await?;
         Ok(group_state(membership, joined, applied, false))

@@ -1,7 +1,7 @@
 //! Coming back: what was missed is filled in, from the ring, the stream or SQL, or declared missing.
 
 use anyhow::Result;
-use natter_shared::id::GroupId;
+use natter_shared::{id::GroupId, position::Position};
 use natter_tests::{
     client::{Client, groups_of},
     cluster::{Cluster, Store},
@@ -119,6 +119,26 @@ async fn a_position_from_another_time_is_declared_not_guessed() -> Result<()> {
         let declared = group_state["recovered"] == false || raw.record(|record| record.pushes.iter().any(|push| push["type"] == "reset"));
         assert!(declared || complete, "{position}: neither declared nor filled: {group_state}, {bodies:?}");
     }
+    Ok(())
+}
+
+/// Of an installation that is gone, say.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_position_that_no_log_gave_out_hides_nothing_of_a_group_that_is_joined_afterwards() -> Result<()> {
+    let cluster = Cluster::builder().start().await?;
+    let ann = Client::connect(cluster.gateway(0), &User::named("ann")).await?;
+    let group = ann.join("lobby").await?;
+    let stored = ann.send(group, "before").await?.position;
+    let never = Position::new(stored.epoch, 999_999);
+    let mut ben = Client::new(&User::named("ben"));
+    ben.resume_from(group, never);
+    ben.reconnect(cluster.gateway(0)).await?;
+    let joined = ben.request(json!({"type": "join", "group": group})).await?;
+    assert!(position_of(&joined["group"]["position"]).is_some_and(|position| stored < position && position < never), "{joined}");
+    ben.send(group, "hello").await?;
+    ann.send(group, "welcome").await?;
+    ben.wait_for_body("welcome").await?;
+    assert_eq!(ben.bodies(group), ["hello", "welcome"]);
     Ok(())
 }
 
