@@ -201,11 +201,11 @@ impl Hub {
                             start = Start::After(position.max(floor));
                         }
                     }
-                    Ok(Answer::TooMuch) => {
-                        written = true;
-                        telling.begin(session);
-                        recover::say_reset(self, session, whose.group());
-                        (start, complete) = (Start::Now, false);
+                    Ok(Answer::TooMuch(cursor)) => {
+                        recover::declare(self, &insistence, whose, known, cursor, &mut telling).await?;
+                        (written, complete, known) = (true, false, known.max(cursor));
+                        // Nobody can be brought up to a group that says too much each time that SQL is asked.
+                        start = if attempt > ATTEMPTS / 2 { Start::Now } else { Start::After(cursor) };
                     }
                     Ok(Answer::NotMember(at)) => return Err(JoinError::NotMember(at)),
                     // Its next task may be luckier; that it was behind somewhere is what counts as an attempt.

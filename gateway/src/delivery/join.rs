@@ -95,8 +95,8 @@ pub(super) enum Answer {
     Live(Position),
     /// What was asked lies before the ring's floor: recover up to it, then ask again.
     Behind(Position),
-    /// More was missed than the connection may be sent at once.
-    TooMuch,
+    /// More was missed, up to here, than the connection may be sent at once.
+    TooMuch(Position),
     /// The user was removed after `known`, by the event here.
     NotMember(Position),
     /// The topic cannot be followed now.

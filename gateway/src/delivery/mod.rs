@@ -29,7 +29,7 @@ mod recoveries;
 mod ring;
 mod tail;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod users;
 
 pub use encode::message_frame;

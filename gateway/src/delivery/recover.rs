@@ -83,31 +83,59 @@ pub(super) async fn recover(
     match (told, group) {
         (Some(told), Some((group, _))) if let Some(at) = told.ended => Err(end(session, group, at, telling)),
         (Some(told), _) => Ok(Recovered { complete: true, written: told.written }),
-        (None, Some((group, _))) => {
-            // What could not be read may have been the user's removal.
-            let call = FindMembership { user: session.user.clone(), group };
-            let shard = hub.broker.shards().of(Topic::Group(group));
-            let at = ShardPosition { shard: shard.0, position: floor };
-            let answer = insistence.call(&*hub.broker, call, Some(at)).await?;
-            let ended = match &answer.reply {
-                None => Some(answer.applied(shard)),
-                // This one is another, which is told by itself.
-                Some(member) if member.since > known => Some(before(member.since)),
-                Some(_) => None,
-            };
-            // Who wants only what comes next has missed nothing.
-            let complete = from >= floor;
-            if !complete && (ended.is_none() || !telling.is_nothing()) {
-                telling.begin(session);
-                say_reset(hub, session, Some(group));
-            }
-            ended.map_or(Ok(Recovered { complete, written: !complete }), |at| Err(end(session, group, at, telling)))
+        // Who wants only what comes next has missed nothing.
+        (None, Some((group, _))) if from >= floor => {
+            let ended = ended(hub, insistence, group, known, floor).await?;
+            ended.map_or(Ok(Recovered { complete: true, written: false }), |at| Err(end(session, group, at, telling)))
         }
-        (None, None) => {
-            say_reset(hub, session, None);
+        (None, _) => {
+            declare(hub, insistence, whose, known, floor, telling).await?;
             Ok(Recovered { complete: false, written: true })
         }
     }
+}
+
+/// Says `reset` of what the session missed up to `floor`, and cannot be told. Who loads it anew then gets all of it, for SQL has
+/// come so far.
+pub(super) async fn declare(
+    hub: &Hub,
+    insistence: &Insistence<'_>,
+    whose: Whose<'_>,
+    known: Position,
+    floor: Position,
+    telling: &mut Telling,
+) -> Result<(), JoinError> {
+    let session = insistence.session();
+    let Some(group) = whose.group() else {
+        say_reset(hub, session, None);
+        return Ok(());
+    };
+    let ended = ended(hub, insistence, group, known, floor).await?;
+    if ended.is_none() || !telling.is_nothing() {
+        telling.begin(session);
+        say_reset(hub, session, Some(group));
+    }
+    ended.map_or(Ok(()), |at| Err(end(session, group, at, telling)))
+}
+
+/// Where the membership that held as of `known` had ended by `floor`, as SQL knows: what could not be told may have been the
+/// user's removal.
+async fn ended(
+    hub: &Hub,
+    insistence: &Insistence<'_>,
+    group: GroupId,
+    known: Position,
+    floor: Position,
+) -> Result<Option<Position>, JoinError> {
+    let call = FindMembership { user: insistence.session().user.clone(), group };
+    let shard = hub.broker.shards().of(Topic::Group(group));
+    let answer = insistence.call(&*hub.broker, call, Some(ShardPosition { shard: shard.0, position: floor })).await?;
+    Ok(match &answer.reply {
+        None => Some(answer.applied(shard)),
+        // This one is another, which is told by itself.
+        Some(member) if member.since > known => Some(before(member.since)),
+        Some(_) => None,
+    })
 }
 
 /// The membership is over; where it is told at all, its end is.

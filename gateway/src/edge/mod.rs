@@ -60,44 +60,10 @@ impl Edge {
         config.auth.secret = Some(Secret::new("0123456789abcdef0123456789abcdef"));
         config.limits.memory_bytes = 1 << 60;
         change(&mut config);
-        let metrics = Arc::new(Metrics::new(&Registry::new("test")));
         let memory = Arc::new(Memory::new(config.limits.memory_bytes));
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
         let broker = Arc::new(FakeBroker::default());
-        let knowledge = Arc::new(Knowledge::new(broker.shards()));
-        let app = Arc::new(App {
-            instance: InstanceId::random(),
-            broker: Arc::clone(&broker) as _,
-            intake: Intake::new(broker.shards(), Arc::clone(&metrics)),
-            auth: Authenticator::from_config(&config.auth).unwrap(),
-            rates: http::Rates::new(&config.limits),
-            pages: None,
-            hub: Hub::start(
-                Arc::clone(&broker) as _,
-                &config.limits,
-                Duration::ZERO,
-                Arc::clone(&metrics),
-                Arc::clone(&knowledge),
-                &tasks,
-                &stop,
-            ),
-            sessions: DashMap::new(),
-            connections: Connections::default(),
-            sign_ins: SignIns::new(Arc::clone(&broker) as _, tasks.clone(), config.limits.sign_ins),
-            joins: Together::new(Arc::clone(&broker) as _, tasks.clone(), config.limits.sign_ins),
-            first_joins: FirstJoins::new(&(Arc::clone(&broker) as _), &tasks, config.limits.sign_ins),
-            admission: Admission::new(&config.limits, Arc::clone(&memory), Arc::clone(&metrics)),
-            read_limits: Arc::new(ReadLimits::new(&config.limits)),
-            metrics,
-            health: Health::default(),
-            database: None,
-            knowledge,
-            standings: Standings::of_nobody(),
-            tasks: tasks.clone(),
-            closing: CancellationToken::new(),
-            hard: stop.clone(),
-            config,
-        });
+        let app = app(Arc::clone(&broker) as _, config, &memory, &tasks, &stop);
         let router = http::router(Arc::clone(&app)).merge(upgrade::echo_routes(Arc::clone(&app)));
         let refusals = Arc::new(Semaphore::new(REFUSALS));
         let server = Server { app: Arc::clone(&app), router, refusals, tasks, soft: stop.clone(), hard: stop.clone() };
@@ -117,4 +83,42 @@ impl Edge {
         let line = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
         line.unwrap_or_else(|| panic!("no {name} in {metrics}")).parse().unwrap()
     }
+}
+
+/// A gateway over `broker`, with nothing in front of it.
+pub(crate) fn app(
+    broker: Arc<dyn Broker>,
+    config: Config,
+    memory: &Arc<Memory>,
+    tasks: &TaskTracker,
+    stop: &CancellationToken,
+) -> Arc<App> {
+    let metrics = Arc::new(Metrics::new(&Registry::new("test")));
+    let knowledge = Arc::new(Knowledge::new(broker.shards()));
+    let limits = &config.limits;
+    Arc::new(App {
+        instance: InstanceId::random(),
+        intake: Intake::new(broker.shards(), Arc::clone(&metrics)),
+        auth: Authenticator::from_config(&config.auth).unwrap(),
+        rates: http::Rates::new(limits),
+        pages: None,
+        hub: Hub::start(Arc::clone(&broker), limits, Duration::ZERO, Arc::clone(&metrics), Arc::clone(&knowledge), tasks, stop),
+        sessions: DashMap::new(),
+        connections: Connections::default(),
+        sign_ins: SignIns::new(Arc::clone(&broker), tasks.clone(), limits.sign_ins),
+        joins: Together::new(Arc::clone(&broker), tasks.clone(), limits.sign_ins),
+        first_joins: FirstJoins::new(&broker, tasks, limits.sign_ins),
+        admission: Admission::new(limits, Arc::clone(memory), Arc::clone(&metrics)),
+        read_limits: Arc::new(ReadLimits::new(limits)),
+        metrics,
+        health: Health::default(),
+        database: None,
+        knowledge,
+        standings: Standings::of_nobody(),
+        tasks: tasks.clone(),
+        closing: CancellationToken::new(),
+        hard: stop.clone(),
+        broker,
+        config,
+    })
 }

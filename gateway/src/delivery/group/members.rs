@@ -62,7 +62,7 @@ impl GroupTask {
             told.map(|entry| if chat { &entry.chat } else { &entry.v1 }).filter(|frames| !frames.is_empty())
         };
         if !session.outlet.reserve_missed(missed().map(Bytes::len).sum()) {
-            let _ = answer.send(Answer::TooMuch);
+            let _ = answer.send(Answer::TooMuch(self.cursor.0));
             return;
         }
         telling.begin(&session);

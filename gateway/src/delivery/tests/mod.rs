@@ -6,7 +6,7 @@ mod allocations;
 mod flights;
 mod interruption;
 mod recovery;
-mod script;
+pub(crate) mod script;
 
 use std::{sync::Arc, time::Duration};
 
@@ -42,15 +42,15 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Long enough to see that nothing comes.
 const SILENCE: Duration = Duration::from_millis(100);
 
-fn group() -> GroupId {
+pub(crate) fn group() -> GroupId {
     open_group(&RoomName::slug("lobby").unwrap())
 }
 
-fn user(name: &str) -> UserId {
+pub(crate) fn user(name: &str) -> UserId {
     UserId::new(name).unwrap()
 }
 
-fn message(body: &str) -> Event {
+pub(crate) fn message(body: &str) -> Event {
     let (sender, nonce) = (user("cid"), Nonce::now());
     let id = MessageId::derive(&sender, nonce);
     Event::Message(Message { id, group: group(), sender, nonce, body: body.to_owned(), reply_to: None, data: None, origin: None })
@@ -60,7 +60,7 @@ fn removal(name: &str) -> Event {
     Event::MemberRemoved(MemberRemoved { group: group(), user: user(name), by: None })
 }
 
-fn hint(name: &str) -> Event {
+pub(crate) fn hint(name: &str) -> Event {
     Event::GroupJoined(GroupJoined {
         group: group(),
         user: user(name),
@@ -129,26 +129,31 @@ impl Stage {
 }
 
 /// A session with a socket.
-struct Member {
-    session: Arc<SessionHandle>,
+pub(crate) struct Member {
+    pub(crate) session: Arc<SessionHandle>,
     socket: TcpStream,
     read: Vec<u8>,
 }
 
 impl Member {
-    async fn new(name: &str) -> Self {
+    pub(crate) async fn new(name: &str) -> Self {
         let member = Self::held(name).await;
         member.session.outlet.release(Bytes::new());
         member
     }
 
     /// One that is being opened.
-    async fn held(name: &str) -> Self {
+    pub(crate) async fn held(name: &str) -> Self {
         Self::of(name, Protocol::V1).await
     }
 
     async fn of(name: &str, protocol: Protocol) -> Self {
-        let outlet = Arc::new(Outlet::held(OutletLimits { messages: 10_000, bytes: 16 << 20, missed: 16 << 20 }));
+        Self::who_may_miss(16 << 20, name, protocol).await
+    }
+
+    /// One that is told so many bytes of what it missed at most.
+    async fn who_may_miss(missed: usize, name: &str, protocol: Protocol) -> Self {
+        let outlet = Arc::new(Outlet::held(OutletLimits { messages: 10_000, bytes: 16 << 20, missed }));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let socket = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         outlet.attach(listener.accept().await.unwrap().0);
@@ -162,7 +167,7 @@ impl Member {
     }
 
     /// All that was written, once `what` is in it.
-    async fn until(&mut self, what: &str) -> String {
+    pub(crate) async fn until(&mut self, what: &str) -> String {
         let text = |read: &[u8]| String::from_utf8_lossy(read).into_owned();
         while !text(&self.read).contains(what) {
             let read = tokio::time::timeout(PATIENCE, self.socket.read_buf(&mut self.read)).await;
@@ -173,7 +178,7 @@ impl Member {
     }
 
     /// All that was written until it is silent.
-    async fn said(&mut self) -> String {
+    pub(crate) async fn said(&mut self) -> String {
         while let Ok(Ok(1..)) = tokio::time::timeout(SILENCE, self.socket.read_buf(&mut self.read)).await {}
         String::from_utf8_lossy(&self.read).into_owned()
     }

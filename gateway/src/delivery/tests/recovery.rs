@@ -123,6 +123,56 @@ async fn more_than_a_session_may_be_told_is_declared_and_others_have_no_part_in_
     }
 }
 
+/// A client that is told so loads the group anew, from SQL.
+#[tokio::test]
+async fn what_is_too_much_is_declared_once_sql_has_it_and_all_that_follows_is_told() {
+    let stage = Stage::new().await;
+    let mut ann = stage.member("ann").await;
+    let said = say(&stage, 0..100);
+    ann.until("say 99.").await;
+    *stage.script.sql_is_at.lock() = Some(said[98]);
+    let mut bob = Member::who_may_miss(4000, "bob", Protocol::V1).await;
+    bob.session.outlet.release(Bytes::new());
+    let (hub, session, known) = (Arc::clone(&stage.hub), Arc::clone(&bob.session), said[99]);
+    let joining = tokio::spawn(async move {
+        let meta = GroupMeta { kind: GroupKind::Group, display_name: "lobby".into() };
+        hub.join_group(&session, group(), &meta, Start::After(said[0]), known, Telling::Nothing).await.unwrap()
+    });
+    stage.until("a question to SQL", || *stage.script.asked_behind.lock() == [known]).await;
+    assert_eq!(bob.said().await, "");
+    say(&stage, 100..105);
+    *stage.script.sql_is_at.lock() = None;
+    let joined = joining.await.unwrap();
+    assert_eq!((joined.position, joined.complete), (known, false));
+    let told = bob.until("say 104.").await;
+    assert!(told.find("\"reset\"") < told.find("say 100."), "{told}");
+    assert_eq!(told.matches("say ").count(), 5, "{told}");
+}
+
+/// More is said each time that SQL is asked than its connection may be told at once.
+#[tokio::test]
+async fn who_cannot_be_brought_up_to_a_group_hears_what_comes_next() {
+    let stage = Stage::new().await;
+    let _ann = stage.member("ann").await;
+    let said = say(&stage, 0..10);
+    let mut bob = Member::who_may_miss(1, "bob", Protocol::V1).await;
+    bob.session.outlet.release(Bytes::new());
+    let known = stage.script.fence_now();
+    let speaking = async {
+        loop {
+            stage.say("and on");
+            tokio::time::sleep(Duration::from_millis(3)).await;
+        }
+    };
+    let joined = tokio::select! {
+        joined = bob.join(&stage, Start::After(said[0]), known) => joined,
+        () = speaking => panic!("it speaks for ever"),
+    };
+    assert!(!joined.complete);
+    stage.say("the last");
+    bob.until("the last").await;
+}
+
 #[tokio::test]
 async fn who_comes_to_a_delivery_that_is_behind_is_told_nothing_from_before_the_membership() {
     let stage = Stage::new().await;

@@ -21,7 +21,8 @@ use natter_shared::{
     id::{EventId, UserId},
     position::{Epoch, Position},
     rpc::{
-        Answer, EventsAfter, EventsPage, FindMembership, Membership, RecoveredEvent, Request, Rpc, RpcError, ShardPosition, TellInboxes,
+        Answer, AwaitApplied, EventsAfter, EventsPage, FindMembership, Groups, GroupsPage, Membership, RecoveredEvent, Request, Rpc,
+        RpcError, ShardPosition, TellInboxes,
     },
     subject::{Shard, Shards, Topic},
     timestamp::Timestamp,
@@ -39,34 +40,40 @@ struct Log {
 }
 
 /// One shard, epoch 1.
-pub(super) struct Script {
+pub(crate) struct Script {
     log: Mutex<Log>,
     status: watch::Sender<BrokerStatus>,
     interruptions: AtomicU64,
     /// No fence is reached.
-    pub(super) unfenced: AtomicBool,
+    pub(crate) unfenced: AtomicBool,
     /// Nobody says what the log holds.
-    pub(super) is_state_unknown: AtomicBool,
+    pub(crate) is_state_unknown: AtomicBool,
     /// SQL has not everything.
-    pub(super) is_sql_incomplete: AtomicBool,
+    pub(crate) is_sql_incomplete: AtomicBool,
     /// SQL does not answer yet.
-    pub(super) is_sql_held: AtomicBool,
+    pub(crate) is_sql_held: AtomicBool,
+    /// How far SQL has come; without it, as far as the log.
+    pub(crate) sql_is_at: Mutex<Option<Position>>,
+    /// Since when a user is a member, in SQL.
+    pub(crate) member_since: Mutex<Position>,
+    /// Up to where SQL was asked to have come.
+    pub(crate) asked_behind: Mutex<Vec<Position>>,
     /// No subscription can be made.
     is_deaf: AtomicBool,
     /// What came before is in SQL no more.
-    pub(super) sql_begins: AtomicU64,
+    pub(crate) sql_begins: AtomicU64,
     /// Calls of SQL for events.
-    pub(super) sql_reads: AtomicUsize,
+    pub(crate) sql_reads: AtomicUsize,
     /// Events read one by one.
-    pub(super) stream_reads: AtomicUsize,
+    pub(crate) stream_reads: AtomicUsize,
     /// After where tails were asked for.
-    pub(super) tails: Mutex<Vec<u64>>,
+    pub(crate) tails: Mutex<Vec<u64>>,
     /// Whose counts were asked to be told again, call by call.
-    pub(super) told_again: Mutex<Vec<Vec<UserId>>>,
+    pub(crate) told_again: Mutex<Vec<Vec<UserId>>>,
 }
 
 impl Script {
-    pub(super) fn new() -> Arc<Self> {
+    pub(crate) fn new() -> Arc<Self> {
         Arc::new(Self {
             log: Mutex::new(Log { first: 1, ..Log::default() }),
             status: watch::Sender::new(BrokerStatus { connected: true, generation: 0, elections: 0, leaders: 0 }),
@@ -75,6 +82,9 @@ impl Script {
             is_state_unknown: AtomicBool::new(false),
             is_sql_incomplete: AtomicBool::new(false),
             is_sql_held: AtomicBool::new(false),
+            sql_is_at: Mutex::default(),
+            member_since: Mutex::default(),
+            asked_behind: Mutex::default(),
             is_deaf: AtomicBool::new(false),
             sql_begins: AtomicU64::new(0),
             sql_reads: AtomicUsize::new(0),
@@ -85,7 +95,7 @@ impl Script {
     }
 
     /// Stores an event, and delivers it unless it is to be missed.
-    pub(super) fn store(&self, topic: Topic, event: &Event, is_missed: bool) -> Position {
+    pub(crate) fn store(&self, topic: Topic, event: &Event, is_missed: bool) -> Position {
         let mut log = self.log.lock();
         let previous = log.all.iter().rev().find(|stored| stored.topic == topic && stored.position.seq >= log.first);
         let stored = Stored {
@@ -111,7 +121,7 @@ impl Script {
     }
 
     /// Passes something on.
-    pub(super) fn pass(&self, topic: Topic, ephemeral: &Ephemeral) {
+    pub(crate) fn pass(&self, topic: Topic, ephemeral: &Ephemeral) {
         let payload = Bytes::from(serde_json::to_vec(ephemeral).unwrap());
         for listener in self.log.lock().live.get(&Interest::Topic(topic)).into_iter().flatten() {
             let _ = listener.try_send(Delivery::Ephemeral { topic, payload: payload.clone() });
@@ -119,34 +129,34 @@ impl Script {
     }
 
     /// Everything stored so far is evicted.
-    pub(super) fn evict(&self) {
+    pub(crate) fn evict(&self) {
         let mut log = self.log.lock();
         log.first = log.all.len() as u64 + 1;
     }
 
     /// Subscriptions end, and none can be made.
-    pub(super) fn go_deaf(&self) {
+    pub(crate) fn go_deaf(&self) {
         self.is_deaf.store(true, Ordering::Relaxed);
         self.log.lock().live.clear();
     }
 
     /// The connection is lost and comes back; that is not noticed before [`Self::notice`].
-    pub(super) fn interrupt(&self) {
+    pub(crate) fn interrupt(&self) {
         self.interruptions.fetch_add(1, Ordering::Relaxed);
     }
 
     /// What was lost is noticed: a check is due.
-    pub(super) fn notice(&self) {
+    pub(crate) fn notice(&self) {
         self.status.send_modify(|status| status.generation += 1);
     }
 
     /// Where the log ends now.
-    pub(super) fn fence_now(&self) -> Position {
+    pub(crate) fn fence_now(&self) -> Position {
         Position::new(Epoch(1), self.log.lock().all.len() as u64)
     }
 
     /// Checks made until now.
-    pub(super) fn checks(&self) -> usize {
+    pub(crate) fn checks(&self) -> usize {
         self.tails.lock().len()
     }
 
@@ -156,10 +166,23 @@ impl Script {
         }
     }
 
+    fn applied(&self) -> Position {
+        self.sql_is_at.lock().unwrap_or_else(|| self.fence_now())
+    }
+
+    /// SQL has come to where a call wants it.
+    async fn sql_reaches(&self, payload: &[u8]) {
+        let request: Request<serde_json::Value> = serde_json::from_slice(payload).unwrap();
+        let Some(ShardPosition { position, .. }) = request.min_position else { return };
+        self.asked_behind.lock().push(position);
+        while self.applied() < position {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
     fn answer<T: Rpc>(&self, payload: &[u8], reply: impl FnOnce(T) -> Result<T::Reply, RpcError>) -> Bytes {
         let request: Request<T> = serde_json::from_slice(payload).unwrap();
-        let position = Position::new(Epoch(1), self.log.lock().all.len() as u64);
-        let applied = vec![ShardPosition { shard: 0, position }];
+        let applied = vec![ShardPosition { shard: 0, position: self.applied() }];
         Bytes::from(serde_json::to_vec(&reply(request.call).map(|reply| Answer { applied, reply })).unwrap())
     }
 }
@@ -272,6 +295,7 @@ impl Broker for Script {
     }
 
     async fn request(&self, name: &str, payload: Bytes, _timeout: Duration) -> Result<Bytes, BrokerError> {
+        self.sql_reaches(&payload).await;
         Ok(match name {
             EventsAfter::NAME => {
                 self.sql_reads.fetch_add(1, Ordering::Relaxed);
@@ -296,18 +320,26 @@ impl Broker for Script {
                     })
                 })
             }
-            FindMembership::NAME => self.answer(&payload, |call: FindMembership| {
-                Ok(Some(Membership {
-                    group: call.group,
-                    kind: GroupKind::Group,
-                    name: None,
-                    display_name: "lobby".to_owned(),
-                    role: Role::Member,
-                    since: Position::START,
-                    last_read: None,
-                    unread: 0,
-                }))
-            }),
+            FindMembership::NAME => {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                self.sql_answers().await;
+                let since = *self.member_since.lock();
+                let is_known = since <= self.applied();
+                self.answer(&payload, |call: FindMembership| {
+                    Ok(is_known.then(|| Membership {
+                        group: call.group,
+                        kind: GroupKind::Group,
+                        name: None,
+                        display_name: "lobby".to_owned(),
+                        role: Role::Member,
+                        since,
+                        last_read: None,
+                        unread: 0,
+                    }))
+                })
+            }
+            AwaitApplied::NAME => self.answer(&payload, |_: AwaitApplied| Ok(())),
+            Groups::NAME => self.answer(&payload, |_: Groups| Ok(GroupsPage { groups: Vec::new(), more: false })),
             TellInboxes::NAME => {
                 let answer = self.answer(&payload, |call: TellInboxes| {
                     self.told_again.lock().push(call.users);

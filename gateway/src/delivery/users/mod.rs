@@ -231,7 +231,7 @@ impl UsersTask {
         };
         let live = match said {
             Answer::Live(after) => Some(after),
-            Answer::Behind(_) | Answer::TooMuch | Answer::NotMember(_) | Answer::Unavailable(_) => None,
+            Answer::Behind(_) | Answer::TooMuch(_) | Answer::NotMember(_) | Answer::Unavailable(_) => None,
         };
         if let (Ok(()), Some(after)) = (answer.send(said), live) {
             self.hints.tell(&session);
