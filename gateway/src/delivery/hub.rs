@@ -171,6 +171,8 @@ impl Hub {
         let mut written = false;
         let joined = async {
             let mut complete = true;
+            // What was missed is declared once it is known where live delivery begins.
+            let mut is_anew = false;
             let asked = start;
             let mut attempt = 0;
             while attempt < ATTEMPTS {
@@ -181,6 +183,9 @@ impl Hub {
                 }
                 match answered.await {
                     Ok(Answer::Live(position)) => {
+                        if is_anew {
+                            recover::declare(self, &insistence, whose, known, position, &mut telling).await?;
+                        }
                         let start = match asked {
                             Start::After(asked) => asked,
                             Start::Now => position,
@@ -189,8 +194,7 @@ impl Hub {
                     }
                     // An inbox has no ring: one that is written to without a pause cannot be caught up with.
                     Ok(Answer::Behind(_)) if matches!(whose, Whose::Inbox) && attempt > ATTEMPTS / 2 => {
-                        recover::say_reset(self, session, whose.group());
-                        (start, complete) = (Start::Now, false);
+                        (start, complete, is_anew) = (Start::Now, false, true);
                     }
                     Ok(Answer::Behind(floor)) => {
                         let recovered = recover::recover(self, &insistence, whose, start, known, floor, &mut telling).await?;

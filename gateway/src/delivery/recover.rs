@@ -7,7 +7,7 @@ use natter_shared::{
     frame::{ResetFrame, ServerFrame},
     id::GroupId,
     position::Position,
-    rpc::{FindMembership, ShardPosition},
+    rpc::{AwaitApplied, FindMembership, ShardPosition},
     subject::Topic,
 };
 
@@ -107,6 +107,8 @@ pub(super) async fn declare(
 ) -> Result<(), JoinError> {
     let session = insistence.session();
     let Some(group) = whose.group() else {
+        let shard = hub.broker.shards().of(Topic::User(session.key));
+        insistence.call(&*hub.broker, AwaitApplied {}, Some(ShardPosition { shard: shard.0, position: floor })).await?;
         say_reset(hub, session, None);
         return Ok(());
     };

@@ -14,8 +14,8 @@ use bytes::Bytes;
 use natter_shared::{
     broker::Broker,
     config::Limits,
-    event::{Event, GroupJoined, GroupKind, MemberRemoved, Message, Role},
-    id::{GroupId, MessageId, Nonce, RoomName, UserId, open_group},
+    event::{Audience, Event, GroupJoined, GroupKind, MemberRemoved, Message, Notification, Role},
+    id::{GroupId, MessageId, Nonce, NotificationId, RoomName, UserId, open_group},
     position::Position,
     subject::Topic,
     telemetry::metrics::Registry,
@@ -58,6 +58,12 @@ pub(crate) fn message(body: &str) -> Event {
 
 fn removal(name: &str) -> Event {
     Event::MemberRemoved(MemberRemoved { group: group(), user: user(name), by: None })
+}
+
+pub(crate) fn notification(to: &str, body: &str) -> Event {
+    let (nonce, body) = (Nonce::now(), body.to_owned());
+    let id = NotificationId(uuid::Uuid::now_v7());
+    Event::Notification(Notification { id, to: Audience::User(user(to)), sender: None, nonce, body, data: None })
 }
 
 pub(crate) fn hint(name: &str) -> Event {

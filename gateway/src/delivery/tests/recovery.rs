@@ -149,6 +149,27 @@ async fn what_is_too_much_is_declared_once_sql_has_it_and_all_that_follows_is_to
     assert_eq!(told.matches("say ").count(), 5, "{told}");
 }
 
+/// The same of an inbox.
+#[tokio::test]
+async fn what_is_missing_of_an_inbox_is_declared_once_sql_has_it() {
+    let stage = Stage::new().await;
+    let mut bob = Member::new("bob").await;
+    let before = stage.script.fence_now();
+    let missed = stage.script.store(Topic::User(bob.session.key), &notification("bob", "missed"), false);
+    stage.script.evict();
+    stage.script.is_sql_incomplete.store(true, Relaxed);
+    *stage.script.sql_is_at.lock() = Some(before);
+    let (hub, session) = (Arc::clone(&stage.hub), Arc::clone(&bob.session));
+    let joining = tokio::spawn(async move { hub.join_inbox(&session, Start::After(before)).await.unwrap() });
+    stage.until("a question to SQL", || *stage.script.asked_behind.lock() == [missed]).await;
+    assert_eq!(bob.said().await, "");
+    stage.script.store(Topic::User(bob.session.key), &notification("bob", "then"), false);
+    *stage.script.sql_is_at.lock() = None;
+    assert!(!joining.await.unwrap().complete);
+    let told = bob.until("then").await;
+    assert!(told.contains("\"reset\"") && !told.contains("missed"), "{told}");
+}
+
 /// More is said each time that SQL is asked than its connection may be told at once.
 #[tokio::test]
 async fn who_cannot_be_brought_up_to_a_group_hears_what_comes_next() {
