@@ -297,6 +297,11 @@ impl Hub {
         recover::say_reset(self, session, Some(group));
     }
 
+    /// Tells `session` that something of its user's inbox up to `position` may be missing, once SQL has it.
+    pub async fn declare_inbox(self: &Arc<Self>, session: &SessionHandle, position: Position) -> Result<(), JoinError> {
+        recover::declare(self, &Insistence::of(session), Whose::Inbox, position, position, &mut Telling::Nothing).await
+    }
+
     /// Ends what `session` hears of its user.
     pub async fn leave_inbox(&self, session: &SessionHandle) {
         let shard = self.broker.shards().of(Topic::User(session.key));

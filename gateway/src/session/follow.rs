@@ -125,7 +125,14 @@ impl App {
     }
 
     async fn hear_again(&self, session: &Arc<SessionHandle>, after: Position) -> Result<(), Refusal> {
-        self.hub.join_inbox(session, Start::After(after)).await?;
+        let own = Topic::User(session.key);
+        if Insistence::of(session).ask(|| self.is_stored(own, after)).await? {
+            self.hub.join_inbox(session, Start::After(after)).await?;
+        } else {
+            // A position that was never given out, with which the session heard its user until its sign-in found that.
+            let joined = self.hub.join_inbox(session, Start::Now).await?;
+            self.hub.declare_inbox(session, joined.position).await?;
+        }
         if session.is_closed() {
             self.hub.leave_inbox(session).await;
             return Ok(());

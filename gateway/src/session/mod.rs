@@ -20,6 +20,8 @@ mod reply;
 mod requests;
 mod run;
 mod send;
+#[cfg(test)]
+mod tests;
 mod together;
 
 #[cfg(test)]
