@@ -61,9 +61,15 @@ impl App {
                 return Err(Refusal::new(ErrorCode::Unavailable, "the session is closing"));
             }
             let group = group.id();
-            let call = FindMembership { user: session.user.clone(), group };
-            let answer = rpc::call(&*self.broker, call, None).await?;
-            let applied = answer.applied(self.broker.shards().of(Topic::Group(group)));
+            let topic = Topic::Group(group);
+            let shard = self.broker.shards().of(topic);
+            let find = || FindMembership { user: session.user.clone(), group };
+            let mut answer = rpc::call(&*self.broker, find(), None).await?;
+            if answer.reply.is_none() && position > answer.applied(shard) && self.is_stored(topic, position).await? {
+                // The client was told of a membership that SQL does not know of yet.
+                answer = rpc::call(&*self.broker, find(), Some(ShardPosition { shard: shard.0, position })).await?;
+            }
+            let applied = answer.applied(shard);
             if let Some(membership) = answer.reply {
                 groups.extend(self.one_live(session, membership, applied, Some(position)).await?);
             }
