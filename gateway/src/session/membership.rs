@@ -306,11 +306,10 @@ impl App {
         deadline: Instant,
     ) -> Result<LiveGroup, Refusal> {
         let shard = self.broker.shards().of(Topic::Group(group));
+        let is_known = |live: &LiveGroup| self.knowledge.is_fresh(shard) || live.found.is_some_and(knowledge::is_recent);
         loop {
             let live = session.group(group);
-            if let Some(live) = &live
-                && (self.knowledge.is_fresh(shard) || live.found.is_some_and(knowledge::is_recent))
-            {
+            if let Some(live) = live.as_ref().filter(|live| is_known(live)) {
                 return Ok(live.clone());
             }
             // A call may take longer than there is time, or than it takes until messages arrive again.
@@ -320,7 +319,9 @@ impl App {
             };
             let late = || Err(Refusal::new(ErrorCode::Unavailable, "whether the user is a member cannot be known now"));
             match found.unwrap_or_else(|_| late()) {
-                Ok(()) => {}
+                Ok(()) if session.group(group).is_some_and(|live| is_known(&live)) => {}
+                // SQL knows of another membership than the session follows: one of the two is behind.
+                Ok(()) => tokio::time::sleep(LOOK_AGAIN).await,
                 Err(refusal) if live.is_some() && refusal.code.is_retryable() && Instant::now() + LOOK_AGAIN < deadline => {
                     tokio::time::sleep(LOOK_AGAIN).await;
                 }

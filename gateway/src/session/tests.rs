@@ -1,11 +1,16 @@
 //! Sessions over a broker that does what it is told, in front of an SQL that comes as far as it is told.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use natter_shared::{
+    broker::Broker,
     config::{Config, Secret},
-    frame::ReplyBody,
+    frame::{ErrorCode, ReplyBody},
     id::{GroupId, GroupRef},
     position::{Epoch, Position},
     subject::Topic,
@@ -19,10 +24,11 @@ use super::Notice;
 use crate::{
     app::App,
     delivery::{
-        Start,
+        Joined, Start,
         tests::{Member, group, message, notification, script::Script},
     },
     edge,
+    knowledge::Knowledge,
     memory::Memory,
 };
 
@@ -84,4 +90,22 @@ async fn a_membership_that_sql_does_not_know_of_yet_is_resumed() {
     };
     let (outcome, ()) = tokio::join!(resume(since), catches_up);
     assert_eq!(resumed(outcome), 1);
+}
+
+/// SQL knows of another membership than the session follows, until one of the two has caught up.
+#[tokio::test]
+async fn a_membership_that_cannot_be_found_is_looked_up_at_a_pace() {
+    let mut stage = Stage::new().await;
+    // No canary has come back.
+    Arc::get_mut(&mut stage.app).unwrap().knowledge = Arc::new(Knowledge::new(stage.script.shards()));
+    let ann = Member::new("ann").await;
+    let at = Position::new(Epoch(1), 5);
+    stage.app.begin_join(&ann.session, group(), at).map(drop).unwrap();
+    let joined = Joined { start: at, position: at, complete: true };
+    ann.session.groups.lock().get_mut(&group()).unwrap().joined = Some(joined);
+    let deadline = Instant::now() + Duration::from_secs(1);
+    let refused = stage.app.authorise(&ann.session, group(), deadline).await.err().map(|refusal| refusal.code);
+    assert_eq!(refused, Some(ErrorCode::Unavailable));
+    let looked_up = stage.app.metrics.looked_up.get();
+    assert!((2..=10).contains(&looked_up), "{looked_up} times in a second");
 }
