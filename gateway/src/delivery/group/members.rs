@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use natter_shared::{frame::CloseCode, position::Position};
+use natter_shared::{frame::CloseCode, id::SessionId, position::Position};
 use tokio::time::Instant;
 
 use super::GroupTask;
@@ -14,6 +14,18 @@ use crate::{
     },
     session::{Lost, Notice, Protocol, SessionHandle},
 };
+
+/// A member. Its id stands beside it, so that looking for one goes through memory in order.
+pub(super) struct Member {
+    id: SessionId,
+    pub(super) session: Arc<SessionHandle>,
+}
+
+impl From<Arc<SessionHandle>> for Member {
+    fn from(session: Arc<SessionHandle>) -> Self {
+        Self { id: session.id, session }
+    }
+}
 
 /// A member whose position lies ahead of what was delivered here.
 pub(super) struct Ahead {
@@ -84,7 +96,7 @@ impl GroupTask {
             return;
         }
         if answer.send(Answer::Live(start)).is_ok() {
-            self.members.push(session);
+            self.members.push(session.into());
         } else if chat {
             self.chat_members -= 1;
         }
@@ -97,16 +109,32 @@ impl GroupTask {
         ahead.map(|ahead| ahead.position).or_else(member)
     }
 
+    /// Removes the session of this id.
+    pub(super) fn leave(&mut self, id: SessionId) {
+        match self.members.iter().position(|member| member.id == id) {
+            Some(place) => {
+                let member = self.members.swap_remove(place);
+                self.have_gone(&[member.session]);
+            }
+            None => drop(self.remove(|_| false, |ahead| ahead.session.id == id)),
+        }
+    }
+
     /// Removes members, and those ahead, by what they are; returns who was one.
     pub(super) fn remove(&mut self, which: impl Fn(&SessionHandle) -> bool, ahead: impl Fn(&Ahead) -> bool) -> Vec<Arc<SessionHandle>> {
-        let mut gone: Vec<_> = self.members.extract_if(.., |session| which(session)).collect();
-        gone.extend(self.ahead.extract_if(.., |waiting| ahead(waiting)).map(|waiting| waiting.session));
+        let members = self.members.extract_if(.., |member| which(&member.session)).map(|member| member.session);
+        let ahead = self.ahead.extract_if(.., |waiting| ahead(waiting)).map(|waiting| waiting.session);
+        let gone: Vec<_> = members.chain(ahead).collect();
+        self.have_gone(&gone);
+        gone
+    }
+
+    fn have_gone(&mut self, gone: &[Arc<SessionHandle>]) {
         let chat = gone.iter().filter(|session| session.protocol == Protocol::ChatRoom).count();
         self.chat_members = self.chat_members.saturating_sub(chat);
         if self.is_empty() {
             self.empty_since = Instant::now();
         }
-        gone
     }
 
     /// Ends everybody's delivery here, who were members as of `known`: whether they still are, each
@@ -139,6 +167,6 @@ impl GroupTask {
         let reached = self.cursor.0;
         let (caught_up, still): (Vec<_>, Vec<_>) = self.ahead.drain(..).partition(|ahead| ahead.position <= reached);
         self.ahead = still;
-        self.members.extend(caught_up.into_iter().map(|ahead| ahead.session));
+        self.members.extend(caught_up.into_iter().map(|ahead| Member::from(ahead.session)));
     }
 }

@@ -19,7 +19,7 @@ use tokio::{
     time::{Duration, Instant},
 };
 
-use self::members::Ahead;
+use self::members::{Ahead, Member};
 use super::{
     GroupMeta, arrived,
     batch::Batch,
@@ -31,7 +31,6 @@ use super::{
     join::{Answer, Join, say_left},
     ring::Ring,
 };
-use crate::session::SessionHandle;
 
 /// How many deliveries are handled between two looks at the mailbox.
 const BATCH: usize = 64;
@@ -76,7 +75,7 @@ pub(super) struct GroupTask {
     hub: Arc<Hub>,
     group: GroupId,
     meta: GroupMeta,
-    members: Vec<Arc<SessionHandle>>,
+    members: Vec<Member>,
     ahead: Vec<Ahead>,
     chat_members: usize,
     /// From here on the ring holds chat-room frames too.
@@ -217,9 +216,7 @@ impl GroupTask {
     fn on_command(&mut self, command: Command) {
         match command {
             Command::Join(join) => self.on_join(*join),
-            Command::Leave(id) => {
-                self.remove(|session| session.id == id, |ahead| ahead.session.id == id);
-            }
+            Command::Leave(id) => self.leave(id),
             // Done where the subscription is at hand.
             Command::Reach(_) | Command::Checked(_) => {}
             Command::Trim => {
@@ -428,7 +425,7 @@ impl GroupTask {
     async fn on_removed(&mut self, user: &UserId, at: Position) {
         self.flush().await;
         let gone = if failpoint::hit("after-removal") {
-            self.members.iter().filter(|session| session.user == *user).cloned().collect()
+            self.members.iter().map(|member| &member.session).filter(|session| session.user == *user).cloned().collect()
         } else {
             self.remove(|session| session.user == *user, |ahead| ahead.session.user == *user && ahead.known < at)
         };
@@ -441,7 +438,7 @@ impl GroupTask {
     /// Writes the batch to every member, and keeps it in the ring.
     async fn flush(&mut self) {
         let Some(batch) = self.batch.seal() else { return };
-        for (turn, session) in self.members.iter().enumerate() {
+        for (turn, Member { session, .. }) in self.members.iter().enumerate() {
             batch.write_to(session);
             if failpoint::hit("double") {
                 batch.write_to(session);
