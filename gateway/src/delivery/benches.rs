@@ -60,7 +60,7 @@ impl Room {
             all.push((session, theirs.into_std()?));
         }
         let position = Position::new(Epoch(1), 1);
-        let meta = GroupMeta { kind: GroupKind::Open, display_name: "lobby".into() };
+        let meta = GroupMeta { kind: GroupKind::Open, display_name: "lobby".into(), at: Position::START };
         Ok(Self { members: all, meta, ring: Ring::new(position, RingBudget::new(1 << 30, RING)), position })
     }
 

@@ -32,7 +32,7 @@ async fn recoveries_at_the_edge() {
     let outlet = Arc::new(Outlet::held(edge.app.outlet_limits()));
     let session = SessionHandle::new(&Identity::of(UserId::new("ann").unwrap()), Protocol::V1, outlet);
     let (from, floor) = (Position::new(Epoch(1), 1), Position::new(Epoch(1), 3));
-    let meta = GroupMeta { kind: GroupKind::Open, display_name: "lobby".into() };
+    let meta = GroupMeta { kind: GroupKind::Open, display_name: "lobby".into(), at: Position::START };
     // All of one shard, which are not those that hold places.
     let shards = edge.broker.shards();
     let shard = shards.of(Topic::User(session.key));
@@ -43,7 +43,7 @@ async fn recoveries_at_the_edge() {
     let of_group = |number: usize| flights::missed(hub, groups[number], &meta, from, floor);
     let of_inbox = async || {
         let (insistence, start) = (Insistence::of(&session), Start::After(from));
-        recover::recover(hub, &insistence, Whose::Inbox, start, from, floor, &mut Telling::Nothing).await
+        recover::recover(hub, &insistence, &mut Whose::Inbox, start, from, floor, &mut Telling::Nothing).await
     };
     let begun = || edge.app.metrics.recoveries.get();
     let one = hub.recoveries.begin(first).now_or_never().expect("nothing is recovered yet");

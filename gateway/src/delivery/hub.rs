@@ -141,7 +141,7 @@ impl Hub {
             let mailbox = self.group_mailbox(group, meta);
             async move { mailbox.send(Command::Join(join)).await.is_ok() }
         };
-        self.join(session, Whose::Group { group, meta }, start, known, telling, ask).await
+        self.join(session, Whose::Group { group, meta: meta.clone() }, start, known, telling, ask).await
     }
 
     /// Makes `session` hear what concerns its user, from `start` on.
@@ -161,7 +161,7 @@ impl Hub {
     async fn join<Asked: Future<Output = bool>>(
         self: &Arc<Self>,
         session: &Arc<SessionHandle>,
-        whose: Whose<'_>,
+        mut whose: Whose,
         mut start: Start,
         mut known: Position,
         mut telling: Telling,
@@ -178,13 +178,14 @@ impl Hub {
             while attempt < ATTEMPTS {
                 attempt += 1;
                 let (answer, answered) = oneshot::channel();
-                if !ask(Box::new(Join { session: Arc::clone(session), start, known, telling: telling.clone(), answer })).await {
+                let (session, meta) = (Arc::clone(session), whose.meta().cloned());
+                if !ask(Box::new(Join { session, meta, start, known, telling: telling.clone(), answer })).await {
                     continue;
                 }
                 match answered.await {
                     Ok(Answer::Live(position)) => {
                         if is_anew {
-                            recover::declare(self, &insistence, whose, known, position, &mut telling).await?;
+                            recover::declare(self, &insistence, &mut whose, known, position, &mut telling).await?;
                         }
                         let start = match asked {
                             Start::After(asked) => asked,
@@ -197,7 +198,7 @@ impl Hub {
                         (start, complete, is_anew) = (Start::Now, false, true);
                     }
                     Ok(Answer::Behind(floor)) => {
-                        let recovered = recover::recover(self, &insistence, whose, start, known, floor, &mut telling).await?;
+                        let recovered = recover::recover(self, &insistence, &mut whose, start, known, floor, &mut telling).await?;
                         written |= recovered.written;
                         complete &= recovered.complete;
                         known = known.max(floor);
@@ -206,7 +207,7 @@ impl Hub {
                         }
                     }
                     Ok(Answer::TooMuch(cursor)) => {
-                        recover::declare(self, &insistence, whose, known, cursor, &mut telling).await?;
+                        recover::declare(self, &insistence, &mut whose, known, cursor, &mut telling).await?;
                         (written, complete, known) = (true, false, known.max(cursor));
                         // Nobody can be brought up to a group that says too much each time that SQL is asked.
                         start = if attempt > ATTEMPTS / 2 { Start::Now } else { Start::After(cursor) };
@@ -299,7 +300,7 @@ impl Hub {
 
     /// Tells `session` that something of its user's inbox up to `position` may be missing, once SQL has it.
     pub async fn declare_inbox(self: &Arc<Self>, session: &SessionHandle, position: Position) -> Result<(), JoinError> {
-        recover::declare(self, &Insistence::of(session), Whose::Inbox, position, position, &mut Telling::Nothing).await
+        recover::declare(self, &Insistence::of(session), &mut Whose::Inbox, position, position, &mut Telling::Nothing).await
     }
 
     /// Ends what `session` hears of its user.

@@ -7,7 +7,7 @@ use natter_shared::{
     event::{GroupJoined, GroupKind},
     id::GroupId,
     position::Position,
-    rpc::RpcError,
+    rpc::{Membership, RpcError},
 };
 use tokio::sync::oneshot;
 
@@ -33,6 +33,29 @@ pub struct GroupMeta {
     pub kind: GroupKind,
     /// What people see.
     pub display_name: Arc<str>,
+    /// As of here.
+    pub at: Position,
+}
+
+impl GroupMeta {
+    /// The group of `membership`, as SQL has it at `at`.
+    pub fn of(membership: &Membership, at: Position) -> Self {
+        Self { kind: membership.kind, display_name: membership.display_name.as_str().into(), at }
+    }
+
+    /// Takes what `other` says, if that is newer. A one-to-one group keeps its name, of which each of its two has one.
+    pub(super) fn learn(&mut self, other: &Self) {
+        if self.at < other.at && self.kind != GroupKind::Single {
+            *self = other.clone();
+        }
+    }
+
+    /// The group is renamed at `at`, unless a later name is known.
+    pub(super) fn rename(&mut self, display_name: &str, at: Position) {
+        if self.at < at {
+            (self.display_name, self.at) = (display_name.into(), at);
+        }
+    }
 }
 
 /// What a session is told of its membership itself, beside what the group has: in the group's own
@@ -81,6 +104,8 @@ pub(super) fn say_left(session: &SessionHandle, group: GroupId, at: Position) {
 /// A session wants to be a member.
 pub(super) struct Join {
     pub(super) session: Arc<SessionHandle>,
+    /// What the session knows of the group; none of an inbox.
+    pub(super) meta: Option<GroupMeta>,
     pub(super) start: Start,
     /// The session's user is known to be a member as of here; a removal after it must be looked for.
     pub(super) known: Position,

@@ -77,6 +77,8 @@ pub(super) struct Missed {
     removed: Vec<(Position, UserId)>,
     bytes: usize,
     limits: MissedLimits,
+    /// The group, as it is called after the last of them; none of an inbox.
+    meta: Option<GroupMeta>,
 }
 
 /// What became of it for one session.
@@ -90,14 +92,22 @@ pub(super) struct Told {
 }
 
 impl Missed {
-    pub(super) fn new(from: Position, limits: MissedLimits) -> Self {
-        Self { start: from, from, events: VecDeque::new(), removed: Vec::new(), bytes: 0, limits }
+    pub(super) fn new(from: Position, limits: MissedLimits, meta: Option<GroupMeta>) -> Self {
+        Self { start: from, from, events: VecDeque::new(), removed: Vec::new(), bytes: 0, limits, meta }
+    }
+
+    /// What is known of the group after it.
+    pub(super) fn meta(&self) -> Option<&GroupMeta> {
+        self.meta.as_ref()
     }
 
     /// Adds the next event.
-    pub(super) fn push(&mut self, event: Event, position: Position, stored_at: Timestamp, meta: Option<&GroupMeta>) {
+    pub(super) fn push(&mut self, event: Event, position: Position, stored_at: Timestamp) {
+        if let (Event::GroupRenamed(renamed), Some(meta)) = (&event, &mut self.meta) {
+            meta.rename(&renamed.display_name, position);
+        }
         let by = By::of(&event);
-        let encoded = encode_event(event, position, stored_at, meta, true);
+        let encoded = encode_event(event, position, stored_at, self.meta.as_ref(), true);
         let change = match encoded.effect {
             Effect::Removed(user) => Change::Removed(user),
             Effect::Joined(joined) => Change::Joined(joined),

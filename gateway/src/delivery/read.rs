@@ -56,10 +56,10 @@ impl Reading<'_> {
     pub(super) async fn run(&self) -> Result<Option<Missed>, JoinError> {
         let limits = &self.hub.limits;
         let limits = MissedLimits { events: limits.recovery_events, bytes: 4 * limits.backlog_bytes };
-        let mut missed = Missed::new(self.from, limits);
+        let mut missed = Missed::new(self.from, limits, self.group.map(|(_, meta)| meta.clone()));
         let is_near = self.floor.epoch == self.from.epoch && self.floor.seq.saturating_sub(self.from.seq) <= NEAR;
         if is_near && let Some(events) = self.stream(self.from, FEW).await? {
-            self.add(events, &mut missed);
+            add(events, &mut missed);
             return Ok(Some(missed));
         }
         let Some(reached) = self.sql(&mut missed).await? else { return Ok(None) };
@@ -68,21 +68,8 @@ impl Reading<'_> {
         }
         // An epoch may have ended that SQL has not caught up with: its rest cannot be told from here.
         let Some(events) = self.stream(reached, STREAM_EVENTS).await? else { return Ok(None) };
-        self.add(events, &mut missed);
+        add(events, &mut missed);
         Ok(Some(missed))
-    }
-
-    fn add(&self, events: Vec<Stored>, missed: &mut Missed) {
-        for stored in events.into_iter().filter(|stored| !stored.is_void()) {
-            match Event::decode(&stored.payload) {
-                Ok(event) => missed.push(event, stored.position, stored.stored_at, self.meta()),
-                Err(error) => tracing::warn!(position = %stored.position, %error, "event_unreadable"),
-            }
-        }
-    }
-
-    fn meta(&self) -> Option<&GroupMeta> {
-        self.group.map(|(_, meta)| meta)
     }
 
     /// Returns how far SQL has come, or nothing where it does not hold everything.
@@ -103,7 +90,7 @@ impl Reading<'_> {
                     return Ok(Some(applied.max(self.floor)));
                 }
                 after = recovered.position;
-                missed.push(recovered.event, recovered.position, recovered.stored_at, self.meta());
+                missed.push(recovered.event, recovered.position, recovered.stored_at);
             }
             if !page.more {
                 return Ok(Some(applied.max(after)));
@@ -142,6 +129,15 @@ impl Reading<'_> {
         // What was evicted while we read may have been ours.
         let held = self.hub.log_states.held(broker, shard, after, Instant::now()).await.map_err(unavailable)?;
         Ok(held.then_some(events))
+    }
+}
+
+fn add(events: Vec<Stored>, missed: &mut Missed) {
+    for stored in events.into_iter().filter(|stored| !stored.is_void()) {
+        match Event::decode(&stored.payload) {
+            Ok(event) => missed.push(event, stored.position, stored.stored_at),
+            Err(error) => tracing::warn!(position = %stored.position, %error, "event_unreadable"),
+        }
     }
 }
 

@@ -21,20 +21,33 @@ use crate::{
 const ASK_AGAIN: Duration = Duration::from_millis(200);
 
 /// Whose events.
-#[derive(Clone, Copy)]
-pub(super) enum Whose<'a> {
-    /// A group's.
-    Group { group: GroupId, meta: &'a GroupMeta },
+pub(super) enum Whose {
+    /// A group's, of which so much is known.
+    Group { group: GroupId, meta: GroupMeta },
     /// The session's user's own.
     Inbox,
 }
 
-impl Whose<'_> {
+impl Whose {
     /// The group; none is the inbox.
-    pub(super) fn group(self) -> Option<GroupId> {
+    fn group(&self) -> Option<GroupId> {
         match self {
-            Self::Group { group, .. } => Some(group),
+            Self::Group { group, .. } => Some(*group),
             Self::Inbox => None,
+        }
+    }
+
+    /// What is known of the group.
+    pub(super) fn meta(&self) -> Option<&GroupMeta> {
+        match self {
+            Self::Group { meta, .. } => Some(meta),
+            Self::Inbox => None,
+        }
+    }
+
+    fn learn(&mut self, newer: Option<&GroupMeta>) {
+        if let (Self::Group { meta, .. }, Some(newer)) = (self, newer) {
+            meta.learn(newer);
         }
     }
 }
@@ -52,7 +65,7 @@ pub(super) struct Recovered {
 pub(super) async fn recover(
     hub: &Arc<Hub>,
     insistence: &Insistence<'_>,
-    whose: Whose<'_>,
+    whose: &mut Whose,
     start: Start,
     known: Position,
     floor: Position,
@@ -63,13 +76,9 @@ pub(super) async fn recover(
         Start::Now => floor,
         Start::After(position) => position,
     };
-    let (group, low) = match whose {
-        Whose::Group { group, meta } => (Some((group, meta)), from.min(known)),
-        Whose::Inbox => (None, from),
-    };
-    let read = async || match group {
-        Some((group, meta)) => flights::missed(hub, group, meta, low, floor).await,
-        None => read_inbox(hub, session, low, floor).await,
+    let read = async || match &*whose {
+        Whose::Group { group, meta } => flights::missed(hub, *group, meta, from.min(known), floor).await,
+        Whose::Inbox => read_inbox(hub, session, from, floor).await,
     };
     // Nothing was written yet, so all of it may be asked again.
     let missed = loop {
@@ -78,14 +87,16 @@ pub(super) async fn recover(
             read => break read?,
         }
     };
+    whose.learn(missed.as_ref().and_then(|missed| missed.meta()));
+    let group = whose.group();
     let known = if group.is_some() { known } else { floor };
     let told = missed.map(|missed| missed.tell(session, from, known, floor, telling)).filter(|told| told.complete);
     match (told, group) {
-        (Some(told), Some((group, _))) if let Some(at) = told.ended => Err(end(session, group, at, telling)),
+        (Some(told), Some(group)) if let Some(at) = told.ended => Err(end(session, group, at, telling)),
         (Some(told), _) => Ok(Recovered { complete: true, written: told.written }),
         // Who wants only what comes next has missed nothing.
-        (None, Some((group, _))) if from >= floor => {
-            let ended = ended(hub, insistence, group, known, floor).await?;
+        (None, Some(group)) if from >= floor => {
+            let ended = ended(hub, insistence, (group, whose), known, floor).await?;
             ended.map_or(Ok(Recovered { complete: true, written: false }), |at| Err(end(session, group, at, telling)))
         }
         (None, _) => {
@@ -100,7 +111,7 @@ pub(super) async fn recover(
 pub(super) async fn declare(
     hub: &Hub,
     insistence: &Insistence<'_>,
-    whose: Whose<'_>,
+    whose: &mut Whose,
     known: Position,
     floor: Position,
     telling: &mut Telling,
@@ -112,7 +123,7 @@ pub(super) async fn declare(
         say_reset(hub, session, None);
         return Ok(());
     };
-    let ended = ended(hub, insistence, group, known, floor).await?;
+    let ended = ended(hub, insistence, (group, whose), known, floor).await?;
     if ended.is_none() || !telling.is_nothing() {
         telling.begin(session);
         say_reset(hub, session, Some(group));
@@ -125,13 +136,15 @@ pub(super) async fn declare(
 async fn ended(
     hub: &Hub,
     insistence: &Insistence<'_>,
-    group: GroupId,
+    (group, whose): (GroupId, &mut Whose),
     known: Position,
     floor: Position,
 ) -> Result<Option<Position>, JoinError> {
     let call = FindMembership { user: insistence.session().user.clone(), group };
     let shard = hub.broker.shards().of(Topic::Group(group));
     let answer = insistence.call(&*hub.broker, call, Some(ShardPosition { shard: shard.0, position: floor })).await?;
+    let known_now = answer.reply.as_ref().map(|member| GroupMeta::of(member, answer.applied(shard)));
+    whose.learn(known_now.as_ref());
     Ok(match &answer.reply {
         None => Some(answer.applied(shard)),
         // This one is another, which is told by itself.

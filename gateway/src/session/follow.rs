@@ -108,7 +108,7 @@ impl App {
     async fn begin_joined(&self, session: &Arc<SessionHandle>, joined: GroupJoined) -> Result<(), Refusal> {
         let membership = Followed {
             group: joined.group,
-            meta: GroupMeta { kind: joined.kind, display_name: joined.display_name.as_str().into() },
+            meta: GroupMeta { kind: joined.kind, display_name: joined.display_name.as_str().into(), at: joined.since },
             since: joined.since,
             known: joined.since,
             start: self.start_of(session, joined.group, joined.since).await?,

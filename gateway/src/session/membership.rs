@@ -33,11 +33,6 @@ const EARLIER_ENDS_WITHIN: Duration = Duration::from_secs(15);
 /// Before a membership is looked up again.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
-/// What delivery must know of the group.
-pub(super) fn meta_of(membership: &Membership) -> GroupMeta {
-    GroupMeta { kind: membership.kind, display_name: membership.display_name.as_str().into() }
-}
-
 /// The group as `ready` and `join` tell it.
 pub(super) fn group_state(membership: Membership, joined: Joined, applied: Position, resumed: bool) -> GroupState {
     GroupState {
@@ -70,7 +65,7 @@ pub(super) struct Followed {
 impl Followed {
     /// What SQL said at `known`.
     pub(super) fn of(membership: &Membership, known: Position, start: Start, telling: Telling) -> Self {
-        Self { group: membership.group, meta: meta_of(membership), since: membership.since, known, start, telling }
+        Self { group: membership.group, meta: GroupMeta::of(membership, known), since: membership.since, known, start, telling }
     }
 }
 

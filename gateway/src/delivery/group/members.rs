@@ -37,9 +37,12 @@ pub(super) struct Ahead {
 
 impl GroupTask {
     pub(super) fn on_join(&mut self, join: Join) {
-        let Join { session, start, known, mut telling, answer } = join;
+        let Join { session, meta, start, known, mut telling, answer } = join;
         if answer.is_closed() {
             return;
+        }
+        if let Some(meta) = meta {
+            self.meta.learn(&meta);
         }
         if let Some(answered) = self.is_member(&session) {
             let _ = answer.send(Answer::Live(answered));

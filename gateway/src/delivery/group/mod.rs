@@ -411,7 +411,7 @@ impl GroupTask {
             return None;
         }
         if let Event::GroupRenamed(renamed) = &event {
-            self.meta.display_name = renamed.display_name.as_str().into();
+            self.meta.rename(&renamed.display_name, stored.position);
         }
         let for_chat = self.chat_members > 0;
         if !for_chat {

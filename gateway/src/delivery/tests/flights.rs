@@ -22,7 +22,7 @@ async fn stage(limits: &Limits) -> Stage {
 }
 
 async fn missed(stage: &Stage, from: Position, floor: Position) -> Option<Arc<Missed>> {
-    let meta = GroupMeta { kind: GroupKind::Group, display_name: "lobby".into() };
+    let meta = GroupMeta { kind: GroupKind::Group, display_name: "lobby".into(), at: Position::START };
     flights::missed(&stage.hub, group(), &meta, from, floor).await.unwrap()
 }
 

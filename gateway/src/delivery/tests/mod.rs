@@ -5,6 +5,7 @@
 mod allocations;
 mod flights;
 mod interruption;
+mod names;
 mod recovery;
 pub(crate) mod script;
 
@@ -168,7 +169,7 @@ impl Member {
     }
 
     async fn join(&mut self, stage: &Stage, start: Start, known: Position) -> Joined {
-        let meta = GroupMeta { kind: GroupKind::Group, display_name: "lobby".into() };
+        let meta = GroupMeta { kind: GroupKind::Group, display_name: "lobby".into(), at: Position::START };
         stage.hub.join_group(&self.session, group(), &meta, start, known, Telling::Nothing).await.unwrap()
     }
 

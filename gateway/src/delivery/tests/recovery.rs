@@ -54,7 +54,7 @@ async fn who_was_removed_meanwhile_is_told_what_came_before_and_the_end() {
     let said = say(&stage, 0..1);
     stage.script.store(Topic::Group(group()), &removal("ben"), false);
     say(&stage, 1..2);
-    let meta = GroupMeta { kind: GroupKind::Group, display_name: "lobby".into() };
+    let meta = GroupMeta { kind: GroupKind::Group, display_name: "lobby".into(), at: Position::START };
     let (mut ann, mut ben) = (Member::new("ann").await, Member::new("ben").await);
     let before = Position::new(said[0].epoch, said[0].seq - 1);
     let join = |member: &Member, telling: Telling| {
@@ -135,7 +135,7 @@ async fn what_is_too_much_is_declared_once_sql_has_it_and_all_that_follows_is_to
     bob.session.outlet.release(Bytes::new());
     let (hub, session, known) = (Arc::clone(&stage.hub), Arc::clone(&bob.session), said[99]);
     let joining = tokio::spawn(async move {
-        let meta = GroupMeta { kind: GroupKind::Group, display_name: "lobby".into() };
+        let meta = GroupMeta { kind: GroupKind::Group, display_name: "lobby".into(), at: Position::START };
         hub.join_group(&session, group(), &meta, Start::After(said[0]), known, Telling::Nothing).await.unwrap()
     });
     stage.until("a question to SQL", || *stage.script.asked_behind.lock() == [known]).await;
@@ -220,7 +220,7 @@ async fn what_lies_before_a_sessions_position_takes_no_room_of_what_it_missed_bu
         assert_eq!(ann.join(&stage, Start::After(after), before[0]).await.complete, complete);
     }
     let bob = Member::new("bob").await;
-    let meta = GroupMeta { kind: GroupKind::Group, display_name: "lobby".into() };
+    let meta = GroupMeta { kind: GroupKind::Group, display_name: "lobby".into(), at: Position::START };
     let joined = stage.hub.join_group(&bob.session, group(), &meta, Start::After(said[1]), before[0], Telling::Nothing).await;
     assert!(matches!(joined, Err(JoinError::NotMember(at)) if at == end), "{joined:?}");
 }
@@ -234,7 +234,7 @@ async fn who_was_told_what_was_missed_and_cannot_be_live_comes_back() {
     let mut bob = Member::new("bob").await;
     let (hub, session, known) = (Arc::clone(&stage.hub), Arc::clone(&bob.session), stage.script.fence_now());
     let joining = tokio::spawn(async move {
-        let meta = GroupMeta { kind: GroupKind::Group, display_name: "lobby".into() };
+        let meta = GroupMeta { kind: GroupKind::Group, display_name: "lobby".into(), at: Position::START };
         hub.join_group(&session, group(), &meta, Start::After(said[0]), known, Telling::Nothing).await.map(drop)
     });
     stage.until("a read", || stage.script.sql_reads.load(Relaxed) > 0).await;
@@ -261,7 +261,7 @@ async fn who_was_told_what_was_missed_and_is_no_member_any_more_comes_back() {
         let bob = if is_open { Member::new("bob").await } else { Member::held("bob").await };
         let (hub, session, known) = (Arc::clone(&stage.hub), Arc::clone(&bob.session), said[299]);
         let joining = tokio::spawn(async move {
-            let meta = GroupMeta { kind: GroupKind::Group, display_name: "lobby".into() };
+            let meta = GroupMeta { kind: GroupKind::Group, display_name: "lobby".into(), at: Position::START };
             hub.join_group(&session, group(), &meta, Start::After(said[0]), known, Telling::Nothing).await.map(drop)
         });
         stage.until("a read", || stage.script.sql_reads.load(Relaxed) > 0).await;
@@ -336,7 +336,7 @@ async fn who_is_known_to_be_removed_is_left_out_though_much_was_missed() {
     stage.say("and on");
     ann.until("and on").await;
     let bob = Member::held("bob").await;
-    let meta = GroupMeta { kind: GroupKind::Group, display_name: "lobby".into() };
+    let meta = GroupMeta { kind: GroupKind::Group, display_name: "lobby".into(), at: Position::START };
     let joined = stage.hub.join_group(&bob.session, group(), &meta, Start::After(said[0]), said[10], Telling::Nothing).await;
     assert!(matches!(joined, Err(JoinError::NotMember(at)) if at > said[19]), "{joined:?}");
     assert_eq!(reads(&stage), (0, 0));

@@ -54,6 +54,8 @@ pub(crate) struct Script {
     pub(crate) is_sql_held: AtomicBool,
     /// How far SQL has come; without it, as far as the log.
     pub(crate) sql_is_at: Mutex<Option<Position>>,
+    /// What the group is called, in SQL.
+    pub(crate) called: Mutex<String>,
     /// Since when a user is a member, in SQL.
     pub(crate) member_since: Mutex<Position>,
     /// Up to where SQL was asked to have come.
@@ -83,6 +85,7 @@ impl Script {
             is_sql_incomplete: AtomicBool::new(false),
             is_sql_held: AtomicBool::new(false),
             sql_is_at: Mutex::default(),
+            called: Mutex::new("lobby".to_owned()),
             member_since: Mutex::default(),
             asked_behind: Mutex::default(),
             is_deaf: AtomicBool::new(false),
@@ -330,7 +333,7 @@ impl Broker for Script {
                         group: call.group,
                         kind: GroupKind::Group,
                         name: None,
-                        display_name: "lobby".to_owned(),
+                        display_name: self.called.lock().clone(),
                         role: Role::Member,
                         since,
                         last_read: None,
