@@ -20,6 +20,11 @@ export function showBell(client, directory, page) {
   let isArchive = false;
   /** @type {string|null} */
   let next = null;
+  /** Of several loads the latest one holds, whenever the others are answered. */
+  let loads = 0;
+  let isLoading = false;
+  /** What came live since the latest load began, and may not be in its answer. @type {Map<string, any>} */
+  const came = new Map();
   /** The notification that was to be sent last, until it is. @type {{handle: string, body: string, key: string}|null} */
   let attempt = null;
   const quietly = (/** @type {Promise<any>} */ work) => void work.catch(() => { byId("notification-result").textContent = t("unavailable"); });
@@ -66,14 +71,23 @@ export function showBell(client, directory, page) {
   }
 
   async function load(isMore = false) {
+    const mine = (loads += 1);
+    isLoading = true;
+    came.clear();
     const cursor = isMore && next ? `&cursor=${encodeURIComponent(next)}` : "";
-    const answer = await get(`/notifications?limit=50${isArchive ? "&archived=true" : ""}${cursor}`);
-    const items = answer.notifications.map(item);
-    if (isMore) list.append(...items);
-    else list.replaceChildren(...items);
-    next = answer.next ?? null;
-    onCounts(answer.inbox);
-    empty();
+    try {
+      const answer = await get(`/notifications?limit=50${isArchive ? "&archived=true" : ""}${cursor}`);
+      if (mine !== loads) return;
+      const items = answer.notifications.map(item);
+      for (const { id } of answer.notifications) came.delete(id);
+      if (isMore) list.append(...items);
+      else list.replaceChildren(...[...came.values()].reverse(), ...items);
+      next = answer.next ?? null;
+      onCounts(answer.inbox);
+      empty();
+    } finally {
+      if (mine === loads) isLoading = false;
+    }
   }
 
   /** @param {string[]} ids */
@@ -145,7 +159,11 @@ export function showBell(client, directory, page) {
 
   client.on("notification", (notification) => {
     if (byId(`notification_${notification.id}`)) return;
-    if (!isArchive) list.prepend(item({ ...notification, seen: false, archived: false }));
+    if (!isArchive) {
+      const made = item({ ...notification, seen: false, archived: false });
+      came.set(notification.id, made);
+      list.prepend(made);
+    }
     announce(t("notification_from", { who: notification.sender ? directory.name(notification.sender) : t("system"), text: notification.body }));
     empty();
   });
@@ -160,7 +178,8 @@ export function showBell(client, directory, page) {
   byId("close-notifications").addEventListener("click", () => toggle(false));
   panel.addEventListener("keydown", (/** @type {KeyboardEvent} */ event) => event.key === "Escape" && toggle(false));
   byId("clean-seen").addEventListener("click", () => quietly(seeAll()));
-  more.addEventListener("click", () => quietly(load(true)));
+  // What is being loaded may begin anew, and more is what comes after that.
+  more.addEventListener("click", () => { if (!isLoading) quietly(load(true)); });
   byId("show-archived").addEventListener("click", () => {
     isArchive = !isArchive;
     byId("show-archived").setAttribute("aria-pressed", String(isArchive));
@@ -169,5 +188,9 @@ export function showBell(client, directory, page) {
   byId("notification-message-submit").addEventListener("click", () => void notify());
   byId("notification-form").addEventListener("submit", (/** @type {Event} */ event) => { event.preventDefault(); void notify(); });
   count(inbox.unseen);
-  quietly(load());
+  // Ready first, so that nothing falls between what is loaded and what is told.
+  const stop = client.on("ready", () => {
+    stop();
+    quietly(load());
+  });
 }

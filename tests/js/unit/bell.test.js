@@ -1,0 +1,77 @@
+// The list of notifications: what is loaded and what comes live, in whatever order.
+
+import assert from "node:assert/strict";
+import { beforeEach, test } from "node:test";
+
+import { FakeClient, arrived, fakeApi, fakePage } from "../page.js";
+
+fakePage();
+const { showBell } = await import("../../../gateway/assets/page/bell.js");
+
+const sentAt = "2026-11-22T08:30:00.000Z";
+const stored = (...ids) => ids.map((id) => ({ id, sender: null, body: id, sent_at: sentAt, seen: false, archived: false }));
+const page = (ids, more = {}) => ({ notifications: stored(...ids), next: null, inbox: { unseen: ids.length, unread: ids.length, version: "1.1" }, ...more });
+
+let body, calls, client;
+const listed = () => body.find("notifications").children.map(({ id }) => id.slice("notification_".length));
+const click = (id) => body.find(id).dispatchEvent(new Event("click"));
+const live = (id) => client.tell("notification", { id, body: id, position: "1.9", sent_at: sentAt });
+
+beforeEach(() => {
+  body = fakePage("bell", "notification-panel", "notifications", "more-notifications", "unseen-count", "clean-seen", "no-notifications", "notification-result",
+    "close-notifications", "show-archived", "notification-message-submit", "notification-form", "user-input", "chat-message-input", "announcer");
+  calls = fakeApi();
+  client = new FakeClient();
+  const directory = Object.assign(new EventTarget(), { learn() {}, name: (id) => id });
+  showBell(client, directory, { onCount() {}, groupTitle() {} });
+});
+
+test("is loaded once the connection is ready, and not again by every further one", async () => {
+  await arrived();
+  assert.equal(calls.length, 0, "what is stored before the connection is ready would be in neither");
+  client.tell("ready", {});
+  calls[0].answer(200, page(["b", "a"]));
+  await arrived();
+  assert.deepEqual(listed(), ["b", "a"]);
+  client.tell("ready", {});
+  assert.equal(calls.length, 1);
+});
+
+test("what comes live while it is loaded stays, each once", async () => {
+  client.tell("ready", {});
+  for (const id of ["c", "d", "e"]) live(id);
+  calls[0].answer(200, page(["c", "b", "a"]));
+  await arrived();
+  assert.deepEqual(listed(), ["e", "d", "c", "b", "a"]);
+  client.tell("gap", {});
+  calls[1].answer(200, page(["c"]));
+  await arrived();
+  assert.deepEqual(listed(), ["c"], "what came before the next one began is in its answer, or gone");
+});
+
+test("of two loads the later one holds, in whichever order they are answered", async () => {
+  client.tell("ready", {});
+  client.tell("gap", {});
+  calls[1].answer(200, page(["b", "a"]));
+  await arrived();
+  calls[0].answer(200, page(["a"]));
+  await arrived();
+  assert.deepEqual(listed(), ["b", "a"]);
+  click("show-archived");
+  click("show-archived");
+  calls[3].answer(200, page(["b", "a"]));
+  calls[2].answer(200, page(["archived"]));
+  await arrived();
+  assert.deepEqual(listed(), ["b", "a"]);
+});
+
+test("more is appended once, however often it is asked for", async () => {
+  client.tell("ready", {});
+  calls[0].answer(200, page(["c"], { next: "n" }));
+  await arrived();
+  click("more-notifications");
+  click("more-notifications");
+  for (const call of calls.slice(1)) call.answer(200, page(["b", "a"]));
+  await arrived();
+  assert.deepEqual(listed(), ["c", "b", "a"]);
+});
