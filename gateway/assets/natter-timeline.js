@@ -38,6 +38,8 @@ export class Timeline extends EventTarget {
     this.messages = [];
     /** The first message of all is there. */
     this.atStart = false;
+    /** The newest page is there. What comes live before it is alone in {@link messages}, and says nothing of what lies before. */
+    this.isOpen = false;
     // Position first, then load, then live: listening begins before anything is loaded.
     this.#stops.push(
       client.on("message", (message) => message.group === group && this.#onLive(message)),
@@ -59,6 +61,7 @@ export class Timeline extends EventTarget {
     this.#upto = page.position;
     this.#until = furthest(this.#until, heard ?? this.client.liveFrom(this.group));
     this.atStart = !page.more;
+    this.isOpen = true;
     this.#add(page.messages, true);
     void this.#fill();
   }
@@ -77,6 +80,14 @@ export class Timeline extends EventTarget {
     if (!page || this.messages[0]?.position !== before) return;
     this.atStart = !page.more;
     this.#add(page.messages, false);
+  }
+
+  /** Keeps the newest messages only; {@link older} loads the others again. @param {number} most */
+  forget(most) {
+    if (this.messages.length <= most || this.hasGap) return;
+    this.messages = this.messages.slice(-most);
+    this.#known = new Set(this.messages.map((message) => message.id));
+    this.atStart = false;
   }
 
   /** Ends it. */
@@ -135,6 +146,7 @@ export class Timeline extends EventTarget {
     this.messages = [];
     this.#known.clear();
     this.#upto = undefined;
+    this.isOpen = false;
     await this.open();
   }
 

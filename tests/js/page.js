@@ -1,10 +1,19 @@
-// As much of a document as the page's parts take that need no layout, and an API that answers when told.
+// As much of a document as the page's parts take, each element a line of its own, and an API that answers when told.
+
+/** The height of a line, and of what shows lines. */
+export const LINE = 20;
+export const SHOWN = 400;
 
 class Element extends EventTarget {
   children = [];
+  parent = null;
   attributes = new Map();
+  dataset = {};
   style = {};
   hidden = false;
+  isConnected = true;
+  clientHeight = SHOWN;
+  #scrollTop = 0;
   #text = "";
   classList = { toggle() {} };
 
@@ -14,15 +23,64 @@ class Element extends EventTarget {
   }
 
   append(...nodes) {
-    for (const node of nodes) this.children.push(node);
+    for (const node of nodes) this.insertBefore(node, null);
   }
 
   prepend(...nodes) {
-    this.children.unshift(...nodes);
+    for (const node of nodes.reverse()) this.insertBefore(node, this.children[0]);
   }
 
   replaceChildren(...nodes) {
-    this.children = nodes;
+    this.children = [];
+    this.append(...nodes);
+  }
+
+  insertBefore(node, next) {
+    if (node instanceof Element) {
+      node.remove();
+      node.parent = this;
+    }
+    const at = this.children.indexOf(next);
+    this.children.splice(at < 0 ? this.children.length : at, 0, node);
+  }
+
+  remove() {
+    if (this.parent) this.parent.children = this.parent.children.filter((child) => child !== this);
+    this.parent = null;
+  }
+
+  get childNodes() {
+    return this.children;
+  }
+
+  get firstChild() {
+    return this.children[0] ?? null;
+  }
+
+  get nextSibling() {
+    return this.parent.children[this.parent.children.indexOf(this) + 1] ?? null;
+  }
+
+  // Its layout.
+  get scrollHeight() {
+    return this.children.length * LINE;
+  }
+
+  get scrollTop() {
+    return this.#scrollTop;
+  }
+
+  set scrollTop(top) {
+    this.#scrollTop = Math.max(0, Math.min(top, this.scrollHeight - SHOWN));
+  }
+
+  get offsetTop() {
+    return this.parent ? this.parent.children.indexOf(this) * LINE : 0;
+  }
+
+  getBoundingClientRect() {
+    const top = this.offsetTop - (this.parent?.scrollTop ?? 0);
+    return { top, bottom: top + LINE };
   }
 
   get childElementCount() {
@@ -33,8 +91,13 @@ class Element extends EventTarget {
     this.attributes.set(name, value);
   }
 
-  querySelectorAll() {
-    return [];
+  removeAttribute(name) {
+    this.attributes.delete(name);
+  }
+
+  /** By one class, in its own children: `.line`. */
+  querySelectorAll(selector) {
+    return this.children.filter((child) => child.attributes?.get("class")?.split(" ").includes(selector.slice(1)));
   }
 
   focus() {}
@@ -75,6 +138,7 @@ export function fakePage(...ids) {
       key: (at) => [...kept.keys()][at] ?? null, get length() { return kept.size; },
     },
     requestAnimationFrame: (run) => run(),
+    ResizeObserver: class { observe() {} disconnect() {} },
   });
   globalThis.localStorage ??= { getItem: () => null };
   Object.defineProperty(globalThis, "navigator", { value: { languages: ["en"], language: "en" }, configurable: true });

@@ -9,6 +9,8 @@ import { comparePositions } from "../natter.js";
 /** Rows in the document at most, and by how many the window moves. */
 const MOST_ROWS = 240;
 const STEP = 80;
+/** So many messages are kept at the end of a room, and twice as many before the others are forgotten. */
+const KEPT = 2_000;
 /** How near to an end (px) the window moves. */
 const NEAR = 800;
 /** Nearer to the end than this is at the end. */
@@ -78,12 +80,16 @@ export class History {
 
   /** @param {{added: Message[], restarted: boolean}} change */
   #onChange({ restarted }) {
-    this.element.removeAttribute("aria-busy");
+    if (this.timeline.isOpen) this.element.removeAttribute("aria-busy");
     if (restarted) this.#window = {};
-    if (this.#pinned) {
-      const { start, end } = this.#range();
-      if (end - start > MOST_ROWS) this.#setWindow(end - STEP, end);
-      else if (!this.#window.first) this.#setWindow(Math.min(end - STEP, this.#firstNew - 10), end);
+    if (this.#pinned && this.#messages.length > 2 * KEPT) this.timeline.forget(KEPT);
+    const { start, end } = this.#range();
+    if (end - start > MOST_ROWS) {
+      // What comes below somebody who reads further up waits until they scroll there.
+      if (this.#pinned) this.#setWindow(end - STEP, end);
+      else this.#setWindow(start, start + MOST_ROWS);
+    } else if (this.#pinned && !this.#window.first) {
+      this.#setWindow(Math.min(end - STEP, this.#firstNew - 10), end);
     }
     this.update();
   }
@@ -129,7 +135,7 @@ export class History {
     arrange(this.element, wanted);
     const kept = new Set(wanted);
     for (const [key, row] of this.#rows) if (!kept.has(row)) this.#rows.delete(key);
-    if (this.#first && this.#messages.length > 0) this.#openAt();
+    if (this.#first && this.timeline.isOpen && this.#messages.length > 0) this.#openAt();
     else if (anchor) this.element.scrollTop += anchor.row.getBoundingClientRect().top - anchor.top;
     else this.#stick();
     this.#afterScroll();
@@ -197,13 +203,13 @@ export class History {
   /** Who sees the end has read it all. */
   markRead() {
     const last = this.#messages[this.#messages.length - 1];
-    if (last && this.#pinned && !document.hidden && !this.timeline.hasGap && this.element.isConnected) this.room.onRead(last.position);
+    if (last && this.#pinned && !document.hidden && this.timeline.isOpen && !this.timeline.hasGap && this.element.isConnected) this.room.onRead(last.position);
   }
 
   /** Somebody stopped looking: what comes from here on is new. */
   lookedAway() {
     const last = this.#messages[this.#messages.length - 1];
-    if (last && this.#pinned) this.newFrom(last.position);
+    if (last && this.#pinned && this.timeline.isOpen) this.newFrom(last.position);
   }
 
   /** Sets or removes the divider of new messages. @param {string|undefined} position */
@@ -263,7 +269,11 @@ export class History {
   /** One's own that the server has not told yet. */
   #unsent() {
     const told = new Set(this.#messages.slice(-200).map((message) => message.nonce));
-    this.outgoing = this.outgoing.filter((item) => !(item.nonce && told.has(item.nonce)));
+    const last = this.timeline.isOpen && !this.timeline.hasGap ? this.#messages[this.#messages.length - 1]?.position : undefined;
+    const isTold = (/** @type {Outgoing} */ item) => item.nonce && told.has(item.nonce);
+    // In a room that was closed meanwhile it may be further up than that.
+    const isPast = (/** @type {Outgoing} */ item) => item.position && last && comparePositions(item.position, last) <= 0;
+    this.outgoing = this.outgoing.filter((item) => !isTold(item) && !isPast(item));
     return this.outgoing;
   }
 

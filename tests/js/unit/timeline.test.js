@@ -198,3 +198,33 @@ test("closed, it hears nothing more", async () => {
   live();
   assert.deepEqual(seqs(timeline), upTo(3));
 });
+
+test("is open once the newest page is there, whatever came live before it", async () => {
+  const { clock, timeline, add, live, server, open } = await room({ stored: 20 });
+  const seen = [];
+  timeline.addEventListener("change", () => seen.push([timeline.isOpen, timeline.messages.length]));
+  const opened = timeline.open();
+  live();
+  await opened;
+  assert.deepEqual(seen, [[false, 1], [true, 11]]);
+  server.socket.drop(4408);
+  for (let i = 0; i < 500; i += 1) add();
+  server.applied = 521;
+  await clock.advance(0);
+  await open("1.521");
+  await clock.advance(1000);
+  assert.ok(timeline.isOpen);
+  assert.deepEqual(seqs(timeline), upTo(521, 512));
+});
+
+test("what is forgotten is loaded again, without a hole", async () => {
+  const { timeline, live, server } = await room({ stored: 40 });
+  await timeline.open();
+  for (let i = 0; i < 10; i += 1) live();
+  server.applied = 50;
+  timeline.forget(5);
+  live();
+  assert.deepEqual([seqs(timeline), timeline.atStart], [upTo(51, 46), false]);
+  while (!timeline.atStart) await timeline.older();
+  assert.deepEqual(seqs(timeline), upTo(51));
+});
