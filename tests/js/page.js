@@ -122,21 +122,23 @@ class Element extends EventTarget {
   }
 }
 
+class Storage {
+  getItem(key) { return this[key] ?? null; }
+  setItem(key, value) { this[key] = value; }
+  removeItem(key) { delete this[key]; }
+}
+
 /** Puts a document with elements of these ids, and what else a browser has, where scripts look for them. */
 export function fakePage(...ids) {
   const body = new Element("body");
   const create = (/** @type {string} */ tag) => new Element(tag);
   for (const id of ids) body.append(Object.assign(create("div"), { id }));
-  const kept = new Map();
   Object.assign(globalThis, {
     document: {
       body, cookie: "", documentElement: create("html"), createElement: create, createElementNS: (_, tag) => create(tag), createDocumentFragment: () => create(""),
       getElementById: (id) => body.find(id) ?? null,
     },
-    sessionStorage: {
-      getItem: (key) => kept.get(key) ?? null, setItem: (key, value) => kept.set(key, value), removeItem: (key) => kept.delete(key),
-      key: (at) => [...kept.keys()][at] ?? null, get length() { return kept.size; },
-    },
+    sessionStorage: new Storage(),
     requestAnimationFrame: (run) => run(),
     ResizeObserver: class { observe() {} disconnect() {} },
   });

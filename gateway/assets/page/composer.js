@@ -9,13 +9,21 @@ const TELL_EVERY = 3_000;
 const HOLDS = 5_000;
 const DRAFTS = "natter-draft-";
 
-/** @param {{id: string, title: string, send: (text: string) => boolean, typing: () => void}} room */
+/** Forgets what was written and not sent: who signs in next in this tab may be somebody else. */
+export function clearDrafts() {
+  try {
+    for (const key of Object.keys(sessionStorage)) if (key.startsWith(DRAFTS)) sessionStorage.removeItem(key);
+  } catch { /* storage may be forbidden */ }
+}
+
+/** @param {{id: string, me: string, title: string, send: (text: string) => boolean, typing: () => void}} room */
 export function composer(room) {
   const field = make("textarea", { class: "type_msg", rows: 1 });
   const button = make("button", { type: "submit", class: "send_btn", title: t("send"), "aria-label": t("send") }, icon("send"));
   // The field's fourth parent is the room's pane: pages that come with other scripts rely on it.
   const form = make("form", { class: "message_form" }, make("div", { class: "input-group" }, field, button));
   const footer = make("div", { class: "card-footer" }, form);
+  const draft = `${DRAFTS}${room.me} ${room.id}`;
   let told = 0;
 
   function grow() {
@@ -34,10 +42,10 @@ export function composer(room) {
   }
 
   function keep() {
-    try { sessionStorage.setItem(DRAFTS + room.id, field.value); } catch { /* storage may be forbidden */ }
+    try { sessionStorage.setItem(draft, field.value); } catch { /* as above */ }
   }
 
-  try { field.value = sessionStorage.getItem(DRAFTS + room.id) ?? ""; } catch { /* as above */ }
+  try { field.value = sessionStorage.getItem(draft) ?? ""; } catch { /* as above */ }
   form.addEventListener("submit", (/** @type {Event} */ event) => { event.preventDefault(); send(); field.focus(); });
   field.addEventListener("keydown", (/** @type {KeyboardEvent} */ event) => {
     if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;

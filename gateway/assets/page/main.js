@@ -4,6 +4,7 @@
 
 import { call, get, signInAgain } from "./api.js";
 import { showBell } from "./bell.js";
+import { clearDrafts } from "./composer.js";
 import { createGroup } from "./dialogs.js";
 import { announce, byId } from "./dom.js";
 import { Groups, showGroups } from "./groups.js";
@@ -71,6 +72,7 @@ addEventListener("popstate", () => void openPath());
 byId("sign-out").addEventListener("click", async () => {
   client.close();
   await call("DELETE", "/session", undefined, { stay: true }).catch(() => {});
+  clearDrafts();
   location.assign("/");
 });
 

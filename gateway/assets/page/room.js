@@ -84,7 +84,7 @@ export class RoomView {
       onFailed: (error) => announce(explain(error)),
     });
     messages.outgoing = this.#outgoing.get(room.id) ?? [];
-    const writing = composer({ id: room.id, title: this.#groups.title(room), send: (text) => this.#send(room, text), typing: () => this.#client.typing(room.id) });
+    const writing = composer({ id: room.id, me: this.#me, title: this.#groups.title(room), send: (text) => this.#send(room, text), typing: () => this.#client.typing(room.id) });
     const pane = make("section", { class: "display_room", id: `display_room_${room.id}`, "aria-label": this.#groups.title(room) },
       header, make("div", { class: "scroll" }, messages.element, messages.jump), typing.element, writing.element);
     byId("display-rooms").replaceChildren(pane);
