@@ -299,6 +299,7 @@ export class Client extends EventTarget {
 
   /** @param {any} frame @param {string|undefined} token */
   #onReady(frame, token) {
+    if (this.user && this.user.id !== frame.user.id) return this.#becomeUser(frame.user);
     this.clock.clearTimeout(this.#timers.get("ready"));
     this.#timers.delete("ready");
     this.#readyAt = this.clock.now();
@@ -319,6 +320,23 @@ export class Client extends EventTarget {
     if (missed) this.#tell("gap", {});
     this.#tell("inbox", frame.inbox);
     for (const group of this.#outbox.keys()) this.#pump(group);
+  }
+
+  /**
+   * Begins anew as somebody else: nothing is sent in their name that the former user wrote, and what that one had heard says
+   * nothing of what they have. @param {User} user
+   */
+  #becomeUser(user) {
+    this.user = user;
+    for (const item of [...this.#outbox.values()].flat()) {
+      item.error = new RequestError("unauthorized", "somebody else has signed in", false);
+      this.#settle(item, "failed");
+    }
+    this.#positions.clear();
+    this.#ended.clear();
+    this.#liveFrom.clear();
+    this.#inboxPosition = undefined;
+    this.#lost(4410, "another user");
   }
 
   /** Without those that one has left, as a gateway that is behind does not know yet. @param {Group[]} groups */

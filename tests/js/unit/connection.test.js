@@ -235,6 +235,26 @@ test("where a membership ended is sent along, and a gateway that is behind tells
   assert.deepEqual((await reopened(made)).sent[0].resume.groups, { g: "1.21" });
 });
 
+test("as another user it begins anew: nothing of the former one is sent or resumed", async () => {
+  const { clock, made, client, of } = await connected({ groups: [group("g", "1.10"), group("h", "1.10")] });
+  made[0].say({ type: "group", group: "h", change: "left", user: "alice", position: "1.12" });
+  const [sent, waits] = [client.send("g", "hers"), client.send("g", "hers too")];
+  client.close();
+  client.connect();
+  const bob = ready(clock, { user: { id: "bob", handle: "bob", display_name: "Bob" }, groups: [group("g", "1.4")], inbox_position: "1.2" });
+  (await reopened(made)).say(bob);
+  assert.deepEqual([sent, waits].map(({ state, error }) => [state, error.code]), [["failed", "unauthorized"], ["failed", "unauthorized"]]);
+  await clock.advance(0);
+  const socket = await reopened(made);
+  assert.deepEqual(socket.sent[0].resume, { groups: {} });
+  socket.say(bob);
+  assert.deepEqual([client.state, client.user.id, client.lastHeard("g"), made.length], ["ready", "bob", "1.4", 3]);
+  assert.deepEqual(made.slice(1).flatMap((one) => one.of("send")), []);
+  socket.say({ type: "notification", id: "o", body: "", position: "1.3", sent_at: "" });
+  assert.equal(of("notification").length, 1, "positions are those of his inbox");
+  assert.deepEqual(of("gap"), []);
+});
+
 const jwt = (exp) => `x.${Buffer.from(JSON.stringify({ exp })).toString("base64url")}.y`;
 
 test("a token is refreshed in band before it expires", async () => {
