@@ -66,13 +66,18 @@ const LONGEST_TIMER = 2 ** 31 - 1;
  * @property {number} [giveUp]  how long a message is tried again after the first refusal, in ms (60,000)
  * @property {number} [mostQueued]  how many messages may wait (500)
  * @property {Clock} [clock]  for tests
- * @typedef {{now(): number, random(): number, setTimeout(run: () => void, ms: number): any,
+ * @typedef {{now(): number, date(): number, random(): number, setTimeout(run: () => void, ms: number): any,
  *   clearTimeout(timer: any): void}} Clock
  */
 
-/** @type {Clock} */
+/**
+ * Somebody may set the date while a connection is on: times are measured by a clock that nobody sets. Where that one
+ * stands still while a computer sleeps, nonces are a little old, which the server takes, and not one from ahead.
+ * @type {Clock}
+ */
 const REAL_CLOCK = {
-  now: () => Date.now(),
+  now: () => performance.now(),
+  date: () => Date.now(),
   random: () => Math.random(),
   setTimeout: (run, ms) => globalThis.setTimeout(run, ms),
   clearTimeout: (timer) => globalThis.clearTimeout(timer),
@@ -90,7 +95,7 @@ export class Client extends EventTarget {
   #lastProblem = "";
   /** Messages of one page of history at most. */ historyPage = Infinity;
   /** Of one frame; the server closes for good where one is larger. */ #mostBytes = Infinity;
-  #offset = 0;
+  /** The server's time less the clock's, which begins anywhere. */ #offset;
   #nextId = 1;
   /** @type {Map<string, any>} */ #timers = new Map();
   /** @type {Map<number, {resolve: (reply: any) => void, reject: (error: Error) => void, timer: any}>} */ #requests = new Map();
@@ -111,6 +116,7 @@ export class Client extends EventTarget {
     /** @type {Options & {firstPause: number, longestPause: number, giveUp: number, mostQueued: number}} */
     this.options = { firstPause: 500, longestPause: 30_000, giveUp: 60_000, mostQueued: 500, ...options };
     this.clock = options.clock ?? REAL_CLOCK;
+    this.#offset = this.clock.date() - this.clock.now();
     /** Who is signed in; known from the first `ready` on. @type {User|undefined} */
     this.user = undefined;
   }
@@ -254,9 +260,9 @@ export class Client extends EventTarget {
     const longest = then === "now" && this.#attempt === 0 ? 0 : this.options.firstPause * 2 ** Math.min(this.#attempt, 16);
     this.#attempt += 1;
     const pause = this.clock.random() * Math.min(longest, this.options.longestPause);
-    const retryAt = Math.max(this.clock.now() + pause, this.#notBefore);
-    this.#timer("retry", retryAt - this.clock.now(), () => void this.#open());
-    this.#become({ state: "waiting", retryAt, code, reason: this.#lastProblem || reason });
+    const wait = Math.max(pause, this.#notBefore - this.clock.now());
+    this.#timer("retry", wait, () => void this.#open());
+    this.#become({ state: "waiting", retryAt: this.clock.date() + wait, code, reason: this.#lastProblem || reason });
   }
 
   /** One timer a name. @param {string} name @param {number} ms @param {() => void} run */

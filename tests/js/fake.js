@@ -7,6 +7,7 @@ export class FakeClock {
   #timers = new Map();
   #next = 1;
   now = () => this.time;
+  date = () => this.time;
   random = () => this.luck;
   setTimeout = (run, ms) => {
     this.#timers.set(this.#next, { at: this.time + ms, run });

@@ -255,6 +255,30 @@ test("as another user it begins anew: nothing of the former one is sent or resum
   assert.deepEqual(of("gap"), []);
 });
 
+test("a date that is set while the connection is on changes no nonce's time and no pause", async (t) => {
+  const { FakeSocket, made } = fakeSockets();
+  const client = new Client({ url: "ws://x/ws", WebSocket: FakeSocket });
+  t.after(() => client.close());
+  const states = [];
+  client.on("state", (change) => states.push(change));
+  client.connect();
+  await settle();
+  made[0].onopen();
+  const start = Date.now();
+  made[0].say(ready({ time: start }));
+  const hour = 3_600_000;
+  const real = Date.now;
+  t.mock.method(Date, "now", () => real() + hour);
+  const { nonce } = client.send("g", "x");
+  const sentAt = parseInt(nonce.replace("-", "").slice(0, 12), 16);
+  assert.ok(sentAt >= start - 1 && sentAt < start + hour / 2, `${sentAt - start} ms after ready`);
+  made[0].say({ type: "draining", retry_after_ms: 2_000 });
+  t.mock.method(Date, "now", () => real() - hour);
+  made[0].drop(1012);
+  const wait = states.at(-1).retryAt - Date.now();
+  assert.ok(wait > 1_000 && wait <= 2_000, `${wait} ms, by the date as it is`);
+});
+
 const jwt = (exp) => `x.${Buffer.from(JSON.stringify({ exp })).toString("base64url")}.y`;
 
 test("a token is refreshed in band before it expires", async () => {
