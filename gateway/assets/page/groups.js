@@ -23,6 +23,8 @@ export class Groups extends EventTarget {
   /** The open one's id. */ open = "";
   /** Read marks that wait, or nothing yet, of rooms whose last one was told just now. @type {Map<string, Position|undefined>} */ #marks = new Map();
   /** What this connection has listed, or told that it began. @type {Set<string>} */ #listed = new Set();
+  /** Which drop each that was dropped was: an answer that was asked for before it knows nothing of it. @type {Map<string, number>} */ #dropped = new Map();
+  #drops = 0;
   #me;
   #client;
   #directory;
@@ -44,7 +46,8 @@ export class Groups extends EventTarget {
 
   /** Everything, from the API. What the socket tells later holds. */
   async load() {
-    for (const group of await all("/groups", "groups")) this.learn(group);
+    const drops = this.#drops;
+    for (const group of await all("/groups", "groups")) if (!this.#isDroppedSince(drops, group.id)) this.learn(group);
   }
 
   /** What is known of one, anew. @param {string} id @returns {Promise<Room|undefined>} */
@@ -54,10 +57,12 @@ export class Groups extends EventTarget {
 
   /** The same; null where it is not, or not any more, one of this user's. @param {string} id @returns {Promise<Room|null|undefined>} */
   async #find(id) {
+    const drops = this.#drops;
     // A group of this moment is told before the database has it.
     for (const pause of [300, 1_000, 3_000, 0]) {
       try {
-        return this.learn(await get(`/groups/${encodeURIComponent(id)}`));
+        const group = await get(`/groups/${encodeURIComponent(id)}`);
+        return this.#isDroppedSince(drops, id) ? null : this.learn(group);
       } catch (error) {
         if (!(error instanceof ApiError) || error.status !== 404) return undefined;
         if (pause > 0) await new Promise((resume) => setTimeout(resume, pause));
@@ -85,8 +90,15 @@ export class Groups extends EventTarget {
   /** @param {Room} room */
   #drop(room) {
     this.rooms.delete(room.id);
+    this.#drops += 1;
+    this.#dropped.set(room.id, this.#drops);
     this.dispatchEvent(new CustomEvent("left", { detail: room }));
     this.#changed();
+  }
+
+  /** @param {number} drops @param {string} id */
+  #isDroppedSince(drops, id) {
+    return (this.#dropped.get(id) ?? 0) > drops;
   }
 
   /** @param {any} group as the API or the socket tells it @returns {Room} */
