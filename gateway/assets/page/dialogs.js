@@ -44,15 +44,19 @@ async function attempt(place, run) {
   }
 }
 
-/** @param {(group: any) => void} created */
-export function createGroup(created) {
+/** @param {() => (group: any) => void} create called with each try; what it gives takes the group */
+export function createGroup(create) {
   const name = make("input", { id: "group-name", required: true, maxLength: 80, autocomplete: "off" });
   const people = picker();
   // One key for all tries of this dialog: there will be one group.
   const key = newKey();
   dialog(t("create_group"), [make("label", { for: "group-name" }, t("group_name")), name, people.element], {
     label: t("create"),
-    run: async () => created(await call("POST", "/groups", { display_name: name.value.trim(), members: [...people.chosen.keys()] }, { key })),
+    run: async () => {
+      const group = { display_name: name.value.trim(), members: [...people.chosen.keys()] };
+      const created = create();
+      created(await call("POST", "/groups", group, { key }));
+    },
   });
   name.focus();
 }

@@ -37,11 +37,12 @@ async function openPath() {
   const isId = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/i.test(name);
   const mine = [...groups.rooms.values()].find((room) => (isId ? room.id === name.toLowerCase() : room.kind === "open" && room.name === name) || room.id === page.roomGroup && page.room === name);
   if (mine) return rooms.open(mine, { push: false, focus: !matchMedia("(pointer: coarse)").matches });
+  const isLatest = rooms.ask();
   try {
-    const joined = isId ? await get(`/groups/${name}`) : await call("POST", "/groups/open", { name });
-    rooms.open(groups.learn(joined), { push: false });
+    const joined = groups.learn(isId ? await get(`/groups/${name}`) : await call("POST", "/groups/open", { name }));
+    if (isLatest()) rooms.open(joined, { push: false });
   } catch {
-    rooms.notice(t("not_member"));
+    if (isLatest()) rooms.notice(t("not_member"));
   }
 }
 
@@ -57,8 +58,10 @@ showBell(client, directory, {
 
 /** @param {string} user */
 async function openSingle(user) {
+  const isLatest = rooms.ask();
   try {
-    rooms.open(groups.learn(await call("POST", "/groups/single", { user })));
+    const single = groups.learn(await call("POST", "/groups/single", { user }));
+    if (isLatest()) rooms.open(single);
   } catch (error) {
     announce(explain(error));
   }
@@ -66,7 +69,13 @@ async function openSingle(user) {
 
 groups.addEventListener("change", showTitle);
 groups.addEventListener("joined", (/** @type {any} */ event) => announce(t("added_you", { room: groups.title(event.detail) })));
-byId("new-group").addEventListener("click", () => createGroup((group) => rooms.open(groups.learn(group))));
+byId("new-group").addEventListener("click", () => createGroup(() => {
+  const isLatest = rooms.ask();
+  return (group) => {
+    const created = groups.learn(group);
+    if (isLatest()) rooms.open(created);
+  };
+}));
 byId("language").addEventListener("click", switchLanguage);
 addEventListener("popstate", () => void openPath());
 byId("sign-out").addEventListener("click", async () => {
@@ -85,8 +94,9 @@ client.on("ready", ({ user }) => {
 
 // Ready first, so that nothing falls between what is loaded and what is told.
 const ready = new Promise((resolve) => client.on("groups", ({ more }) => { if (!more) resolve(undefined); }));
+const isLatest = rooms.ask();
 client.connect();
 await ready;
 await groups.load().catch((error) => { if (error.status === 401) signInAgain(); });
-await openPath();
+if (isLatest()) await openPath();
 document.body.dataset.loaded = "true";

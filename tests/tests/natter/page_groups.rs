@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use super::{
     api::done,
-    own_page::{come_in, say, sees},
+    own_page::{come_in, lists, say, sees},
 };
 
 /// The names of the rooms in the list, in no order that matters.
@@ -150,4 +150,35 @@ async fn a_group_that_one_was_removed_from_while_away_is_not_listed_any_more() -
     sees(&ben, "You are no longer in Launch").await?;
     ben.wait_for_value(json!(["lobby"]), ROOMS).await?;
     ben.close().await
+}
+
+/// Keeps back what the API answers to what asks for a room.
+const HOLD: &str = "window.held = [];
+    const real = window.fetch;
+    window.fetch = async (path, how) => {
+        const answer = await real(path, how);
+        if (how.method === 'POST') await new Promise((go) => window.held.push(go));
+        return answer;
+    };";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_room_that_is_answered_late_does_not_take_the_place_of_one_asked_for_since() -> Result<()> {
+    let cluster = Cluster::builder().gateways(1).start().await?;
+    let (cora, dora) = (User::named("cora"), User::named("dora"));
+    let _both = tokio::try_join!(Client::connect(cluster.gateway(0), &cora), Client::connect(cluster.gateway(0), &dora))?;
+    let ann = Browser::start("late-ann").await?;
+    come_in(&ann, "ann", cluster.gateway(0)).await?;
+    tokio::try_join!(lists(&ann, "id-cora"), lists(&ann, "id-dora"))?;
+    ann.eval(HOLD).await?;
+    for (user, asked) in [("cora", 1), ("dora", 2)] {
+        ann.eval(&format!("document.querySelector('#user_id-{user} button').click()")).await?;
+        ann.wait_for_value(json!(asked), "return window.held.length").await?;
+    }
+    // The later one is answered first, and stays.
+    ann.eval("window.held.pop()()").await?;
+    ann.wait_for_value(json!("Dora"), "return document.querySelector('.room_name')?.textContent").await?;
+    ann.eval("window.held.pop()()").await?;
+    ann.wait_for_value(json!(["Cora", "Dora", "lobby"]), ROOMS).await?;
+    assert_eq!(ann.eval("return document.querySelector('.room_name')?.textContent").await?, "Dora");
+    ann.close().await
 }
