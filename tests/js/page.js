@@ -10,6 +10,7 @@ class Element extends EventTarget {
   attributes = new Map();
   dataset = {};
   style = {};
+  value = "";
   hidden = false;
   isConnected = true;
   clientHeight = SHOWN;
@@ -101,6 +102,12 @@ class Element extends EventTarget {
   }
 
   focus() {}
+
+  showModal() {}
+
+  close() {
+    this.remove();
+  }
 
   get textContent() {
     return this.#text + this.children.map((child) => child.textContent ?? child).join("");

@@ -48,14 +48,17 @@ async function attempt(place, run) {
 export function createGroup(create) {
   const name = make("input", { id: "group-name", required: true, maxLength: 80, autocomplete: "off" });
   const people = picker();
-  // One key for all tries of this dialog: there will be one group.
-  const key = newKey();
+  /** The group that was to be made last. */
+  let attempt = { asked: "", key: "" };
   dialog(t("create_group"), [make("label", { for: "group-name" }, t("group_name")), name, people.element], {
     label: t("create"),
     run: async () => {
       const group = { display_name: name.value.trim(), members: [...people.chosen.keys()] };
+      const asked = JSON.stringify(group);
+      // Tried again, it is the same: there will be one.
+      if (attempt.asked !== asked) attempt = { asked, key: newKey() };
       const created = create();
-      created(await call("POST", "/groups", group, { key }));
+      created(await call("POST", "/groups", group, { key: attempt.key }));
     },
   });
   name.focus();
