@@ -44,30 +44,31 @@ fn routes(site: Arc<dyn Site>) -> Router {
     // A message's text fits even where JSON doubles it.
     let body_bytes = limits.http_body_bytes.max(2 * limits.body_bytes);
     let timeout = limits.http_timeout;
-    // What pages of listed origins may call and load.
+    let bounded = |routes: Router<Arc<dyn Site>>| {
+        routes
+            .layer(DefaultBodyLimit::max(body_bytes))
+            .layer(middleware::from_fn_with_state(Arc::clone(&site), layers::closing))
+            .layer(middleware::from_fn_with_state(timeout, layers::deadline))
+    };
+    // What pages of listed origins may call and load; they may read why not, too.
     let shared = api::routes(Arc::clone(&site))
         .route("/api/v1/session", get(session::current).post(session::sign_in).delete(session::sign_out))
         .route("/assets/{*path}", get(assets::asset))
-        .method_not_allowed_fallback(problem::method_not_allowed)
-        .layer(api::cors(&site.config().http));
-    Router::new()
+        .method_not_allowed_fallback(problem::method_not_allowed);
+    let shared = bounded(shared).layer(api::cors(&site.config().http));
+    let own = Router::new()
         .route("/", get(pages::root))
         .route("/sign-in", get(pages::sign_in))
         .route("/chat/{room}", axum::routing::any(chat::add_slash))
         .route("/chat/{room}/", get(chat::page).post(chat::form))
         .route("/api/v1/dev/login", post(dev::login))
-        .merge(shared)
         .route("/static/{*path}", get(team_pages::static_file))
         .route("/healthz", get(health::healthz))
         .route("/readyz", get(health::readyz))
         .route("/metrics", get(health::metrics))
         .fallback(problem::not_found)
-        .method_not_allowed_fallback(problem::method_not_allowed)
-        .layer(DefaultBodyLimit::max(body_bytes))
-        .layer(middleware::from_fn_with_state(Arc::clone(&site), layers::closing))
-        .layer(middleware::from_fn_with_state(timeout, layers::deadline))
-        .layer(middleware::from_fn(layers::safe_headers))
-        .with_state(site)
+        .method_not_allowed_fallback(problem::method_not_allowed);
+    bounded(own).merge(shared).layer(middleware::from_fn(layers::safe_headers)).with_state(site)
 }
 
 #[cfg(test)]

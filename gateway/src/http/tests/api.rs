@@ -187,6 +187,31 @@ async fn listed_origins_may_read_and_others_not() {
     assert!(answer.head.headers().get_all("vary").iter().any(|vary| vary.to_str().unwrap().contains("origin")));
 }
 
+#[tokio::test(start_paused = true)]
+async fn listed_origins_may_read_that_a_gateway_is_closing_or_too_slow() {
+    let origin = ("origin", "https://listed.test");
+    let mut site = FakeSite::new(|_, _| ());
+    site.closing = true;
+    let routes = Routes::over(site);
+    let token = bearer(&routes);
+    let answer = routes.send("POST", MESSAGES, &[JSON, ("authorization", &token), origin], "{}").await;
+    assert_eq!(answer.problem(), (503, "draining".to_owned()));
+    assert_eq!(answer.header("access-control-allow-origin"), "https://listed.test");
+    let preflight = routes.send("OPTIONS", MESSAGES, &[origin, ("access-control-request-method", "POST")], "").await;
+    assert_eq!(preflight.status, StatusCode::OK);
+    for path in ["/api/v1/nothing", "/chat/lobby/"] {
+        assert_eq!(routes.send("POST", path, &[], "").await.problem(), (503, "draining".to_owned()), "{path}");
+    }
+
+    let site = FakeSite::new(|_, _| ());
+    site.broker.holds_joins.store(true, Ordering::Relaxed);
+    let routes = Routes::over(site);
+    let token = bearer(&routes);
+    let answer = routes.send("POST", "/api/v1/groups/open", &[JSON, ("authorization", &token), origin], "{\"name\":\"lobby\"}").await;
+    assert_eq!(answer.problem().1, "timeout");
+    assert_eq!(answer.header("access-control-allow-origin"), "https://listed.test");
+}
+
 #[tokio::test]
 async fn callers_are_held_to_their_rate() {
     let limit = |limits: &mut natter_shared::config::Limits| (limits.http_requests_per_second, limits.http_requests_burst) = (1, 3);

@@ -28,7 +28,8 @@ use natter_shared::{
     position::{Epoch, Position},
     rpc::{
         Answer, ApiKey, AwaitApplied, ChatPage, ChatPageData, CheckApiKey, CreateSingle, FindMembership, FindUser, FirstJoinMany,
-        InboxEntry, JoinOpenMany, Membership, OneOfMany, Profile, Request as RpcRequest, Rpc, RpcError, SignIn, SignInMany, SignedIn,
+        InboxEntry, JoinOpen, JoinOpenMany, Membership, OneOfMany, Profile, Request as RpcRequest, Rpc, RpcError, SignIn, SignInMany,
+        SignedIn,
     },
     subject::{Shard, Shards, Topic},
     telemetry::metrics::Registry,
@@ -328,7 +329,7 @@ impl Broker for FakeBroker {
             SignInMany::NAME => Self::answer(&payload, |call: SignInMany, _| {
                 Ok(call.users.iter().map(|one| OneOfMany::Answered(Box::new(signed_in(&one.call)))).collect())
             }),
-            JoinOpenMany::NAME if self.holds_joins.load(Ordering::Relaxed) => std::future::pending().await,
+            JoinOpen::NAME | JoinOpenMany::NAME if self.holds_joins.load(Ordering::Relaxed) => std::future::pending().await,
             JoinOpenMany::NAME => Self::answer(&payload, |call: JoinOpenMany, _| Ok(call.joins.iter().map(|_| OneOfMany::Alone).collect())),
             FirstJoinMany::NAME => {
                 self.first_joins.fetch_add(1, Ordering::Relaxed);
