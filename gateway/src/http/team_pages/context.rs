@@ -138,15 +138,30 @@ fn notification(entry: &InboxEntry) -> Json {
 
 /// A page with something of everything, to try templates with.
 pub(super) fn sample_chat() -> Value {
-    let user = json!({"id": "ann", "pk": "ann", "username": "ann", "handle": "ann", "display_name": "Ann", "get_full_name": "Ann",
-        "is_authenticated": true, "is_anonymous": false});
-    let id = "00000000-0000-8000-8000-000000000000";
-    let time = "2026-01-01T00:00:00.000Z";
-    let last = json!({"id": id, "sender": "ann", "body": "text", "message": "text", "sent_at": time});
+    let last = json!({"id": SAMPLE_ID, "sender": "ann", "body": "text", "message": "text", "sent_at": SAMPLE_TIME});
+    sample_with(&last, &sample_user(), &sample_user())
+}
+
+/// A page without what is not always there, to try templates with.
+pub(super) fn sparse_chat() -> Value {
+    sample_with(&Json::Null, &Json::Null, &Json::Null)
+}
+
+const SAMPLE_ID: &str = "00000000-0000-8000-8000-000000000000";
+const SAMPLE_TIME: &str = "2026-01-01T00:00:00.000Z";
+
+fn sample_user() -> Json {
+    json!({"id": "ann", "pk": "ann", "username": "ann", "handle": "ann", "display_name": "Ann", "get_full_name": "Ann",
+        "is_authenticated": true, "is_anonymous": false})
+}
+
+/// A page with a group and a notification.
+fn sample_with(last_message: &Json, other: &Json, sender: &Json) -> Value {
+    let (id, user) = (SAMPLE_ID, sample_user());
     let group = json!({"id": id, "pk": id, "name": "lobby", "display_name": "lobby", "kind": "open", "role": "member", "unread": 1,
-        "last_message": last, "other": user});
-    let notification = json!({"id": id, "pk": id, "message": "text", "body": "text", "sender": user, "group": null, "data": null,
-        "seen": false, "read": false, "sent_at": time});
+        "last_message": last_message, "other": other});
+    let notification = json!({"id": id, "pk": id, "message": "text", "body": "text", "sender": sender, "group": null, "data": null,
+        "seen": false, "read": false, "sent_at": SAMPLE_TIME});
     let values = json!({
         "room_name": "lobby", "room": "lobby", "room_group": id, "user": user, "request": {"user": user, "path": "/chat/lobby/"},
         "groups": [group], "users": [user], "other_users": [user], "notifications": [notification], "unseen_count": 1,
@@ -157,8 +172,7 @@ pub(super) fn sample_chat() -> Value {
 
 /// A page of somebody who is new, to try templates with.
 pub(super) fn empty_chat() -> Value {
-    let user = json!({"id": "ann", "pk": "ann", "username": "ann", "handle": "ann", "display_name": "Ann", "get_full_name": "Ann",
-        "is_authenticated": true, "is_anonymous": false});
+    let user = sample_user();
     let values = json!({
         "room_name": "lobby", "room": "lobby", "room_group": "", "user": user, "request": {"user": user, "path": "/chat/lobby/"},
         "groups": [], "users": [], "other_users": [], "notifications": [], "unseen_count": 0,

@@ -38,8 +38,8 @@ pub(super) fn is_known(name: &str) -> bool {
     NAMES.contains(&name)
 }
 
-/// Makes a fresh environment speak Django. `escape`, `first`, `join`, `last`, `length`, `lower`,
-/// `reverse`, `safe`, `title` and `upper` are the engine's own.
+/// Makes a fresh environment speak Django. `escape`, `first`, `join`, `last`, `lower`, `reverse`,
+/// `safe`, `title` and `upper` are the engine's own.
 pub(super) fn add_to(environment: &mut Environment<'static>) {
     environment.set_formatter(format);
     environment.add_function("static", |path: String| format!("/static/{}", utf8_percent_encode(&path, KEPT_WITH_SLASH)));
@@ -48,6 +48,7 @@ pub(super) fn add_to(environment: &mut Environment<'static>) {
     environment.add_filter("default_if_none", |value: Value, other: Value| if value.is_none() { other } else { value });
     environment.add_filter("escapejs", |text: String| Value::from_safe_string(escape_js(&text)));
     environment.add_filter("json_script", json_script);
+    environment.add_filter("length", |value: &Value| value.len().unwrap_or(0));
     environment.add_filter("linebreaksbr", linebreaksbr);
     environment.add_filter("pluralize", pluralize);
     environment.add_filter("truncatechars", truncatechars);
@@ -123,7 +124,7 @@ fn linebreaksbr(value: &Value) -> Value {
     Value::from_safe_string(text.replace("\r\n", "\n").replace('\n', "<br>"))
 }
 
-fn capfirst(text: &str) -> String {
+fn capfirst(text: String) -> String {
     let mut characters = text.chars();
     characters.next().map_or_else(String::new, |first| first.to_uppercase().chain(characters).collect())
 }

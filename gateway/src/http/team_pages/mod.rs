@@ -59,9 +59,9 @@ impl TeamPages {
         Ok(pages)
     }
 
-    /// Renders each page with and without content: what is wrong is to be known at the start.
+    /// Renders each page with all content, with little and with none: what is wrong is to be known at the start.
     fn try_out(&self, folder: &Path) -> Result<(), PagesError> {
-        for chat in [context::sample_chat(), context::empty_chat()] {
+        for chat in [context::sample_chat(), context::sparse_chat(), context::empty_chat()] {
             self.render(CHAT, chat).map_err(|error| PagesError::rendering(folder, CHAT, &error))?;
         }
         if self.has_sign_in() {

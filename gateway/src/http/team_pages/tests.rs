@@ -52,6 +52,7 @@ fn django_is_rendered_as_django_does() {
         ),
         ("/{{ 'a/b c'|urlencode }}/{{ 'a/b'|urlencode:'' }}", "/a/b%20c/a%2Fb"),
         ("{% with who=users.0 %}{{ who.username|capfirst }}{% endwith %}", "Ann"),
+        ("{{ missing.of|capfirst }}|{{ none|capfirst }}|{{ n|capfirst }}|{{ none|length }}|{{ n|length }}", "|None|2|0|0"),
     ] {
         assert_eq!(rendered(template, people.clone()), expected, "{template}");
     }
@@ -70,6 +71,10 @@ fn a_broken_template_is_named_with_file_and_line() {
         ("\n{{ a b }}", 2, "syntax error"),
         ("\n{% include 'none.html' %}", 2, "none.html"),
         ("\n\n{% for u in users %}{{ u.username|truncatechars:\"x\" }}{% endfor %}", 3, "chat.html"),
+        // Of what is not always there.
+        ("\n{% for g in groups %}{{ g.last_message|first }}{% endfor %}", 2, "cannot get first item"),
+        ("\n{% for g in groups %}{{ g.other|join:',' }}\n{{ g.other|last }}{% endfor %}", 3, "cannot get last item"),
+        ("\n{% for n in notifications %}{{ n.sender|last }}{% endfor %}", 2, "cannot get last item"),
     ] {
         let folder = folder(&[("chat.html", template)]);
         let error = error_of(folder.path());
