@@ -2,7 +2,7 @@
 
 mod auth;
 
-use std::{path::Path, time::Duration};
+use std::{net::Ipv6Addr, path::Path, time::Duration};
 
 use tracing_subscriber::EnvFilter;
 
@@ -51,10 +51,19 @@ fn check_http(config: &Config, values: &mut Values) {
 
 /// As browsers send it: scheme, host, and the port if it is not the scheme's own.
 fn is_origin(text: &str) -> bool {
-    let parts = text.strip_prefix("https://").map(|host| (host, ":443")).or_else(|| Some((text.strip_prefix("http://")?, ":80")));
-    let Some((host, own_port)) = parts else { return false };
-    let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || ".-:[]_".contains(c);
-    !host.is_empty() && host.chars().all(allowed) && !host.ends_with(own_port)
+    let parts = text.strip_prefix("https://").map(|rest| (rest, 443)).or_else(|| Some((text.strip_prefix("http://")?, 80)));
+    let Some((rest, own_port)) = parts else { return false };
+    // An IPv6 address has colons of its own, within its brackets.
+    let (host, port) = match rest.rsplit_once(':') {
+        Some((host, port)) if !port.ends_with(']') => (host, Some(port)),
+        _ => (rest, None),
+    };
+    let is_host = match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
+        Some(address) => address.parse::<Ipv6Addr>().is_ok() && !address.contains(|c: char| c.is_ascii_uppercase()),
+        None => !host.is_empty() && host.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || ".-_".contains(c)),
+    };
+    let is_port = |port: &str| port.parse::<u16>().is_ok_and(|number| number != own_port && number.to_string() == port);
+    is_host && port.is_none_or(is_port)
 }
 
 fn check_nats(nats: &Nats, values: &mut Values) {

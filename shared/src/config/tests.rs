@@ -100,7 +100,7 @@ fn environment_wins_over_the_file() {
 fn values_from_the_environment() {
     let config = standalone(&[
         ("NATTER_DATA_DIR", "/srv/natter"),
-        ("NATTER_HTTP__ALLOWED_ORIGINS", "https://a.example, http://b.example:8080"),
+        ("NATTER_HTTP__ALLOWED_ORIGINS", "https://a.example, http://b.example:8080,https://[::1]:444,http://[fe80::1]"),
         ("NATTER_HTTP__TRUSTED_PROXIES", "10.0.0.0/8"),
         ("NATTER_NATS__URL", "nats://n1:4222,nats://n2:4222"),
         ("NATTER_NATS__SHARDS", "8"),
@@ -111,7 +111,7 @@ fn values_from_the_environment() {
         ("NATTER_TELEMETRY__FORMAT", "json"),
     ]);
     assert_eq!(config.data_dir, PathBuf::from("/srv/natter"));
-    assert_eq!(config.http.allowed_origins, ["https://a.example", "http://b.example:8080"]);
+    assert_eq!(config.http.allowed_origins, ["https://a.example", "http://b.example:8080", "https://[::1]:444", "http://[fe80::1]"]);
     assert!(config.http.trusted_proxies[0].contains("10.1.2.3".parse().unwrap()));
     assert_eq!(config.nats.url.as_deref(), Some("nats://n1:4222,nats://n2:4222"));
     assert_eq!((config.nats.shards, config.nats.max_bytes_per_shard), (8, 2 << 30));
@@ -177,6 +177,12 @@ fn each_mistake_of_meaning_is_named() {
         ("NATTER_HTTP__ALLOWED_ORIGINS", "*", "http.allowed_origins"),
         ("NATTER_HTTP__ALLOWED_ORIGINS", "https://a.example:443", "http.allowed_origins"),
         ("NATTER_HTTP__ALLOWED_ORIGINS", "http://[::1]:80", "http.allowed_origins"),
+        ("NATTER_HTTP__ALLOWED_ORIGINS", "https://a.example:", "http.allowed_origins"),
+        ("NATTER_HTTP__ALLOWED_ORIGINS", "https://:8080", "http.allowed_origins"),
+        ("NATTER_HTTP__ALLOWED_ORIGINS", "https://a:b:c", "http.allowed_origins"),
+        ("NATTER_HTTP__ALLOWED_ORIGINS", "https://a.example:99999", "http.allowed_origins"),
+        ("NATTER_HTTP__ALLOWED_ORIGINS", "https://a.example:08080", "http.allowed_origins"),
+        ("NATTER_HTTP__ALLOWED_ORIGINS", "https://[::g]", "http.allowed_origins"),
         ("NATTER_HTTP__PUBLIC_URL", "https://chat.example.com:443/", "http.public_url"),
         ("NATTER_HTTP__TRUSTED_PROXIES", "10.0.0.0/8,proxy", "has \"proxy\", which is not an address range"),
         ("NATTER_HTTP__PUBLIC_URL", "chat.example.com", "http.public_url"),
