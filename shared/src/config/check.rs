@@ -130,6 +130,9 @@ fn check_retention(retention: &Retention, values: &mut Values) {
     }
 }
 
+/// A group and its position in a `connect` frame, as JSON: 42 bytes, and the position's digits.
+const RESUMED_GROUP_BYTES: usize = 64;
+
 fn check_limits(limits: &Limits, values: &mut Values) {
     // Around the text there is the frame, and JSON may escape what is in it.
     if limits.body_bytes >= limits.frame_bytes {
@@ -140,6 +143,15 @@ fn check_limits(limits: &Limits, values: &mut Values) {
     }
     if limits.bytes_burst < limits.connect_frame_bytes.max(limits.frame_bytes) {
         values.problem("limits.bytes_burst", "is smaller than limits.frame_bytes or limits.connect_frame_bytes: one frame has to fit in");
+    }
+    // A client with more would be closed for good whenever it comes back.
+    let resumed_bytes = limits.groups_per_connection * RESUMED_GROUP_BYTES;
+    if resumed_bytes > limits.connect_frame_bytes {
+        let message = format!(
+            "to resume {} groups takes up to {resumed_bytes} bytes, more than limits.connect_frame_bytes, which has to be raised with it",
+            limits.groups_per_connection
+        );
+        values.problem("limits.groups_per_connection", &message);
     }
     if limits.header_timeout > limits.handshake_timeout {
         values.problem("limits.header_timeout", "is longer than limits.handshake_timeout, which it is a part of");

@@ -250,7 +250,7 @@ section! {
     pub struct Limits in "limits" {
         /// Bytes of a client's message on the socket.
         pub frame_bytes: usize as Bytes = 64 * KIB => KIB..=16 * MIB as usize,
-        /// Bytes of the `connect` frame, which lists positions to resume from.
+        /// Bytes of the `connect` frame, which lists positions to resume from: 64 for each of `limits.groups_per_connection` at least.
         pub connect_frame_bytes: usize as Bytes = 256 * KIB => KIB..=16 * MIB as usize,
         /// Bytes of a chat message's or notification's text.
         pub body_bytes: usize as Bytes = 32 * KIB => 1..=512 * KIB,
@@ -300,7 +300,7 @@ section! {
         /// Resident memory of the process, files that are mapped into it left out, from which on no WebSocket is let in (503).
         /// 0: 85 % of what its cgroup may have, or the machine has.
         pub memory_bytes: u64 as Bytes = 0 => 0..=64 * 1024 * GIB,
-        /// Groups that are delivered on one connection.
+        /// Groups that are delivered on one connection. With more than `limits.connect_frame_bytes` has room for, that is to be raised as well.
         pub groups_per_connection: usize = 1000 => 1..=100_000,
         /// Requests of one connection that wait for their answer; further ones are answered "busy" at once.
         pub in_flight_sends: usize = 64 => 1..=10_000,

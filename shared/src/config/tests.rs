@@ -213,6 +213,12 @@ fn each_mistake_of_meaning_is_named() {
         ("NATTER_LIMITS__BODY_BYTES", "64KiB", "limits.frame_bytes"),
         ("NATTER_LIMITS__BACKLOG_BYTES", "4KiB", "limits.backlog_bytes"),
         ("NATTER_LIMITS__HEADER_TIMEOUT", "11s", "limits.handshake_timeout"),
+        (
+            "NATTER_LIMITS__GROUPS_PER_CONNECTION",
+            "5000",
+            "limits.groups_per_connection: to resume 5000 groups takes up to 320000 bytes, more than limits.connect_frame_bytes",
+        ),
+        ("NATTER_LIMITS__CONNECT_FRAME_BYTES", "32KiB", "limits.groups_per_connection: to resume 1000 groups"),
         ("NATTER_LIMITS__CONNECTIONS", "-1", "is not a whole number in range"),
         ("NATTER_TELEMETRY__FILTER", "info,=", "telemetry.filter"),
         ("NATTER_TELEMETRY__FORMAT", "xml", "is not one of auto, human, json"),
