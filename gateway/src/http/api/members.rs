@@ -63,7 +63,7 @@ pub(super) struct WithRole {
     role: Option<Role>,
 }
 
-/// Adds a member; the group's admins and owners may, and nobody gives a role above their own.
+/// Adds a member; the group's admins and owners may, and nobody gives a role above their own. Who is a member already keeps their role.
 #[utoipa::path(
     put, path = "/api/v1/groups/{group}/members/{user}", tag = "members", request_body = Option<WithRole>,
     params(("group" = String, Path, description = "A group's id or an open group's name"), ("user" = String, Path, description = "A user's id")),

@@ -35,7 +35,7 @@ pub(in crate::http::api) async fn server_list_members(
     list(&api, None, group.id(), &page).await.map(Json)
 }
 
-/// Adds a member.
+/// Adds a member. Who is one already keeps their role.
 #[utoipa::path(
     put, path = "/api/v1/server/groups/{group}/members/{user}", tag = "server", request_body = Option<WithRole>,
     params(("group" = String, Path, description = "A group's id or an open group's name"), ("user" = String, Path, description = "A user's id")),
