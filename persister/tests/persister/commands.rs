@@ -131,6 +131,7 @@ async fn groups_are_made_once_and_kept_by_their_admins(harness: Harness) {
     assert_eq!(add(&bob, &carol, Role::Member).await.unwrap_err().code, ErrorCode::Forbidden);
     let first = add(&alice, &carol, Role::Admin).await.unwrap().reply;
     assert_eq!(add(&alice, &carol, Role::Admin).await.unwrap().reply, first);
+    assert_eq!(add(&alice, &carol, Role::Member).await.unwrap().reply, first, "she keeps her role");
     assert_eq!(add(&carol, &dave, Role::Owner).await.unwrap_err().code, ErrorCode::Forbidden);
     assert_eq!(add(&carol, &user("nobody"), Role::Member).await.unwrap_err().code, ErrorCode::NotFound);
     add(&carol, &dave, Role::Member).await.unwrap();
