@@ -98,6 +98,8 @@ async fn a_token_signs_in_and_a_conversation_needs_no_mouse() -> Result<()> {
     tab_to(&browser, "Sign out").await?;
     browser.press(Key::Enter).await?;
     browser.wait_for("the sign-in page", "return !!document.getElementById('token-input')").await?;
+    let drafts = "return Object.keys(sessionStorage).filter((key) => key.startsWith('natter-draft-'))";
+    assert_eq!(browser.eval(drafts).await?, json!([]), "what was not sent is forgotten");
     browser.goto(&format!("http://{}/chat/lobby/", cluster.gateway(1))).await?;
     browser.wait_for("the sign-in page", "return location.pathname === '/sign-in'").await?;
     browser.close().await

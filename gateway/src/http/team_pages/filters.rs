@@ -124,7 +124,8 @@ fn linebreaksbr(value: &Value) -> Value {
     Value::from_safe_string(text.replace("\r\n", "\n").replace('\n', "<br>"))
 }
 
-fn capfirst(text: String) -> String {
+fn capfirst(value: &Value) -> String {
+    let text = value.to_string();
     let mut characters = text.chars();
     characters.next().map_or_else(String::new, |first| first.to_uppercase().chain(characters).collect())
 }
