@@ -62,6 +62,8 @@ chmod 644 secrets.new/*
     printf '%s\n' "${publics[@]}"
     grep -E '^NATTER_(PUBLIC_URL|PORT_PUBLISHED|SUBNET|DEV_LOGIN)=' .env.example
 } >.env.new
+# Whole now: what is in the way of one of these leaves both to be looked at.
+trap - EXIT
 mv secrets.new secrets
 mv .env.new .env
 echo 'made deploy/.env and deploy/secrets/; keep a copy of both where nobody else comes' >&2

@@ -20,10 +20,11 @@ export function showBell(client, directory, page) {
   let isArchive = false;
   /** @type {string|null} */
   let next = null;
-  /** Of several loads the latest one holds, whenever the others are answered. */
+  /** Of several loads the latest one that is answered holds, whenever the others are. */
   let loads = 0;
+  let answered = 0;
   let isLoading = false;
-  /** What came live since the latest load began, and may not be in its answer. @type {Map<string, any>} */
+  /** What came live, and during which load: it may not be in the answer of that or of an earlier one. @type {Map<string, {made: any, load: number}>} */
   const came = new Map();
   /** The notification that was to be sent last, until it is. @type {{handle: string, body: string, key: string}|null} */
   let attempt = null;
@@ -73,15 +74,17 @@ export function showBell(client, directory, page) {
   async function load(isMore = false) {
     const mine = (loads += 1);
     isLoading = true;
-    came.clear();
+    const ofArchive = isArchive;
     const cursor = isMore && next ? `&cursor=${encodeURIComponent(next)}` : "";
     try {
-      const answer = await get(`/notifications?limit=50${isArchive ? "&archived=true" : ""}${cursor}`);
-      if (mine !== loads) return;
+      const answer = await get(`/notifications?limit=50${ofArchive ? "&archived=true" : ""}${cursor}`);
+      if (mine < answered || ofArchive !== isArchive) return;
+      answered = mine;
       const items = answer.notifications.map(item);
       for (const { id } of answer.notifications) came.delete(id);
+      for (const [id, { load }] of came) if (load < mine) came.delete(id);
       if (isMore) list.append(...items);
-      else list.replaceChildren(...[...came.values()].reverse(), ...items);
+      else list.replaceChildren(...[...came.values()].map(({ made }) => made).reverse(), ...items);
       next = answer.next ?? null;
       onCounts(answer.inbox);
       empty();
@@ -115,6 +118,7 @@ export function showBell(client, directory, page) {
   /** @param {string} id */
   async function archive(id) {
     await call("POST", "/notifications/archive", { ids: [id] });
+    came.delete(id);
     const made = byId(`notification_${id}`);
     const neighbour = made?.nextElementSibling ?? made?.previousElementSibling;
     made?.remove();
@@ -161,7 +165,7 @@ export function showBell(client, directory, page) {
     if (byId(`notification_${notification.id}`)) return;
     if (!isArchive) {
       const made = item({ ...notification, seen: false, archived: false });
-      came.set(notification.id, made);
+      came.set(notification.id, { made, load: loads });
       list.prepend(made);
     }
     announce(t("notification_from", { who: notification.sender ? directory.name(notification.sender) : t("system"), text: notification.body }));
@@ -169,7 +173,7 @@ export function showBell(client, directory, page) {
   });
   client.on("inbox", onCounts);
   // Counts alone may have changed elsewhere, and so has the list where something was missed.
-  client.on("gap", ({ group }) => { if (!group) void load().catch(() => {}); });
+  client.on("gap", ({ group }) => { if (!group) quietly(load()); });
   directory.addEventListener("change", () => {
     for (const who of list.querySelectorAll("b[data-user]")) if (who.dataset.user) who.textContent = directory.name(who.dataset.user);
   });
@@ -189,8 +193,5 @@ export function showBell(client, directory, page) {
   byId("notification-form").addEventListener("submit", (/** @type {Event} */ event) => { event.preventDefault(); void notify(); });
   count(inbox.unseen);
   // Ready first, so that nothing falls between what is loaded and what is told.
-  const stop = client.on("ready", () => {
-    stop();
-    quietly(load());
-  });
+  client.on("ready", () => { if (answered === 0) quietly(load()); });
 }

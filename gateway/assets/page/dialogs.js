@@ -44,7 +44,7 @@ async function attempt(place, run) {
   }
 }
 
-/** @param {() => (group: any) => void} create called with each try; what it gives takes the group */
+/** @param {() => {made: (group: any) => void, giveUp: () => void}} create called with each try; what it gives is told what came of that */
 export function createGroup(create) {
   const name = make("input", { id: "group-name", required: true, maxLength: 80, autocomplete: "off" });
   const people = picker();
@@ -57,8 +57,13 @@ export function createGroup(create) {
       const asked = JSON.stringify(group);
       // Tried again, it is the same: there will be one.
       if (attempt.asked !== asked) attempt = { asked, key: newKey() };
-      const created = create();
-      created(await call("POST", "/groups", group, { key: attempt.key }));
+      const turn = create();
+      try {
+        turn.made(await call("POST", "/groups", group, { key: attempt.key }));
+      } catch (error) {
+        turn.giveUp();
+        throw error;
+      }
     },
   });
   name.focus();

@@ -84,7 +84,8 @@ export class History {
     if (restarted) this.#window = {};
     if (this.#pinned && this.#messages.length > 2 * KEPT) this.timeline.forget(KEPT);
     const { start, end } = this.#range();
-    if (end - start > MOST_ROWS) {
+    // Not before it has opened, which is where what is new begins.
+    if (end - start > MOST_ROWS && !(this.#first && this.#pinned)) {
       // What comes below somebody who reads further up waits until they scroll there.
       if (this.#pinned) this.#setWindow(end - STEP, end);
       else this.#setWindow(start, start + MOST_ROWS);

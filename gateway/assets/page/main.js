@@ -37,7 +37,7 @@ async function openPath() {
   const isId = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/i.test(name);
   const mine = [...groups.rooms.values()].find((room) => (isId ? room.id === name.toLowerCase() : room.kind === "open" && room.name === name) || room.id === page.roomGroup && page.room === name);
   if (mine) return rooms.open(mine, { push: false, focus: !matchMedia("(pointer: coarse)").matches });
-  const isLatest = rooms.ask();
+  const { isLatest } = rooms.ask();
   try {
     const joined = groups.learn(isId ? await get(`/groups/${name}`) : await call("POST", "/groups/open", { name }));
     if (isLatest()) rooms.open(joined, { push: false });
@@ -58,11 +58,12 @@ showBell(client, directory, {
 
 /** @param {string} user */
 async function openSingle(user) {
-  const isLatest = rooms.ask();
+  const turn = rooms.ask();
   try {
     const single = groups.learn(await call("POST", "/groups/single", { user }));
-    if (isLatest()) rooms.open(single);
+    if (turn.isLatest()) rooms.open(single);
   } catch (error) {
+    turn.giveUp();
     announce(explain(error));
   }
 }
@@ -70,18 +71,19 @@ async function openSingle(user) {
 groups.addEventListener("change", showTitle);
 groups.addEventListener("joined", (/** @type {any} */ event) => announce(t("added_you", { room: groups.title(event.detail) })));
 byId("new-group").addEventListener("click", () => createGroup(() => {
-  const isLatest = rooms.ask();
-  return (group) => {
+  const { isLatest, giveUp } = rooms.ask();
+  const made = (/** @type {any} */ group) => {
     const created = groups.learn(group);
     if (isLatest()) rooms.open(created);
   };
+  return { made, giveUp };
 }));
 byId("language").addEventListener("click", switchLanguage);
 addEventListener("popstate", () => void openPath());
 byId("sign-out").addEventListener("click", async () => {
   client.close();
-  await call("DELETE", "/session", undefined, { stay: true }).catch(() => {});
-  clearDrafts();
+  const isOut = await call("DELETE", "/session", undefined, { stay: true }).then(() => true, (error) => error.status === 401);
+  if (isOut) clearDrafts();
   location.assign("/");
 });
 
@@ -94,7 +96,7 @@ client.on("ready", ({ user }) => {
 
 // Ready first, so that nothing falls between what is loaded and what is told.
 const ready = new Promise((resolve) => client.on("groups", ({ more }) => { if (!more) resolve(undefined); }));
-const isLatest = rooms.ask();
+const { isLatest } = rooms.ask();
 client.connect();
 await ready;
 await groups.load().catch((error) => { if (error.status === 401) signInAgain(); });

@@ -20,7 +20,7 @@ export class RoomView {
    *   changed: Map<string, boolean>}|null} who came (true) or went since the members were last asked for: `changed` */
   #shown = null;
   /** Messages that are not there yet, by room. @type {Map<string, import("../natter.js").Outgoing[]>} */ #outgoing = new Map();
-  /** Raised by whatever asks for a room. */ #asked = 0;
+  /** What asked for a room last. @type {object} */ #asked = {};
   #client;
   #groups;
   #directory;
@@ -50,15 +50,21 @@ export class RoomView {
     });
   }
 
-  /** A room is asked for that takes a while: tells later whether it still is what somebody waits for. @returns {() => boolean} */
+  /**
+   * A room is asked for that takes a while. `isLatest` tells later whether it still is what somebody waits for; who gives up
+   * leaves that to what was asked for before.
+   */
   ask() {
-    const mine = (this.#asked += 1);
-    return () => mine === this.#asked;
+    const before = this.#asked;
+    const mine = {};
+    this.#asked = mine;
+    const isLatest = () => mine === this.#asked;
+    return { isLatest, giveUp: () => { if (isLatest()) this.#asked = before; } };
   }
 
   /** @param {Room} room @param {{focus?: boolean, push?: boolean}} [how] */
   open(room, { focus = true, push = true } = {}) {
-    this.#asked += 1;
+    this.#asked = {};
     document.body.classList.add("in-room");
     if (this.#shown?.room.id !== room.id) this.#show(room);
     const path = `/chat/${encodeURIComponent(room.kind === "open" && room.name ? room.name : room.id)}/`;
@@ -112,7 +118,7 @@ export class RoomView {
 
   /** On a phone: back to the list. */
   back() {
-    this.#asked += 1;
+    this.#asked = {};
     document.body.classList.remove("in-room");
     byId(`room_${this.#shown?.room.id}`)?.querySelector("button").focus();
   }

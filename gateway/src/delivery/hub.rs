@@ -193,9 +193,19 @@ impl Hub {
                         };
                         return Ok(Joined { start, position, complete });
                     }
-                    // An inbox has no ring: one that is written to without a pause cannot be caught up with.
+                    // An inbox has no ring: one that is written to without a pause cannot be caught up with. Nor can anybody be brought
+                    // up to a group that says too much each time that SQL is asked.
                     Ok(Answer::Behind(_)) if matches!(whose, Whose::Inbox) && attempt > ATTEMPTS / 2 => {
                         (start, complete, is_anew) = (Start::Now, false, true);
+                    }
+                    // `ready` says it, with the position: nobody who signs in waits for SQL to come so far.
+                    Ok(Answer::TooMuch(_)) if !insistence.session().outlet.is_released() => {
+                        telling.begin(insistence.session());
+                        recover::say_reset(self, insistence.session(), whose.group());
+                        (start, complete, written) = (Start::Now, false, true);
+                    }
+                    Ok(Answer::TooMuch(_)) if attempt > ATTEMPTS / 2 => {
+                        (start, complete, is_anew, written) = (Start::Now, false, true, true);
                     }
                     Ok(Answer::Behind(floor)) => {
                         let recovered = recover::recover(self, &insistence, &mut whose, start, known, floor, &mut telling).await?;
@@ -208,9 +218,7 @@ impl Hub {
                     }
                     Ok(Answer::TooMuch(cursor)) => {
                         recover::declare(self, &insistence, &mut whose, known, cursor, &mut telling).await?;
-                        (written, complete, known) = (true, false, known.max(cursor));
-                        // Nobody can be brought up to a group that says too much each time that SQL is asked.
-                        start = if attempt > ATTEMPTS / 2 { Start::Now } else { Start::After(cursor) };
+                        (start, written, complete, known) = (Start::After(cursor), true, false, known.max(cursor));
                     }
                     Ok(Answer::NotMember(at)) => return Err(JoinError::NotMember(at)),
                     // Its next task may be luckier; that it was behind somewhere is what counts as an attempt.

@@ -11,16 +11,18 @@ use tokio::{sync::Mutex, time::Instant};
 /// The last answer of a shard, and when it was asked for.
 type Slot = Mutex<Option<(Instant, Position)>>;
 
+/// A position that a shard's log had come to, and when it was asked for last; a log is never shorter again in the same epoch.
+type End = Mutex<(Position, Option<Instant>)>;
+
 pub(super) struct LogStates {
     firsts: Vec<Slot>,
-    /// Positions that the logs had come to; a log is never shorter again in the same epoch.
-    ends: Vec<Mutex<Position>>,
+    ends: Vec<End>,
 }
 
 impl LogStates {
     pub(super) fn new(shards: Shards) -> Self {
         let firsts = shards.iter().map(|_| Mutex::new(None)).collect();
-        Self { firsts, ends: shards.iter().map(|_| Mutex::new(Position::START)).collect() }
+        Self { firsts, ends: shards.iter().map(|_| Mutex::new((Position::START, None))).collect() }
     }
 
     /// Whether the log of `after`'s epoch still had everything after `after` at some time after
@@ -29,13 +31,22 @@ impl LogStates {
         Ok(self.first(broker, shard, after, since).await?.is_some_and(|first| first <= after.seq + 1))
     }
 
-    /// Whether the log has come to `position`.
+    /// Whether the log has come to `position`. That it has not is said as of a write of our own: right after an election a log may
+    /// look shorter than it is.
     pub(super) async fn reaches(&self, broker: &dyn Broker, shard: Shard, position: Position) -> Result<bool, BrokerError> {
         let slot = self.ends.get(usize::from(shard.0)).ok_or(BrokerError::NoLog(shard))?;
-        let mut end = slot.lock().await;
-        if position > *end {
+        let came = Instant::now();
+        let mut known = slot.lock().await;
+        let (end, asked) = &mut *known;
+        // Who has waited is answered by what was asked meanwhile.
+        if position > *end && asked.is_none_or(|asked| asked < came) {
+            let now = Instant::now();
             let state = broker.log_state(shard).await?;
             *end = Position::new(state.epoch, state.last);
+            if position > *end {
+                *end = broker.fence(shard).await?;
+                *asked = Some(now);
+            }
         }
         Ok(position <= *end)
     }

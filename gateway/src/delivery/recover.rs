@@ -30,7 +30,7 @@ pub(super) enum Whose {
 
 impl Whose {
     /// The group; none is the inbox.
-    fn group(&self) -> Option<GroupId> {
+    pub(super) fn group(&self) -> Option<GroupId> {
         match self {
             Self::Group { group, .. } => Some(*group),
             Self::Inbox => None,
@@ -107,7 +107,7 @@ pub(super) async fn recover(
 }
 
 /// Says `reset` of what the session missed up to `floor`, and cannot be told. Who loads it anew then gets all of it, for SQL has
-/// come so far.
+/// come so far. Of the inbox of who signs in, `ready` says it with the position, and waits for nothing.
 pub(super) async fn declare(
     hub: &Hub,
     insistence: &Insistence<'_>,
@@ -118,8 +118,10 @@ pub(super) async fn declare(
 ) -> Result<(), JoinError> {
     let session = insistence.session();
     let Some(group) = whose.group() else {
-        let shard = hub.broker.shards().of(Topic::User(session.key));
-        insistence.call(&*hub.broker, AwaitApplied {}, Some(ShardPosition { shard: shard.0, position: floor })).await?;
+        if session.outlet.is_released() {
+            let shard = hub.broker.shards().of(Topic::User(session.key));
+            insistence.call(&*hub.broker, AwaitApplied {}, Some(ShardPosition { shard: shard.0, position: floor })).await?;
+        }
         say_reset(hub, session, None);
         return Ok(());
     };

@@ -151,12 +151,18 @@ impl Eraser {
         let row = self.all(&sql, whose()).await?;
         let Some(row) = row.first() else { return Err(elsewhere()) };
         let (since, now): (Option<String>, i64) = (row.try_get("", "since")?, row.try_get("", "now")?);
-        if let Some(since) = since.and_then(|since| since.parse::<i64>().ok()) {
-            return Ok(now.saturating_sub(since) >= self.last_words.as_millis() as i64);
+        let since = since.and_then(|since| since.parse::<i64>().ok());
+        let is_over = since.map(|since| now.saturating_sub(since) >= self.last_words.as_millis() as i64);
+        if is_over == Some(false) {
+            return Ok(false);
         }
+        // Once more at the end: the order to close connections may have been lost, and who had a token still could come back.
         self.empty_profile(user).await?;
         self.end_memberships(user).await?;
         self.disconnect(user).await?;
+        if is_over == Some(true) {
+            return Ok(true);
+        }
         let sql = format!("UPDATE erasures SET after_id = CAST({clock} AS text) WHERE user_id = ? AND stage = ?");
         self.store.execute(&sql, whose()).await?;
         Ok(false)

@@ -205,7 +205,7 @@ async fn an_erasure_goes_on_after_a_crash(mut harness: Harness) {
 
 async fn what_was_on_its_way_when_the_user_left_is_erased_too(mut harness: Harness) {
     harness.stop().await;
-    harness.options.last_words = Duration::from_secs(4);
+    harness.options.last_words = Duration::from_secs(10);
     harness.start().await;
     let (alice, bob, group, single) = lives(&harness).await;
     let command = Command::User(UserCommand::Erase { id: alice.clone(), no_wait: true, timeout: 1 });

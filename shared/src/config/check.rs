@@ -148,8 +148,8 @@ fn check_limits(limits: &Limits, values: &mut Values) {
     let resumed_bytes = limits.groups_per_connection * RESUMED_GROUP_BYTES;
     if resumed_bytes > limits.connect_frame_bytes {
         let message = format!(
-            "to resume {} groups takes up to {resumed_bytes} bytes, more than limits.connect_frame_bytes, which has to be raised with it",
-            limits.groups_per_connection
+            "to resume {} groups takes up to {resumed_bytes} bytes, more than limits.connect_frame_bytes ({}): raise that, or lower this",
+            limits.groups_per_connection, limits.connect_frame_bytes
         );
         values.problem("limits.groups_per_connection", &message);
     }

@@ -75,3 +75,25 @@ test("more is appended once, however often it is asked for", async () => {
   await arrived();
   assert.deepEqual(listed(), ["c", "b", "a"]);
 });
+
+test("a load that is not answered takes nothing from one that is", async () => {
+  client.tell("ready", {});
+  live("c");
+  client.tell("gap", {});
+  live("d");
+  calls[1].answer(403, { code: "forbidden", retryable: false });
+  await arrived();
+  calls[0].answer(200, page(["b", "a"]));
+  await arrived();
+  assert.deepEqual(listed(), ["d", "c", "b", "a"]);
+});
+
+test("what could not be loaded is when the connection is ready again", async () => {
+  client.tell("ready", {});
+  calls[0].answer(403, { code: "forbidden", retryable: false });
+  await arrived();
+  client.tell("ready", {});
+  calls[1].answer(200, page(["a"]));
+  await arrived();
+  assert.deepEqual(listed(), ["a"]);
+});

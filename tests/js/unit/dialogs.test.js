@@ -12,7 +12,8 @@ test("a group has one key for all tries, and another group another", async () =>
   const body = fakePage();
   const calls = fakeApi();
   const made = [];
-  createGroup(() => (group) => made.push(group.id));
+  let givenUp = 0;
+  createGroup(() => ({ made: (group) => made.push(group.id), giveUp: () => { givenUp += 1; } }));
   const tries = () => calls.filter(({ method }) => method === "POST");
   const submit = async (name, status, answer) => {
     body.find("group-name").value = name;
@@ -27,5 +28,5 @@ test("a group has one key for all tries, and another group another", async () =>
   const [first, again, other] = tries().map(({ headers }) => headers["Idempotency-Key"]);
   assert.equal(first, again);
   assert.notEqual(first, other);
-  assert.deepEqual(made, ["g"]);
+  assert.deepEqual([made, givenUp], [["g"], 2]);
 });

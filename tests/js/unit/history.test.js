@@ -108,3 +108,16 @@ test("a room that stays open forgets what is far up, and loads it again for who 
   await answer(upTo(first - 1, first - 50), true);
   assert.deepEqual(shown.timeline.messages.slice(0, 60).map(({ body }) => Number(body)), upTo(first + 9, first - 50).map(({ body }) => Number(body)));
 });
+
+test("a room with much that is new opens where that begins, whatever comes before it is drawn", async () => {
+  room("1.0");
+  const draws = [];
+  globalThis.requestAnimationFrame = (run) => draws.push(run);
+  void shown.timeline.open();
+  for (let seq = 201; seq <= 245; seq += 1) live(seq);
+  await answer(upTo(200, 1), false);
+  live(246);
+  for (const draw of draws.splice(0)) draw();
+  assert.deepEqual(marks, [], "the end is not in view");
+  assert.ok(lines().includes("m1"), "the first that is new is there");
+});

@@ -154,10 +154,20 @@ async fn a_group_that_one_was_removed_from_while_away_is_not_listed_any_more() -
 
 /// Keeps back what the API answers to what asks for a room.
 const HOLD: &str = "window.held = [];
+    window.taken = 0;
     const real = window.fetch;
     window.fetch = async (path, how) => {
         const answer = await real(path, how);
-        if (how.method === 'POST') await new Promise((go) => window.held.push(go));
+        if (how.method === 'POST') {
+            await new Promise((go) => window.held.push(go));
+            const json = answer.json.bind(answer);
+            answer.json = async () => {
+                const taken = await json();
+                // Once the page has done with it what it does.
+                setTimeout(() => { window.taken += 1; }, 50);
+                return taken;
+            };
+        }
         return answer;
     };";
 
@@ -178,6 +188,7 @@ async fn a_room_that_is_answered_late_does_not_take_the_place_of_one_asked_for_s
     ann.eval("window.held.pop()()").await?;
     ann.wait_for_value(json!("Dora"), "return document.querySelector('.room_name')?.textContent").await?;
     ann.eval("window.held.pop()()").await?;
+    ann.wait_for_value(json!(2), "return window.taken").await?;
     ann.wait_for_value(json!(["Cora", "Dora", "lobby"]), ROOMS).await?;
     assert_eq!(ann.eval("return document.querySelector('.room_name')?.textContent").await?, "Dora");
     ann.close().await

@@ -190,8 +190,41 @@ async fn who_cannot_be_brought_up_to_a_group_hears_what_comes_next() {
         () = speaking => panic!("it speaks for ever"),
     };
     assert!(!joined.complete);
+    assert_eq!(stage.script.asked_behind.lock().last(), Some(&joined.position), "it is declared where live delivery begins");
     stage.say("the last");
     bob.until("the last").await;
+}
+
+/// `ready` has the position: its client sees for itself whether what it loads has come so far.
+#[tokio::test]
+async fn who_signs_in_and_has_missed_too_much_does_not_wait_for_sql() {
+    let stage = Stage::new().await;
+    let mut ann = stage.member("ann").await;
+    let said = say(&stage, 0..100);
+    ann.until("say 99.").await;
+    stage.script.is_sql_held.store(true, Relaxed);
+    let mut bob = Member::who_may_miss(4000, "bob", Protocol::V1).await;
+    let joined = tokio::time::timeout(PATIENCE, bob.join(&stage, Start::After(said[0]), said[99])).await.expect("without SQL");
+    assert_eq!((joined.position, joined.complete), (said[99], false));
+    bob.session.outlet.release(Bytes::new());
+    stage.say("and on");
+    let told = bob.until("and on").await;
+    assert_eq!((told.matches("\"reset\"").count(), told.matches("say ").count()), (1, 0), "{told}");
+}
+
+/// As right after an election.
+#[tokio::test]
+async fn a_log_that_only_looks_shorter_has_come_to_all_that_it_was_said_to_have() {
+    let stage = Stage::new().await;
+    let said = say(&stage, 0..3);
+    stage.script.looks_shorter_by.store(2, Relaxed);
+    let topic = Topic::Group(group());
+    assert!(stage.hub.is_stored(topic, said[2]).await.unwrap());
+    let next = Position::new(said[2].epoch, said[2].seq + 1);
+    assert!(!stage.hub.is_stored(topic, next).await.unwrap());
+    let now = stage.say("next");
+    assert_eq!(now, next);
+    assert!(stage.hub.is_stored(topic, next).await.unwrap(), "what was not there then may be now");
 }
 
 #[tokio::test]

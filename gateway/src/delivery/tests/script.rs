@@ -54,6 +54,8 @@ pub(crate) struct Script {
     pub(crate) is_sql_held: AtomicBool,
     /// How far SQL has come; without it, as far as the log.
     pub(crate) sql_is_at: Mutex<Option<Position>>,
+    /// How many of its last events a log's state leaves out.
+    pub(crate) looks_shorter_by: AtomicU64,
     /// What the group is called, in SQL.
     pub(crate) called: Mutex<String>,
     /// Since when a user is a member, in SQL.
@@ -85,6 +87,7 @@ impl Script {
             is_sql_incomplete: AtomicBool::new(false),
             is_sql_held: AtomicBool::new(false),
             sql_is_at: Mutex::default(),
+            looks_shorter_by: AtomicU64::new(0),
             called: Mutex::new("lobby".to_owned()),
             member_since: Mutex::default(),
             asked_behind: Mutex::default(),
@@ -249,7 +252,8 @@ impl Broker for Script {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         let log = self.log.lock();
-        Ok(LogState { epoch: Epoch(1), first: log.first, last: log.all.len() as u64 })
+        let last = (log.all.len() as u64).saturating_sub(self.looks_shorter_by.load(Ordering::Relaxed));
+        Ok(LogState { epoch: Epoch(1), first: log.first, last })
     }
 
     async fn log_size(&self, _shard: Shard) -> Result<LogSize, BrokerError> {
