@@ -27,6 +27,15 @@ on_both!(
 );
 
 impl Harness {
+    /// Copies the log while nothing runs.
+    async fn copy_log(&mut self) -> PathBuf {
+        self.broker.close().await;
+        let (path, copy) = (self.directory.path().join("log.db"), self.directory.path().join("backup.db"));
+        std::fs::copy(&path, &copy).unwrap();
+        self.broker = open_broker(&path).await;
+        copy
+    }
+
     /// Replaces the log while nothing runs: with a copy, or with nothing.
     async fn swap_log(&mut self, with: Option<&PathBuf>) {
         self.broker.close().await;
@@ -93,10 +102,7 @@ async fn a_log_restored_from_a_backup_goes_on_in_a_new_epoch(mut harness: Harnes
     let ack = harness.say(group, &alice, "kept").await;
     harness.applied(topic, ack).await;
     harness.stop().await;
-    harness.broker.close().await;
-    let (path, backup) = (harness.directory.path().join("log.db"), harness.directory.path().join("backup.db"));
-    std::fs::copy(&path, &backup).unwrap();
-    harness.broker = open_broker(&path).await;
+    let backup = harness.copy_log().await;
     harness.start().await;
     let mut lost = ack;
     for n in 0..5 {
@@ -203,9 +209,7 @@ async fn a_rescue_that_was_broken_off_is_made_up_for(mut harness: Harness) {
     let kept = harness.say(group, &alice, "kept").await;
     harness.applied(topic, kept).await;
     harness.stop().await;
-    harness.broker.close().await;
-    let (path, backup) = (harness.directory.path().join("log.db"), harness.directory.path().join("backup.db"));
-    std::fs::copy(&path, &backup).unwrap();
+    let backup = harness.copy_log().await;
     // The log is lost, SQL goes on in a newer epoch; then an older copy of the log is put back, and takes a message.
     harness.swap_log(None).await;
     harness.start().await;
@@ -236,10 +240,7 @@ async fn an_epoch_that_another_opened_meanwhile_is_not_passed_over() {
     let kept = harness.say(group, &alice, "kept").await;
     harness.applied(topic, kept).await;
     harness.stop().await;
-    harness.broker.close().await;
-    let (path, backup) = (harness.directory.path().join("log.db"), harness.directory.path().join("backup.db"));
-    std::fs::copy(&path, &backup).unwrap();
-    harness.broker = open_broker(&path).await;
+    let backup = harness.copy_log().await;
     harness.start().await;
     let later = harness.say(group, &alice, "only in SQL").await;
     harness.applied(topic, later).await;

@@ -108,6 +108,26 @@ async fn retired_epochs_keep_what_they_hold_and_no_room_for_more() {
     assert_eq!(read(&mut *reader, 1).await.len(), 1);
 }
 
+/// What was taken in before may be stored late, and a new leader's stream look shorter than it is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_retired_epoch_is_at_its_end_where_that_has_not_moved_for_two_seconds() {
+    let nats = Nats::start().await;
+    let shard = shards().next().expect("a shard");
+    let old = publish(&*nats.persister, group_in(&*nats.persister, shard), 1).await.position;
+    nats.persister.open_epoch(shard, Epoch(2)).await.expect("an epoch");
+    let mut reader = nats.persister.read(shard, Position::new(old.epoch, 0)).await.expect("a reader");
+    let mut last_came = Instant::now();
+    let end = loop {
+        match reader.next_batch(10, Duration::from_millis(100)).await {
+            Ok(batch) if batch.is_empty() => {}
+            Ok(_) => last_came = Instant::now(),
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(end, BrokerError::Epoch { current: Epoch(2), .. }), "{end}");
+    assert!(last_came.elapsed() >= Duration::from_secs(2), "{:?}", last_came.elapsed());
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn starts_without_nats_and_connects_when_it_comes() {
     let mut nats = Nats::start().await;

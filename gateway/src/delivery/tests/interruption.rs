@@ -358,3 +358,18 @@ async fn a_hint_is_followed_by_who_was_told_of_it_elsewhere() {
     assert!(matches!(told, Notice::Joined(_)), "{told:?}");
     assert!(bob.said().await.is_empty(), "it is not told again");
 }
+
+/// As right after an election.
+#[tokio::test]
+async fn a_log_that_only_looks_shorter_has_come_to_all_that_it_was_said_to_have() {
+    let stage = Stage::new().await;
+    let said = ["0", "1", "2"].map(|body| stage.say(body));
+    stage.script.looks_shorter_by.store(2, Ordering::Relaxed);
+    let topic = Topic::Group(group());
+    assert!(stage.hub.is_stored(topic, said[2]).await.unwrap());
+    let next = Position::new(said[2].epoch, said[2].seq + 1);
+    assert!(!stage.hub.is_stored(topic, next).await.unwrap());
+    let now = stage.say("next");
+    assert_eq!(now, next);
+    assert!(stage.hub.is_stored(topic, next).await.unwrap(), "what was not there then may be now");
+}

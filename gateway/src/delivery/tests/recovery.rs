@@ -212,21 +212,6 @@ async fn who_signs_in_and_has_missed_too_much_does_not_wait_for_sql() {
     assert_eq!((told.matches("\"reset\"").count(), told.matches("say ").count()), (1, 0), "{told}");
 }
 
-/// As right after an election.
-#[tokio::test]
-async fn a_log_that_only_looks_shorter_has_come_to_all_that_it_was_said_to_have() {
-    let stage = Stage::new().await;
-    let said = say(&stage, 0..3);
-    stage.script.looks_shorter_by.store(2, Relaxed);
-    let topic = Topic::Group(group());
-    assert!(stage.hub.is_stored(topic, said[2]).await.unwrap());
-    let next = Position::new(said[2].epoch, said[2].seq + 1);
-    assert!(!stage.hub.is_stored(topic, next).await.unwrap());
-    let now = stage.say("next");
-    assert_eq!(now, next);
-    assert!(stage.hub.is_stored(topic, next).await.unwrap(), "what was not there then may be now");
-}
-
 #[tokio::test]
 async fn who_comes_to_a_delivery_that_is_behind_is_told_nothing_from_before_the_membership() {
     let stage = Stage::new().await;

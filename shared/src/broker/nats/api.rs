@@ -13,7 +13,11 @@ use super::{
     envelope,
     exchange::{Exchange, ExchangeError},
 };
-use crate::timestamp::Timestamp;
+use crate::{
+    position::Epoch,
+    subject::{self, Shard},
+    timestamp::Timestamp,
+};
 
 /// Before a question is asked again while the first asking is waited for: only a leader answers, and
 /// where it has died the next one may be there at any moment.
@@ -180,10 +184,14 @@ impl Api {
         tokio::time::timeout(self.timeout, asking).await.unwrap_or(Err(ExchangeError::TimedOut.into()))
     }
 
-    /// The streams that take `subject`.
-    pub(super) async fn streams_of(&self, subject: &str) -> Result<Vec<String>, ApiError> {
+    /// The epochs of `shard` whose streams have `subject`, in order.
+    pub(super) async fn epochs_of(&self, shard: Shard, subject: &str) -> Result<Vec<Epoch>, ApiError> {
         let names: Names = self.ask("STREAM.NAMES", &serde_json::json!({ "subject": subject })).await?;
-        Ok(names.streams.unwrap_or_default())
+        let streams = names.streams.unwrap_or_default();
+        let found = streams.iter().filter_map(|name| subject::parse_stream_name(name));
+        let mut epochs: Vec<Epoch> = found.filter(|(of, _)| *of == shard).map(|(_, epoch)| epoch).collect();
+        epochs.sort_unstable();
+        Ok(epochs)
     }
 
     pub(super) async fn stream_info(&self, stream: &str) -> Result<StreamInfo, ApiError> {

@@ -119,10 +119,8 @@ impl Epochs {
     }
 
     async fn ask(&self, shard: Shard) -> Result<(), BrokerError> {
-        let streams = self.api.streams_of(&subject::all_of(Space::Event, shard)).await?;
-        let found = streams.iter().filter_map(|name| subject::parse_stream_name(name));
-        let epoch = found.filter(|(of, _)| *of == shard).map(|(_, epoch)| epoch).max();
-        self.learn(shard, epoch);
+        let epochs = self.api.epochs_of(shard, &subject::all_of(Space::Event, shard)).await?;
+        self.learn(shard, epochs.last().copied());
         Ok(())
     }
 

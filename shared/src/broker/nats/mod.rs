@@ -317,7 +317,7 @@ impl Broker for NatsBroker {
     }
 
     async fn ended(&self, shard: Shard) -> Result<Vec<Epoch>, BrokerError> {
-        Ok(self.ended_now(shard).await?)
+        Ok(self.api.epochs_of(shard, &subject::all_retired(shard)).await?)
     }
 
     async fn open_epoch(&self, shard: Shard, epoch: Epoch) -> Result<(), BrokerError> {

@@ -21,14 +21,6 @@ const RETIRED_SLACK: u64 = 1 << 20;
 const ALLOW_ATOMIC: &str = "allow_atomic";
 
 impl NatsBroker {
-    pub(super) async fn ended_now(&self, shard: Shard) -> Result<Vec<Epoch>, ApiError> {
-        let streams = self.api.streams_of(&subject::all_retired(shard)).await?;
-        let found = streams.iter().filter_map(|name| subject::parse_stream_name(name));
-        let mut epochs: Vec<Epoch> = found.filter(|(of, _)| *of == shard).map(|(_, epoch)| epoch).collect();
-        epochs.sort_unstable();
-        Ok(epochs)
-    }
-
     pub(super) async fn open_epoch_now(&self, shard: Shard, epoch: Epoch) -> Result<(), BrokerError> {
         if self.role != Role::Persister {
             return Err(BrokerError::Refused("only the persister creates streams".to_owned()));
