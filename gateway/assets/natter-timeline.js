@@ -25,7 +25,8 @@ export class Timeline extends EventTarget {
   /** How often to look for it, before waiting for that message. */ #looks = 0;
   #filling = false;
   #closed = false;
-  /** @type {Promise<void>|null} */ #loading = null;
+  /** @type {Promise<boolean>|null} */ #loading = null;
+  /** The newest page is on its way. @type {Promise<void>|null} */ #opening = null;
   /** @type {(() => void)[]} */ #stops = [];
 
   /** @param {Client} client @param {string} group @param {{page?: number}} [options] */
@@ -52,8 +53,17 @@ export class Timeline extends EventTarget {
     return (this.#unsure && this.#looks > 0) || (this.#until !== undefined && this.#upto !== undefined && comparePositions(this.#upto, this.#until) < 0);
   }
 
-  /** Loads the newest page. Resolves when it is there, however often it takes. */
-  async open() {
+  /**
+   * Loads the newest page. Resolves when it is there, however often it takes, or is refused for good: the event `failed` has told
+   * that, with the {@link RequestError} as its `detail`. @returns {Promise<void>}
+   */
+  open() {
+    const opening = this.#open().finally(() => { if (this.#opening === opening) this.#opening = null; });
+    this.#opening = opening;
+    return opening;
+  }
+
+  async #open() {
     // The database may not have yet what was told last.
     const heard = this.client.lastHeard(this.group);
     const page = await this.#history({ limit: this.page });
@@ -66,20 +76,28 @@ export class Timeline extends EventTarget {
     void this.#fill();
   }
 
-  /** Loads the page before the first message. One at a time; nothing once the start is reached. @returns {Promise<void>} */
+  /**
+   * Loads the page before the first message, one at a time. Resolves to whether there was any: not at the start, nor where
+   * history is refused (event `failed`), nor once closed. @returns {Promise<boolean>}
+   */
   older() {
     this.#loading ??= this.#older().finally(() => { this.#loading = null; });
     return this.#loading;
   }
 
   async #older() {
-    const before = this.messages[0]?.position;
-    if (this.atStart || !before) return;
-    const page = await this.#history({ before, limit: this.page });
-    // After a restart in between it would leave a hole.
-    if (!page || this.messages[0]?.position !== before) return;
-    this.atStart = !page.more;
-    this.#add(page.messages, false);
+    for (;;) {
+      if (this.#opening) await this.#opening;
+      const before = this.messages[0]?.position;
+      if (this.#closed || this.atStart || !before) return false;
+      const page = await this.#history({ before, limit: this.page });
+      if (!page) return false;
+      // After a restart in between it would leave a hole.
+      if (this.messages[0]?.position !== before) continue;
+      this.atStart = !page.more;
+      this.#add(page.messages, false);
+      return page.messages.length > 0;
+    }
   }
 
   /** Keeps the newest messages only; {@link older} loads the others again. @param {number} most */
@@ -154,7 +172,8 @@ export class Timeline extends EventTarget {
   async #history(what) {
     for (let tries = 0; !this.#closed; tries += 1) {
       try {
-        return await this.client.history(this.group, { ...what, limit: Math.min(what.limit, this.client.historyPage) });
+        const page = await this.client.history(this.group, { ...what, limit: Math.min(what.limit, this.client.historyPage) });
+        return this.#closed ? undefined : page;
       } catch (error) {
         if (error instanceof RequestError && !error.retryable) {
           this.dispatchEvent(new Told("failed", error));

@@ -1,6 +1,6 @@
 // @ts-check
 /**
- * The words of protocol v1 (PROTOCOL.md) as natter.js uses them: types, positions, nonces, close codes.
+ * The words of protocol v1 (PROTOCOL.md) as natter.js uses them: types, positions, nonces, close codes, rates.
  *
  * @typedef {string} Position  `<epoch>.<seq>`; of one group or one inbox, see {@link comparePositions}
  * @typedef {{id: string, handle: string, display_name: string}} User
@@ -101,6 +101,35 @@ export function uuidv7(time) {
   bytes[8] = 0x80 | (bytes[8] & 0x3f);
   const hex = Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
   return [hex.slice(0, 8), hex.slice(8, 12), hex.slice(12, 16), hex.slice(16, 20), hex.slice(20)].join("-");
+}
+
+/** So much of what `ready.limits` allows is made use of; pongs are not counted. */
+const SHARE = 0.9;
+/** What may go at once, in ms of the rate. */
+const AT_ONCE = 250;
+
+/** Frames as fast as the server takes them: who sends faster is closed with 4429. */
+export class Pace {
+  #perFrame = 0;
+  #perByte = 0;
+  /** What has gone would have taken until then (ms). */ #until = 0;
+
+  /** Begins anew, with the limits of `ready`; what they do not name is not limited. @param {Record<string, number>} limits */
+  begin(limits) {
+    this.#perFrame = 1000 / SHARE / (limits.frames_per_second ?? Infinity);
+    this.#perByte = 1000 / SHARE / (limits.bytes_per_second ?? Infinity);
+    this.#until = 0;
+  }
+
+  /** For how many ms the next frame has to wait. @param {number} now @returns {number} */
+  wait(now) {
+    return Math.max(0, this.#until - now);
+  }
+
+  /** A frame goes. @param {number} bytes @param {number} now */
+  spend(bytes, now) {
+    this.#until = Math.max(this.#until, now - AT_ONCE) + Math.max(this.#perFrame, bytes * this.#perByte);
+  }
 }
 
 /**

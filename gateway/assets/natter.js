@@ -39,7 +39,7 @@
  * @property {{code: string, message: string}} problem  the server said something was wrong
  */
 
-import { CLOSE_CODES, Outgoing, RequestError, Told, comparePositions, expiryOf, uuidv7 } from "./natter-wire.js";
+import { CLOSE_CODES, Outgoing, Pace, RequestError, Told, comparePositions, expiryOf, uuidv7 } from "./natter-wire.js";
 import { Timeline } from "./natter-timeline.js";
 
 export { CLOSE_CODES, Outgoing, RequestError, Timeline, comparePositions, uuidv7 };
@@ -54,6 +54,8 @@ const READY_TIMEOUT = 15_000;
 /** A connection that lasted so long starts the pauses anew. */
 const STABLE = 10_000;
 const LONGEST_TIMER = 2 ** 31 - 1;
+/** An error that no request waits for is the reason of a close that follows within so many ms. */
+const AT_ONCE = 1_000;
 
 /**
  * @typedef {object} Options
@@ -92,10 +94,11 @@ export class Client extends EventTarget {
   #readyAt = 0;
   /** Not to reconnect before (ms). */ #notBefore = 0;
   #lastHeard = 0;
-  #lastProblem = "";
+  /** An error that no request waits for. @type {{at: number, message: string}|undefined} */ #problem = undefined;
   /** Messages of one page of history at most. */ historyPage = Infinity;
   /** Of one frame; the server closes for good where one is larger. */ #mostBytes = Infinity;
   /** The server's time less the clock's, which begins anywhere. */ #offset;
+  #pace = new Pace();
   #nextId = 1;
   /** @type {Map<string, any>} */ #timers = new Map();
   /** @type {Map<number, {resolve: (reply: any) => void, reject: (error: Error) => void, timer: any}>} */ #requests = new Map();
@@ -248,13 +251,15 @@ export class Client extends EventTarget {
   /** @param {number} code @param {string} reason */
   #lost(code, reason) {
     const wasReady = this.#state === "ready";
+    const said = this.#problem && this.clock.now() - this.#problem.at <= AT_ONCE ? this.#problem.message : "";
+    this.#problem = undefined;
     if (wasReady && this.clock.now() - this.#readyAt >= STABLE) this.#attempt = 0;
     this.#hangUp();
     // A token that has expired is no reason to stop where a fresh one can be had.
     const renews = code === 4401 && wasReady && this.options.token !== undefined;
     const then = renews ? "now" : CLOSE_CODES[code] ?? "later";
     if (then === "never") {
-      return this.#become({ state: "closed", code, reason: this.#lastProblem || reason });
+      return this.#become({ state: "closed", code, reason: said || reason });
     }
     // Full jitter: a restart must not bring everybody back at the same moment.
     const longest = then === "now" && this.#attempt === 0 ? 0 : this.options.firstPause * 2 ** Math.min(this.#attempt, 16);
@@ -262,7 +267,7 @@ export class Client extends EventTarget {
     const pause = this.clock.random() * Math.min(longest, this.options.longestPause);
     const wait = Math.max(pause, this.#notBefore - this.clock.now());
     this.#timer("retry", wait, () => void this.#open());
-    this.#become({ state: "waiting", retryAt: this.clock.date() + wait, code, reason: this.#lastProblem || reason });
+    this.#become({ state: "waiting", retryAt: this.clock.date() + wait, code, reason: said || reason });
   }
 
   /** One timer a name. @param {string} name @param {number} ms @param {() => void} run */
@@ -310,10 +315,10 @@ export class Client extends EventTarget {
     this.#timers.delete("ready");
     this.#readyAt = this.clock.now();
     this.#notBefore = 0;
-    this.#lastProblem = "";
     this.#offset = Date.parse(frame.time) - this.clock.now();
     this.#mostBytes = frame.limits?.frame_bytes ?? Infinity;
     this.historyPage = frame.limits?.history ?? Infinity;
+    this.#pace.begin(frame.limits ?? {});
     this.user = frame.user;
     this.#watch(2 * frame.ping_interval_ms);
     if (token) this.#refreshBefore(expiryOf(token));
@@ -357,7 +362,7 @@ export class Client extends EventTarget {
     for (const group of groups) {
       if (group.recovered) continue;
       const heard = this.#heard.has(group.id) ? this.#positions.get(group.id) : undefined;
-      const after = this.#resumed.get(group.id);
+      const after = this.#resumed.get(group.id) ?? this.#ended.get(group.id);
       this.#ended.delete(group.id);
       // Of a group of a later page more may have been told already.
       if (!heard || comparePositions(heard, group.position) < 0) this.#positions.set(group.id, group.position);
@@ -368,14 +373,19 @@ export class Client extends EventTarget {
     for (const gap of gaps) this.#tell("gap", gap);
   }
 
-  /** Remembers a group's position; false if it was there before. @param {string} group @param {Position} position */
-  #advance(group, position) {
-    const last = this.#positions.get(group) ?? this.#ended.get(group);
+  /**
+   * Remembers a group's position; false if it was there before. Of what lies between two memberships nothing is told.
+   * @param {string} group @param {Position} position @param {boolean} [begins]  where a membership begins
+   */
+  #advance(group, position, begins = false) {
+    const told = this.#positions.get(group);
+    const last = told ?? this.#ended.get(group);
     if (last && comparePositions(position, last) <= 0) return false;
     this.#ended.delete(group);
     this.#heard.add(group);
     this.#positions.set(group, position);
-    if (!this.#liveFrom.has(group)) this.#liveFrom.set(group, position);
+    if (begins || !this.#liveFrom.has(group)) this.#liveFrom.set(group, position);
+    if (last && (begins || !told)) this.#tell("gap", { group, after: last, until: position });
     return true;
   }
 
@@ -408,7 +418,7 @@ export class Client extends EventTarget {
       this.#positions.delete(group);
       this.#liveFrom.delete(group);
     } else {
-      this.#advance(group, position);
+      this.#advance(group, position, change.change === "joined");
     }
     this.#tell("group", change);
   }
@@ -426,7 +436,7 @@ export class Client extends EventTarget {
   #onError(frame) {
     const error = new RequestError(frame.code, frame.message, frame.retryable, frame.retry_after_ms);
     if (frame.id !== undefined && this.#requests.has(frame.id)) return this.#answered(frame.id, (request) => request.reject(error));
-    this.#lastProblem = frame.message;
+    this.#problem = { at: this.clock.now(), message: frame.message };
     if (frame.retry_after_ms) this.#notBefore = this.clock.now() + frame.retry_after_ms;
     this.#tell("problem", { code: frame.code, message: frame.message });
   }
@@ -445,20 +455,32 @@ export class Client extends EventTarget {
   request(frame) {
     if (this.#state !== "ready") return Promise.reject(new RequestError("disconnected", "not connected", true));
     return new Promise((resolve, reject) => {
-      if (this.#requests.size < MOST_REQUESTS) this.#ask(frame, resolve, reject);
-      else if (this.#waiting.length < MOST_WAITING) this.#waiting.push({ frame, resolve, reject });
-      else reject(new RequestError("busy", "too many requests wait", true));
+      if (this.#waiting.length >= MOST_WAITING) return reject(new RequestError("busy", "too many requests wait", true));
+      this.#waiting.push({ frame, resolve, reject });
+      this.#askNext();
     });
+  }
+
+  /** Sends the requests whose turn it is: so many are under way, and no faster than the server takes them. */
+  #askNext() {
+    while (this.#waiting.length > 0 && this.#requests.size < MOST_REQUESTS) {
+      const wait = this.#pace.wait(this.clock.now());
+      if (wait > 0) return this.#timer("pace", wait, () => this.#askNext());
+      const next = this.#waiting.shift();
+      if (next) this.#ask(next.frame, next.resolve, next.reject);
+    }
   }
 
   /** @param {any} frame @param {(reply: any) => void} resolve @param {(error: Error) => void} reject */
   #ask(frame, resolve, reject) {
     const id = this.#nextId;
     const text = JSON.stringify({ ...frame, id });
-    if (new TextEncoder().encode(text).length > this.#mostBytes) return reject(new RequestError("too_large", "the message is too long", false));
+    const bytes = new TextEncoder().encode(text).length;
+    if (bytes > this.#mostBytes) return reject(new RequestError("too_large", "the message is too long", false));
     this.#nextId = id >= 2 ** 32 - 1 ? 1 : id + 1;
     const late = () => this.#answered(id, (request) => request.reject(new RequestError("timeout", "no answer", true)));
     this.#requests.set(id, { resolve, reject, timer: this.clock.setTimeout(late, REQUEST_TIMEOUT) });
+    this.#pace.spend(bytes, this.clock.now());
     this.#socket?.send(text);
   }
 
@@ -469,14 +491,13 @@ export class Client extends EventTarget {
     this.#requests.delete(id);
     this.clock.clearTimeout(request.timer);
     end(request);
-    const next = this.#requests.size < MOST_REQUESTS ? this.#waiting.shift() : undefined;
-    if (next) this.#ask(next.frame, next.resolve, next.reject);
+    this.#askNext();
   }
 
   /** Joins an open group, for good. @param {string} group name or id @returns {Promise<Group>} */
   async join(group) {
     const { group: joined } = await this.request({ type: "join", group });
-    this.#advance(joined.id, joined.position);
+    this.#advance(joined.id, joined.position, true);
     return joined;
   }
 
@@ -512,9 +533,12 @@ export class Client extends EventTarget {
     return this.request({ type: "notify", to, body, data: more.data, nonce: more.nonce ?? uuidv7(this.serverNow) });
   }
 
-  /** Says that this user is typing. @param {string} group */
+  /** Says that this user is typing; not where other frames wait for their turn. @param {string} group */
   typing(group) {
-    if (this.#state === "ready") this.#transmit({ type: "typing", group });
+    const now = this.clock.now();
+    if (this.#state !== "ready" || this.#pace.wait(now) > 0) return;
+    this.#pace.spend(0, now);
+    this.#transmit({ type: "typing", group });
   }
 
   /** @param {number|undefined} expiry */
@@ -539,7 +563,8 @@ export class Client extends EventTarget {
   // --- Messages of one's own ---
 
   /**
-   * Sends a message, now or when connected; of a group one after another, so that their order holds.
+   * Sends a message, now or when connected; of a group one after another, so that their order holds. Throws a
+   * {@link RequestError} `queue_full` where {@link Options} `mostQueued` wait already.
    * @param {string} group @param {string} body @param {{replyTo?: string, data?: any}} [more] @returns {Outgoing}
    */
   send(group, body, more = {}) {

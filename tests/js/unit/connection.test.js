@@ -235,6 +235,49 @@ test("where a membership ended is sent along, and a gateway that is behind tells
   assert.deepEqual((await reopened(made)).sent[0].resume.groups, { g: "1.21" });
 });
 
+test("joined again: what lies between the two memberships is a gap, told once", async () => {
+  const { clock, made, client, of } = await connected({ groups: [group("g", "1.10"), group("h", "1.10")] });
+  const change = (what, id, position) => ({ type: "group", group: id, change: what, user: "alice", position });
+  const join = async (position) => {
+    const joined = client.join("g");
+    made.at(-1).say({ type: "reply", id: made.at(-1).of("join").at(-1).id, group: group("g", position) });
+    await joined;
+  };
+  made[0].say(change("left", "g", "1.12"));
+  made[0].say(change("joined", "g", "1.20"));
+  await join("1.20");
+  made[0].say(message("g", 21));
+  assert.deepEqual(of("gap"), [{ group: "g", after: "1.12", until: "1.20" }], "one that goes on has none");
+  made[0].say(change("left", "g", "1.22"));
+  // Live before the answer comes.
+  const joined = client.join("g");
+  made[0].say(message("g", 31));
+  made[0].say({ type: "reply", id: made[0].of("join").at(-1).id, group: group("g", "1.30") });
+  await joined;
+  assert.deepEqual(of("gap").slice(1), [{ group: "g", after: "1.22", until: "1.31" }]);
+  // Left while away: nothing tells of it, but that it is not in `ready`.
+  made[0].drop(4408);
+  await clock.advance(0);
+  (await reopened(made)).say(ready(clock, { groups: [group("g", "1.31", true)] }));
+  made[1].say(change("joined", "h", "1.40"));
+  assert.deepEqual(of("gap").filter((gap) => gap.group === "h"), [{ group: "h", after: "1.10", until: "1.40" }]);
+  assert.equal(client.liveFrom("h"), "1.40");
+});
+
+test("an error that no request waits for is the reason of a close only where that follows at once", async () => {
+  const { clock, made, of } = await connected();
+  const busy = { type: "error", code: "not_found", message: "no such group", retryable: false };
+  made[0].say(busy);
+  await clock.advance(5_000);
+  made[0].drop(4408, "slow consumer");
+  assert.equal(of("state").at(-1).reason, "slow consumer");
+  await clock.advance(1_000);
+  const socket = await reopened(made);
+  socket.say({ ...busy, id: 0, message: "the token is forged" });
+  socket.drop(4401, "token");
+  assert.equal(of("state").at(-1).reason, "the token is forged");
+});
+
 test("as another user it begins anew: nothing of the former one is sent or resumed", async () => {
   const { clock, made, client, of } = await connected({ groups: [group("g", "1.10"), group("h", "1.10")] });
   made[0].say({ type: "group", group: "h", change: "left", user: "alice", position: "1.12" });

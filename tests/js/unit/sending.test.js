@@ -120,6 +120,53 @@ test("queues are bounded: messages and requests", async () => {
   assert.equal((await Promise.race([asked.at(-1), settle()])), "busy");
 });
 
+/** Sends, each accepted at once, and when each was sent. @returns {Promise<{at: number, bytes: number}[]>} */
+async function flushed(limits, count, body) {
+  const clock = new FakeClock();
+  const { FakeSocket, made } = fakeSockets();
+  const sent = [];
+  class Server extends FakeSocket {
+    send(text) {
+      super.send(text);
+      if (this.of("connect").length > 0 && sent.push({ at: clock.time, bytes: text.length }) === 1) return;
+      const { id } = this.sent.at(-1);
+      queueMicrotask(() => this.say({ type: "reply", id, message_id: `m${id}`, position: `1.${id}` }));
+    }
+  }
+  const client = new Client({ url: "ws://x/ws", WebSocket: Server, clock });
+  const items = Array.from({ length: count }, (_, place) => client.send(`g${place % 25}`, body));
+  client.connect();
+  await settle();
+  made[0].onopen();
+  made[0].say(ready(clock, { limits }));
+  for (let i = 0; i < 2_000 && items.some(({ state }) => state === "pending"); i += 1) {
+    await clock.advance(10);
+    if (i % 500 === 0) made[0].say({ type: "ping" });
+    client.typing("g1");
+  }
+  assert.ok(items.every(({ state }) => state === "accepted"));
+  return sent;
+}
+
+/** More than `atOnce` and what `perSecond` allows were never sent. */
+function assertWithin(sent, cost, perSecond, atOnce) {
+  let [left, last] = [atOnce, sent[0].at];
+  for (const one of sent) {
+    left = Math.min(atOnce, left + ((one.at - last) * perSecond) / 1000) - cost(one);
+    last = one.at;
+    assert.ok(left >= 0, `too much at ${one.at - sent[0].at} ms`);
+  }
+}
+
+test("what waited for the connection goes no faster than the server takes it, in frames and in bytes", async () => {
+  const many = await flushed({ frames_per_second: 100 }, 500, "x");
+  assertWithin(many, () => 1, 100, 50);
+  assert.ok(many.at(-1).at - many[0].at < 7_000, "but hardly slower");
+  const large = await flushed({ frames_per_second: 100, bytes_per_second: 2 ** 20 }, 100, "x".repeat(30_000));
+  assertWithin(large, ({ bytes }) => bytes, 2 ** 20, 2 ** 19);
+  assert.ok(large.at(-1).at - large[0].at < 4_000);
+});
+
 test("a message larger than the server takes fails by itself, and what follows is sent", async () => {
   const { client, open } = await connected();
   const socket = await open({ limits: { frame_bytes: 300 } });

@@ -10,7 +10,7 @@ import { FakeClock, fakeSockets, group, message, ready, settle } from "../fake.j
 async function room({ stored = 0, applied = stored } = {}) {
   const clock = new FakeClock();
   const { FakeSocket, made } = fakeSockets();
-  const server = { stored: [], applied, socket: null, asked: 0, failing: 0 };
+  const server = { stored: [], applied, socket: null, asked: 0, failing: 0, refusing: false };
   const add = () => {
     const one = message("g", server.stored.length + 1);
     server.stored.push(one);
@@ -23,6 +23,7 @@ async function room({ stored = 0, applied = stored } = {}) {
       const frame = this.sent.at(-1);
       if (frame.type !== "history") return;
       server.asked += 1;
+      if (server.refusing) return this.say({ type: "error", id: frame.id, code: "not_found", message: "no such group", retryable: false });
       if (server.failing-- > 0) return this.say({ type: "error", id: frame.id, code: "unavailable", message: "", retryable: true });
       const seq = (position) => Number(position.split(".")[1]);
       const visible = server.stored.slice(0, server.applied);
@@ -183,6 +184,77 @@ test("errors and disconnects while loading are tried again", async () => {
   assert.deepEqual(seqs(timeline), upTo(20));
 });
 
+/** All pages, as docs/client.md says; a loop that does not end is one that fails. */
+async function toTheStart(timeline) {
+  for (let pages = 0; await timeline.older(); pages += 1) assert.ok(pages < 100, "no end of it");
+}
+
+test("the loop to the start ends: there, and where history is refused or the timeline is closed", async () => {
+  const { timeline, server } = await room({ stored: 35 });
+  await timeline.open();
+  await toTheStart(timeline);
+  assert.deepEqual([seqs(timeline), timeline.atStart], [upTo(35), true]);
+
+  const refused = await room({ stored: 35 });
+  const failed = [];
+  refused.timeline.addEventListener("failed", ({ detail }) => failed.push(detail.code));
+  refused.server.refusing = true;
+  await refused.timeline.open();
+  await toTheStart(refused.timeline);
+  assert.deepEqual([failed, refused.timeline.atStart], [["not_found"], false]);
+
+  const closed = await room({ stored: 35 });
+  await closed.timeline.open();
+  const older = closed.timeline.older();
+  closed.timeline.close();
+  assert.equal(await older, false);
+  await toTheStart(closed.timeline);
+  assert.deepEqual(seqs(closed.timeline), upTo(35, 26));
+  assert.equal(server.asked, 4);
+});
+
+test("the loop to the start goes on over a list that begins anew meanwhile", async () => {
+  const { clock, timeline, add, server, open } = await room({ stored: 20 });
+  await timeline.open();
+  server.socket.drop(4408);
+  for (let i = 0; i < 500; i += 1) add();
+  server.applied = 520;
+  await clock.advance(0);
+  await open("1.520");
+  let done = false;
+  void toTheStart(timeline).then(() => { done = true; });
+  for (let i = 0; i < 100 && !done; i += 1) await clock.advance(100);
+  assert.deepEqual([done, seqs(timeline)], [true, upTo(520)]);
+});
+
+for (const how of ["told", "asked for", "listed"]) {
+  test(`left and joined again (${how}): what was said meanwhile is loaded`, async () => {
+    const { clock, client, timeline, add, live, made, server } = await room({ stored: 20 });
+    await timeline.open();
+    server.socket.say({ type: "group", group: "g", change: "left", user: "alice", position: "1.20" });
+    for (let i = 0; i < 5; i += 1) add();
+    server.applied = 25;
+    if (how === "told") {
+      server.socket.say({ type: "group", group: "g", change: "joined", user: "alice", position: "1.25", role: "member", kind: "group", display_name: "g" });
+    } else if (how === "asked for") {
+      const joined = client.join("g");
+      server.socket.say({ type: "reply", id: server.socket.of("join")[0].id, group: group("g", "1.25") });
+      await joined;
+    } else {
+      server.socket.drop(4408);
+      await clock.advance(0);
+      server.socket = made.at(-1);
+      server.socket.onopen();
+      server.socket.say(ready(clock, { groups: [group("g", "1.25")] }));
+    }
+    live();
+    server.applied = 26;
+    await clock.advance(1000);
+    assert.deepEqual(seqs(timeline), upTo(26, 11));
+    assert.ok(!timeline.hasGap);
+  });
+}
+
 test("an empty group is at its start, and takes its first message", async () => {
   const { timeline, live } = await room();
   await timeline.open();
@@ -225,6 +297,6 @@ test("what is forgotten is loaded again, without a hole", async () => {
   timeline.forget(5);
   live();
   assert.deepEqual([seqs(timeline), timeline.atStart], [upTo(51, 46), false]);
-  while (!timeline.atStart) await timeline.older();
+  await toTheStart(timeline);
   assert.deepEqual(seqs(timeline), upTo(51));
 });
