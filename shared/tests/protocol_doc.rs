@@ -160,6 +160,7 @@ fn assert_limits(ready: &Ready) {
     assert_eq!(shown.body_bytes, defaults.body_bytes as u64);
     assert_eq!(shown.groups as usize, defaults.groups_per_connection);
     assert_eq!((shown.frames_per_second, shown.history), (defaults.frames_per_second, defaults.history_page));
+    assert_eq!(shown.bytes_per_second, defaults.bytes_per_second as u64);
 }
 
 #[test]

@@ -29,6 +29,8 @@ pub struct Django {
     pub url: String,
     /// The process.
     pub process: Process,
+    python: PathBuf,
+    env: Vec<(String, String)>,
     _folder: Folder,
 }
 
@@ -47,7 +49,7 @@ impl Django {
         ]
         .map(|(name, value)| (name.to_owned(), value))
         .to_vec();
-        let manage = Path::new(ROOT).join("docs/django-example/manage.py").display().to_string();
+        let manage = manage();
         let managed = |arguments: &[&str], user: &str| {
             let mut command = command(&python);
             command.arg(&manage).args(arguments).envs(env.iter().map(|(name, value)| (name, value)));
@@ -64,7 +66,7 @@ impl Django {
         managed(&["createsuperuser", "--noinput"], "ben")?;
         let listen = format!("127.0.0.1:{port}");
         let process = Process::start("django", &python, &[&manage, "runserver", "--noreload", &listen], &env, folder.path())?;
-        let mut django = Self { url: format!("http://{listen}"), process, _folder: folder };
+        let mut django = Self { url: format!("http://{listen}"), process, python, env, _folder: folder };
         let until = Instant::now() + PATIENCE;
         while !reqwest::get(format!("{}/accounts/login/", django.url)).await.is_ok_and(|answer| answer.status().is_success()) {
             ensure!(django.process.is_running() && Instant::now() < until, "Django does not serve: {}", django.process.log());
@@ -72,6 +74,23 @@ impl Django {
         }
         Ok(django)
     }
+
+    /// Changes the user `name` as somebody does in Django's shell: `change` is Python, of `user`.
+    pub fn change(&self, name: &str, change: &str) -> Result<()> {
+        let code = format!(
+            "from django.contrib.auth import get_user_model\n\
+             user, _ = get_user_model().objects.get_or_create(username='{name}')\n\
+             {change}\nuser.save()"
+        );
+        let mut command = command(&self.python);
+        command.args([&manage(), "shell", "-c", &code]).envs(self.env.iter().map(|(name, value)| (name, value)));
+        run(&mut command).map(drop)
+    }
+}
+
+/// The example's `manage.py`.
+fn manage() -> String {
+    Path::new(ROOT).join("docs/django-example/manage.py").display().to_string()
 }
 
 /// Signs `name` in to the Django at `site`, and waits until the lobby's page has its socket.

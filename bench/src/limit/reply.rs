@@ -37,7 +37,7 @@ fn text(payload: &str) -> Vec<u8> {
 pub(super) fn ready(id: u32, user: &str) -> Vec<u8> {
     let session = Uuid::now_v7();
     text(&format!(
-        r#"{{"type":"ready","id":{id},"time":"{TIME}","user":{{"id":"{user}","handle":"{user}","display_name":"{user}"}},"session":"{session}","groups":[],"more":false,"inbox":{{"unseen":0,"unread":0,"version":"1.0"}},"inbox_position":"1.0","inbox_recovered":false,"ping_interval_ms":25000,"limits":{{"frame_bytes":65536,"body_bytes":32768,"frames_per_second":100,"groups":1000,"history":200}}}}"#
+        r#"{{"type":"ready","id":{id},"time":"{TIME}","user":{{"id":"{user}","handle":"{user}","display_name":"{user}"}},"session":"{session}","groups":[],"more":false,"inbox":{{"unseen":0,"unread":0,"version":"1.0"}},"inbox_position":"1.0","inbox_recovered":false,"ping_interval_ms":25000,"limits":{{"frame_bytes":65536,"body_bytes":32768,"frames_per_second":100,"bytes_per_second":1048576,"groups":1000,"history":200}}}}"#
     ))
 }
 

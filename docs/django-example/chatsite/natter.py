@@ -10,6 +10,8 @@ from django.conf import settings
 
 # A page trades its token for a cookie at once, so it need not last.
 TOKEN_SECONDS = 300
+# Natter's names have so many characters at most; Django's may have more.
+NAME_CHARACTERS = 64
 
 
 def user_id(user):
@@ -17,16 +19,24 @@ def user_id(user):
     return f"django-{user.pk}"
 
 
+def names(user):
+    """The handle, by which others find the user, and the name that they see. A handle cut short would be another's: none then."""
+    handle = user.get_username()
+    name = user.get_full_name() or handle
+    return handle if len(handle) <= NAME_CHARACTERS else None, name[:NAME_CHARACTERS].strip()
+
+
 def token_for(user):
     """A token that signs the user in to Natter."""
+    handle, name = names(user)
     claims = {
         "iss": "natter",
         "aud": "natter",
         "sub": user_id(user),
         "iat": int(time.time()),
         "exp": int(time.time()) + TOKEN_SECONDS,
-        "preferred_username": user.get_username(),
-        "name": user.get_full_name() or user.get_username(),
+        "preferred_username": handle,
+        "name": name,
     }
     return jwt.encode(claims, settings.NATTER_SECRET, algorithm="HS256")
 
@@ -50,6 +60,18 @@ def call(method, path, body, idempotency_key=None):
 
 def notify(user, text):
     """A notification to the user: live where connected, and kept in the inbox."""
-    # Natter knows users from their first sign-in on; this makes one known before.
-    call("PUT", f"/users/{user_id(user)}", {"handle": user.get_username()})
+    # Natter knows users from their first sign-in on; this makes one known before. It says all that the
+    # token says: what is left out here would be taken back.
+    handle, name = names(user)
+    call("PUT", f"/users/{user_id(user)}", {"handle": handle, "display_name": name})
     return call("POST", "/notifications", {"to": {"user": user_id(user)}, "body": text})
+
+
+def sign_out(user):
+    """Voids the tokens and cookies that the user has, on every device, and closes what is open by them."""
+    call("POST", f"/users/{user_id(user)}/revoke", {})
+
+
+def block(user):
+    """Lets the user in no more; `unblock` in the same way does again."""
+    call("POST", f"/users/{user_id(user)}/block", {})

@@ -7,7 +7,8 @@ BASE_DIR = Path(__file__).resolve().parent.parent
 
 SECRET_KEY = os.environ.get("DJANGO_SECRET_KEY", "for trying things out only")
 DEBUG = os.environ.get("DJANGO_DEBUG", "1") == "1"
-ALLOWED_HOSTS = ["127.0.0.1", "localhost"]
+# The hosts that browsers ask for; another one is HTTP 400.
+ALLOWED_HOSTS = os.environ.get("DJANGO_HOSTS", "127.0.0.1,localhost").split(",")
 ROOT_URLCONF = "chatsite.urls"
 
 # Where browsers find Natter; behind one host, that host.
@@ -24,6 +25,7 @@ NATTER_API_KEY = os.environ.get("CHAT_API_KEY", "")
 CSRF_COOKIE_NAME = "django_csrftoken"
 
 INSTALLED_APPS = [
+    "chatsite",
     "django.contrib.auth",
     "django.contrib.contenttypes",
     "django.contrib.sessions",
@@ -49,4 +51,5 @@ TEMPLATES = [
 DATABASES = {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": os.environ.get("DJANGO_DB", BASE_DIR / "db.sqlite3")}}
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 LOGIN_REDIRECT_URL = "/room/lobby/"
+LOGOUT_REDIRECT_URL = "/accounts/login/"
 USE_TZ = True

@@ -99,7 +99,7 @@ impl App {
         let (_, floor) = self.floor(shard).await?;
         let behind = ShardPosition { position: floor.position.max(sent), ..floor };
         let answer = rpc::call(&*self.broker, call, Some(behind)).await?;
-        let position = answer.applied(shard);
+        let position = answer.reply.complete_to(asked.after, answer.applied(shard));
         let more = answer.reply.more;
         let messages = answer.reply.messages.into_iter().filter_map(|m| message_frame(m.event, m.position, m.stored_at)).collect();
         Ok(ReplyBody::History { messages, more, position })

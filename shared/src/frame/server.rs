@@ -21,7 +21,7 @@ pub enum ServerFrame {
     Groups(GroupsFrame),
     /// The answer to a request that worked.
     Reply(Reply),
-    /// The answer to a request that did not, or the reason of a close.
+    /// The answer to a request that did not work, or the reason of a close that follows at once.
     Error(ErrorFrame),
     /// A message of a group.
     Message(MessageFrame),
@@ -112,6 +112,8 @@ pub struct Limits {
     pub body_bytes: u64,
     /// Frames a second.
     pub frames_per_second: u32,
+    /// Bytes a second, as they are on the wire.
+    pub bytes_per_second: u64,
     /// Groups on one connection.
     pub groups: u32,
     /// Messages in a page of history.
@@ -217,9 +219,9 @@ pub enum ReplyBody {
     History {
         /// In the order of their positions.
         messages: Vec<HistoryMessage>,
-        /// There are more in the direction asked.
+        /// There are more in the direction asked, however short the page is.
         more: bool,
-        /// The page is complete up to here: resume from it and nothing is missed.
+        /// The newest page, and one after a position, are complete up to here: resume from it and nothing is missed.
         position: Position,
     },
     /// To `join`: delivery is live.

@@ -30,8 +30,19 @@ pub struct MessageHistory {
 pub struct HistoryPage {
     /// In the order of their positions.
     pub messages: Vec<RecoveredEvent>,
-    /// There are more in the direction asked.
+    /// There are more in the direction asked: a page may be short.
     pub more: bool,
+}
+
+impl HistoryPage {
+    /// Up to where the page is complete, asked for `after` a position when SQL had come to `applied`.
+    pub fn complete_to(&self, after: Option<Position>, applied: Position) -> Position {
+        match after {
+            // What follows its last message is on the next page.
+            Some(after) if self.more => self.messages.last().map_or(after, |last| last.position),
+            Some(_) | None => applied,
+        }
+    }
 }
 rpc!("history", MessageHistory => HistoryPage, repeatable);
 

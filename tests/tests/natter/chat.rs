@@ -1,10 +1,11 @@
 //! Protocol v1 on two gateways: joining, saying, hearing, leaving, looking back.
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use natter_shared::id::Nonce;
 use natter_tests::{
     client::{ANSWER, Client, RequestError},
     cluster::{Cluster, Store},
+    record::position_of,
     token::User,
 };
 use serde_json::{Value, json};
@@ -137,6 +138,23 @@ async fn history_is_what_was_said_in_pages(store: Store) -> Result<()> {
     assert_eq!((numbers(&later), &later["more"]), (vec![1, 2, 3], &json!(true)));
     let last = page(json!({"after": sent[4].position})).await?;
     assert_eq!((numbers(&last), &last["more"]), (vec![5, 6], &json!(false)));
+    // From page to page by their positions; and from a page with more to live delivery.
+    let (mut after, mut paged) = (sent[1].position, Vec::new());
+    loop {
+        let page = page(json!({"after": after, "limit": 2})).await?;
+        paged.extend(numbers(&page));
+        after = position_of(&page["position"]).context("a position")?;
+        if page["more"] == false {
+            break;
+        }
+    }
+    assert_eq!(paged, [2, 3, 4, 5, 6]);
+    let first = page(json!({"after": sent[1].position, "limit": 2})).await?;
+    let mut reader = Client::new(&User::named("ann"));
+    reader.resume_from(group, position_of(&first["position"]).context("a position")?);
+    reader.reconnect(cluster.gateway(0)).await?;
+    reader.wait_for_body("message 6").await?;
+    assert_eq!(reader.bodies(group), ["message 4", "message 5", "message 6"]);
     Ok(())
 }
 

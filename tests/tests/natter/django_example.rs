@@ -14,27 +14,44 @@ use natter_tests::{
     sql::Sql,
     token::SECRET,
 };
-use serde_json::json;
+use serde_json::{Value, json};
+
+const IS_OPEN: &str = "return chatSocket !== null && chatSocket.readyState === 1";
+
+async fn say(browser: &Browser, text: &str) -> Result<()> {
+    let say = format!(
+        "document.querySelector('#chat-message-input').value = '{text}';
+         document.querySelector('#chat-message-submit').click();"
+    );
+    browser.eval(&say).await.map(drop)
+}
+
+async fn sees(browser: &Browser, text: &str) -> Result<()> {
+    browser.wait_for(text, &format!("return document.querySelector('#chat-log').value.includes('{text}')")).await.map(drop)
+}
 
 /// Both say something that the other one sees.
 async fn chat(ann: &Browser, ben: &Browser) -> Result<()> {
     for (from, to, text) in [(ann, ben, "hello ben"), (ben, ann, "hello ann")] {
-        let say = format!(
-            "document.querySelector('#chat-message-input').value = '{text}';
-             document.querySelector('#chat-message-submit').click();"
-        );
-        from.eval(&say).await?;
-        to.wait_for(text, &format!("return document.querySelector('#chat-log').value.includes('{text}')")).await?;
+        say(from, text).await?;
+        sees(to, text).await?;
     }
     Ok(())
 }
 
+/// Posts to a view of Django's as its page would; the status, once redirects are followed.
+async fn post(browser: &Browser, path: &str) -> Result<Value> {
+    let post = format!(
+        "const done = arguments[0];
+        const csrf = document.cookie.split('; ').find(one => one.startsWith('django_csrftoken=')).split('=')[1];
+        fetch('{path}', {{method: 'POST', headers: {{'X-CSRFToken': csrf}}}}).then(a => done(a.status), e => done(String(e)));"
+    );
+    Ok(browser.page.execute_async(&post, Vec::new()).await?)
+}
+
 /// A view of Django's tells Ben something: live, and in his inbox.
 async fn greet(ann: &Browser, ben: &Browser, django: &Django, sql: &Sql) -> Result<()> {
-    let greet = "const done = arguments[0];
-        const csrf = document.cookie.split('; ').find(one => one.startsWith('django_csrftoken=')).split('=')[1];
-        fetch('/greet/ben/', {method: 'POST', headers: {'X-CSRFToken': csrf}}).then(a => done(a.status), e => done(String(e)));";
-    assert_eq!(ann.page.execute_async(greet, Vec::new()).await?, json!(200), "{}", django.process.log());
+    assert_eq!(post(ann, "/greet/ben/").await?, json!(200), "{}", django.process.log());
     ben.wait_for("the notification", "return document.querySelector('#notification-list').textContent.includes('ann says hello')").await?;
     super::chat::wait_until("the inbox", async || {
         sql.count("SELECT COUNT(*) FROM notifications WHERE recipient = 'django-2'").await.is_ok_and(|count| count == 1)
@@ -49,16 +66,49 @@ async fn two_django_users_chat_and_are_notified() -> Result<()> {
     let port = free_port();
     let origin = format!("http://127.0.0.1:{port}");
     let env = [("NATTER_AUTH__SECRET", SECRET), ("NATTER_AUTH__DEV_LOGIN", "false"), ("NATTER_HTTP__ALLOWED_ORIGINS", &origin)];
-    let natter = Standalone::start(&env).await?;
+    let mut natter = Standalone::start(&env).await?;
     let url = format!("http://{}", natter.node.addr);
     let django = Django::start(port, &url, &url, &api_key(&natter)?).await?;
+    django.change("ben", "user.first_name, user.last_name = 'Ben', 'Bernard'")?;
     let (ann, ben) = tokio::try_join!(django::enter("ann", &origin), django::enter("ben", &origin))?;
     chat(&ann, &ben).await?;
-    greet(&ann, &ben, &django, &natter.sql().await?).await?;
+    let sql = natter.sql().await?;
+    greet(&ann, &ben, &django, &sql).await?;
+    // Whatever names Django allows; and what the token said stays.
+    let long = "x".repeat(100);
+    django.change(&long, "pass")?;
+    assert_eq!(post(&ann, &format!("/greet/{long}/")).await?, json!(200), "{}", django.process.log());
+    for (id, handle, name) in [("django-2", "ben", "Ben Bernard"), ("django-3", "django-3", &long[..64])] {
+        let wanted = format!("SELECT COUNT(*) FROM users WHERE id = '{id}' AND handle = '{handle}' AND display_name = '{name}'");
+        assert_eq!(sql.count(&wanted).await?, 1, "{wanted}");
+    }
+    drop(sql);
+
+    // What cannot be sent does not look as if it were, and goes when the page is back.
+    natter.node.process.kill()?;
+    ann.wait_for("the end of the socket", "return chatSocket.readyState === 3").await?;
+    say(&ann, "once more").await?;
+    let kept =
+        "return [document.querySelector('#chat-message-input').value, document.querySelector('#chat-log').value.includes('once more')]";
+    assert_eq!(ann.eval(kept).await?, json!(["once more", false]));
+    natter.node.process.start_again()?;
+    natter.node.wait_ready().await?;
+    for browser in [&ann, &ben] {
+        browser.wait_for("the socket", IS_OPEN).await?;
+    }
+    ann.eval("document.querySelector('#chat-message-submit').click()").await?;
+    sees(&ben, "once more").await?;
     ben.screenshot("end").await?;
+
+    ben.eval(NOTE_CLOSE).await?;
+    django.change("ben", "user.is_active = False")?;
+    ben.wait_for_value(json!(4403), "return window.closedWith").await?;
     tokio::try_join!(ann.close(), ben.close())?;
     Ok(())
 }
+
+/// Has the page remember what its socket is closed with.
+const NOTE_CLOSE: &str = "chatSocket.addEventListener('close', event => { window.closedWith = event.code; })";
 
 /// A key of the server API, made as an operator does.
 fn api_key(natter: &Standalone) -> Result<String> {
@@ -117,8 +167,14 @@ async fn the_example_works_with_a_cluster_behind_one_host() -> Result<()> {
     ann.screenshot("natters-page").await?;
     // And Django's forms still work beside Natter's cookies.
     ann.goto(&format!("{site}/room/lobby/")).await?;
-    ann.wait_for("the socket", "return chatSocket !== null && chatSocket.readyState === 1").await?;
+    ann.wait_for("the socket", IS_OPEN).await?;
     chat(&ben, &ann).await?;
+    // Who signs out of Django is signed out of Natter.
+    ann.eval(NOTE_CLOSE).await?;
+    assert_eq!(post(&ann, "/accounts/logout/").await?, json!(200), "{}", django.process.log());
+    ann.wait_for_value(json!(4401), "return window.closedWith").await?;
+    ann.goto(&format!("{site}/chat/lobby/")).await?;
+    ann.wait_for_value(json!("/sign-in"), "return location.pathname").await?;
     tokio::try_join!(ann.close(), ben.close())?;
     Ok(())
 }

@@ -47,9 +47,10 @@ pub(super) struct Around {
 pub(super) struct History {
     /// In the order of their positions.
     messages: Vec<MessageWord>,
-    /// There are more in the direction asked.
+    /// There are more in the direction asked. A page may be shorter than `limit`: this alone tells the end.
     more: bool,
-    /// The page is complete up to here: resume from it on the socket, and nothing is missed.
+    /// The newest page, and one `after` a position, are complete up to here: resume from it on the socket, or ask for what is
+    /// `after` it, and nothing is missed. Of a page `before` a position it says nothing.
     #[schema(value_type = String)]
     position: Position,
 }
@@ -86,7 +87,8 @@ pub(super) async fn history(
     let of_member = user.is_some();
     let call = MessageHistory { user, group, before: around.before, after: around.after, limit };
     let answer = if of_member { api.call_of_member(call, group, sent).await? } else { api.call(call).await? };
-    let position = answer.applied(api.broker().shards().of(Topic::Group(group)));
+    let applied = answer.applied(api.broker().shards().of(Topic::Group(group)));
+    let position = answer.reply.complete_to(around.after, applied);
     let told = answer.reply.messages.into_iter().filter_map(|m| message_frame(m.event, m.position, m.stored_at));
     Ok(History { messages: told.map(MessageWord::from).collect(), more: answer.reply.more, position })
 }
