@@ -22,20 +22,20 @@ use axum::{
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use socket2::SockRef;
-use tokio::{
-    net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore},
-};
+use tokio::net::{TcpListener, TcpStream};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::ServiceExt;
 
-use crate::{admission::Place, app::App, http::Problem, limit::Limit};
+use crate::{
+    admission::Place,
+    app::App,
+    http::Problem,
+    limit::Limit,
+    refusals::{RefusalSlot, Refusals},
+};
 
 /// After an error that says that this process or machine is short of something.
 const PAUSE: Duration = Duration::from_millis(100);
-
-/// Connections without a place that are told so at the same time; further ones are dropped.
-pub(crate) const REFUSALS: usize = 64;
 
 /// What a connection without a place has for its request's headers.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
@@ -52,7 +52,7 @@ const WATCHED: [&str; 3] = ["/healthz", "/readyz", "/metrics"];
 pub(crate) struct Server {
     pub(crate) app: Arc<App>,
     pub(crate) router: Router,
-    pub(crate) refusals: Arc<Semaphore>,
+    pub(crate) refusals: Refusals,
     pub(crate) tasks: TaskTracker,
     /// Cancelled: finish the request that is being answered, then close.
     pub(crate) soft: CancellationToken,
@@ -67,8 +67,8 @@ pub(crate) struct HandshakeDeadline(pub(crate) Instant);
 /// What a connection is let in with.
 enum Entry {
     Place(Place),
-    /// Told why it has none.
-    Refused(Problem, OwnedSemaphorePermit),
+    /// Told why it has none, as soon as it has asked.
+    Refused(Problem, Arc<AtomicBool>),
 }
 
 /// Accepts until the soft token.
@@ -95,15 +95,26 @@ fn is_of_one_connection(error: &io::Error) -> bool {
 
 impl Server {
     fn begin(&self, stream: TcpStream, peer: SocketAddr) {
-        let entry = match self.app.admission.accept(peer.ip(), &self.app.config) {
-            Ok(place) => Entry::Place(place),
-            Err(problem) => match Arc::clone(&self.refusals).try_acquire_owned() {
-                Ok(permit) => Entry::Refused(problem, permit),
-                Err(_) => return problem.limit().into_iter().for_each(|limit| self.app.metrics.refused(limit)),
-            },
-        };
         let server = self.clone();
-        self.tasks.spawn(async move { server.serve(stream, peer, entry).await });
+        match self.app.admission.accept(peer.ip(), &self.app.config) {
+            Ok(place) => drop(self.tasks.spawn(server.serve(stream, peer, Entry::Place(place)))),
+            Err(problem) => match self.refusals.enter(peer.ip()) {
+                Some(slot) => drop(self.tasks.spawn(server.refuse(stream, peer, problem, slot))),
+                None => self.refused_unasked(&problem),
+            },
+        }
+    }
+
+    fn refused_unasked(&self, problem: &Problem) {
+        problem.limit().into_iter().for_each(|limit| self.app.metrics.refused(limit));
+    }
+
+    /// Serves a connection that has no place, until another one takes its room.
+    async fn refuse(self, stream: TcpStream, peer: SocketAddr, problem: Problem, slot: RefusalSlot) {
+        tokio::select! {
+            () = self.clone().serve(stream, peer, Entry::Refused(problem.clone(), slot.asked())) => {}
+            () = slot.displaced() => self.refused_unasked(&problem),
+        }
     }
 
     async fn serve(self, stream: TcpStream, peer: SocketAddr, entry: Entry) {
@@ -116,23 +127,21 @@ impl Server {
         let _ = SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT);
         // An answer that nobody reads does not wait for ever.
         let _ = SockRef::from(&stream).set_tcp_user_timeout(Some(limits.http_timeout));
-        let (place, refusal) = match entry {
+        let (place, refusal, asked) = match entry {
             // Shared: an upgraded connection keeps its place.
-            Entry::Place(place) => (Some(Arc::new(place)), None),
-            Entry::Refused(problem, permit) => (None, Some((problem, permit))),
+            Entry::Place(place) => (Some(Arc::new(place)), None, Arc::default()),
+            Entry::Refused(problem, asked) => (None, Some(problem), asked),
         };
-        let said_nothing = refusal.as_ref().map_or(Some(Limit::HeaderTimeout), |(problem, _)| problem.limit());
+        let said_nothing = refusal.as_ref().map_or(Some(Limit::HeaderTimeout), Problem::limit);
         let header_timeout = if refusal.is_some() { REFUSAL_TIMEOUT.min(limits.header_timeout) } else { limits.header_timeout };
         let handshake_timeout = limits.handshake_timeout;
         let (app, router) = (Arc::clone(&self.app), self.router.clone());
         let first = Cell::new(Some(accepted));
-        let asked = Arc::new(AtomicBool::new(false));
         let asks = Arc::clone(&asked);
         let service = service_fn(move |mut request: hyper::Request<Incoming>| {
             asks.store(true, Ordering::Relaxed);
             let since = first.take().unwrap_or_else(Instant::now);
-            let refused = refusal.as_ref().filter(|_| !WATCHED.contains(&request.uri().path()));
-            let refused = refused.map(|(problem, _)| problem.clone());
+            let refused = refusal.clone().filter(|_| !WATCHED.contains(&request.uri().path()));
             let extensions = request.extensions_mut();
             extensions.insert(ConnectInfo(peer));
             extensions.insert(HandshakeDeadline(since + handshake_timeout));

@@ -8,6 +8,7 @@ pub mod admission;
 pub mod auth;
 pub mod http;
 pub mod publish;
+mod refusals;
 pub mod session;
 
 pub mod delivery;

@@ -5,14 +5,11 @@ use std::sync::Arc;
 
 use dashmap::DashMap;
 use natter_shared::{broker::Broker, config::Config, id::InstanceId, lifecycle::Lifecycle, telemetry::metrics::Registry};
-use tokio::{
-    net::TcpListener,
-    sync::{Semaphore, watch},
-};
+use tokio::{net::TcpListener, sync::watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    accept::{self, REFUSALS, Server},
+    accept::{self, Server},
     admission::Admission,
     app::{App, Connections},
     auth::{Authenticator, AuthenticatorError},
@@ -28,6 +25,7 @@ use crate::{
     metrics::Metrics,
     open_files,
     publish::Intake,
+    refusals::Refusals,
     session::{FirstJoins, SignIns, Together},
     socket::ReadLimits,
     standings::Standings,
@@ -122,7 +120,7 @@ pub async fn run(gateway: Gateway) -> Result<(), StartError> {
     let server = Server {
         router: http::router(Arc::clone(&app)),
         app: Arc::clone(&app),
-        refusals: Arc::new(Semaphore::new(REFUSALS)),
+        refusals: Refusals::default(),
         tasks: connections.clone(),
         soft: app.closing.clone(),
         hard: lifecycle.hard.clone(),

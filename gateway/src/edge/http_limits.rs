@@ -103,6 +103,20 @@ async fn only_so_many_are_told_why_at_a_time() {
 }
 
 #[tokio::test]
+async fn who_says_nothing_keeps_nobody_from_an_answer() {
+    let edge = edge(|limits| limits.connections = 1).await;
+    let _held = Raw::echo(&edge).await;
+    let mut silent = Vec::new();
+    for _ in 0..100 {
+        silent.push(Raw::connect(&edge).await);
+    }
+    // More than there is room for.
+    until("some are let go", || edge.refused("connections") >= 36).await;
+    assert_eq!(status(&ask(&edge, &get("/healthz", "")).await), "200", "a full process is alive");
+    assert_later(&ask(&edge, &get("/sign-in", "")).await, "503");
+}
+
+#[tokio::test]
 async fn handshakes_per_second() {
     let edge = edge(|limits| limits.handshakes_per_second = 5).await;
     let mut held = Vec::new();

@@ -19,14 +19,14 @@ use natter_shared::{
     id::InstanceId,
     telemetry::metrics::Registry,
 };
-use tokio::{net::TcpListener, sync::Semaphore};
+use tokio::net::TcpListener;
 use tokio_util::{
     sync::{CancellationToken, DropGuard},
     task::TaskTracker,
 };
 
 use crate::{
-    accept::{self, REFUSALS, Server},
+    accept::{self, Server},
     admission::Admission,
     app::{App, Connections},
     auth::Authenticator,
@@ -37,6 +37,7 @@ use crate::{
     memory::Memory,
     metrics::Metrics,
     publish::Intake,
+    refusals::Refusals,
     session::{FirstJoins, SignIns, Together},
     socket::ReadLimits,
     standings::Standings,
@@ -65,7 +66,7 @@ impl Edge {
         let broker = Arc::new(FakeBroker::default());
         let app = app(Arc::clone(&broker) as _, config, &memory, &tasks, &stop);
         let router = http::router(Arc::clone(&app)).merge(upgrade::echo_routes(Arc::clone(&app)));
-        let refusals = Arc::new(Semaphore::new(REFUSALS));
+        let refusals = Refusals::default();
         let server = Server { app: Arc::clone(&app), router, refusals, tasks, soft: stop.clone(), hard: stop.clone() };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
