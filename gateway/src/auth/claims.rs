@@ -73,7 +73,7 @@ impl Claims {
             handle: identity::handle(self.preferred_username),
             display_name: identity::display_name(self.name),
             expires_at,
-            issued_at: self.iat.as_ref().map(instant).transpose()?.unwrap_or_default(),
+            issued_at: self.iat.as_ref().map(moment).transpose()?.unwrap_or_default(),
         })
     }
 }
@@ -83,7 +83,7 @@ pub(super) fn decode_part(part: &str) -> Result<Vec<u8>, AuthError> {
     BASE64URL_NOPAD.decode(part.as_bytes()).map_err(|_| AuthError::Malformed)
 }
 
-/// A NumericDate (RFC 7519 section 2): seconds since the epoch, a fraction allowed.
+/// A NumericDate (RFC 7519 section 2): seconds since the epoch; a fraction is allowed, and cut off.
 fn instant(number: &serde_json::Number) -> Result<Timestamp, AuthError> {
     let seconds = match (number.as_u64(), number.as_f64()) {
         (Some(seconds), _) => seconds,
@@ -92,4 +92,41 @@ fn instant(number: &serde_json::Number) -> Result<Timestamp, AuthError> {
         (None, _) => return Err(AuthError::Claims),
     };
     Ok(Timestamp(seconds.min(LAST_SECOND) * 1000))
+}
+
+/// The same with the fraction's milliseconds: a token is issued before a revocation of the same second, or after it.
+fn moment(number: &serde_json::Number) -> Result<Timestamp, AuthError> {
+    match (number.as_u64(), number.as_f64()) {
+        // The cast saturates.
+        (None, Some(seconds)) if seconds >= 0.0 => Ok(Timestamp(((seconds * 1000.0).round() as u64).min(LAST_SECOND * 1000))),
+        (Some(_) | None, _) => instant(number),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_of_the_second_of_a_revocation_says_by_a_fraction_that_it_came_after() {
+        let issued_at = |iat: &str| {
+            let claims = format!(r#"{{"iss":"natter","aud":"natter","sub":"ann","exp":1800000300.7,"iat":{iat}}}"#);
+            let claims: Claims = serde_json::from_str(&claims).unwrap();
+            let accepted = claims.accept("natter", Duration::ZERO, Timestamp(1_800_000_001_000));
+            accepted.map(|identity| (identity.issued_at.0, identity.expires_at.0))
+        };
+        let ends = 1_800_000_300_000;
+        for (iat, expected) in [
+            ("1800000000", 1_800_000_000_000),
+            ("1800000000.6", 1_800_000_000_600),
+            ("1800000000.2999", 1_800_000_000_300),
+            ("1.8e9", 1_800_000_000_000),
+            ("0.5", 500),
+            ("1e300", LAST_SECOND * 1000),
+        ] {
+            assert_eq!(issued_at(iat), Ok((expected, ends)), "{iat}");
+        }
+        assert_eq!(issued_at("-0.5"), Err(AuthError::Claims));
+    }
 }
