@@ -92,14 +92,14 @@ pub(in crate::http::api) async fn server_post_notifications(
     JsonBody(new): JsonBody<ServerNewNotification>,
 ) -> Result<(StatusCode, Json<ServerNotified>), Problem> {
     let audiences = audiences(&api, new.to).await?;
-    let drafts = audiences.into_iter().map(|to| {
-        let draft = Draft::notification(api.limits(), None, to.clone(), nonce, new.body.clone(), new.data.clone());
-        draft.map(|(id, draft)| (to, id, draft))
-    });
-    let drafts: Vec<_> = drafts.collect::<Result<_, _>>()?;
-    let stored = futures::stream::iter(drafts.into_iter().map(|(to, notification_id, draft)| {
-        let api = &api;
+    let draft = |to: &Audience| Draft::notification(api.limits(), None, to.clone(), nonce, new.body.clone(), new.data.clone());
+    // All of them can be kept, or none: they differ in whom they are for only. Each has a copy of the text, so no more of them
+    // are made at a time than are being stored.
+    audiences.first().map(draft).transpose()?;
+    let stored = futures::stream::iter(audiences.into_iter().map(|to| {
+        let (api, draft) = (&api, &draft);
         async move {
+            let (notification_id, draft) = draft(&to)?;
             let position = accept(api.broker(), api.intake(), draft, PATIENCE).await?;
             let (user, group) = match to {
                 Audience::User(user) => (Some(user), None),
