@@ -115,10 +115,13 @@ async fn a_session_stands_on_one_token() {
         Identity { expires_at, issued_at, ..Identity::of(session.user.clone()) }
     };
     let stands_on = || (session.expires_at(), session.issued_at());
-    for (expires_at, issued_at, expected) in [(1000, 100, (1000, 100)), (999, 200, (1000, 100)), (1000, 50, (1000, 50))] {
+    // Revoked before 75, the session goes on: its first token still holds.
+    for (expires_at, issued_at, expected) in
+        [(400, 100, (400, 100)), (1000, 50, (400, 100)), (399, 200, (400, 100)), (400, 150, (400, 150)), (1000, 200, (1000, 200))]
+    {
         session.extend(&token(expires_at, issued_at));
         let (expires_at, issued_at) = expected;
-        assert_eq!(stands_on(), (Timestamp(expires_at), Timestamp(issued_at)), "the one that ends last, and nothing of the other");
+        assert_eq!(stands_on(), (Timestamp(expires_at), Timestamp(issued_at)), "the newest, and nothing of another");
     }
 }
 

@@ -304,10 +304,11 @@ impl SessionHandle {
     }
 
     /// The session stands on a fresh token of its user, and no more on the one before: what revokes that is of no
-    /// concern any more. One that ends before the session does takes nothing away, and is not what it stands on.
+    /// concern any more. One that ends before the session does, or was issued before what it stands on, takes nothing away, and
+    /// is not what it stands on.
     pub(super) fn extend(&self, identity: &Identity) {
         let mut token = self.token.lock();
-        if identity.expires_at >= token.0 {
+        if identity.expires_at >= token.0 && identity.issued_at >= token.1 {
             *token = (identity.expires_at, identity.issued_at);
         }
     }
