@@ -139,6 +139,14 @@ pub struct Joined {
     pub complete: bool,
 }
 
+impl Joined {
+    /// Where the client is told that it goes on: what was recovered may reach it before this does, or after, or not at all
+    /// where the connection breaks.
+    pub fn told(&self) -> Position {
+        if self.complete { self.start } else { self.position }
+    }
+}
+
 /// Why a session did not become a member of a topic's delivery.
 #[derive(Debug, thiserror::Error)]
 pub enum JoinError {

@@ -162,7 +162,7 @@ fn announce(app: &App, id: Option<u32>, opened: &mut Opened) {
         groups,
         more: opened.more.is_some(),
         inbox: InboxFrame { unseen: opened.inbox.unseen, unread: opened.inbox.unread, version: opened.inbox.version },
-        inbox_position: opened.inbox_joined.position,
+        inbox_position: opened.inbox_joined.told(),
         inbox_recovered: opened.resume.inbox.is_some() && opened.inbox_joined.complete,
         ping_interval_ms: limits.heartbeat_interval.as_millis() as u64,
         limits: Limits {

@@ -41,8 +41,7 @@ pub(super) fn group_state(membership: Membership, joined: Joined, applied: Posit
         name: membership.name,
         display_name: membership.display_name,
         role: membership.role,
-        // What was recovered may have been told before this is.
-        position: if joined.complete { joined.start } else { joined.position },
+        position: joined.told(),
         last_read: membership.last_read,
         unread: membership.unread,
         unread_at: applied,

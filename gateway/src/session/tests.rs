@@ -7,6 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures::{SinkExt, StreamExt};
 use natter_shared::{
     broker::Broker,
     config::{Config, Secret},
@@ -14,18 +15,26 @@ use natter_shared::{
     id::{GroupId, GroupRef},
     position::{Epoch, Position},
     subject::Topic,
+    timestamp::Timestamp,
+};
+use serde_json::{Value, json};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_tungstenite::{
+    WebSocketStream,
+    tungstenite::{Message, protocol::Role},
 };
 use tokio_util::{
     sync::{CancellationToken, DropGuard},
     task::TaskTracker,
 };
 
-use super::Notice;
+use super::{Notice, handshake::open_v1};
 use crate::{
     app::App,
+    auth::Identity,
     delivery::{
         Joined, Start,
-        tests::{Member, group, message, notification, script::Script},
+        tests::{Member, group, message, notification, script::Script, user},
     },
     edge,
     knowledge::Knowledge,
@@ -64,6 +73,29 @@ async fn an_inbox_position_that_was_never_given_out_does_not_come_back() {
     stage.script.store(Topic::User(ann.session.key), &notification("ann", "hello"), false);
     let told = ann.until("hello").await;
     assert!(told.contains("\"reset\""), "{told}");
+}
+
+/// Else a client that remembers the greatest position it was told, and loses the connection before what it missed has come, would go
+/// on behind that.
+#[tokio::test]
+async fn ready_tells_of_an_inbox_the_position_it_was_resumed_from() {
+    let stage = Stage::new().await;
+    let store = |body| stage.script.store(Topic::User(user("ann").key()), &notification("ann", body), false);
+    let [seen, ..] = ["seen", "first", "second"].map(store);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    let server = listener.accept().await.unwrap().0;
+    let mut client = WebSocketStream::from_raw_socket(client, Role::Client, None).await;
+    let connect = json!({"type": "connect", "resume": {"groups": {}, "inbox": seen}});
+    client.send(Message::text(connect.to_string())).await.unwrap();
+    let identity = Identity { expires_at: Timestamp(u64::MAX), ..Identity::of(user("ann")) };
+    let _serving = open_v1(Arc::clone(&stage.app), server, Vec::new(), Ok(Some(identity))).await.unwrap();
+    let mut told = async || -> Value { serde_json::from_str(client.next().await.unwrap().unwrap().to_text().unwrap()).unwrap() };
+    let ready = told().await;
+    assert_eq!((&ready["inbox_position"], &ready["inbox_recovered"]), (&json!(seen), &json!(true)));
+    for body in ["first", "second"] {
+        assert_eq!(told().await["body"], body);
+    }
 }
 
 /// The client was told of it elsewhere.

@@ -17,12 +17,12 @@ use natter_shared::{
         Ack, Broker, BrokerError, BrokerStatus, Calls, Control, Controls, CurrentEpoch, Delivery, Interest, LogReader, LogSize, LogState,
         Outgoing, Stored, Subscription, Tails,
     },
-    event::{Ephemeral, Event, GroupKind, Message, Role},
+    event::{Ephemeral, Event, GroupKind, InboxCounts, Message, Role},
     id::{EventId, UserId},
     position::{Epoch, Position},
     rpc::{
-        Answer, AwaitApplied, EventsAfter, EventsPage, FindMembership, Groups, GroupsPage, Membership, RecoveredEvent, Request, Rpc,
-        RpcError, ShardPosition, TellInboxes,
+        Answer, AwaitApplied, EventsAfter, EventsPage, FindMembership, Groups, GroupsPage, Membership, OneOfMany, Profile, RecoveredEvent,
+        Request, Rpc, RpcError, ShardPosition, SignIn, SignInMany, SignedIn, TellInboxes,
     },
     subject::{Shard, Shards, Topic},
     timestamp::Timestamp,
@@ -345,6 +345,15 @@ impl Broker for Script {
                     }))
                 })
             }
+            SignInMany::NAME => self.answer(&payload, |call: SignInMany| {
+                let signed_in = |call: &SignIn| SignedIn {
+                    profile: Profile { id: call.user.clone(), handle: call.user.to_string(), display_name: call.user.to_string() },
+                    groups: Vec::new(),
+                    more: false,
+                    inbox: InboxCounts::default(),
+                };
+                Ok(call.users.iter().map(|one| OneOfMany::Answered(Box::new(signed_in(&one.call)))).collect())
+            }),
             AwaitApplied::NAME => self.answer(&payload, |_: AwaitApplied| Ok(())),
             Groups::NAME => self.answer(&payload, |_: Groups| Ok(GroupsPage { groups: Vec::new(), more: false })),
             TellInboxes::NAME => {
