@@ -33,13 +33,23 @@ impl Bucket {
 
     /// Takes so many tokens; none, and false, if there are fewer.
     pub(crate) fn take(&mut self, rate: &Rate, tokens: u32, now: Instant) -> bool {
+        self.take_or_wait(rate, tokens, now).is_ok()
+    }
+
+    /// The same.
+    ///
+    /// # Errors
+    /// How long it takes until there are enough, if there ever are.
+    pub(crate) fn take_or_wait(&mut self, rate: &Rate, tokens: u32, now: Instant) -> Result<(), Duration> {
         let missing = self.full_at.saturating_duration_since(now).as_nanos();
         let missing = missing + u128::from(u64::from(tokens) * SECOND / rate.per_second);
-        let allowed = missing <= u128::from(rate.full_after);
-        if allowed {
-            self.full_at = now + Duration::from_nanos(missing as u64);
+        match missing.saturating_sub(u128::from(rate.full_after)) {
+            0 => {
+                self.full_at = now + Duration::from_nanos(missing as u64);
+                Ok(())
+            }
+            over => Err(Duration::from_nanos(u64::try_from(over).unwrap_or(u64::MAX))),
         }
-        allowed
     }
 }
 
@@ -56,6 +66,16 @@ mod tests {
         assert_eq!((0..10).filter(|_| bucket.take(&rate, 1, later)).count(), 3);
         let much_later = start + Duration::from_mins(1);
         assert_eq!((0..10).filter(|_| bucket.take(&rate, 1, much_later)).count(), 5);
+    }
+
+    #[test]
+    fn who_is_refused_is_told_when_there_is_enough() {
+        let (start, rate) = (Instant::now(), Rate::new(10, 5));
+        let mut bucket = Bucket::new(start);
+        assert_eq!(bucket.take_or_wait(&rate, 5, start), Ok(()));
+        let wait = bucket.take_or_wait(&rate, 3, start).unwrap_err();
+        assert_eq!(wait, Duration::from_millis(300));
+        assert!(bucket.take(&rate, 3, start + wait));
     }
 
     #[test]

@@ -296,9 +296,10 @@ impl Hub {
         }
     }
 
-    /// Whether the log of `topic` has come to `position`.
-    pub async fn is_stored(&self, topic: Topic, position: Position) -> Result<bool, BrokerError> {
-        self.log_states.reaches(&*self.broker, self.broker.shards().of(topic), position).await
+    /// Whether the log of `topic` has come to `position`, which came here at `came`. All that came by then is answered by asking
+    /// once.
+    pub async fn is_stored(&self, topic: Topic, position: Position, came: Instant) -> Result<bool, BrokerError> {
+        self.log_states.reaches(&*self.broker, self.broker.shards().of(topic), position, came).await
     }
 
     /// Tells `session` that something of `group` may be missing.

@@ -31,14 +31,13 @@ impl LogStates {
         Ok(self.first(broker, shard, after, since).await?.is_some_and(|first| first <= after.seq + 1))
     }
 
-    /// Whether the log has come to `position`. That it has not is said as of a write of our own: right after an election a log may
+    /// Whether the log has come to `position`, as of `came` or later: who asks has had the position since then. That it has not is said as of a write of our own: right after an election a log may
     /// look shorter than it is.
-    pub(super) async fn reaches(&self, broker: &dyn Broker, shard: Shard, position: Position) -> Result<bool, BrokerError> {
+    pub(super) async fn reaches(&self, broker: &dyn Broker, shard: Shard, position: Position, came: Instant) -> Result<bool, BrokerError> {
         let slot = self.ends.get(usize::from(shard.0)).ok_or(BrokerError::NoLog(shard))?;
-        let came = Instant::now();
         let mut known = slot.lock().await;
         let (end, asked) = &mut *known;
-        // Who has waited is answered by what was asked meanwhile.
+        // Whoever came before it was asked last is answered by that.
         if position > *end && asked.is_none_or(|asked| asked < came) {
             let now = Instant::now();
             let state = broker.log_state(shard).await?;

@@ -1,7 +1,11 @@
 //! How often somebody may call: a token bucket for each user and each API key, in tables that are
 //! bounded and forget who is quiet.
 
-use std::{hash::Hash, sync::Arc, time::Duration, time::Instant};
+use std::{
+    hash::Hash,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use moka::sync::Cache;
 use natter_shared::{config::Limits, frame::ErrorCode, id::UserKey};
@@ -24,6 +28,7 @@ const QUIET: Duration = Duration::from_mins(10);
 pub struct Rates {
     users: Table<UserKey>,
     keys: Table<Uuid>,
+    look_ups: Table<UserKey>,
 }
 
 struct Table<K> {
@@ -38,6 +43,7 @@ impl Rates {
         Self {
             users: Table::new(limits.http_requests_per_second, limits.http_requests_burst, Limit::HttpRequestsPerSecond),
             keys: Table::new(limits.server_requests_per_second, limits.server_requests_burst, Limit::ServerRequestsPerSecond),
+            look_ups: Table::new(limits.http_requests_per_second, most_look_ups(limits), Limit::HttpRequestsPerSecond),
         }
     }
 
@@ -56,6 +62,19 @@ impl Rates {
     pub(super) fn take_key(&self, key: Uuid) -> Result<(), Problem> {
         self.keys.take(key)
     }
+
+    /// So many look-ups behind the gateway for a user's sockets, `limits.groups_per_connection` at most: as many as calls in the
+    /// long run, and at once enough to resume in every group that a connection may have.
+    ///
+    /// # Errors
+    /// How long it takes until there are so many again.
+    pub(crate) fn take_look_ups(&self, user: UserKey, count: u32) -> Result<(), Duration> {
+        self.look_ups.take_or_wait(user, count)
+    }
+}
+
+fn most_look_ups(limits: &Limits) -> u32 {
+    u32::try_from(limits.groups_per_connection).unwrap_or(u32::MAX).max(limits.http_requests_burst)
 }
 
 impl<K: Hash + Eq + Send + Sync + 'static> Table<K> {
@@ -65,9 +84,12 @@ impl<K: Hash + Eq + Send + Sync + 'static> Table<K> {
     }
 
     fn take(&self, who: K) -> Result<(), Problem> {
+        self.take_or_wait(who, 1).map_err(|_| Problem::over(self.limit, ErrorCode::RateLimited, "calls come faster than allowed"))
+    }
+
+    fn take_or_wait(&self, who: K, tokens: u32) -> Result<(), Duration> {
         let now = Instant::now();
         let bucket = self.buckets.get_with(who, || Arc::new(Mutex::new(Bucket::new(now))));
-        let allowed = bucket.lock().take(&self.rate, 1, now);
-        if allowed { Ok(()) } else { Err(Problem::over(self.limit, ErrorCode::RateLimited, "calls come faster than allowed")) }
+        bucket.lock().take_or_wait(&self.rate, tokens, now)
     }
 }

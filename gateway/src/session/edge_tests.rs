@@ -6,7 +6,7 @@ use std::{
 };
 
 use natter_shared::{
-    event::{GroupKind, Role},
+    event::{Audience, GroupKind, Role},
     frame::{ErrorCode, GroupState, History, SeenTo},
     id::{GroupId, GroupRef, Nonce, UserId},
     position::{Epoch, Position},
@@ -133,6 +133,30 @@ async fn pages_of_history_take_of_the_users_rate() {
     let asked = History { id: None, group: GroupRef::Id(GroupId(Uuid::nil())), before: None, after: None, limit: None };
     let refused = edge.app.history(&session, asked).await.err().map(|refusal| (refusal.code, refusal.retry_after_ms.is_some()));
     assert_eq!((refused, edge.refused("http_requests_per_second")), (Some((ErrorCode::RateLimited, true)), 1));
+}
+
+#[tokio::test]
+async fn what_has_to_be_looked_up_takes_of_the_users_rate() {
+    let edge = Edge::start(|config| {
+        let limits = &mut config.limits;
+        limits.groups_per_connection = 1;
+        (limits.http_requests_per_second, limits.http_requests_burst) = (1, 1);
+    })
+    .await;
+    let (session, group) = (session(&edge), GroupId(Uuid::nil()));
+    edge.app.rates.take_look_ups(session.key, 1).unwrap();
+    let to = Audience::User(session.user.clone());
+    let outcomes = [
+        edge.app.join(&session, GroupRef::Id(group)).await,
+        edge.app.leave(&session, group).await,
+        edge.app.notify(&session, to, Nonce::now(), "hello".to_owned(), None).await,
+        edge.app.read(&session, group, Position::START).await,
+    ];
+    for outcome in outcomes {
+        let refused = outcome.err().map(|refusal| (refusal.code, refusal.retry_after_ms.is_some()));
+        assert_eq!(refused, Some((ErrorCode::RateLimited, true)));
+    }
+    assert_eq!(edge.refused("http_requests_per_second"), 4);
 }
 
 #[tokio::test]

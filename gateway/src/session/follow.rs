@@ -14,6 +14,7 @@ use natter_shared::{
     rpc::TellInboxes,
     subject::{Shard, Topic},
 };
+use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use super::{
@@ -126,7 +127,7 @@ impl App {
 
     async fn hear_again(&self, session: &Arc<SessionHandle>, after: Position) -> Result<(), Refusal> {
         let own = Topic::User(session.key);
-        if Insistence::of(session).ask(|| self.is_stored(own, after)).await? {
+        if Insistence::of(session).ask(|| self.is_stored(own, after, Instant::now())).await? {
             self.hub.join_inbox(session, Start::After(after)).await?;
         } else {
             // A position that was never given out, with which the session heard its user until its sign-in found that.

@@ -92,7 +92,9 @@ impl App {
         }
         // A position that was never given out is of another installation.
         match session.told_ahead(group).filter(|told| *told > since) {
-            Some(told) if Insistence::of(session).ask(|| self.is_stored(topic, told)).await? => Ok(Start::After(told)),
+            Some(told) if Insistence::of(session).ask(|| self.is_stored(topic, told, tokio::time::Instant::now())).await? => {
+                Ok(Start::After(told))
+            }
             Some(_) | None => Ok(Start::After(since)),
         }
     }
@@ -356,6 +358,7 @@ impl App {
 
     /// Asks SQL for a membership, and goes live where the session is not.
     async fn look_up(self: &Arc<Self>, session: &Arc<SessionHandle>, group: GroupId, shard: Shard) -> Result<(), Refusal> {
+        self.take_look_ups(session, 1)?;
         self.metrics.looked_up.inc();
         let find = || FindMembership { user: session.user.clone(), group };
         let (mut since, behind) = self.floor(shard).await?;

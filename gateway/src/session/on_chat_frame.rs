@@ -79,6 +79,7 @@ impl Running {
         }
         self.app.tasks.spawn(async move {
             let outcome = async {
+                app.take_look_ups(&session, 1)?;
                 let found = rpc::call(&*app.broker, FindUser::Handle(handle), None).await?.reply;
                 let recipient = found.ok_or_else(|| Refusal::new(ErrorCode::NotFound, "no such user"))?;
                 app.notify_one(&session, Audience::User(recipient.id), Nonce::at(app.broker.now()), body, None).await

@@ -12,6 +12,7 @@ use natter_shared::{
     rpc::{self, Answer, Groups, GroupsPage, JoinOpen, Membership, OpenGroup, Profile, SignIn, SignedIn},
     subject::Topic,
 };
+use tokio::time::Instant;
 
 use super::{
     Protocol, SessionHandle,
@@ -146,6 +147,7 @@ impl App {
         if self.closing.is_cancelled() {
             return Err(OpenError::draining());
         }
+        let came = Instant::now();
         let inbox_start = resume.inbox.map_or(Start::Now, Start::After);
         let mut inbox_joined = self.hub.join_inbox(session, inbox_start).await?;
         let heard = self.hub.hints_missed_until(session.key);
@@ -156,7 +158,7 @@ impl App {
         let own = Topic::User(session.key);
         if let Some(from) = resume.inbox
             && from > rpc::applied_in(&applied, self.broker.shards().of(own))
-            && !self.is_stored(own, from).await?
+            && !self.is_stored(own, from, came).await?
         {
             inbox_joined = Joined { complete: false, ..self.hub.join_inbox(session, Start::Now).await? };
         }
@@ -192,11 +194,11 @@ impl App {
         applied: &[rpc::ShardPosition],
         resume: &ResumeFrom,
     ) -> Result<Vec<GroupState>, OpenError> {
-        let shards = self.broker.shards();
+        let (shards, came) = (self.broker.shards(), Instant::now());
         let joins = memberships.into_iter().map(|membership| {
             let shard = shards.of(Topic::Group(membership.group));
             let applied = rpc::applied_in(applied, shard);
-            let from = resume.groups.get(&membership.group).copied();
+            let from = resume.groups.get(&membership.group).map(|from| (*from, came));
             async move { self.one_live(session, membership, applied, from).await }
         });
         // In the order of the list; a group left meanwhile is left out.
@@ -209,18 +211,18 @@ impl App {
     }
 
     /// One group of a session that is being opened; none where the user is a member no more, or the
-    /// session has as many as it may.
+    /// session has as many as it may. `from` is where its client goes on, and since when that is known here.
     pub(super) async fn one_live(
         self: &Arc<Self>,
         session: &Arc<SessionHandle>,
         membership: Membership,
         applied: Position,
-        from: Option<Position>,
+        from: Option<(Position, Instant)>,
     ) -> Result<Option<GroupState>, OpenError> {
         // Nothing from before the membership is the member's; a position that was never given out
         // is of another installation.
         let start = match from {
-            Some(from) if from <= applied || self.is_stored(Topic::Group(membership.group), from).await? => {
+            Some((from, came)) if from <= applied || self.is_stored(Topic::Group(membership.group), from, came).await? => {
                 Start::After(from.max(membership.since))
             }
             Some(_) | None => Start::Now,
@@ -228,7 +230,7 @@ impl App {
         // Live from a later position already, by a hint or an earlier request: what lies between is
         // not told. Nor is what an earlier membership still had for a client that followed that one.
         let resumed = |joined: &Joined| match (start, from) {
-            (Start::After(position), Some(from)) => from >= membership.since && joined.start <= position,
+            (Start::After(position), Some((from, _))) => from >= membership.since && joined.start <= position,
             (Start::After(_) | Start::Now, _) => false,
         };
         // The answer tells of it.
@@ -248,16 +250,13 @@ impl App {
         }
     }
 
-    /// Whether the topic's log has come to `position`: SQL may lag behind it.
-    pub(super) async fn is_stored(&self, topic: Topic, position: Position) -> Result<bool, rpc::RpcError> {
-        Ok(self.hub.is_stored(topic, position).await?)
+    /// Whether the topic's log has come to `position`, which came here at `came`: SQL may lag behind it.
+    pub(super) async fn is_stored(&self, topic: Topic, position: Position, came: Instant) -> Result<bool, rpc::RpcError> {
+        Ok(self.hub.is_stored(topic, position, came).await?)
     }
 
     /// Joins an open group for good, and its delivery.
     pub(super) async fn join_open(self: &Arc<Self>, session: &Arc<SessionHandle>, group: OpenGroup) -> Result<GroupState, OpenError> {
-        if let Some(told) = session.told_of(group.id()) {
-            return Ok(told);
-        }
         // Before it is a member for good.
         self.check_room_for(session, group.id())?;
         let call = JoinOpen { user: session.user.clone(), group };

@@ -10,6 +10,7 @@ use natter_shared::{
     rpc::{self, FindMembership, FindUser, LeaveGroup, MessageHistory, OpenGroup, ShardPosition},
     subject::Topic,
 };
+use tokio::time::Instant;
 
 use super::{SessionHandle, open::OpenError, reply::Refusal};
 use crate::{app::App, delivery::message_frame, limit::Limit, publish::mark};
@@ -34,11 +35,18 @@ impl App {
             GroupRef::Id(id) => OpenGroup::Id(id),
             GroupRef::Name(name) => OpenGroup::Name(name),
         };
-        let group = Box::new(self.join_open(session, open).await?);
-        Ok(ReplyBody::Joined { group })
+        let group = match session.told_of(open.id()) {
+            Some(told) => told,
+            None => {
+                self.take_look_ups(session, 1)?;
+                self.join_open(session, open).await?
+            }
+        };
+        Ok(ReplyBody::Joined { group: Box::new(group) })
     }
 
     pub(super) async fn leave(&self, session: &SessionHandle, group: GroupId) -> Outcome {
+        self.take_look_ups(session, 1)?;
         let since = session.groups.lock().get(&group).map(|live| live.since);
         let left = rpc::call(&*self.broker, LeaveGroup { user: session.user.clone(), group, since }, None).await?.reply;
         // Without one the user never was a member.
@@ -49,7 +57,8 @@ impl App {
     }
 
     pub(super) async fn resume(self: &Arc<Self>, session: &Arc<SessionHandle>, points: BTreeMap<GroupRef, Position>) -> Outcome {
-        let most = self.config.limits.groups_per_connection;
+        let (most, came) = (self.config.limits.groups_per_connection, Instant::now());
+        self.take_look_ups(session, points.len().min(most))?;
         let mut groups = Vec::new();
         for (place, (group, position)) in points.into_iter().enumerate() {
             if place >= most {
@@ -65,13 +74,13 @@ impl App {
             let shard = self.broker.shards().of(topic);
             let find = || FindMembership { user: session.user.clone(), group };
             let mut answer = rpc::call(&*self.broker, find(), None).await?;
-            if answer.reply.is_none() && position > answer.applied(shard) && self.is_stored(topic, position).await? {
+            if answer.reply.is_none() && position > answer.applied(shard) && self.is_stored(topic, position, came).await? {
                 // The client was told of a membership that SQL does not know of yet.
                 answer = rpc::call(&*self.broker, find(), Some(ShardPosition { shard: shard.0, position })).await?;
             }
             let applied = answer.applied(shard);
             if let Some(membership) = answer.reply {
-                groups.extend(self.one_live(session, membership, applied, Some(position)).await?);
+                groups.extend(self.one_live(session, membership, applied, Some((position, came))).await?);
             }
         }
         Ok(ReplyBody::Resumed { groups })
@@ -117,6 +126,7 @@ impl App {
             // Asked where it is stored.
             Audience::Group(_) => {}
             Audience::User(user) => {
+                self.take_look_ups(session, 1)?;
                 let found = rpc::call(&*self.broker, FindUser::Id(user.clone()), None).await?.reply;
                 if found.is_none() {
                     return Err(Refusal::new(ErrorCode::NotFound, "no such user"));
@@ -142,6 +152,17 @@ impl App {
             }
         };
         self.mark(session, Event::Seen(Seen { user: session.user.clone(), what, read: false, archived: false })).await
+    }
+
+    /// Takes so many look-ups of the user's rate: one account could keep all who answer them busy.
+    pub(super) fn take_look_ups(&self, session: &SessionHandle, count: usize) -> Result<(), Refusal> {
+        self.rates.take_look_ups(session.key, u32::try_from(count).unwrap_or(u32::MAX)).map_err(|wait| {
+            self.metrics.refused(Limit::HttpRequestsPerSecond);
+            let message = "more has to be looked up than limits.http_requests_per_second allows; try again later";
+            let refusal = Refusal::new(ErrorCode::RateLimited, message);
+            // Rounded up.
+            Refusal { retry_after_ms: refusal.retry_after_ms.max(Some(wait.as_millis() as u64 + 1)), ..refusal }
+        })
     }
 
     /// Stores a mark of the user's own on the user's topic.

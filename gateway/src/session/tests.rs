@@ -3,14 +3,14 @@
 
 use std::{
     collections::BTreeMap,
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
 
 use futures::{SinkExt, StreamExt};
 use natter_shared::{
     broker::Broker,
-    config::{Config, Secret},
+    config::{Config, Limits, Secret},
     frame::{ErrorCode, ReplyBody},
     id::{GroupId, GroupRef},
     position::{Epoch, Position},
@@ -49,11 +49,16 @@ struct Stage {
 
 impl Stage {
     async fn new() -> Self {
+        Self::limited(|_| ()).await
+    }
+
+    async fn limited(limit: impl FnOnce(&mut Limits)) -> Self {
         let (script, stop, tasks) = (Script::new(), CancellationToken::new(), TaskTracker::new());
         // Nothing is ever at position 0.
         script.store(Topic::Group(GroupId(uuid::Uuid::nil())), &message("before"), true);
         let mut config = Config::default();
         config.auth.secret = Some(Secret::new("0123456789abcdef0123456789abcdef"));
+        limit(&mut config.limits);
         let app = edge::app(script.clone(), config, &Arc::new(Memory::new(1 << 60)), &tasks, &stop);
         while !app.hub.is_live() {
             tokio::time::sleep(Duration::from_millis(2)).await;
@@ -96,6 +101,28 @@ async fn ready_tells_of_an_inbox_the_position_it_was_resumed_from() {
     for body in ["first", "second"] {
         assert_eq!(told().await["body"], body);
     }
+}
+
+#[tokio::test]
+async fn a_resume_asks_where_a_log_ends_once_and_takes_of_the_users_rate() {
+    let stage = Stage::limited(|limits| {
+        limits.groups_per_connection = 20;
+        (limits.http_requests_per_second, limits.http_requests_burst) = (1, 20);
+    })
+    .await;
+    let ann = Member::new("ann").await;
+    // SQL knows of no membership.
+    *stage.script.member_since.lock() = Position::new(Epoch(1), 999_999);
+    let resume = |at| {
+        let points = (0..20).map(|number| (GroupRef::Id(GroupId(uuid::Uuid::from_u128(number))), at));
+        stage.app.resume(&ann.session, points.collect())
+    };
+    let before = stage.script.ends_asked.load(Ordering::Relaxed);
+    let never = Position::new(Epoch(u32::MAX), 1);
+    assert!(matches!(resume(never).await, Ok(ReplyBody::Resumed { groups }) if groups.is_empty()));
+    assert_eq!(stage.script.ends_asked.load(Ordering::Relaxed) - before, 2, "its state, and a fence");
+    let refused = resume(never).await.err().map(|refusal| (refusal.code, refusal.retry_after_ms.is_some_and(|after| after > 10_000)));
+    assert_eq!(refused, Some((ErrorCode::RateLimited, true)));
 }
 
 /// The client was told of it elsewhere.

@@ -272,6 +272,8 @@ section! {
         /// as bytes come; without any, the heartbeat ends it.
         pub assembly_timeout: Duration = secs(15) => TIMEOUT,
         /// HTTP calls per second of one user to one gateway in the long run, chat pages and pages of history over sockets included.
+        /// As often, the user's sockets may ask for what has to be looked up: `limits.groups_per_connection` times at once, or
+        /// `limits.http_requests_burst` times where that is more.
         pub http_requests_per_second: u32 = 50 => 1..=1_000_000,
         /// HTTP calls that one user may make at once.
         pub http_requests_burst: u32 = 200 => 1..=1_000_000,

@@ -3,6 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use natter_shared::{event::Ephemeral, frame::CloseCode};
+use tokio::time::Instant;
 
 use super::*;
 use crate::socket::OutletState;
@@ -366,10 +367,10 @@ async fn a_log_that_only_looks_shorter_has_come_to_all_that_it_was_said_to_have(
     let said = ["0", "1", "2"].map(|body| stage.say(body));
     stage.script.looks_shorter_by.store(2, Ordering::Relaxed);
     let topic = Topic::Group(group());
-    assert!(stage.hub.is_stored(topic, said[2]).await.unwrap());
+    assert!(stage.hub.is_stored(topic, said[2], Instant::now()).await.unwrap());
     let next = Position::new(said[2].epoch, said[2].seq + 1);
-    assert!(!stage.hub.is_stored(topic, next).await.unwrap());
+    assert!(!stage.hub.is_stored(topic, next, Instant::now()).await.unwrap());
     let now = stage.say("next");
     assert_eq!(now, next);
-    assert!(stage.hub.is_stored(topic, next).await.unwrap(), "what was not there then may be now");
+    assert!(stage.hub.is_stored(topic, next, Instant::now()).await.unwrap(), "what was not there then may be now");
 }

@@ -54,6 +54,8 @@ pub(crate) struct Script {
     pub(crate) is_sql_held: AtomicBool,
     /// How far SQL has come; without it, as far as the log.
     pub(crate) sql_is_at: Mutex<Option<Position>>,
+    /// How often a log's state was asked for, and a fence made.
+    pub(crate) ends_asked: AtomicUsize,
     /// How many of its last events a log's state leaves out.
     pub(crate) looks_shorter_by: AtomicU64,
     /// What the group is called, in SQL.
@@ -87,6 +89,7 @@ impl Script {
             is_sql_incomplete: AtomicBool::new(false),
             is_sql_held: AtomicBool::new(false),
             sql_is_at: Mutex::default(),
+            ends_asked: AtomicUsize::new(0),
             looks_shorter_by: AtomicU64::new(0),
             called: Mutex::new("lobby".to_owned()),
             member_since: Mutex::default(),
@@ -241,6 +244,7 @@ impl Broker for Script {
     }
 
     async fn fence(&self, _shard: Shard) -> Result<Position, BrokerError> {
+        self.ends_asked.fetch_add(1, Ordering::Relaxed);
         while self.unfenced.load(Ordering::Relaxed) {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
@@ -248,6 +252,7 @@ impl Broker for Script {
     }
 
     async fn log_state(&self, _shard: Shard) -> Result<LogState, BrokerError> {
+        self.ends_asked.fetch_add(1, Ordering::Relaxed);
         while self.is_state_unknown.load(Ordering::Relaxed) {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
