@@ -19,8 +19,14 @@ pub struct Options {
     pub rpc_concurrency: usize,
     /// Members a group may be created with, its owner included.
     pub max_group_members: usize,
+    /// Groups of a user from which on others make no more for the two of them, and the user makes none at all.
+    pub max_groups: usize,
+    /// Groups of a user from which on others bring the user into none of more than two.
+    pub max_groups_by_others: usize,
     /// Notifications of an inbox that are counted, the newest ones.
     pub inbox_counted: u32,
+    /// Notifications that one page of an inbox is looked for in; the next page goes on after them.
+    pub inbox_looked_through: u32,
     /// How often each shard's log is checked against the checkpoint, beside each reconnect.
     pub check_interval: Duration,
     /// How long changes of inboxes are gathered before they are counted and announced.
@@ -48,6 +54,8 @@ impl Options {
             lease_ttl: config.persister.lease_ttl,
             rpc_concurrency: config.persister.rpc_concurrency,
             max_group_members: config.limits.group_members,
+            max_groups: config.limits.groups_per_connection,
+            max_groups_by_others: config.limits.groups_by_others.min(config.limits.groups_per_connection),
             inbox_counted: config.limits.inbox_counted,
             keep_messages: config.retention.messages,
             keep_notifications: config.retention.notifications,
@@ -65,7 +73,10 @@ impl Default for Options {
             lease_ttl: Duration::from_secs(3),
             rpc_concurrency: 512,
             max_group_members: 1000,
+            max_groups: 1000,
+            max_groups_by_others: 500,
             inbox_counted: 10_000,
+            inbox_looked_through: 10_000,
             check_interval: Duration::from_secs(30),
             inbox_debounce: Duration::from_millis(100),
             keep_messages: None,

@@ -20,9 +20,9 @@ use natter_shared::{
 use sea_orm::{ConnectionTrait, QueryResult};
 
 use super::{
+    bounds,
     context::{Context, column},
-    creation, many,
-    memberships::{self, IS_MEMBER},
+    creation, many, memberships,
 };
 use crate::{
     checkpoint,
@@ -278,20 +278,15 @@ pub(super) async fn add_member(context: &Context, call: AddMember) -> Result<Ans
     let at = if standing.role.is_some() {
         ShardPosition { shard: context.broker.shards().of(topic).0, position: standing.since }
     } else {
-        check_room(context, call.group).await?;
+        bounds::check_members(context, call.group).await?;
+        if call.by.is_some() {
+            bounds::check_groups(context, [&call.user], context.options.max_groups_by_others).await?;
+        }
         let id = member_event("member_added", call.group, &call.user, standing.version);
         let added = MemberAdded { group: call.group, user: call.user, role: call.role, by: call.by };
         context.publish(topic, id, &Event::MemberAdded(added)).await?
     };
     context.snapshot().await?.answer(at).await
-}
-
-async fn check_room(context: &Context, group: GroupId) -> Result<(), RpcError> {
-    let sql = format!("SELECT count(*) AS members FROM members m WHERE group_id = ? AND {IS_MEMBER}");
-    let statement = context.store.statement(&sql, [group.0.into()]);
-    let row = context.store.database().query_one_raw(statement).await.map_err(|error| unavailable(&error))?;
-    let members = row.as_ref().map(|row| column::<i64>(row, "members")).transpose()?.unwrap_or_default();
-    if members < context.options.max_group_members as i64 { Ok(()) } else { Err(RpcError::new(ErrorCode::TooLarge, "the group is full")) }
 }
 
 pub(super) async fn remove_member(context: &Context, call: RemoveMember) -> Result<Answer<LeftGroup>, RpcError> {

@@ -11,6 +11,7 @@ use natter_shared::{
 };
 
 use super::{
+    bounds,
     commands::{answer, authority, handles, member_event, standing},
     context::{Context, column},
     groups,
@@ -51,6 +52,10 @@ pub(super) async fn create_single(context: &Context, call: CreateSingle) -> Resu
     for user in [&call.user, &call.other] {
         standings.push((user, standing(context, group, user).await?));
     }
+    if !call.by_back_end {
+        let joining = standings.iter().filter(|(_, standing)| standing.role.is_none()).map(|(user, _)| *user);
+        bounds::check_groups(context, joining, context.options.max_groups).await?;
+    }
     if standings.iter().all(|(_, standing)| standing.kind.is_none()) {
         // What either sees follows from their handles of the day; this is for the back end.
         let members = vec![(call.user.clone(), Role::Member), (call.other.clone(), Role::Member)];
@@ -71,7 +76,7 @@ pub(super) async fn create_group(context: &Context, call: CreateGroup) -> Result
     let others = call.members.into_iter().filter(|user| *user != call.user).map(|user| (user, Role::Member));
     let members = std::iter::once((call.user.clone(), Role::Owner)).chain(others).collect();
     let group = GroupId(derived_event("group", &[call.user.as_str().as_bytes(), call.nonce.uuid().as_bytes()]).0);
-    let is_new = make(context, group, call.display_name, members).await?;
+    let is_new = make(context, group, call.display_name, members, Some(&call.user)).await?;
     match answer(context, &call.user, group).await {
         // Made long ago, and left since.
         Err(error) if !is_new && error.code == ErrorCode::Unavailable && standing(context, group, &call.user).await?.role.is_none() => {
@@ -82,8 +87,14 @@ pub(super) async fn create_group(context: &Context, call: CreateGroup) -> Result
 }
 
 /// Makes a group of people, unless it was made before; then it must have been with the same name
-/// and members, whatever they are by now. True when it is new.
-async fn make(context: &Context, group: GroupId, display_name: String, mut members: Vec<(UserId, Role)>) -> Result<bool, RpcError> {
+/// and members, whatever they are by now. `by` is one of them, or the application's back end. True when it is new.
+async fn make(
+    context: &Context,
+    group: GroupId,
+    display_name: String,
+    mut members: Vec<(UserId, Role)>,
+    by: Option<&UserId>,
+) -> Result<bool, RpcError> {
     members.sort_by(|one, other| one.0.cmp(&other.0).then(other.1.cmp(&one.1)));
     members.dedup_by(|later, earlier| later.0 == earlier.0);
     if members.len() > context.options.max_group_members {
@@ -99,6 +110,11 @@ async fn make(context: &Context, group: GroupId, display_name: String, mut membe
         let maker = |(_, role): &(UserId, Role)| *role == Role::Owner;
         if members.iter().zip(known).any(|(member, handle)| handle.is_none() && !maker(member)) {
             return Err(not_found());
+        }
+        if let Some(by) = by {
+            bounds::check_groups(context, [by], context.options.max_groups).await?;
+            let others = users.iter().filter(|user| *user != by);
+            bounds::check_groups(context, others, context.options.max_groups_by_others).await?;
         }
         let (display_name, members) = (display_name.clone(), members.clone());
         create(context, GroupCreated { group, kind: GroupKind::Group, name: None, display_name, members }).await?;
@@ -143,7 +159,7 @@ pub(super) async fn ensure(context: &Context, call: EnsureGroup) -> Result<Answe
             if created(context, group).await?.is_none() && handles(context, &users).await?.iter().any(Option::is_none) {
                 return Err(not_found());
             }
-            make(context, group, display_name, members).await?;
+            make(context, group, display_name, members, None).await?;
             group
         }
         NewGroup::Open { name, display_name } => {

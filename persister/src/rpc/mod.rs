@@ -1,5 +1,6 @@
 //! Answers calls of gateways: one function for each, in a file for each theme.
 
+mod bounds;
 mod commands;
 mod context;
 mod creation;

@@ -5,8 +5,8 @@ use natter_shared::{
     broker::{Broker, Outgoing},
     event::{Event, GroupKind, MemberRemoved, Role},
     frame::ErrorCode,
-    id::{GroupId, Nonce, RoomName, derived_event, single_group},
-    rpc::{AddMember, CreateGroup, CreateSingle, FindUser, JoinOpen, LeaveGroup, Members, OpenGroup, RemoveMember},
+    id::{GroupId, Nonce, RoomName, UserId, derived_event, single_group},
+    rpc::{AddMember, CreateGroup, CreateSingle, EnsureGroup, FindUser, JoinOpen, LeaveGroup, Members, NewGroup, OpenGroup, RemoveMember},
     subject::Topic,
 };
 
@@ -21,6 +21,7 @@ on_both!(
     both_sides_of_a_single_group_make_one,
     groups_are_made_once_and_kept_by_their_admins,
     a_group_takes_as_many_as_it_may,
+    others_bring_nobody_into_more_groups_than_there_may_be,
     a_leave_that_comes_late_ends_no_newer_membership,
     a_command_whose_first_try_is_void_is_not_answered_as_done,
     strangers_and_absence_look_alike,
@@ -74,9 +75,8 @@ async fn both_sides_of_a_single_group_make_one(harness: Harness) {
     let (alice, bob) = (user("alice"), user("bob"));
     harness.sign_in(&alice, Some("Al")).await;
     harness.sign_in(&bob, Some("Bo")).await;
-    let create = |user: &natter_shared::id::UserId, other: &natter_shared::id::UserId| {
-        harness.call(CreateSingle { user: user.clone(), other: other.clone() })
-    };
+    let create =
+        |user: &UserId, other: &UserId| harness.call(CreateSingle { user: user.clone(), other: other.clone(), by_back_end: false });
     let (one, other) = tokio::join!(create(&alice, &bob), create(&bob, &alice));
     let (one, other) = (one.unwrap().reply, other.unwrap().reply);
     assert_eq!((one.group, other.group), (single_group(&alice, &bob), single_group(&alice, &bob)));
@@ -122,12 +122,8 @@ async fn groups_are_made_once_and_kept_by_their_admins(harness: Harness) {
     assert_eq!(make("ours").await.unwrap().reply.group, group.group);
     assert_eq!(make("theirs").await.unwrap_err().code, ErrorCode::NonceReused);
     let group = group.group;
-    let add = |by: &natter_shared::id::UserId, user: &natter_shared::id::UserId, role| {
-        harness.call(AddMember { by: Some(by.clone()), group, user: user.clone(), role })
-    };
-    let remove = |by: &natter_shared::id::UserId, user: &natter_shared::id::UserId| {
-        harness.call(RemoveMember { by: Some(by.clone()), group, user: user.clone() })
-    };
+    let add = |by: &UserId, user: &UserId, role| harness.call(AddMember { by: Some(by.clone()), group, user: user.clone(), role });
+    let remove = |by: &UserId, user: &UserId| harness.call(RemoveMember { by: Some(by.clone()), group, user: user.clone() });
     assert_eq!(add(&bob, &carol, Role::Member).await.unwrap_err().code, ErrorCode::Forbidden);
     let first = add(&alice, &carol, Role::Admin).await.unwrap().reply;
     assert_eq!(add(&alice, &carol, Role::Admin).await.unwrap().reply, first);
@@ -151,16 +147,64 @@ async fn a_group_takes_as_many_as_it_may(mut harness: Harness) {
     for user in [&alice, &bob, &carol, &dave] {
         harness.sign_in(user, None).await;
     }
-    let make = |members: &[&natter_shared::id::UserId]| {
+    let make = |members: &[&UserId]| {
         let members = members.iter().map(|user| (*user).clone()).collect();
         harness.call(CreateGroup { user: alice.clone(), nonce: Nonce::now(), display_name: "ours".to_owned(), members })
     };
     assert_eq!(make(&[&bob, &carol, &dave]).await.unwrap_err().code, ErrorCode::TooLarge);
     make(&[&bob, &carol]).await.unwrap();
     let group = make(&[&bob]).await.unwrap().reply.group;
-    let add = |user: &natter_shared::id::UserId| harness.call(AddMember { by: None, group, user: user.clone(), role: Role::Member });
+    let add = |user: &UserId| harness.call(AddMember { by: None, group, user: user.clone(), role: Role::Member });
     add(&carol).await.unwrap();
     assert_eq!(add(&dave).await.unwrap_err().code, ErrorCode::TooLarge);
+}
+
+async fn others_bring_nobody_into_more_groups_than_there_may_be(mut harness: Harness) {
+    harness.stop().await;
+    (harness.options.max_groups, harness.options.max_groups_by_others) = (3, 2);
+    harness.start().await;
+    let [alice, bob, carol] = ["alice", "bob", "carol"].map(user);
+    for user in [&alice, &bob, &carol] {
+        harness.sign_in(user, None).await;
+    }
+    let join = |name: &str| harness.call(JoinOpen { user: bob.clone(), group: room(name) });
+    let make = async |maker: &UserId, nonce| {
+        let call = CreateGroup { user: maker.clone(), nonce, display_name: "ours".to_owned(), members: vec![bob.clone()] };
+        harness.call(call).await.map(|made| made.reply.group).map_err(|error| error.code)
+    };
+    let with_bob = async |other: &UserId, by_back_end| {
+        let call = CreateSingle { user: other.clone(), other: bob.clone(), by_back_end };
+        harness.call(call).await.map(drop).map_err(|error| error.code)
+    };
+    join("own").await.unwrap();
+    let nonce = Nonce::now();
+    let second = make(&alice, nonce).await.unwrap();
+    assert_eq!(make(&alice, Nonce::now()).await, Err(ErrorCode::TooManyGroups), "the third one of more than two");
+    assert_eq!(make(&alice, nonce).await, Ok(second), "one that is made is found");
+    let carols = CreateGroup { user: carol.clone(), nonce: Nonce::now(), display_name: "mine".to_owned(), members: Vec::new() };
+    let carols = harness.call(carols).await.unwrap().reply.group;
+    let add = async |by: Option<&UserId>| {
+        let call = AddMember { by: by.cloned(), group: carols, user: bob.clone(), role: Role::Member };
+        harness.call(call).await.map(drop).map_err(|error| error.code)
+    };
+    assert_eq!(add(Some(&carol)).await, Err(ErrorCode::TooManyGroups));
+    with_bob(&alice, false).await.unwrap();
+    assert_eq!(with_bob(&carol, false).await, Err(ErrorCode::TooManyGroups), "the fourth one of two");
+    with_bob(&alice, false).await.unwrap();
+    // The application's back end, and whoever joins by themselves, are not held up.
+    add(None).await.unwrap();
+    with_bob(&carol, true).await.unwrap();
+    let members = vec![(bob.clone(), Role::Member)];
+    let group = NewGroup::Group { nonce: Nonce::now(), display_name: "all".to_owned(), members };
+    harness.call(EnsureGroup { group }).await.unwrap();
+    join("another").await.unwrap();
+    assert_eq!(make(&bob, Nonce::now()).await, Err(ErrorCode::TooManyGroups), "nor are there more of one's own making");
+    for left in harness.sign_in(&bob, None).await.groups.into_iter().filter(|group| group.kind != GroupKind::Single) {
+        harness.call(LeaveGroup { user: bob.clone(), group: left.group, since: None }).await.unwrap();
+    }
+    // In two one-to-one groups still.
+    assert_eq!(make(&carol, Nonce::now()).await, Err(ErrorCode::TooManyGroups));
+    make(&bob, Nonce::now()).await.unwrap();
 }
 
 /// A try that the client library sent too late to count is stored all the same, and its id is taken for two minutes.

@@ -51,7 +51,7 @@ async fn lives(harness: &Harness) -> (UserId, UserId, GroupId, GroupId) {
     }
     let (group, ack) = harness.create(GroupKind::Group, &[&alice, &bob]).await;
     harness.applied(Topic::Group(group), ack).await;
-    let single = harness.call(CreateSingle { user: alice.clone(), other: bob.clone() }).await.unwrap().reply.group;
+    let single = harness.call(CreateSingle { user: alice.clone(), other: bob.clone(), by_back_end: false }).await.unwrap().reply.group;
     for at in [group, single] {
         harness.say(at, &alice, "alice secret").await;
         let last = harness.say(at, &bob, "bob says").await;
@@ -160,7 +160,7 @@ async fn an_erased_user_is_gone_and_others_keep_what_is_theirs(harness: Harness)
     assert!(harness.call(FindUser::Handle("al\"ice".into())).await.unwrap().reply.is_none());
     let all = ListUsers { user: None, prefix: String::new(), after: None, limit: 10 };
     assert_eq!(harness.call(all).await.unwrap().reply.users.len(), 1);
-    let again = CreateSingle { user: bob.clone(), other: alice.clone() };
+    let again = CreateSingle { user: bob.clone(), other: alice.clone(), by_back_end: false };
     assert_eq!(harness.call(again.clone()).await.unwrap_err().code, ErrorCode::NotFound);
     // Bob's counts and history are as long as they were.
     let groups = harness.call(Groups { user: bob.clone(), after: None, limit: 10 }).await.unwrap().reply.groups;

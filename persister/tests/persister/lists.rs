@@ -38,7 +38,7 @@ async fn groups_are_listed_with_their_last_message_and_the_other_one(harness: Ha
     let (alice, bob) = (user("alice"), user("bob"));
     harness.sign_in(&alice, Some("Al")).await;
     harness.sign_in(&bob, Some("Bo")).await;
-    let single = harness.call(CreateSingle { user: alice.clone(), other: bob.clone() }).await.unwrap().reply.group;
+    let single = harness.call(CreateSingle { user: alice.clone(), other: bob.clone(), by_back_end: false }).await.unwrap().reply.group;
     let (quiet, ack) = harness.create(GroupKind::Group, &[&alice]).await;
     harness.applied(Topic::Group(quiet), ack).await;
     harness.say(single, &alice, "first").await;
@@ -284,7 +284,7 @@ async fn groups_are_renamed_and_still_found_by_their_nonce(harness: Harness) {
     assert_eq!(rename(Some(&eve), "mine").await.unwrap_err().code, ErrorCode::NotFound);
     assert_eq!(rename(Some(&alice), " ").await.unwrap_err().code, ErrorCode::BadRequest);
     assert_eq!(rename(Some(&alice), &"x".repeat(257)).await.unwrap_err().code, ErrorCode::BadRequest);
-    let single = harness.call(CreateSingle { user: alice.clone(), other: bob.clone() }).await.unwrap().reply.group;
+    let single = harness.call(CreateSingle { user: alice.clone(), other: bob.clone(), by_back_end: false }).await.unwrap().reply.group;
     let call = RenameGroup { by: None, group: single, display_name: "x".into() };
     assert_eq!(harness.call(call).await.unwrap_err().code, ErrorCode::Forbidden);
     let call = RenameGroup { by: None, group: GroupId(uuid::Uuid::now_v7()), display_name: "x".into() };

@@ -319,6 +319,10 @@ section! {
         /// Members that a group is made with or added to; who joins an open group is not counted. Set it on the persisters:
         /// they alone read it.
         pub group_members: usize = 1000 => 2..=10_000,
+        /// Groups of a user from which on no other user brings them into one more; into one for the two of them up to
+        /// `limits.groups_per_connection`. So what others make takes no place from one's own groups. The server API is not bounded by it.
+        /// Set it, and that other one, on the persisters: they decide.
+        pub groups_by_others: usize = 500 => 1..=100_000,
         /// Notifications of an inbox that its counts are of, the newest ones: no inbox takes longer to count. Set it on the
         /// persisters: they alone read it.
         pub inbox_counted: u32 = 10_000 => 1..=1_000_000,

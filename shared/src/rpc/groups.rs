@@ -157,6 +157,9 @@ pub struct CreateSingle {
     pub user: UserId,
     /// The other one; must be known.
     pub other: UserId,
+    /// It is the application's back end that asks: however many groups either has.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub by_back_end: bool,
 }
 rpc!("create_single", CreateSingle => Membership);
 

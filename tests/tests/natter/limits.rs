@@ -1,13 +1,17 @@
 //! Limits that need the whole path to be seen at their edge.
 
 use anyhow::{Context, Result};
+use natter_shared::id::{RoomName, open_group};
 use natter_tests::{
     client::{ANSWER, Client, RequestError, groups_of},
     cluster::{Cluster, Standalone},
     http::HttpSession,
     token::User,
 };
+use reqwest::Method;
 use serde_json::json;
+
+use super::api::call;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn recovery_events_and_a_page_of_history_at_the_edge() -> Result<()> {
@@ -49,6 +53,40 @@ async fn recovery_events_and_a_page_of_history_at_the_edge() -> Result<()> {
     assert_eq!(resume(3).await?["groups"], json!([]));
     assert_eq!(resume(4).await?["groups"], json!([]));
     ann.wait_for("word of the fourth", ANSWER, |push| push["type"] == "reset").await?;
+    Ok(())
+}
+
+/// Groups are delivered in the order of their ids: whose come first is nobody's to choose for others.
+#[tokio::test(flavor = "multi_thread")]
+async fn groups_that_others_make_take_no_place_from_ones_own() -> Result<()> {
+    let builder = Cluster::builder().gateways(1).env("NATTER_LIMITS__GROUPS_PER_CONNECTION", "3");
+    let cluster = builder.env("NATTER_LIMITS__GROUPS_BY_OTHERS", "2").start().await?;
+    let gateway = cluster.gateway(0);
+    let (ann, mut ben) = (Client::connect(gateway, &User::named("ann")).await?, Client::connect(gateway, &User::named("ben")).await?);
+    let mut own = Vec::new();
+    // At the end of that order.
+    let last = (0..)
+        .map(|number| format!("room-{number}"))
+        .filter(|name| RoomName::room(name).is_ok_and(|name| open_group(&name).0.as_bytes()[0] > 0xf8));
+    for name in last.take(2) {
+        own.push(ben.join(&name).await?);
+        ann.join(&name).await?;
+    }
+    let mallory = User::named("mallory").token();
+    for number in 0..6 {
+        let new = json!({"display_name": format!("junk {number}"), "members": ["id-ben"]});
+        let (status, answer) = call(&cluster, 0, &mallory, Method::POST, "groups", None, new).await?;
+        assert_eq!((status.as_u16(), &answer["code"]), (400, &json!("too_many_groups")), "{answer}");
+    }
+    ben.disconnect();
+    let ready = ben.reconnect(gateway).await?;
+    assert_eq!(groups_of(&ready).len(), 2, "{ready}");
+    for group in own {
+        ann.send(group, &format!("to {group}")).await?;
+        ben.wait_for_body(&format!("to {group}")).await?;
+        ben.send(group, &format!("from {group}")).await?;
+        ann.wait_for_body(&format!("from {group}")).await?;
+    }
     Ok(())
 }
 

@@ -103,7 +103,7 @@ pub(super) async fn create_single(
     User(identity): User,
     JsonBody(with): JsonBody<With>,
 ) -> Result<Json<GroupWord>, Problem> {
-    let made = api.call(CreateSingle { user: identity.user.clone(), other: with.user }).await?.reply;
+    let made = api.call(CreateSingle { user: identity.user.clone(), other: with.user, by_back_end: false }).await?.reply;
     group_of(&api, &identity.user, made.group).await.map(Json)
 }
 

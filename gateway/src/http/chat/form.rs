@@ -85,7 +85,7 @@ async fn create_single(site: &dyn Site, identity: &Identity, fields: &FormFields
     let mine = rpc::call(broker, sign_in, None).await?.reply.profile;
     let theirs = rpc::call(broker, FindUser::Id(other.clone()), None).await?.reply;
     let theirs = theirs.ok_or_else(|| Problem::of(ErrorCode::NotFound, "there is no such user"))?;
-    let group = rpc::call(broker, CreateSingle { user, other }, None).await?.reply.group;
+    let group = rpc::call(broker, CreateSingle { user, other, by_back_end: false }, None).await?.reply.group;
     let display_name = format!("{}_with_{}", mine.handle, theirs.handle);
     let created = Created { id: group, display_name: &display_name };
     let body = serde_json::to_string(&created).map_err(|error| Problem::bad_request(error.to_string()))?;

@@ -99,7 +99,7 @@ pub(in crate::http::api) async fn server_create_single(
 ) -> Result<Json<RecordWord>, Problem> {
     let [user, other] = two.users;
     find(&api, user.clone()).await?;
-    let made = api.call(CreateSingle { user, other }).await?.reply;
+    let made = api.call(CreateSingle { user, other, by_back_end: true }).await?.reply;
     record_of(&api, made.group).await.map(Json)
 }
 

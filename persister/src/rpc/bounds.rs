@@ -1,0 +1,51 @@
+//! How many members a group takes, and into how many groups a user is brought.
+//!
+//! A connection has room for so many groups, in the order of their ids: whoever is in more hears nothing of some. So a user whom others may
+//! bring into groups is brought into no more than leave room. Commands at the same moment may overshoot by as many as there are.
+
+use natter_shared::{
+    frame::ErrorCode,
+    id::{GroupId, UserId},
+    rpc::RpcError,
+};
+use sea_orm::ConnectionTrait;
+
+use super::{
+    context::{Context, column},
+    memberships::IS_MEMBER,
+};
+use crate::{
+    database::rows::{Kind, Rows},
+    error::unavailable,
+};
+
+/// Refuses where `group` has as many members as it takes.
+pub(super) async fn check_members(context: &Context, group: GroupId) -> Result<(), RpcError> {
+    let sql = format!("SELECT count(*) AS members FROM members m WHERE group_id = ? AND {IS_MEMBER}");
+    let statement = context.store.statement(&sql, [group.0.into()]);
+    let row = context.store.database().query_one_raw(statement).await.map_err(|error| unavailable(&error))?;
+    let members = row.as_ref().map(|row| column::<i64>(row, "members")).transpose()?.unwrap_or_default();
+    if members < context.options.max_group_members as i64 { Ok(()) } else { Err(RpcError::new(ErrorCode::TooLarge, "the group is full")) }
+}
+
+/// Refuses where one of `users` is in `most` groups, or more.
+pub(super) async fn check_groups(context: &Context, users: impl IntoIterator<Item = &UserId>, most: usize) -> Result<(), RpcError> {
+    let mut rows = Rows::new([("i", Kind::Text)]);
+    for user in users {
+        rows.push([user.as_str().into()]);
+    }
+    let last = most.saturating_sub(1);
+    let sql = format!(
+        "SELECT v.i AS i FROM v WHERE (SELECT 1 FROM members m WHERE m.user_id = v.i AND m.until_epoch IS NULL LIMIT 1 OFFSET {last}) \
+         IS NOT NULL"
+    );
+    let full = rows.query(context.store.database(), &sql).await.map_err(|error| unavailable(&error))?;
+    match full.first() {
+        None => Ok(()),
+        Some(row) => {
+            let user: String = column(row, "i")?;
+            let message = format!("{user} is in {most} groups or more, and has to leave some first");
+            Err(RpcError::new(ErrorCode::TooManyGroups, message))
+        }
+    }
+}
