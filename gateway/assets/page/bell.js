@@ -6,6 +6,21 @@ import { announce, avatar, byId, iconButton, linked, make } from "./dom.js";
 import { explain, shortTime, t, wholeTime } from "./strings.js";
 import { comparePositions } from "../natter.js";
 
+/** Pages that are asked for at once, at most, as long as they have nothing. */
+const MOST_PAGES = 20;
+
+/**
+ * A page of the inbox; where it has nothing, as where all in it is archived, the one after it.
+ * @param {string} query @param {string|null} [from]
+ */
+async function pageOf(query, from = null) {
+  let answer = await get(`/notifications?${query}${from ? `&cursor=${encodeURIComponent(from)}` : ""}`);
+  for (let pages = 1; pages < MOST_PAGES && answer.notifications.length === 0 && answer.next; pages += 1) {
+    answer = await get(`/notifications?${query}&cursor=${encodeURIComponent(answer.next)}`);
+  }
+  return answer;
+}
+
 /**
  * @param {import("../natter.js").Client} client @param {import("./people.js").Directory} directory
  * @param {{onCount: (unseen: number) => void, groupTitle: (id: string) => string|undefined}} page
@@ -67,7 +82,7 @@ export function showBell(client, directory, page) {
   }
 
   function empty() {
-    byId("no-notifications").hidden = list.childElementCount > 0;
+    byId("no-notifications").hidden = list.childElementCount > 0 || next !== null;
     more.hidden = next === null;
   }
 
@@ -75,9 +90,8 @@ export function showBell(client, directory, page) {
     const mine = (loads += 1);
     isLoading = true;
     const ofArchive = isArchive;
-    const cursor = isMore && next ? `&cursor=${encodeURIComponent(next)}` : "";
     try {
-      const answer = await get(`/notifications?limit=50${ofArchive ? "&archived=true" : ""}${cursor}`);
+      const answer = await pageOf(`limit=50${ofArchive ? "&archived=true" : ""}`, isMore ? next : null);
       if (mine < answered || ofArchive !== isArchive) return;
       answered = mine;
       const items = answer.notifications.map(item);
@@ -108,10 +122,14 @@ export function showBell(client, directory, page) {
   }
 
   async function seeAll() {
+    /** @type {string|null} */
+    let from = null;
     for (let round = 0; round < 20; round += 1) {
-      const { notifications } = await get("/notifications?unseen=true&limit=200");
-      if (notifications.length === 0) break;
-      await see(notifications.map((/** @type {any} */ entry) => entry.id));
+      /** @type {any} */
+      const { notifications, next: after } = await pageOf("unseen=true&limit=200", from);
+      if (notifications.length > 0) await see(notifications.map((/** @type {any} */ entry) => entry.id));
+      from = after ?? null;
+      if (from === null) break;
     }
   }
 

@@ -243,7 +243,9 @@ impl Eraser {
                 }
             }
         }
-        self.store.execute("DELETE FROM read_positions WHERE user_id = ?", [user.as_str().into()]).await?;
+        for table in ["read_positions WHERE user_id", "marked_upto WHERE recipient"] {
+            self.store.execute(&format!("DELETE FROM {table} = ?"), [user.as_str().into()]).await?;
+        }
         Ok(())
     }
 

@@ -5,6 +5,7 @@ mod m20261122_000001_first;
 mod m20261124_000002_inboxes_keys_erasures;
 mod m20261124_000003_standings;
 mod m20261130_000004_installation;
+mod m20261130_000006_marked_upto;
 
 use sea_orm_migration::{MigrationTrait, MigratorTrait};
 
@@ -18,6 +19,7 @@ impl MigratorTrait for Migrator {
             Box::new(m20261124_000002_inboxes_keys_erasures::Migration),
             Box::new(m20261124_000003_standings::Migration),
             Box::new(m20261130_000004_installation::Migration),
+            Box::new(m20261130_000006_marked_upto::Migration),
         ]
     }
 }

@@ -6,6 +6,7 @@
 
 mod decode;
 mod known;
+mod marks;
 mod plan;
 mod portion;
 mod tables;

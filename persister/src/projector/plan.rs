@@ -19,6 +19,7 @@ use uuid::Uuid;
 use super::{
     decode::Entry,
     known::{Fingerprint, GroupInfo, Known, MemberState, content},
+    marks::Mark,
     tables::{self, Tables},
 };
 use crate::{checkpoint, database::rows::Rows, inbox::Change, rpc::memberships::single_name};
@@ -38,24 +39,6 @@ pub(super) struct GroupNotification {
     pub(super) group: GroupId,
     pub(super) position: Position,
     pub(super) stored_at: Timestamp,
-}
-
-/// What became of a notification; each is all that stands before it, too.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) enum Mark {
-    Seen,
-    Read,
-    Archived,
-}
-
-impl Mark {
-    fn of(seen: &Seen) -> Self {
-        match (seen.archived, seen.read) {
-            (true, _) => Self::Archived,
-            (false, true) => Self::Read,
-            (false, false) => Self::Seen,
-        }
-    }
 }
 
 /// What a batch does.

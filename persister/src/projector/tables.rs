@@ -11,7 +11,7 @@ use uuid::Uuid;
 use crate::{
     checkpoint,
     database::rows::{
-        Kind::{Bool, Bytes, Int, MaybeInt, MaybeText, MaybeUuid as MaybeId, Text, Uuid as Id},
+        Kind::{Bytes, Int, MaybeInt, MaybeText, MaybeUuid as MaybeId, Text, Uuid as Id},
         Rows,
     },
     rpc::memberships::IS_MEMBER,
@@ -80,18 +80,6 @@ pub(super) fn expand_notifications() -> String {
 pub(super) const INSERT_PLACEHOLDERS: &str = "INSERT INTO users (id, key, handle, display_name, placeholder, created_at) \
      SELECT v.id, v.key, CASE WHEN EXISTS (SELECT 1 FROM users h WHERE h.handle = v.id) THEN v.fallback ELSE v.id END, v.id, TRUE, \
      v.created_at FROM v WHERE NOT EXISTS (SELECT 1 FROM users u WHERE u.id = v.id) ON CONFLICT DO NOTHING";
-
-pub(super) const UPSERT_SEEN: &str = "INSERT INTO inbox_state (recipient, notification, seen, is_read, archived) \
-     SELECT recipient, notification, TRUE, is_read, archived FROM v WHERE TRUE \
-     ON CONFLICT (recipient, notification) DO UPDATE SET seen = TRUE, is_read = inbox_state.is_read OR excluded.is_read, \
-     archived = inbox_state.archived OR excluded.archived";
-
-pub(super) const UPSERT_SEEN_UPTO: &str = "INSERT INTO inbox_state (recipient, notification, seen, is_read, archived) \
-     SELECT n.recipient, n.id, TRUE, v.is_read, v.archived FROM v JOIN notifications n ON n.recipient = v.recipient AND n.group_id IS NULL \
-     AND (n.epoch, n.seq) <= (v.epoch, v.seq) LEFT JOIN inbox_state s ON s.recipient = n.recipient AND s.notification = n.id \
-     WHERE s.seen IS NOT TRUE OR (v.is_read AND s.is_read IS NOT TRUE) OR (v.archived AND s.archived IS NOT TRUE) \
-     ON CONFLICT (recipient, notification) DO UPDATE SET seen = TRUE, is_read = inbox_state.is_read OR excluded.is_read, \
-     archived = inbox_state.archived OR excluded.archived";
 
 /// The ordinal is settled only where the group's shard is applied up to the position; else it stays
 /// null and is looked up when asked for.
@@ -200,14 +188,6 @@ pub(super) fn group_notifications() -> Rows<7> {
 
 pub(super) fn placeholders() -> Rows<4> {
     Rows::new([("id", Text), ("key", Id), ("fallback", Text), ("created_at", Int)])
-}
-
-pub(super) fn seen() -> Rows<4> {
-    Rows::new([("recipient", Text), ("notification", Id), ("is_read", Bool), ("archived", Bool)])
-}
-
-pub(super) fn seen_upto() -> Rows<5> {
-    Rows::new([("recipient", Text), ("epoch", Int), ("seq", Int), ("is_read", Bool), ("archived", Bool)])
 }
 
 pub(super) fn reads() -> Rows<5> {

@@ -1,10 +1,7 @@
 //! Writes a plan and the checkpoint in one transaction.
 
-use std::collections::HashMap;
-
 use natter_shared::{
     failpoint,
-    id::UserId,
     position::Position,
     subject::{Shard, Topic},
 };
@@ -12,7 +9,8 @@ use sea_orm::{ConnectionTrait, DatabaseTransaction, DbBackend, DbErr};
 use uuid::Uuid;
 
 use super::{
-    plan::{Mark, Plan, Segment},
+    marks,
+    plan::{Plan, Segment},
     tables,
 };
 use crate::{
@@ -63,7 +61,7 @@ pub(super) async fn write(
     }
     let dead = plan.dead_letters(shard);
     let letters = dead.len();
-    if !rows(&write.transaction, metrics, plan).await? {
+    if !rows(&write.transaction, metrics, plan, to.position).await? {
         write.rollback().await?;
         return Ok(Written::Clash);
     }
@@ -117,8 +115,8 @@ async fn insert_new<const N: usize>(database: &DatabaseTransaction, rows: Rows<N
     }
 }
 
-/// False when not all rows of new ids could be inserted.
-async fn rows(database: &DatabaseTransaction, metrics: &Metrics, plan: &mut Plan<'_>) -> Result<bool, DbErr> {
+/// False when not all rows of new ids could be inserted. After these, SQL is at `to`.
+async fn rows(database: &DatabaseTransaction, metrics: &Metrics, plan: &mut Plan<'_>, to: Position) -> Result<bool, DbErr> {
     let fresh = std::mem::replace(&mut plan.tables, tables::Tables::new());
     let (messages, events, notifications) = (fresh.messages.len(), fresh.group_events.len(), fresh.notifications.len());
     if !insert_new(database, fresh.messages, tables::INSERT_MESSAGES).await?
@@ -148,7 +146,7 @@ async fn rows(database: &DatabaseTransaction, metrics: &Metrics, plan: &mut Plan
     if !insert_new(database, fresh.notifications, tables::INSERT_NOTIFICATIONS).await? {
         return Ok(false);
     }
-    inboxes(database, std::mem::take(&mut plan.seen), std::mem::take(&mut plan.seen_upto)).await?;
+    marks::write(database, std::mem::take(&mut plan.seen), std::mem::take(&mut plan.seen_upto), to).await?;
     let mut reads = tables::reads();
     for ((user, group), position) in &plan.reads {
         let ((epoch, seq), shard) = (checkpoint::sql(*position), plan.shards.of(Topic::Group(*group)));
@@ -192,28 +190,5 @@ async fn write_segment(database: &DatabaseTransaction, segment: Segment) -> Resu
         ]);
     }
     notified.execute(database, &tables::expand_notifications()).await?;
-    Ok(())
-}
-
-async fn inboxes(
-    database: &DatabaseTransaction,
-    seen: HashMap<(UserId, Uuid), Mark>,
-    upto: HashMap<(UserId, Mark), Position>,
-) -> Result<(), DbErr> {
-    let mut rows = tables::seen();
-    for ((user, id), mark) in seen {
-        rows.push([user.as_str().into(), id.into(), (mark >= Mark::Read).into(), (mark >= Mark::Archived).into()]);
-    }
-    rows.execute(database, tables::UPSERT_SEEN).await?;
-    // Apart from each other: one statement must not touch a row twice.
-    for of in [Mark::Seen, Mark::Read, Mark::Archived] {
-        let mut rows = tables::seen_upto();
-        for ((user, _), position) in upto.iter().filter(|((_, mark), _)| *mark == of) {
-            let (epoch, seq) = checkpoint::sql(*position);
-            let (read, archived) = (of >= Mark::Read, of >= Mark::Archived);
-            rows.push([user.as_str().into(), epoch.into(), seq.into(), read.into(), archived.into()]);
-        }
-        rows.execute(database, tables::UPSERT_SEEN_UPTO).await?;
-    }
     Ok(())
 }

@@ -70,7 +70,7 @@ pub(super) async fn chat_page(context: &Context, call: ChatPage) -> Result<Answe
     let users = rows.iter().map(users::profile).collect::<Result<Vec<_>, _>>()?;
     // Users and groups are in the same answer.
     let newest = Page { before: None, archived: false, unseen: false, limit: call.notifications, bytes: MAX_BYTES / 2 };
-    let (notifications, _) = notifications(&snapshot, &call.user, newest).await?;
+    let Found { entries: notifications, .. } = notifications(context, &snapshot, &call.user, newest).await?;
     let inbox = counts(context, &snapshot, &call.user).await?;
     snapshot.answer(ChatPageData { profile, groups, users, notifications, inbox }).await
 }
@@ -78,9 +78,9 @@ pub(super) async fn chat_page(context: &Context, call: ChatPage) -> Result<Answe
 pub(super) async fn list(context: &Context, call: ListNotifications) -> Result<Answer<NotificationsPage>, RpcError> {
     let snapshot = context.snapshot().await?;
     let page = Page { before: call.before, archived: call.archived, unseen: call.unseen, limit: call.limit, bytes: MAX_BYTES };
-    let (notifications, more) = notifications(&snapshot, &call.user, page).await?;
+    let Found { entries: notifications, next } = notifications(context, &snapshot, &call.user, page).await?;
     let inbox = counts(context, &snapshot, &call.user).await?;
-    snapshot.answer(NotificationsPage { notifications, more, inbox }).await
+    snapshot.answer(NotificationsPage { notifications, more: next.is_some(), next, inbox }).await
 }
 
 pub(super) async fn count(context: &Context, call: CountInbox) -> Result<Answer<InboxCounts>, RpcError> {
@@ -110,13 +110,22 @@ struct Page {
     bytes: usize,
 }
 
-/// A page of `user`'s notifications, newest first, and whether there are more.
-async fn notifications(snapshot: &Snapshot<'_>, user: &UserId, page: Page) -> Result<(Vec<InboxEntry>, bool), RpcError> {
+/// A page of an inbox.
+struct Found {
+    entries: Vec<InboxEntry>,
+    /// Where the next page begins.
+    next: Option<InboxCursor>,
+}
+
+/// A page of `user`'s notifications, newest first. What is not asked for is read over one by one, so a page is looked for in so many only.
+async fn notifications(context: &Context, snapshot: &Snapshot<'_>, user: &UserId, page: Page) -> Result<Found, RpcError> {
+    let end = end_of_look(context, snapshot, user, page.before).await?;
     let mut sql = "SELECT n.id AS notification, n.group_id, n.body, n.data, n.sent_at, n.sender, e.payload, \
                    coalesce(s.seen, FALSE) AS seen, coalesce(s.is_read, FALSE) AS is_read, coalesce(s.archived, FALSE) AS archived, \
                    u.handle, u.display_name FROM notifications n \
+                   LEFT JOIN inbox_state s ON s.recipient = n.recipient AND s.notification = n.id \
                    LEFT JOIN group_events e ON e.group_id = n.group_id AND e.epoch = n.epoch AND e.seq = n.seq \
-                   LEFT JOIN inbox_state s ON s.recipient = n.recipient AND s.notification = n.id LEFT JOIN users u ON u.id = n.sender \
+                   LEFT JOIN users u ON u.id = n.sender \
                    WHERE n.recipient = ?"
         .to_owned();
     let mut values: Vec<Value> = vec![user.as_str().into()];
@@ -124,9 +133,11 @@ async fn notifications(snapshot: &Snapshot<'_>, user: &UserId, page: Page) -> Re
     if page.unseen {
         sql.push_str(" AND s.seen IS NOT TRUE");
     }
-    if let Some(before) = page.before {
-        sql.push_str(" AND (n.sent_at, n.id) < (?, ?)");
-        values.extend([(before.sent_at.0 as i64).into(), before.id.0.into()]);
+    for (bound, compared) in [(page.before, "<"), (end, ">=")] {
+        if let Some(bound) = bound {
+            sql = format!("{sql} AND (n.sent_at, n.id) {compared} (?, ?)");
+            values.extend(key(bound));
+        }
     }
     sql.push_str(" ORDER BY n.sent_at DESC, n.id DESC LIMIT ?");
     let limit = page.limit.min(MAX_ROWS) as usize;
@@ -142,8 +153,36 @@ async fn notifications(snapshot: &Snapshot<'_>, user: &UserId, page: Page) -> Re
         }
         entries.push(entry);
     }
-    let more = entries.len() < rows.len();
-    Ok((entries, more))
+    let next = if entries.len() < rows.len() { entries.last().map(InboxCursor::from) } else { end };
+    Ok(Found { entries, next })
+}
+
+/// The last one that a page is looked for in, where more come after it.
+async fn end_of_look(
+    context: &Context,
+    snapshot: &Snapshot<'_>,
+    user: &UserId,
+    before: Option<InboxCursor>,
+) -> Result<Option<InboxCursor>, RpcError> {
+    let mut sql = "SELECT n.sent_at, n.id FROM notifications n WHERE n.recipient = ?".to_owned();
+    let mut values: Vec<Value> = vec![user.as_str().into()];
+    if let Some(before) = before {
+        sql.push_str(" AND (n.sent_at, n.id) < (?, ?)");
+        values.extend(key(before));
+    }
+    sql.push_str(" ORDER BY n.sent_at DESC, n.id DESC LIMIT 2 OFFSET ?");
+    values.push(i64::from(context.options.inbox_looked_through.saturating_sub(1)).into());
+    match snapshot.all(&sql, values).await?.as_slice() {
+        [last, _] => {
+            Ok(Some(InboxCursor { sent_at: Timestamp(column::<i64>(last, "sent_at")? as u64), id: NotificationId(column(last, "id")?) }))
+        }
+        _ => Ok(None),
+    }
+}
+
+/// A cursor as its columns.
+fn key(cursor: InboxCursor) -> [Value; 2] {
+    [(cursor.sent_at.0 as i64).into(), cursor.id.0.into()]
 }
 
 fn entry(row: &QueryResult) -> Result<InboxEntry, RpcError> {

@@ -2,10 +2,11 @@
 
 use natter_shared::{
     broker::{Broker, Delivery, Interest, Subscription},
-    event::{Audience, Ephemeral, Event, GroupKind, InboxCounts, MemberAdded, MemberRemoved, Role, SeenWhat},
+    event::{Audience, Ephemeral, Event, GroupKind, InboxCounts, MemberAdded, MemberRemoved, Role, Seen, SeenWhat},
     frame::ErrorCode,
     id::{EventId, Nonce, NotificationId, UserId},
-    rpc::{ChatPage, CountInbox, EventsAfter, TellInboxes},
+    position::Position,
+    rpc::{ChatPage, CountInbox, EventsAfter, InboxCursor, ListNotifications, TellInboxes},
     subject::Topic,
 };
 
@@ -23,7 +24,17 @@ on_both!(
     what_was_not_told_is_told_by_the_next,
     counts_are_told_to_who_is_asked_for,
     counts_are_of_the_newest,
+    a_page_is_looked_for_in_so_many_and_the_next_goes_on_after_them,
+    what_is_marked_by_its_position_is_gone_through_once,
 );
+
+/// Lists are in the order of time, by the millisecond.
+async fn in_the_next_millisecond() {
+    let then = Nonce::now().millis();
+    while Nonce::now().millis() == then {
+        tokio::task::yield_now().await;
+    }
+}
 
 async fn a_group_notification_goes_to_the_members_of_its_moment(mut harness: Harness) {
     let (alice, bob, carol) = (user("alice"), user("bob"), user("carol"));
@@ -38,11 +49,7 @@ async fn a_group_notification_goes_to_the_members_of_its_moment(mut harness: Har
     let (second, _) = harness.notify(to(), Some(&alice), "second").await;
     let removed = MemberRemoved { group, user: bob.clone(), by: Some(alice.clone()) };
     harness.publish(topic, EventId::random(), &Event::MemberRemoved(removed)).await;
-    // The newest first, by the millisecond.
-    let then = Nonce::now().millis();
-    while Nonce::now().millis() == then {
-        tokio::task::yield_now().await;
-    }
+    in_the_next_millisecond().await;
     let (third, last) = harness.notify(to(), None, "third").await;
     harness.start().await;
     harness.applied(topic, last).await;
@@ -188,10 +195,7 @@ async fn counts_are_of_the_newest(mut harness: Harness) {
     harness.start().await;
     let mut last = None;
     for number in 0..5 {
-        let then = Nonce::now().millis();
-        while Nonce::now().millis() == then {
-            tokio::task::yield_now().await;
-        }
+        in_the_next_millisecond().await;
         last = Some(harness.notify(Audience::User(alice.clone()), None, &number.to_string()).await);
         let counted = harness.call_after(Topic::User(alice.key()), last.unwrap().1, CountInbox { user: alice.clone() }).await;
         let want = (number + 1).min(3);
@@ -203,4 +207,83 @@ async fn counts_are_of_the_newest(mut harness: Harness) {
     assert_eq!((counted.unseen, counted.unread), (2, 3));
     let none = harness.call(CountInbox { user: bob }).await.unwrap().reply;
     assert_eq!((none.unseen, none.unread), (0, 0));
+}
+
+async fn archive(harness: &Harness, user: &UserId, what: SeenWhat) {
+    let seen = Event::Seen(Seen { user: user.clone(), what, read: true, archived: true });
+    let ack = harness.publish(Topic::User(user.key()), EventId::random(), &seen).await;
+    harness.applied(Topic::User(user.key()), ack).await;
+}
+
+async fn a_page_is_looked_for_in_so_many_and_the_next_goes_on_after_them(mut harness: Harness) {
+    harness.stop().await;
+    harness.options.inbox_looked_through = 3;
+    harness.start().await;
+    let alice = user("alice");
+    let mut ids = Vec::new();
+    for number in 0..8 {
+        in_the_next_millisecond().await;
+        ids.push(harness.notify(Audience::User(alice.clone()), None, &number.to_string()).await.0);
+    }
+    archive(&harness, &alice, SeenWhat::Ids(ids.split_off(3))).await;
+    // Sizes of all pages, and the texts in them.
+    let pages = async |archived, unseen, limit| {
+        let (mut before, mut sizes, mut texts): (Option<InboxCursor>, Vec<usize>, Vec<String>) = (None, Vec::new(), Vec::new());
+        loop {
+            let call = ListNotifications { user: alice.clone(), before, archived, unseen, limit };
+            let page = harness.call(call).await.unwrap().reply;
+            assert_eq!(page.more, page.next.is_some());
+            sizes.push(page.notifications.len());
+            texts.extend(page.notifications.into_iter().map(|entry| entry.body));
+            match page.next {
+                Some(next) => before = Some(next),
+                None => return (sizes, texts),
+            }
+        }
+    };
+    for unseen in [false, true] {
+        let (sizes, texts) = pages(false, unseen, 10).await;
+        assert_eq!((sizes.as_slice(), texts), ([0, 1, 2].as_slice(), ["2", "1", "0"].map(str::to_owned).into()));
+    }
+    let (sizes, texts) = pages(true, false, 2).await;
+    assert_eq!((sizes.as_slice(), texts), ([2, 2, 1, 0].as_slice(), ["7", "6", "5", "4", "3"].map(str::to_owned).into()));
+    let page = harness.call(ChatPage { user: alice.clone(), notifications: 10, users: 10, groups: 10 }).await.unwrap().reply;
+    assert!(page.notifications.is_empty(), "of the newest");
+}
+
+async fn what_is_marked_by_its_position_is_gone_through_once(harness: Harness) {
+    let alice = user("alice");
+    let topic = Topic::User(alice.key());
+    let mut last = Position::START;
+    for number in 0..3 {
+        last = harness.notify(Audience::User(alice.clone()), None, &number.to_string()).await.1.position;
+    }
+    let mark = async |upto, read| {
+        let ack = harness.seen(&alice, SeenWhat::Upto(upto), read).await;
+        harness.applied(topic, ack).await;
+    };
+    let states = async || (harness.count("inbox_state").await, harness.count("inbox_state WHERE is_read").await);
+    mark(last, false).await;
+    assert_eq!(states().await, (3, 0));
+    // What would be found anew, if it were looked for.
+    harness.sql("DELETE FROM inbox_state").await;
+    mark(last, false).await;
+    assert_eq!(states().await, (0, 0));
+    mark(last, true).await;
+    assert_eq!(states().await, (3, 3), "more than seen");
+    harness.sql("DELETE FROM inbox_state").await;
+    let before = Position::new(last.epoch, last.seq - 1);
+    for (upto, read) in [(last, true), (last, false), (before, true)] {
+        mark(upto, read).await;
+        assert_eq!(states().await, (0, 0), "{upto} {read}");
+    }
+    // A position that is still to come marks what there is, each time.
+    let to_come = Position::new(last.epoch, u64::MAX >> 1);
+    for number in 1..4 {
+        harness.notify(Audience::User(alice.clone()), None, "later").await;
+        mark(to_come, false).await;
+        assert_eq!(states().await, (number, 0));
+    }
+    archive(&harness, &alice, SeenWhat::Upto(to_come)).await;
+    assert_eq!(states().await, (6, 6));
 }

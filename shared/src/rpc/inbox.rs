@@ -55,7 +55,7 @@ pub struct ChatPageData {
     pub groups: Vec<GroupOverview>,
     /// Other users.
     pub users: Vec<Profile>,
-    /// Newest first, seen ones included, archived ones not.
+    /// Newest first, seen ones included, archived ones not: those among the newest of the inbox.
     pub notifications: Vec<InboxEntry>,
     /// Counts of the inbox.
     pub inbox: InboxCounts,
@@ -65,10 +65,16 @@ rpc!("chat_page", ChatPage => ChatPageData, repeatable);
 /// Where a page of an inbox was cut. Newest first, so the next page is older.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InboxCursor {
-    /// The last entry's.
+    /// That of the last one looked at.
     pub sent_at: Timestamp,
-    /// The last entry's.
+    /// That of the last one looked at.
     pub id: NotificationId,
+}
+
+impl From<&InboxEntry> for InboxCursor {
+    fn from(entry: &InboxEntry) -> Self {
+        Self { sent_at: entry.sent_at, id: entry.id }
+    }
 }
 
 /// A page of a user's notifications, newest first.
@@ -91,8 +97,12 @@ pub struct ListNotifications {
 pub struct NotificationsPage {
     /// Newest first.
     pub notifications: Vec<InboxEntry>,
-    /// There are more: go on before the last one.
+    /// There are more.
     pub more: bool,
+    /// Where to go on, which may be far behind the last one: of what lies between, none was asked for. None where there are no more, and of
+    /// persisters of the release before: go on before the last one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<InboxCursor>,
     /// Counts of the inbox, in the same snapshot.
     pub inbox: InboxCounts,
 }

@@ -97,3 +97,44 @@ test("what could not be loaded is when the connection is ready again", async () 
   await arrived();
   assert.deepEqual(listed(), ["a"]);
 });
+
+test("a page that has nothing is not the last one", async () => {
+  client.tell("ready", {});
+  calls[0].answer(200, page([], { next: "n1" }));
+  await arrived();
+  calls[1].answer(200, page([], { next: "n2" }));
+  await arrived();
+  calls[2].answer(200, page(["a"]));
+  await arrived();
+  assert.deepEqual(calls.map(({ path }) => new URL(path, "http://x").searchParams.get("cursor")), [null, "n1", "n2"]);
+  assert.deepEqual(listed(), ["a"]);
+});
+
+test("who has many that are archived is not told that there are none, and asks on", async () => {
+  client.tell("ready", {});
+  for (let number = 0; number < 20; number += 1) {
+    calls[number].answer(200, page([], { next: `n${number + 1}` }));
+    await arrived();
+  }
+  assert.equal(calls.length, 20);
+  assert.equal(body.find("no-notifications").hidden, true);
+  assert.equal(body.find("more-notifications").hidden, false);
+});
+
+test("all are marked seen, page by page, past those that have nothing", async () => {
+  client.tell("inbox", { unseen: 2, unread: 2, version: "1.2" });
+  click("clean-seen");
+  calls[0].answer(200, page([], { next: "n1" }));
+  await arrived();
+  calls[1].answer(200, page(["b"], { next: "n2" }));
+  await arrived();
+  assert.deepEqual(calls[2].body, { ids: ["b"] });
+  calls[2].answer(204);
+  await arrived();
+  calls[3].answer(200, { unseen: 1, unread: 1, version: "1.3" });
+  await arrived();
+  calls[4].answer(200, page([]));
+  await arrived();
+  assert.match(calls[4].path, /cursor=n2/);
+  assert.equal(calls.length, 5);
+});

@@ -58,7 +58,7 @@ pub(super) struct Notifications {
     inbox: InboxWord,
 }
 
-/// My notifications, newest first.
+/// My notifications, newest first. Where many are not asked for, as archived ones, a page may have few or none, and `next` all the same.
 #[utoipa::path(get, path = "/api/v1/notifications", tag = "notifications", params(Which, Page), responses((status = 200, body = Notifications)))]
 pub(super) async fn list_notifications(
     State(api): State<Arc<Api>>,
@@ -69,8 +69,7 @@ pub(super) async fn list_notifications(
     let (limit, before) = (page.limit()?, page.after::<InboxCursor>(LIST)?);
     let call = ListNotifications { user: identity.user, before, archived: which.archived, unseen: which.unseen, limit };
     let found = api.call(call).await?.reply;
-    let last = found.notifications.last().map(|entry| InboxCursor { sent_at: entry.sent_at, id: entry.id });
-    let next = page::next(LIST, found.more, last);
+    let next = page::next(LIST, found.more, found.next.or_else(|| found.notifications.last().map(InboxCursor::from)));
     let notifications = found.notifications.into_iter().map(NotificationWord::from).collect();
     Ok(Json(Notifications { notifications, next, inbox: found.inbox.into() }))
 }
