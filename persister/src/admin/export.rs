@@ -1,5 +1,5 @@
 //! All that is stored of a user, as JSON lines: profile, memberships, messages sent, notifications
-//! received and sent, read marks. Page by page: nothing is held in memory, and no snapshot is kept
+//! received and sent, read marks, dead letters that name the user. Page by page: nothing is held in memory, and no snapshot is kept
 //! open beside a busy persister.
 
 use std::io::Write;
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::AdminError;
-use crate::{checkpoint, database::Store};
+use crate::{checkpoint, database::Store, erasure::naming};
 
 /// Rows read at once.
 const PAGE: i64 = 5000;
@@ -47,6 +47,8 @@ pub(super) async fn export(store: &Store, user: &UserId, out: &mut impl Write) -
     messages(store, user, out).await?;
     received(store, user, out).await?;
     sent(store, user, out).await?;
+    sent_to_groups(store, user, out).await?;
+    dead_letters(store, user, out).await?;
     out.flush()?;
     Ok(())
 }
@@ -98,10 +100,9 @@ async fn received(store: &Store, user: &UserId, out: &mut impl Write) -> Result<
     }
 }
 
-/// One line for each notification sent: of one to a group, not each of its rows.
+/// Notifications sent to users.
 async fn sent(store: &Store, user: &UserId, out: &mut impl Write) -> Result<(), AdminError> {
     let mut after = (String::new(), Uuid::nil());
-    let mut told = std::collections::HashSet::new();
     loop {
         let sql = "SELECT recipient, id FROM notifications WHERE (recipient, id) > (?, ?) ORDER BY recipient, id LIMIT 1 OFFSET ?";
         let end = all(store, sql, [after.0.clone().into(), after.1.into(), PAGE.into()]).await?;
@@ -109,24 +110,84 @@ async fn sent(store: &Store, user: &UserId, out: &mut impl Write) -> Result<(), 
             Some(row) => Some((row.try_get("", "recipient")?, row.try_get("", "id")?)),
             None => None,
         };
-        let mut sql = format!("{NOTIFICATIONS} WHERE (n.recipient, n.id) > (?, ?) AND n.sender = ?");
+        let mut sql = format!("{NOTIFICATIONS} WHERE (n.recipient, n.id) > (?, ?) AND n.sender = ? AND n.group_id IS NULL");
         let mut values: Vec<Bind> = vec![after.0.clone().into(), after.1.into(), user.as_str().into()];
         if let Some(end) = &end {
             sql.push_str(" AND (n.recipient, n.id) <= (?, ?)");
             values.extend([end.0.clone().into(), end.1.into()]);
         }
         for row in all(store, &sql, values).await? {
-            if told.insert(row.try_get::<Uuid>("", "id")?) {
-                let mut entry = notification(&row, "notification_sent")?;
-                if row.try_get::<Option<Uuid>>("", "group_id")?.is_none() {
-                    add(&mut entry, "recipient", row.try_get::<String>("", "recipient")?);
-                }
-                line(out, &entry)?;
+            let mut entry = notification(&row, "notification_sent")?;
+            add(&mut entry, "recipient", row.try_get::<String>("", "recipient")?);
+            line(out, &entry)?;
+        }
+        match end {
+            Some(end) => after = end,
+            None => return Ok(()),
+        }
+    }
+}
+
+/// Notifications sent to groups: each is one event of its group, also where no inbox has it (any more).
+async fn sent_to_groups(store: &Store, user: &UserId, out: &mut impl Write) -> Result<(), AdminError> {
+    const OF_KIND: &str = "FROM group_events WHERE kind = 'notification' AND (group_id, epoch, seq) > (?, ?, ?)";
+    let key = |row: &QueryResult| -> Result<[Bind; 3], DbErr> {
+        Ok([uuid(row, "group_id")?.into(), row.try_get::<i64>("", "epoch")?.into(), row.try_get::<i64>("", "seq")?.into()])
+    };
+    let (names, quoted) = naming(store.backend(), user);
+    let mut after: [Bind; 3] = [Uuid::nil().into(), 0_i64.into(), 0_i64.into()];
+    loop {
+        let sql = format!("SELECT group_id, epoch, seq {OF_KIND} ORDER BY group_id, epoch, seq LIMIT 1 OFFSET ?");
+        let end = all(store, &sql, after.clone().into_iter().chain([PAGE.into()])).await?.first().map(key).transpose()?;
+        let mut sql = format!("SELECT group_id, epoch, seq, payload, stored_at {OF_KIND} AND {names}");
+        let mut values: Vec<Bind> = after.into_iter().chain([quoted.clone().into()]).collect();
+        if let Some(end) = end.clone() {
+            sql.push_str(" AND (group_id, epoch, seq) <= (?, ?, ?)");
+            values.extend(end);
+        }
+        for row in all(store, &sql, values).await? {
+            let payload: String = row.try_get("", "payload")?;
+            let Ok(Event::Notification(sent)) = Event::decode(payload.as_bytes()) else { continue };
+            if sent.sender.as_ref() == Some(user) {
+                line(
+                    out,
+                    &json!({
+                        "type": "notification_sent", "id": sent.id, "sender": user, "group": uuid(&row, "group_id")?,
+                        "position": position(&row, "epoch", "seq")?, "body": sent.body,
+                        "data": sent.data.as_ref().map_or(Value::Null, |data| readable(data.get())), "sent_at": time(&row, "stored_at")?,
+                    }),
+                )?;
             }
         }
         match end {
             Some(end) => after = end,
             None => return Ok(()),
+        }
+    }
+}
+
+/// Events that could not be applied, and name the user; there are few of them.
+async fn dead_letters(store: &Store, user: &UserId, out: &mut impl Write) -> Result<(), AdminError> {
+    let (_, quoted) = naming(store.backend(), user);
+    let mut after: [Bind; 3] = [(-1_i64).into(), 0_i64.into(), 0_i64.into()];
+    loop {
+        let sql = "SELECT * FROM dead_letters WHERE (shard, epoch, seq) > (?, ?, ?) ORDER BY shard, epoch, seq LIMIT 200";
+        let rows = all(store, sql, after).await?;
+        let Some(last) = rows.last() else { return Ok(()) };
+        let number = |column| last.try_get::<i64>("", column).map(Bind::from);
+        after = [number("shard")?, number("epoch")?, number("seq")?];
+        for row in &rows {
+            let payload: Vec<u8> = row.try_get("", "payload")?;
+            if payload.windows(quoted.len()).any(|part| part == quoted.as_bytes()) {
+                line(
+                    out,
+                    &json!({
+                        "type": "dead_letter", "topic": row.try_get::<String>("", "topic")?, "position": position(row, "epoch", "seq")?,
+                        "reason": row.try_get::<String>("", "reason")?, "event": readable(&String::from_utf8_lossy(&payload)),
+                        "sent_at": time(row, "stored_at")?,
+                    }),
+                )?;
+            }
         }
     }
 }

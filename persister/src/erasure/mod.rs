@@ -8,6 +8,8 @@
 
 mod tables;
 
+pub(crate) use self::tables::naming;
+
 use std::{
     sync::Arc,
     time::{Duration, Instant},
@@ -36,6 +38,9 @@ use crate::{
 
 /// Rows looked through in one transaction.
 const CHUNK: i64 = 5000;
+
+/// Requests read at once.
+const REQUESTS: u32 = 100;
 
 /// How long events that end memberships, or were under way, may take to be applied before the
 /// request is looked at again.
@@ -103,20 +108,29 @@ impl Eraser {
     }
 
     async fn carry_out_all(&self) -> Result<(), Error> {
-        let sql = "SELECT user_id, stage FROM erasures WHERE finished_at IS NULL ORDER BY requested_at LIMIT 100";
-        for row in self.all(sql, []).await? {
-            let (user, stage): (String, String) = (row.try_get("", "user_id")?, row.try_get("", "stage")?);
-            let Ok(user) = UserId::new(&user) else { continue };
-            let shard = self.broker.shards().of(Topic::User(user.key()));
-            if self.leases.holds(shard) {
-                let stage = Stage::ALL.into_iter().find(|known| known.as_str() == stage).unwrap_or(Stage::Memberships);
-                // One that cannot be carried out now does not hold up those behind it.
-                if let Err(error) = self.carry_out(&user, stage).await {
-                    tracing::warn!(%error, "erasure_retried");
+        let sql = format!(
+            "SELECT user_id, stage, requested_at FROM erasures WHERE finished_at IS NULL AND (requested_at, user_id) > (?, ?) \
+             ORDER BY requested_at, user_id LIMIT {REQUESTS}"
+        );
+        let mut after = (i64::MIN, String::new());
+        loop {
+            // To the end, for the oldest may all be another persister's.
+            let rows = self.all(&sql, [after.0.into(), after.1.into()]).await?;
+            let Some(last) = rows.last() else { return Ok(()) };
+            after = (last.try_get("", "requested_at")?, last.try_get("", "user_id")?);
+            for row in &rows {
+                let (user, stage): (String, String) = (row.try_get("", "user_id")?, row.try_get("", "stage")?);
+                let Ok(user) = UserId::new(&user) else { continue };
+                let shard = self.broker.shards().of(Topic::User(user.key()));
+                if self.leases.holds(shard) {
+                    let stage = Stage::ALL.into_iter().find(|known| known.as_str() == stage).unwrap_or(Stage::Memberships);
+                    // One that cannot be carried out now does not hold up those behind it.
+                    if let Err(error) = self.carry_out(&user, stage).await {
+                        tracing::warn!(%error, "erasure_retried");
+                    }
                 }
             }
         }
-        Ok(())
     }
 
     /// One request, from `stage` on.

@@ -64,13 +64,9 @@ impl Eraser {
             Some(row) => Some(key(row)?),
             None => None,
         };
-        // A cheap look before the careful one: the id as JSON has it.
-        let find = match self.store.backend() {
-            DbBackend::Sqlite => "instr(payload, ?) > 0",
-            _ => "strpos(payload, ?) > 0",
-        };
-        let mut sql = format!("SELECT group_id, epoch, seq, payload FROM group_events WHERE (group_id, epoch, seq) > (?, ?, ?) AND {find}");
-        let quoted = serde_json::Value::from(user.as_str()).to_string();
+        let (names, quoted) = naming(self.store.backend(), user);
+        let mut sql =
+            format!("SELECT group_id, epoch, seq, payload FROM group_events WHERE (group_id, epoch, seq) > (?, ?, ?) AND {names}");
         let mut values: Vec<Value> = from.into_iter().chain([quoted.into()]).collect();
         if let Some(end) = end.clone() {
             sql.push_str(" AND (group_id, epoch, seq) <= (?, ?, ?)");
@@ -127,6 +123,15 @@ impl Eraser {
             }
         }
     }
+}
+
+/// A cheap look before the careful one: the condition that `payload` has `user`'s id as JSON has it, and that.
+pub(crate) fn naming(backend: DbBackend, user: &UserId) -> (&'static str, String) {
+    let condition = match backend {
+        DbBackend::Sqlite => "instr(payload, ?) > 0",
+        _ => "strpos(payload, ?) > 0",
+    };
+    (condition, serde_json::Value::from(user.as_str()).to_string())
 }
 
 /// The key of a row of `group_events`.

@@ -19,10 +19,12 @@ use crate::{
 
 on_both!(
     an_export_has_all_that_is_stored_of_a_user,
+    an_export_has_what_was_said_where_nobody_else_is,
     an_erased_user_is_gone_and_others_keep_what_is_theirs,
     an_erasure_goes_on_after_a_crash,
     what_was_on_its_way_when_the_user_left_is_erased_too,
     nobody_unknown_is_erased,
+    requests_of_other_persisters_hold_up_none,
 );
 
 async fn erase(harness: &Harness, who: &UserId) -> Result<(), admin::AdminError> {
@@ -92,7 +94,27 @@ async fn an_export_has_all_that_is_stored_of_a_user(harness: Harness) {
     let bodies = |kind| of(kind).iter().map(|line| line["body"].as_str().unwrap().to_owned()).collect::<std::collections::BTreeSet<_>>();
     assert_eq!(bodies("notification_received"), ["from bob to all", "to alice secret"].map(str::to_owned).into());
     assert_eq!(bodies("notification_sent"), ["from alice secret", "from alice to all secret"].map(str::to_owned).into());
+    assert_eq!(of("notification_sent").len(), 2);
     assert_eq!(of("notification_sent").iter().filter(|line| line["recipient"] == "bob-id").count(), 1);
+    assert_eq!(of("dead_letter").len(), 1);
+    assert_eq!(of("dead_letter")[0]["event"]["body"], "misplaced secret", "{:?}", of("dead_letter"));
+}
+
+async fn an_export_has_what_was_said_where_nobody_else_is(harness: Harness) {
+    let (alice, bob) = (user("alice"), user("bob"));
+    harness.sign_in(&alice, None).await;
+    harness.sign_in(&bob, None).await;
+    let (group, _) = harness.create(GroupKind::Group, &[&alice]).await;
+    let (id, ack) = harness.notify(Audience::Group(group), Some(&alice), "to nobody").await;
+    harness.applied(Topic::Group(group), ack).await;
+    let lines = export(&harness, &alice).await;
+    let sent: Vec<_> = lines.iter().filter(|line| line["type"] == "notification_sent").collect();
+    assert_eq!(sent.len(), 1, "{lines:?}");
+    assert_eq!(
+        (&sent[0]["id"], &sent[0]["body"], &sent[0]["group"]),
+        (&id.to_string().into(), &"to nobody".into(), &group.to_string().into())
+    );
+    assert_eq!(export(&harness, &bob).await.len(), 1, "the profile");
 }
 
 /// Every text of every table, as the database has it.
@@ -249,4 +271,24 @@ async fn nobody_unknown_is_erased(harness: Harness) {
     let error = erase(&harness, &user("nobody")).await.unwrap_err();
     assert!(error.to_string().contains("no user"), "{error}");
     assert_eq!(harness.count("erasures").await, 0);
+}
+
+/// The oldest are of a shard whose holder does nothing about them.
+async fn requests_of_other_persisters_hold_up_none(mut harness: Harness) {
+    harness.stop().await;
+    let nobody = match harness.database.get_database_backend() {
+        sea_orm::DbBackend::Sqlite => "x'00000000000040008000000000000001'",
+        _ => "'00000000-0000-4000-8000-000000000001'",
+    };
+    harness.sql("DELETE FROM leases").await;
+    harness.sql(&format!("INSERT INTO leases (shard, holder, until) VALUES (0, {nobody}, {})", i64::MAX)).await;
+    harness.start().await;
+    let is_elsewhere = |user: &UserId| harness.shard(Topic::User(user.key())).0 == 0;
+    let users = |prefix: &'static str| (0..).map(move |number| user(&format!("{prefix}{number}")));
+    let elsewhere = users("e").filter(is_elsewhere).take(150).map(|user| (user, 1));
+    let here = users("h").filter(|user| !is_elsewhere(user)).take(3).map(|user| (user, 2));
+    let rows: Vec<String> = elsewhere.chain(here).map(|(user, requested_at)| format!("('{user}', {requested_at}, 'messages')")).collect();
+    harness.sql(&format!("INSERT INTO erasures (user_id, requested_at, stage) VALUES {}", rows.join(", "))).await;
+    harness.eventually("carried out", async || (harness.count("erasures WHERE finished_at IS NOT NULL").await == 3).then_some(())).await;
+    assert_eq!(harness.count("erasures WHERE finished_at IS NULL AND requested_at = 1").await, 150);
 }
