@@ -3,11 +3,13 @@
 use std::{
     collections::{BTreeMap, HashMap},
     fs,
-    path::Path,
     str::FromStr,
 };
 
 use serde::{Deserialize, Serialize};
+
+/// `USER_HZ` of Linux on all machines that Natter runs on (time(7)).
+const TICKS_A_SECOND: f64 = 100.0;
 
 /// A process that is watched, and what it is called.
 #[derive(Debug, Clone)]
@@ -89,14 +91,22 @@ pub fn own_cpu_s() -> f64 {
     cpu_s(std::process::id())
 }
 
-/// By the scheduler's account, which is exact, of all threads that live.
+/// By the scheduler's account, which is exact, of all threads that live, and by clock ticks of the processes that
+/// it started and that have ended: PostgreSQL's workers come and go.
 fn cpu_s(pid: u32) -> f64 {
     let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
     let nanoseconds = tasks.filter_map(|task| {
         let told = fs::read_to_string(task.path().join("schedstat")).ok()?;
         told.split_whitespace().next()?.parse::<u64>().ok()
     });
-    nanoseconds.sum::<u64>() as f64 / 1e9
+    nanoseconds.sum::<u64>() as f64 / 1e9 + ended_children_s(pid).unwrap_or(0.0)
+}
+
+/// `cutime` and `cstime` of proc_pid_stat(5).
+fn ended_children_s(pid: u32) -> Option<f64> {
+    let fields = stat(pid)?;
+    let ticks = |at: usize| fields.get(at)?.parse::<u64>().ok();
+    Some((ticks(13)? + ticks(14)?) as f64 / TICKS_A_SECOND)
 }
 
 fn pss(pid: u32) -> u64 {
@@ -109,22 +119,30 @@ fn children() -> HashMap<u32, Vec<u32>> {
     let mut children: HashMap<u32, Vec<u32>> = HashMap::new();
     for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
         let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
-        if let Some(parent) = parent(&entry.path()) {
+        if let Some(parent) = stat(pid).and_then(|fields| fields.get(1)?.parse().ok()) {
             children.entry(parent).or_default().push(pid);
         }
     }
     children
 }
 
-/// The second field after the name, which is in parentheses and may hold anything.
-fn parent(process: &Path) -> Option<u32> {
-    let stat = fs::read_to_string(process.join("stat")).ok()?;
-    stat.rsplit_once(") ")?.1.split(' ').nth(1)?.parse().ok()
+/// The fields of proc_pid_stat(5) after the name, which is in parentheses and may hold anything: state, parent, ….
+fn stat(pid: u32) -> Option<Vec<String>> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    Some(stat.rsplit_once(") ")?.1.split(' ').map(str::to_owned).collect())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_an_ended_child_used_is_seen() {
+        let before = own_cpu_s();
+        let spin = "i=0; while [ $i -lt 200000 ]; do i=$((i + 1)); done";
+        assert!(std::process::Command::new("sh").args(["-c", spin]).status().unwrap().success());
+        assert!(ended_children_s(std::process::id()).unwrap() >= 0.03 && own_cpu_s() >= before + 0.03);
+    }
 
     #[test]
     fn what_this_process_uses_is_seen() {

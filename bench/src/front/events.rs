@@ -63,6 +63,16 @@ impl Events {
         Ok(Self { context, shards: Shards::new(SHARDS).context("a shard")?, streams })
     }
 
+    /// The last event of each stream, added up: how many have ever been stored, where no epoch has ended.
+    pub(super) async fn stored(&self) -> Result<i64> {
+        let mut stored = 0;
+        for stream in &self.streams {
+            let last = self.context.get_stream(stream).await?.cached_info().state.last_sequence;
+            stored += i64::try_from(last)?;
+        }
+        Ok(stored)
+    }
+
     /// The lane of this number: its user's, into the open group that the generator calls r and the number.
     pub(super) fn lane(&self, number: usize) -> Result<Lane> {
         let group = open_group(&RoomName::slug(&format!("r{number}"))?);

@@ -22,8 +22,10 @@ use tokio::process::Command;
 pub use self::natter::RAISED;
 use self::{
     bare::Bare,
+    events::Events,
     full::Stored,
     natter::{Natter, Sync},
+    projection::Projection,
     scenario::{Against, Scenario},
     table::Column,
 };
@@ -106,7 +108,12 @@ pub async fn serve(default_sync: bool, gateways: usize, env: &[(String, String)]
 
 async fn natter(scenario: &Scenario, sync: Sync, gateways: usize) -> Result<Value> {
     let natter = Natter::start(sync, gateways, Store::SyncedPostgres, &[]).await?;
-    generator(scenario.load, natter.args()?).await
+    let (events, projection) = (Events::connect(&natter.cluster).await?, Projection::of(&natter).await?);
+    let mut report = generator(scenario.load, natter.args()?).await?;
+    // A persister that puts off its work must not look cheap.
+    let behind = events.stored().await? - projection.applied().await?;
+    report.as_object_mut().context("a report is an object")?.insert("not_in_sql".to_owned(), behind.max(0).into());
+    Ok(report)
 }
 
 async fn limit(scenario: &Scenario) -> Result<Value> {

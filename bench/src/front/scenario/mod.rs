@@ -82,6 +82,9 @@ const fn worst(label: &'static str, pointer: &'static str) -> Figure {
     Figure { label, pointer, digits: 0, of: Of::Worst }
 }
 
+/// Events that were stored but not in SQL yet when the generator had ended.
+const NOT_IN_SQL: Figure = worst("not in SQL at the end (most)", "/not_in_sql");
+
 /// What traffic is judged by.
 const TRAFFIC: &[Figure] = &[
     median("deliveries/s", "/deliveries_per_s", 0),
@@ -98,6 +101,7 @@ const TRAFFIC: &[Figure] = &[
     worst("out of order (most)", "/out_of_order"),
     worst("refused (most)", "/refused"),
     worst("closed (most)", "/closed"),
+    NOT_IN_SQL,
 ];
 
 /// Those that run where none is named, in this order.

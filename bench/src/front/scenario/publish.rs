@@ -1,6 +1,6 @@
 //! Messages as fast as they are accepted, and what the streams alone take.
 
-use super::{Against, Figure, Scenario, median, worst};
+use super::{Against, Figure, NOT_IN_SQL, Scenario, median, worst};
 
 /// Groups, with one connection each: so many messages are on their way to the streams at most, for those
 /// of one connection to one group go one after another.
@@ -19,6 +19,7 @@ const FIGURES: &[Figure] = &[
     median("PostgreSQL, µs", "/costs/postgres/us_each", 1),
     worst("refused (most)", "/refused"),
     worst("unanswered (most)", "/unanswered"),
+    NOT_IN_SQL,
 ];
 
 /// The scenario.
