@@ -182,8 +182,8 @@ impl Connections {
                 .subscription_capacity(REPLY_CAPACITY)
                 .reconnect_to_server_callback({
                     let next = Arc::new(Next::default());
-                    move |servers, _| {
-                        let next = next.among(&servers);
+                    move |servers, info| {
+                        let next = next.among(&servers, &info.connect_urls);
                         async move { next }
                     }
                 })
@@ -244,11 +244,15 @@ struct Next {
 }
 
 impl Next {
-    fn among(&self, servers: &[Server]) -> Option<ReconnectToServer> {
+    /// Of those that were configured, and those that the last server told of: the client forgets none.
+    fn among(&self, servers: &[Server], told: &[String]) -> Option<ReconnectToServer> {
+        let told: Vec<ServerAddr> = told.iter().filter_map(|url| url.parse().ok()).collect();
+        let is_there = |server: &&Server| !server.is_discovered || told.is_empty() || told.contains(&server.addr);
+        let servers: Vec<&Server> = servers.iter().filter(is_there).collect();
         let mut last = self.last.lock();
-        let is_other = |server: &&Server| servers.len() == 1 || last.as_ref() != Some(&server.addr);
+        let is_other = |server: &&&Server| servers.len() == 1 || last.as_ref() != Some(&server.addr);
         let fewest = servers.iter().filter(is_other).map(|server| server.failed_attempts).min()?;
-        let best: Vec<&Server> = servers.iter().filter(is_other).filter(|server| server.failed_attempts == fewest).collect();
+        let best: Vec<&&Server> = servers.iter().filter(is_other).filter(|server| server.failed_attempts == fewest).collect();
         let addr = best.get(rand::random_range(0..best.len()))?.addr.clone();
         *last = Some(addr.clone());
         Some(ReconnectToServer { addr, delay: None })
@@ -401,21 +405,37 @@ mod tests {
         };
         let (next, one) = (Next::default(), [server("nats://a:1", 3)]);
         for _ in 0..3 {
-            assert_eq!(next.among(&one).unwrap().addr, one[0].addr);
+            assert_eq!(next.among(&one, &[]).unwrap().addr, one[0].addr);
         }
         let servers = [server("nats://a:1", 0), server("nats://b:1", 0), server("nats://c:1", 0)];
-        let mut last = next.among(&servers).unwrap().addr;
+        let mut last = next.among(&servers, &[]).unwrap().addr;
         assert_ne!(last, one[0].addr);
         for _ in 0..30 {
-            let now = next.among(&servers).unwrap().addr;
+            let now = next.among(&servers, &[]).unwrap().addr;
             assert_ne!(now, last);
             last = now;
         }
         let servers = [server("nats://a:1", 2), server("nats://b:1", 0), server("nats://c:1", 1)];
         let next = Next::default();
-        assert_eq!(next.among(&servers).unwrap().addr, servers[1].addr);
-        assert_eq!(next.among(&servers).unwrap().addr, servers[2].addr, "of the others the one that failed least");
-        assert!(next.among(&[]).is_none());
+        assert_eq!(next.among(&servers, &[]).unwrap().addr, servers[1].addr);
+        assert_eq!(next.among(&servers, &[]).unwrap().addr, servers[2].addr, "of the others the one that failed least");
+        assert!(next.among(&[], &[]).is_none());
+    }
+
+    #[test]
+    fn servers_that_have_left_a_cluster_are_not_tried() {
+        let server = |address: &str, is_discovered| Server {
+            addr: address.parse().unwrap(),
+            failed_attempts: if is_discovered { 0 } else { 1 },
+            did_connect: false,
+            is_discovered,
+            last_error: None,
+        };
+        let servers = [server("nats://a:1", false), server("nats://gone:1", true), server("nats://c:1", true)];
+        let told = ["c:1".to_owned()];
+        let next = Next::default();
+        let tried = [(); 4].map(|()| next.among(&servers, &told).unwrap().addr);
+        assert_eq!(tried, [2, 0, 2, 0].map(|index: usize| servers[index].addr.clone()));
     }
 
     #[test]

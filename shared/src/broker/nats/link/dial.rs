@@ -86,6 +86,8 @@ struct Server {
     address: ServerAddr,
     /// What its certificate is for.
     name: String,
+    /// Others told of it; it was not configured.
+    is_discovered: bool,
     failed: usize,
 }
 
@@ -101,7 +103,7 @@ impl Dialer {
         let tls_required = options.tls_required || addresses.iter().any(ServerAddr::tls_required);
         for address in addresses {
             if !servers.iter().any(|server| key(&server.address) == key(&address)) {
-                servers.push(Server { name: address.host().to_owned(), address, failed: 0 });
+                servers.push(Server { name: address.host().to_owned(), address, is_discovered: false, failed: 0 });
             }
         }
         let host = servers.iter().map(|server| &server.name).find(|name| name.parse::<IpAddr>().is_err()).cloned();
@@ -146,16 +148,20 @@ impl Dialer {
         best.get(rand::random_range(0..best.len())).copied()
     }
 
-    /// The other servers of its cluster.
+    /// The other servers of its cluster, and no more those that have left it: they have other addresses when they come back.
     pub(super) fn discover(&mut self, info: &Info) {
-        for url in &info.connect_urls {
-            if let Ok(address) = format!("nats://{url}").parse::<ServerAddr>()
-                && !address.host().is_empty()
-                && !self.servers.iter().any(|server| key(&server.address) == key(&address))
-            {
+        let addresses = info.connect_urls.iter().filter_map(|url| format!("nats://{url}").parse::<ServerAddr>().ok());
+        let named: Vec<ServerAddr> = addresses.filter(|address| !address.host().is_empty()).collect();
+        if named.is_empty() {
+            return;
+        }
+        self.servers.retain(|server| !server.is_discovered || named.iter().any(|address| key(address) == key(&server.address)));
+        for address in named {
+            if !self.servers.iter().any(|server| key(&server.address) == key(&address)) {
                 let host = address.host();
-                let named = self.host.as_ref().filter(|_| host.parse::<IpAddr>().is_ok());
-                self.servers.push(Server { name: named.cloned().unwrap_or_else(|| host.to_owned()), address, failed: 0 });
+                let of_configured = self.host.as_ref().filter(|_| host.parse::<IpAddr>().is_ok());
+                let name = of_configured.cloned().unwrap_or_else(|| host.to_owned());
+                self.servers.push(Server { name, address, is_discovered: true, failed: 0 });
             }
         }
     }
@@ -308,6 +314,16 @@ mod tests {
         dialer.discover(&info);
         dialer.discover(&info);
         assert_eq!(dialer.servers.iter().map(|server| key(&server.address)).collect::<Vec<_>>(), ["a:1", "b:1", "::1:4222"]);
+    }
+
+    #[tokio::test]
+    async fn servers_that_have_left_a_cluster_are_forgotten() {
+        let mut dialer = dialer(&["nats://a:1"]).await;
+        let keys = |dialer: &Dialer| dialer.servers.iter().map(|server| key(&server.address)).collect::<Vec<_>>();
+        for (told, known) in [(&["b:1"][..], ["a:1", "b:1"]), (&["c:1"], ["a:1", "c:1"]), (&[], ["a:1", "c:1"])] {
+            dialer.discover(&Info { connect_urls: told.iter().map(|url| (*url).to_owned()).collect(), ..Info::default() });
+            assert_eq!(keys(&dialer), known);
+        }
     }
 
     #[tokio::test]
