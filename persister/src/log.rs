@@ -75,6 +75,8 @@ pub(crate) async fn settle(projector: &mut Projector) -> Result<Checkpoint, Erro
 /// How the log stands, as of a write that this process has seen stored. Right after an election, or
 /// from a server that does not know yet that it leads no more, the log may look shorter than it is.
 async fn fenced_state(projector: &Projector) -> Result<LogState, BrokerError> {
+    // Of one that passes nothing on no fence comes back, and nobody would be told why.
+    projector.broker.fit(projector.shard).await?;
     let fence = projector.broker.fence(projector.shard).await?;
     let state = projector.broker.log_state(projector.shard).await?;
     if state.epoch == fence.epoch && state.last < fence.seq {

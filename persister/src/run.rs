@@ -203,13 +203,16 @@ async fn watch_readiness(
     }
 }
 
-/// Whether every shard's log is in the epoch of its checkpoint.
+/// Whether every shard's log is in the epoch of its checkpoint, and is as it has to be.
 async fn are_settled(broker: &dyn Broker, installed: &[ShardPosition]) -> bool {
     for shard in broker.shards().iter() {
         let Some(at) = installed.iter().find(|at| at.shard == shard.0) else { return false };
         match broker.log_state(shard).await {
             Ok(state) if state.epoch == at.position.epoch => {}
             Ok(_) | Err(_) => return false,
+        }
+        if broker.fit(shard).await.is_err() {
+            return false;
         }
     }
     true

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use natter_shared::{
-    broker::{self, Broker, CLOCKS_DIFFER, CurrentEpoch, DUPLICATE_WINDOW, VOID_AFTER},
+    broker::{self, Broker, CLOCKS_DIFFER, CurrentEpoch, DUPLICATE_WINDOW, SENDERS_AHEAD, VOID_AFTER},
     event::{Data, Event},
     frame::ErrorCode,
     id::EventId,
@@ -32,7 +32,7 @@ const COPY_PAUSE: Duration = Duration::from_millis(50);
 
 /// A nonce from further ahead than this would count as new when it is old: its first copy would be forgotten by the
 /// broker before its last one is void.
-const FUTURE_NONCE: Duration = Duration::from_secs(15);
+const FUTURE_NONCE: Duration = SENDERS_AHEAD;
 
 // A young draft counts as made when its nonce was. So the first of its copies is stored `FUTURE_NONCE` before that at the
 // earliest, and the last that counts `VOID_AFTER` after it: as long as the broker remembers an id, and some time to spare for

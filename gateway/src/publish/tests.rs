@@ -140,18 +140,25 @@ async fn an_old_nonce_is_looked_up_before_it_is_published() {
 
 #[tokio::test]
 async fn what_was_sent_before_an_epoch_began_is_looked_up() {
-    let bench = Bench::new(EmbeddedOptions::default()).await;
-    let nonce = bench.aged(0);
-    let first = bench.send(nonce, "lobby", "once").await.unwrap();
-    for shard in bench.broker.shards().iter() {
-        bench.broker.open_epoch(shard, Epoch(2)).await.unwrap();
+    // By the sender's clock, which may be right, or ahead as far as it may.
+    for age in [0, -10_000, -14_000] {
+        let bench = Bench::new(EmbeddedOptions::default()).await;
+        let nonce = bench.aged(age);
+        let first = bench.send(nonce, "lobby", "once").await.unwrap();
+        for shard in bench.broker.shards().iter() {
+            bench.broker.open_epoch(shard, Epoch(2)).await.unwrap();
+        }
+        // By more than clocks differ.
+        tokio::time::pause();
+        tokio::time::advance(Duration::from_secs(if age == 0 { 0 } else { 3 })).await;
+        tokio::time::resume();
+        let event = draft(nonce, "lobby", "once").event;
+        bench.persister.found.lock().push_back(Some(Accepted { event, position: first }));
+        assert_eq!(bench.send(nonce, "lobby", "once").await, Ok(first), "where it stood, in the epoch before");
+        assert_eq!(bench.persister.asked.load(Ordering::Relaxed), 1, "{age}");
+        let in_it = bench.send(nonce, "lobby", "once").await;
+        assert_eq!(in_it, Ok(Position::new(Epoch(2), 1)), "SQL has nothing of it, and nor has the log");
     }
-    let event = draft(nonce, "lobby", "once").event;
-    bench.persister.found.lock().push_back(Some(Accepted { event, position: first }));
-    assert_eq!(bench.send(nonce, "lobby", "once").await, Ok(first), "where it stood, in the epoch before");
-    assert_eq!(bench.persister.asked.load(Ordering::Relaxed), 1);
-    let in_it = bench.send(nonce, "lobby", "once").await;
-    assert_eq!(in_it, Ok(Position::new(Epoch(2), 1)), "SQL has nothing of it, and nor has the log");
 }
 
 #[tokio::test]

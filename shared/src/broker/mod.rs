@@ -21,6 +21,7 @@
 //! A send buffered while disconnected may be stored much later; so an event stored more than
 //! [`VOID_AFTER`] after it was made is void for all readers ([`Stored::is_void`]).
 
+mod control;
 pub mod embedded;
 pub mod nats;
 mod unapplied;
@@ -31,17 +32,19 @@ use std::{pin::Pin, time::Duration};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::{FutureExt, Stream, StreamExt};
-use serde::{Deserialize, Serialize};
 use tokio::{
     sync::{oneshot, watch},
     time::Instant,
 };
 
-pub use self::unapplied::{LogSize, Meter, Unapplied};
+pub use self::{
+    control::Control,
+    unapplied::{LogSize, Meter, Unapplied},
+};
 
 use crate::{
     failpoint,
-    id::{EventId, InstanceId},
+    id::EventId,
     position::{Epoch, Position},
     subject::{Shard, Shards, Topic},
     timestamp::Timestamp,
@@ -74,13 +77,20 @@ pub struct CurrentEpoch {
     /// Which.
     pub epoch: Epoch,
     /// What was sent before this may be stored in an earlier one, whose ids the broker does not remember:
-    /// when this process learnt of the epoch, and [`CLOCKS_DIFFER`] later where it saw the change. None
+    /// when this process learnt of the epoch, and [`AFTER_CHANGE`] later where it saw the change. None
     /// where there was no other before it.
     pub since: Option<Instant>,
 }
 
-/// By how much a sender's clock may be ahead when an epoch begins under it.
+/// By how much what two processes take for the broker's time may differ.
 pub const CLOCKS_DIFFER: Duration = Duration::from_secs(2);
+
+/// By how much the time that a sender says it sent at may lie ahead of the broker's.
+pub const SENDERS_AHEAD: Duration = Duration::from_secs(15);
+
+/// For so long after an epoch began, what is sent now may say of itself that it was sent later, though a first copy of it is in the
+/// epoch before.
+pub const AFTER_CHANGE: Duration = CLOCKS_DIFFER.saturating_add(SENDERS_AHEAD);
 
 /// The broker's word that an event is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -201,51 +211,6 @@ pub struct BrokerStatus {
     pub elections: u64,
     /// Rises whenever a log's new leader makes itself known: what found none is worth another try now.
     pub leaders: u64,
-}
-
-/// What services announce to each other; lossy, repeated by whoever announces.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(tag = "type", rename_all = "snake_case")]
-pub enum Control {
-    /// A persister has projected `shard` up to `position`.
-    Applied {
-        /// Which shard.
-        shard: u16,
-        /// Up to where.
-        position: Position,
-        /// What is left, where it was measured.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        unapplied: Option<Unapplied>,
-    },
-    /// `shard` goes on in a new epoch.
-    Epoch {
-        /// Which shard.
-        shard: u16,
-        /// The new one.
-        epoch: Epoch,
-    },
-    /// A persister has read that the list of users' standings is at `version`.
-    Standings {
-        /// Of the last change.
-        version: u64,
-    },
-    /// A gateway is there, and keeps to the standings up to `standings`.
-    Gateway {
-        /// Which one.
-        instance: InstanceId,
-        /// The version of the list that it keeps to.
-        standings: u64,
-    },
-}
-
-impl Control {
-    /// Whether gateways say it, and persisters do not.
-    pub(crate) fn is_of_gateways(&self) -> bool {
-        match self {
-            Self::Gateway { .. } => true,
-            Self::Applied { .. } | Self::Epoch { .. } | Self::Standings { .. } => false,
-        }
-    }
 }
 
 /// Why the broker did not do what was asked.
@@ -397,6 +362,15 @@ pub trait Broker: Send + Sync + 'static {
     /// Creates `shard`'s log as `epoch`, or ends the epoch it is in and goes on as `epoch`; then
     /// announces it. Only the persister calls this. Doing it twice is harmless.
     async fn open_epoch(&self, shard: Shard, epoch: Epoch) -> Result<(), BrokerError>;
+
+    /// Sees to it that `shard`'s log is made as the guarantees need it, whoever made it. Only the persister calls this, each time
+    /// before it works on the shard: once it is so, nothing is asked until the broker may be another.
+    ///
+    /// # Errors
+    /// [`BrokerError::Refused`] where an operator has to change it, and what; [`BrokerError::NoLog`] if there is none.
+    async fn fit(&self, _shard: Shard) -> Result<(), BrokerError> {
+        Ok(())
+    }
 
     /// Announces to all services, this one included.
     async fn announce(&self, control: &Control) -> Result<(), BrokerError>;

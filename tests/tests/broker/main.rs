@@ -4,6 +4,7 @@
 
 mod conformance;
 mod embedded_only;
+mod fit;
 mod fixture;
 mod link;
 mod nats_only;

@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use futures::future::join_all;
+use futures::{StreamExt as _, future::join_all};
 use natter_shared::{
     broker::{
         Ack, Broker, BrokerError, Outgoing,
@@ -18,12 +18,13 @@ use natter_shared::{
     },
     id::{EventId, InstanceId},
     position::{Epoch, Position},
-    subject::{self, Shard, Topic},
+    subject::{self, Shard, Space, Topic},
 };
 use natter_tests::nats::NatsConfig;
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::task::JoinHandle;
 
+use crate::fit::{Running, edited};
 use crate::fixture::{
     Nats, PATIENCE, START, connected, disconnected, eager, event, eventually, group_in, nats_options, number, publish, publish_stubbornly,
     read, shards, syncing, without_canaries,
@@ -238,29 +239,44 @@ async fn an_epoch_that_begins_in_the_middle_of_batches_loses_nothing_and_moves_n
     }
 }
 
-/// As where the streams were made by an earlier release, or an operator has changed them.
+/// As where the streams were made by an earlier release, or an operator has changed them, or they have several copies, whatever
+/// the gateway's own config says.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_stream_that_takes_no_batches_takes_each_event_and_batches_once_a_persister_has_seen_it() {
+async fn a_stream_that_takes_no_batches_is_sent_none_until_a_persister_has_seen_it() {
     let nats = Nats::start_with(&syncing(), eager).await;
-    let jetstream = async_nats::jetstream::new(async_nats::connect(nats.server.client_url()).await.expect("a client"));
-    let name = subject::stream_name(first_shard(), Epoch(1));
-    let call = async |what: &str, config: Value| {
-        let answer: Value = jetstream.request(format!("STREAM.{what}.{name}"), &config).await.expect("an answer");
-        answer["config"].clone()
-    };
-    let mut config = call("INFO", json!({})).await;
-    config["allow_atomic"] = json!(false);
-    let updated = call("UPDATE", config).await;
-    assert!(updated.is_object() && updated.get("allow_atomic").is_none(), "{updated}");
+    edited(&nats, first_shard(), &[("allow_atomic", json!(false))]).await;
+    let client = async_nats::connect(nats.server.client_url()).await.expect("a client");
+    let mut sent = client.subscribe(subject::all_of(Space::Event, first_shard())).await.expect("a subscription");
+    client.flush().await.expect("a flush");
     let broker = connect(&nats, eager).await;
     flood(&*broker, 200).await;
     assert_eq!(broker.stored_together(), 0);
-    nats.persister.open_epoch(first_shard(), Epoch(1)).await.expect("an epoch that is open");
+    let mut seen = 0;
+    while seen < 200 {
+        let message = tokio::time::timeout(PATIENCE, sent.next()).await.expect("events in time").expect("a subscription");
+        let in_batch = message.headers.as_ref().is_some_and(|headers| headers.get("Nats-Batch-Id").is_some());
+        assert!(!in_batch, "after {seen} others");
+        seen += usize::from(message.subject.contains(".g."));
+    }
+    let _persister = Running::start(nats.connect(Role::Persister).await).await;
     eventually("batches", async || {
         flood(&*broker, 20).await;
         (broker.stored_together() > 0).then_some(())
     })
     .await;
+}
+
+/// What an operator has switched off meanwhile is not known before it is refused.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_that_takes_no_batches_any_more_takes_each_event() {
+    let nats = Nats::start_with(&syncing(), eager).await;
+    let broker = connect(&nats, eager).await;
+    flood(&*broker, 200).await;
+    edited(&nats, first_shard(), &[("allow_atomic", json!(false))]).await;
+    let before = broker.stored_together();
+    assert!(before > 0);
+    flood(&*broker, 200).await;
+    assert_eq!(broker.stored_together(), before);
 }
 
 /// Killed while batches are on their way, staged, and stored in part: what was acked stays where its ack said, and what was

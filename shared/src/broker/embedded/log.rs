@@ -8,7 +8,7 @@ use sea_orm::DbErr;
 use tokio::{sync::watch, time::Instant};
 
 use super::{
-    super::{BrokerError, CLOCKS_DIFFER, DUPLICATE_WINDOW, LogState, Stored, Tails},
+    super::{AFTER_CHANGE, BrokerError, CLOCKS_DIFFER, DUPLICATE_WINDOW, LogState, Stored, Tails},
     file::File,
 };
 use crate::{
@@ -233,7 +233,9 @@ impl Logs {
         {
             let mut log = slot.log.write();
             let is_first = log.is_none() && epoch == Epoch(1);
-            let since = (!is_first).then(|| Instant::now() + CLOCKS_DIFFER);
+            // Where there was none before, it may be that of a new installation, all of whose sends would be looked up.
+            let slack = if log.is_some() { AFTER_CHANGE } else { CLOCKS_DIFFER };
+            let since = (!is_first).then(|| Instant::now() + slack);
             if let Some(old) = log.replace(Log { since, ..Log::new(epoch) }) {
                 slot.ended.write().insert(old.epoch, old.last);
             }

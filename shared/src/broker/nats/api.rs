@@ -118,7 +118,19 @@ struct Replica {
     lag: u64,
 }
 
+/// Of a stream's config: whether it stores atomic batches (NATS ADR-50).
+pub(super) const ALLOW_ATOMIC: &str = "allow_atomic";
+
 impl StreamInfo {
+    pub(super) fn has_copies(&self) -> bool {
+        self.config.get("num_replicas").and_then(Value::as_u64).is_some_and(|copies| copies > 1)
+    }
+
+    /// Whether events may go to it together. What comes to the leader of several copies is proposed together anyway.
+    pub(super) fn takes_batches(&self) -> bool {
+        self.config.get(ALLOW_ATOMIC).and_then(Value::as_bool).unwrap_or_default() && !self.has_copies()
+    }
+
     /// A server that could lead: its copy has everything.
     pub(super) fn successor(&self) -> Option<&str> {
         let is_ready = |replica: &&Replica| replica.current && !replica.offline && replica.lag == 0;

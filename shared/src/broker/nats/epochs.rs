@@ -1,14 +1,20 @@
 //! Which epoch each shard is in, as far as this process knows: looked up by subject, kept, and
 //! looked up again when the server contradicts it.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use parking_lot::RwLock;
 use tokio::time::Instant;
 use tracing::info;
 
 use super::{
-    super::{BrokerError, CLOCKS_DIFFER},
+    super::{AFTER_CHANGE, BrokerError},
     api::Api,
     connect::Health,
 };
@@ -21,6 +27,12 @@ use crate::{
 /// change at once.
 const FRESH: Duration = Duration::from_millis(50);
 
+/// How long a look-up waits for what it is told of the stream it found. Who does not say so has no leader, and takes nothing anyway.
+const CONFIG_WITHIN: Duration = Duration::from_millis(200);
+
+/// Before a stream that seems to take no batches is asked again: its config may be another, or it did not answer.
+const ASK_AGAIN: Duration = Duration::from_mins(1);
+
 /// A shard's stream.
 #[derive(Debug)]
 pub(super) struct Current {
@@ -28,12 +40,29 @@ pub(super) struct Current {
     /// See [`CurrentEpoch::since`](super::super::CurrentEpoch::since).
     pub(super) since: Instant,
     pub(super) stream: String,
+    takes_batches: AtomicBool,
+    asked: Instant,
 }
 
 impl Current {
-    fn new(shard: Shard, epoch: Epoch, since: Instant) -> Arc<Self> {
+    pub(super) fn new(shard: Shard, epoch: Epoch, since: Instant, takes_batches: bool) -> Self {
         let stream = subject::stream_name(shard, epoch);
-        Arc::new(Self { epoch, since, stream })
+        Self { epoch, since, stream, takes_batches: takes_batches.into(), asked: Instant::now() }
+    }
+
+    /// Whether the stream stores atomic batches, as far as is known.
+    pub(super) fn takes_batches(&self) -> bool {
+        self.takes_batches.load(Ordering::Relaxed)
+    }
+
+    /// The stream has refused one.
+    pub(super) fn refuses_batches(&self) {
+        self.takes_batches.store(false, Ordering::Relaxed);
+    }
+
+    /// Whether it is time to look whether it does by now.
+    pub(super) fn may_take_batches(&self) -> bool {
+        !self.takes_batches() && self.asked.elapsed() > ASK_AGAIN
     }
 }
 
@@ -120,27 +149,44 @@ impl Epochs {
 
     async fn ask(&self, shard: Shard) -> Result<(), BrokerError> {
         let epochs = self.api.epochs_of(shard, &subject::all_of(Space::Event, shard)).await?;
-        self.learn(shard, epochs.last().copied());
+        let now = match epochs.last() {
+            Some(&epoch) => Some((epoch, self.takes_batches(shard, epoch).await)),
+            None => None,
+        };
+        self.learn(shard, now);
         Ok(())
     }
 
+    async fn takes_batches(&self, shard: Shard, epoch: Epoch) -> bool {
+        if self.known(shard).is_some_and(|current| current.epoch == epoch && current.takes_batches()) {
+            return true;
+        }
+        let stream = subject::stream_name(shard, epoch);
+        let told = tokio::time::timeout(CONFIG_WITHIN, self.api.stream_info(&stream)).await;
+        matches!(told, Ok(Ok(info)) if info.takes_batches())
+    }
+
     /// Takes over what is certain; a look-up that is on its way has an older answer.
-    pub(super) async fn settle(&self, shard: Shard, epoch: Epoch) -> Result<(), BrokerError> {
+    pub(super) async fn settle(&self, shard: Shard, epoch: Epoch, takes_batches: bool) -> Result<(), BrokerError> {
         let mut looked = self.slot(shard)?.looked.lock().await;
-        self.learn(shard, Some(epoch));
+        self.learn(shard, Some((epoch, takes_batches)));
         *looked = Looked { begun: Some(Instant::now()), failed: None };
         Ok(())
     }
 
-    fn learn(&self, shard: Shard, epoch: Option<Epoch>) {
+    /// Takes over the epoch, and whether its stream takes batches.
+    fn learn(&self, shard: Shard, now: Option<(Epoch, bool)>) {
         let Ok(slot) = self.slot(shard) else { return };
+        let epoch = now.map(|(epoch, _)| epoch);
         let before = {
             let mut current = slot.current.write();
             let before = current.as_ref().map(|current| current.epoch);
-            if before != epoch {
-                let since = Instant::now() + if before.is_some() { CLOCKS_DIFFER } else { Duration::ZERO };
-                *current = epoch.map(|epoch| Current::new(shard, epoch, since));
-            }
+            let since = match &*current {
+                Some(current) if Some(current.epoch) == epoch => current.since,
+                Some(_) => Instant::now() + AFTER_CHANGE,
+                None => Instant::now(),
+            };
+            *current = now.map(|(epoch, takes_batches)| Arc::new(Current::new(shard, epoch, since, takes_batches)));
             before
         };
         if before != epoch {

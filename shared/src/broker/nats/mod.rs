@@ -26,11 +26,12 @@ mod subscribe;
 mod unreachable;
 mod verdict;
 
-use std::{io, sync::Arc, time::Duration};
+use std::{collections::HashMap, io, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::StreamExt;
+use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -98,6 +99,8 @@ pub struct NatsBroker {
     api: Api,
     calls: Exchange,
     fences: Arc<Vec<Fence>>,
+    /// The epoch whose stream was found fit, and how often NATS had been connected to then.
+    fit: Mutex<HashMap<Shard, (Epoch, u64)>>,
     stop: CancellationToken,
 }
 
@@ -160,6 +163,7 @@ impl NatsBroker {
             api,
             calls: calls.clone(),
             fences,
+            fit: Mutex::default(),
             stop: stop.clone(),
         });
         broker.start_tasks(recovery, calls).await?;
@@ -322,6 +326,10 @@ impl Broker for NatsBroker {
 
     async fn open_epoch(&self, shard: Shard, epoch: Epoch) -> Result<(), BrokerError> {
         self.open_epoch_now(shard, epoch).await
+    }
+
+    async fn fit(&self, shard: Shard) -> Result<(), BrokerError> {
+        self.fit_now(shard).await
     }
 
     async fn announce(&self, control: &Control) -> Result<(), BrokerError> {

@@ -6,7 +6,7 @@ use tracing::{info, warn};
 use super::{
     super::{BrokerError, Control, DUPLICATE_WINDOW},
     NatsBroker,
-    api::ApiError,
+    api::{ALLOW_ATOMIC, ApiError, StreamInfo},
     options::{NatsOptions, Role},
 };
 use crate::{
@@ -17,14 +17,19 @@ use crate::{
 /// Bytes that a retired stream may take beside what it holds: copies may count a little differently.
 const RETIRED_SLACK: u64 = 1 << 20;
 
-/// Whether a stream takes batches. One of an earlier release does not yet.
-const ALLOW_ATOMIC: &str = "allow_atomic";
+/// What an operator may change of a stream: no guarantee rests on it.
+const FREE: [&str; 4] = ["max_bytes", "max_age", "num_replicas", "description"];
 
 impl NatsBroker {
-    pub(super) async fn open_epoch_now(&self, shard: Shard, epoch: Epoch) -> Result<(), BrokerError> {
-        if self.role != Role::Persister {
-            return Err(BrokerError::Refused("only the persister creates streams".to_owned()));
+    fn only_persisters(&self) -> Result<(), BrokerError> {
+        match self.role {
+            Role::Persister => Ok(()),
+            Role::Gateway => Err(BrokerError::Refused("only the persister makes streams and changes them".to_owned())),
         }
+    }
+
+    pub(super) async fn open_epoch_now(&self, shard: Shard, epoch: Epoch) -> Result<(), BrokerError> {
+        self.only_persisters()?;
         let current = match self.epochs.look_up_now(shard).await {
             Ok(current) => Some(current),
             Err(BrokerError::NoLog(_)) => None,
@@ -42,14 +47,31 @@ impl NatsBroker {
             // Also after a crash between retiring and creating.
             None => self.create(shard, epoch).await?,
         }
-        self.check(shard, epoch).await?;
-        self.epochs.settle(shard, epoch).await?;
-        let control = Control::Epoch { shard: shard.0, epoch };
-        // Announcing is lossy anyway; who misses it learns from the server's refusals.
-        if let Err(error) = self.announce_now(&control).await {
-            warn!(%shard, %epoch, %error, "epoch_not_announced");
+        let takes_batches = self.fit_stream(shard, epoch).await?;
+        self.epochs.settle(shard, epoch, takes_batches).await?;
+        self.announce_epoch(shard, epoch).await;
+        Ok(())
+    }
+
+    pub(super) async fn fit_now(&self, shard: Shard) -> Result<(), BrokerError> {
+        self.only_persisters()?;
+        let known = self.epochs.known(shard).map(|current| (current.epoch, self.api.exchange.connects()));
+        if known.is_some() && self.fit.lock().get(&shard).copied() == known {
+            return Ok(());
+        }
+        let current = self.epochs.look_up_now(shard).await?;
+        if self.fit_stream(shard, current.epoch).await? && !current.takes_batches() {
+            // Gateways look at the stream once more.
+            self.announce_epoch(shard, current.epoch).await;
         }
         Ok(())
+    }
+
+    async fn announce_epoch(&self, shard: Shard, epoch: Epoch) {
+        // Announcing is lossy anyway; who misses it learns from the server's refusals.
+        if let Err(error) = self.announce_now(&Control::Epoch { shard: shard.0, epoch }).await {
+            warn!(%shard, %epoch, %error, "epoch_not_announced");
+        }
     }
 
     /// Moves the subjects away: nothing is stored there any more, and the next stream may have them. Nor does it keep room for
@@ -79,37 +101,56 @@ impl NatsBroker {
         Ok(())
     }
 
-    /// Reads the stream back: an older server drops what it does not know, without a word.
-    async fn check(&self, shard: Shard, epoch: Epoch) -> Result<(), BrokerError> {
+    /// Whether the stream takes batches; refused where a guarantee does not hold of it. An older server drops what it does not
+    /// know, without a word, and an operator may have changed it.
+    async fn fit_stream(&self, shard: Shard, epoch: Epoch) -> Result<bool, BrokerError> {
+        let seen = (epoch, self.api.exchange.connects());
         let stream = subject::stream_name(shard, epoch);
-        let info = self.api.stream_info(&stream).await?;
-        for (field, want) in config(shard, epoch, &self.options) {
-            let is = info.config.get(&field);
-            if is == Some(&want) {
-                continue;
-            }
-            if field == ALLOW_ATOMIC {
-                if info.config.get("num_replicas") == Some(&json!(1)) {
-                    self.allow_batches(&stream, info.config.clone()).await;
+        let info = match self.api.stream_info(&stream).await {
+            Ok(info) => info,
+            // Who was asked for its name has it. Whether the log is lost others find out.
+            Err(error) if error.is_no_stream() => return Err(BrokerError::Unavailable(error.to_string())),
+            Err(error) => return Err(error.into()),
+        };
+        let null = Value::Null;
+        let wanted = config(shard, epoch, &self.options);
+        let differs: Vec<(&str, &Value, &Value)> = wanted
+            .iter()
+            .map(|(field, want)| (field.as_str(), info.config.get(field).unwrap_or(&null), want))
+            .filter(|(field, is, want)| is != want && *field != ALLOW_ATOMIC)
+            .collect();
+        if let Some((field, is, want)) = differs.iter().find(|(field, ..)| !FREE.contains(field)) {
+            return Err(BrokerError::Refused(format!(
+                "stream {stream} has {field}: {is}, which has to be {want}: change it with NATS's tools (docs/operations.md, Streams)"
+            )));
+        }
+        let takes_batches = match self.allow_batches(&stream, &info).await {
+            Ok(takes_batches) => takes_batches,
+            Err(error) => {
+                warn!(stream, %error, "batches_not_allowed");
+                if !matches!(error, ApiError::Server { .. }) {
+                    // Each event goes by itself until this is asked again.
+                    return Ok(false);
                 }
-                continue;
+                false
             }
-            // What an operator may have changed since, and what a promise rests on.
-            if matches!(field.as_str(), "max_bytes" | "max_age" | "num_replicas" | "description") {
-                warn!(stream, field, "stream_differs_from_config");
-            } else {
-                return Err(BrokerError::Refused(format!("stream {stream} has another {field} than it needs")));
+        };
+        if self.fit.lock().insert(shard, seen) != Some(seen) {
+            for (field, is, want) in differs {
+                warn!(stream, field, %is, config = %want, "stream_differs_from_config");
             }
         }
-        Ok(())
+        Ok(takes_batches)
     }
 
-    async fn allow_batches(&self, stream: &str, config: Value) {
-        match self.update(stream, config, ALLOW_ATOMIC, json!(true)).await {
-            Ok(()) => info!(stream, "batches_allowed"),
-            // Each event goes by itself then, as before.
-            Err(error) => warn!(stream, %error, "batches_not_allowed"),
+    /// Lets a stream of one copy take batches, as one of an earlier release does not yet. Whether it does.
+    async fn allow_batches(&self, stream: &str, info: &StreamInfo) -> Result<bool, ApiError> {
+        if self.options.replicas > 1 || info.has_copies() || info.takes_batches() {
+            return Ok(info.takes_batches());
         }
+        self.update(stream, info.config.clone(), ALLOW_ATOMIC, json!(true)).await?;
+        info!(stream, "batches_allowed");
+        Ok(true)
     }
 
     /// Changes one field of a stream's `config`.

@@ -46,7 +46,7 @@ const SINCE: (u32, u32, u32) = (2, 15, 0);
 /// How long there are no more after a batch that was refused for a second copy of something, which most batches have none of.
 const AFTER_COPY: Duration = Duration::from_millis(100);
 
-/// The same where its stream takes none, until a persister has seen to it.
+/// The same where its stream takes none any more.
 const WITHOUT_BATCHES: Duration = Duration::from_secs(5);
 
 type Answer = Result<Verdict, ExchangeError>;
@@ -130,8 +130,7 @@ impl Gather {
     pub(super) fn new(requests: Requests<Verdict>, paces: &[Arc<Pace>], options: &NatsOptions) -> Self {
         let sender = Arc::new(Sender {
             requests,
-            // What comes to the leader of several copies is proposed together anyway.
-            most: if options.replicas == 1 { options.batch } else { 1 },
+            most: options.batch,
             timeout: options.publish_timeout,
             stored: AtomicU64::new(0),
             runtime: Handle::current(),
@@ -187,7 +186,7 @@ impl Lane {
     /// Its turn, or by what it is told.
     fn enter(self: &Arc<Self>, entry: Entry) -> Result<(Turn, Entry), oneshot::Receiver<Told>> {
         let mut queue = self.queue.lock();
-        if queue.is_busy(&self.pace) && queue.may_gather(&self.rules()) {
+        if entry.current.takes_batches() && queue.is_busy(&self.pace) && queue.may_gather(&self.rules()) {
             return Err(queue.wait(entry));
         }
         queue.alone += 1;
@@ -253,7 +252,12 @@ impl Together {
                 queue.alone += waiting.len();
                 match answer {
                     Ok(Verdict::BatchWithCopy) => queue.pause_for(AFTER_COPY, now),
-                    Ok(Verdict::NoBatches) => queue.pause_for(WITHOUT_BATCHES, now),
+                    Ok(Verdict::NoBatches) => {
+                        for Waiting { entry, .. } in &waiting {
+                            entry.current.refuses_batches();
+                        }
+                        queue.pause_for(WITHOUT_BATCHES, now);
+                    }
                     Ok(_) | Err(_) => queue.pause(now),
                 }
                 drop(queue);

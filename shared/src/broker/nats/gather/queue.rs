@@ -134,7 +134,7 @@ mod tests {
         },
         id::{EventId, InstanceId},
         position::Epoch,
-        subject::Topic,
+        subject::{Shard, Topic},
         timestamp::Timestamp,
     };
 
@@ -156,7 +156,7 @@ mod tests {
             epoch: None,
             payload: Bytes::new(),
         };
-        let current = Current { epoch: Epoch(1), since: Instant::now(), stream: String::new() };
+        let current = Current::new(Shard(0), Epoch(1), Instant::now(), true);
         Entry { subject: String::new(), labels: Labels::of(&outgoing), current: Arc::new(current), payload: Bytes::new() }
     }
 

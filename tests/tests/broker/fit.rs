@@ -1,0 +1,95 @@
+//! Streams that are there already, as another release or an operator made them: a persister sees to them, or says what is wrong.
+
+use std::{sync::Arc, time::Duration};
+
+use natter_persister::{DatabaseOptions, Options};
+use natter_shared::{
+    broker::{Broker, BrokerError, nats::Role},
+    id::InstanceId,
+    position::Epoch,
+    subject::{self, Shard},
+    telemetry::metrics::Registry,
+};
+use serde_json::{Value, json};
+use tokio::sync::watch;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use crate::fixture::{Fixture as _, Nats, PATIENCE, eventually, shards};
+
+/// A persister at work, until dropped.
+pub(crate) struct Running {
+    ready: watch::Receiver<bool>,
+    _stop: DropGuard,
+    _folder: tempfile::TempDir,
+}
+
+impl Running {
+    pub(crate) async fn start(broker: Arc<dyn Broker>) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let url = format!("sqlite:{}", folder.path().join("natter.db").display());
+        let options = Options { database: DatabaseOptions { url, ..DatabaseOptions::default() }, ..Options::default() };
+        let database = natter_persister::connect(&options.database).await.expect("a database");
+        let metrics = Registry::new("test").register(natter_persister::Metrics::register);
+        let (stop, (told, ready)) = (CancellationToken::new(), watch::channel(false));
+        tokio::spawn(natter_persister::run(broker, database, options, InstanceId::random(), stop.clone(), told, metrics));
+        Self { ready, _stop: stop.drop_guard(), _folder: folder }
+    }
+
+    async fn is_ready_within(&mut self, patience: Duration) -> bool {
+        tokio::time::timeout(patience, self.ready.wait_for(|ready| *ready)).await.is_ok()
+    }
+}
+
+/// The config of a shard's stream, after some of it was changed.
+pub(crate) async fn edited(nats: &Nats, shard: Shard, changes: &[(&str, Value)]) -> Value {
+    let jetstream = async_nats::jetstream::new(async_nats::connect(nats.server.client_url()).await.expect("a client"));
+    let name = subject::stream_name(shard, Epoch(1));
+    let call = async |what: &str, config: Value| {
+        let answer: Value = jetstream.request(format!("STREAM.{what}.{name}"), &config).await.expect("an answer");
+        assert!(answer["config"].is_object(), "{answer}");
+        answer["config"].clone()
+    };
+    let mut config = call("INFO", json!({})).await;
+    for (field, value) in changes {
+        config[field] = value.clone();
+    }
+    if changes.is_empty() { config } else { call("UPDATE", config).await }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_persister_lets_streams_that_are_there_take_batches() {
+    let nats = Nats::start().await;
+    for shard in shards() {
+        assert!(edited(&nats, shard, &[("allow_atomic", json!(false))]).await.get("allow_atomic").is_none());
+    }
+    let mut persister = Running::start(nats.connect(Role::Persister).await).await;
+    assert!(persister.is_ready_within(PATIENCE).await);
+    for shard in shards() {
+        eventually("batches allowed", async || (edited(&nats, shard, &[]).await["allow_atomic"] == true).then_some(())).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_persister_does_not_work_on_a_stream_that_forgets_ids_too_soon() {
+    let nats = Nats::start().await;
+    let minutes = |minutes: u64| json!(Duration::from_mins(minutes).as_nanos() as u64);
+    let shard = shards().next().expect("a shard");
+    // No guarantee rests on the others, and operators change them.
+    let free = [("max_age", minutes(60 * 24)), ("max_bytes", json!(512 << 20)), ("description", json!("ours"))];
+    for shard in shards() {
+        edited(&nats, shard, &free).await;
+    }
+    edited(&nats, shard, &[("duplicate_window", minutes(1))]).await;
+    let broker = nats.connect(Role::Persister).await;
+    let mut persister = Running::start(broker.clone()).await;
+    // Each time: not only where the stream has just been made.
+    for _ in 0..2 {
+        let refused = broker.fit(shard).await;
+        assert!(matches!(&refused, Err(BrokerError::Refused(reason)) if reason.contains("duplicate_window")), "{refused:?}");
+        assert!(!persister.is_ready_within(Duration::from_secs(2)).await);
+    }
+    edited(&nats, shard, &[("duplicate_window", minutes(2))]).await;
+    assert!(persister.is_ready_within(PATIENCE).await);
+    let refused = nats.connect(Role::Gateway).await.fit(shard).await;
+    assert!(matches!(refused, Err(BrokerError::Refused(_))), "only persisters change streams: {refused:?}");
+}
