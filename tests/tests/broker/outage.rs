@@ -1,6 +1,6 @@
 //! The broker crashes, or comes back without what it had.
 
-use std::time::Duration;
+use std::{path::Path, time::Duration};
 
 use futures::future::join_all;
 use natter_shared::{
@@ -99,5 +99,21 @@ pub(crate) async fn a_wiped_store_goes_on_in_a_new_epoch(mut fixture: impl Fixtu
             Err(BrokerError::Unavailable(_)) => {}
             Err(_) => break,
         }
+    }
+}
+
+/// What was acked is there after a power cut by nothing but this line.
+#[test]
+fn every_shipped_server_syncs_before_it_acks() {
+    let deploy = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy");
+    let configs = || std::fs::read_dir(&deploy).expect("files").map(|entry| entry.expect("a file").path());
+    let texts = configs().filter(|path| path.extension().is_some_and(|ending| ending == "conf")).map(|path| {
+        let text = std::fs::read_to_string(&path).expect("text");
+        (path, text)
+    });
+    let of_nats: Vec<_> = texts.filter(|(_, text)| text.lines().any(|line| line.trim().starts_with("jetstream {"))).collect();
+    assert!(of_nats.len() >= 2, "{of_nats:?}");
+    for (path, text) in of_nats {
+        assert!(text.lines().any(|line| line.trim() == "sync_interval: always"), "{}", path.display());
     }
 }

@@ -65,6 +65,12 @@ impl Clock {
         state.known && (machine_micros() - self.steady() - state.machine).abs() < DOUBTFUL
     }
 
+    /// As if the machine's clock had been set by so many microseconds since.
+    #[cfg(test)]
+    pub(super) fn set_machine(&self, by: i64) {
+        self.state.lock().machine -= by;
+    }
+
     /// Something sent and received at these times of the steady clock was stored at this time of the
     /// broker's.
     pub(super) fn observe(&self, sent: i64, received: i64, stored: i64) {
@@ -114,8 +120,7 @@ mod tests {
         clock.observe(at, at, 1_700_000_000_000_000);
         let before = clock.now();
         for hour in [3_600_000_000, -3_600_000_000] {
-            // As if the machine's clock had been set by an hour since.
-            clock.state.lock().machine -= hour;
+            clock.set_machine(hour);
             assert!(!clock.is_sure());
             assert!(clock.now().since(before).as_secs() < 60 && clock.now() >= before);
             let at = clock.steady();

@@ -69,6 +69,8 @@ impl Publisher {
         let deadline = Instant::now() + self.timeout;
         let mut status = self.health.watch();
         let mut in_flight: Option<InFlight> = None;
+        // Whether a copy may be on its way.
+        let mut is_tried = false;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             let overtaken = async {
@@ -76,7 +78,12 @@ impl Publisher {
                 tokio::time::sleep(ELECTED).await;
             };
             let answer = tokio::select! {
-                answer = self.attempt(shard, &event, left) => Some(answer?),
+                answer = self.attempt(shard, &event, left) => match answer {
+                    Err(error @ (BrokerError::Busy | BrokerError::Refused(_))) if is_tried => {
+                        return Err(BrokerError::Unavailable(format!("no ack of the first copy, and then: {error}")));
+                    }
+                    answer => Some(answer?),
+                },
                 () = overtaken => None,
             };
             match answer {
@@ -84,6 +91,7 @@ impl Publisher {
                 Some(None) => self.doubt(shard, &mut in_flight, deadline).await,
                 None => {}
             }
+            is_tried = true;
             tracing::debug!(%shard, event = %event.id, "publish_without_ack");
             if left <= COPY_PAUSE {
                 return Err(BrokerError::Unavailable("the first copy is still in flight".to_owned()));
@@ -150,5 +158,121 @@ impl Publisher {
                 Err(BrokerError::Unavailable("an ack of another's batch".to_owned()))
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpSocket,
+        time::sleep,
+    };
+
+    use super::*;
+    use crate::{
+        broker::nats::{NatsBroker, NatsOptions, Role},
+        id::{EventId, GroupId, InstanceId},
+        subject::Topic,
+        timestamp::Timestamp,
+    };
+
+    /// What a server has read.
+    type Read = Arc<parking_lot::Mutex<Vec<u8>>>;
+
+    /// A broker that knows its epochs, at a server that signs everybody in and acks nothing; it reads what comes, or does not.
+    async fn broker(reads: bool, options: NatsOptions) -> (Arc<NatsBroker>, Read) {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(4096).unwrap();
+        socket.bind(([127, 0, 0, 1], 0).into()).unwrap();
+        let listener = socket.listen(16).unwrap();
+        let url = format!("nats://{}", listener.local_addr().unwrap());
+        let read = Read::default();
+        let all = Arc::clone(&read);
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let (mut reading, mut writing) = stream.into_split();
+                let all = Arc::clone(&all);
+                tokio::spawn(async move {
+                    let mut some = vec![0; 4096];
+                    while reads && let Ok(length @ 1..) = reading.read(&mut some).await {
+                        all.lock().extend_from_slice(&some[..length]);
+                    }
+                    std::future::pending::<()>().await;
+                    drop(reading);
+                });
+                tokio::spawn(async move {
+                    let _ = writing.write_all(b"INFO {}\r\nPONG\r\n").await;
+                    // It is not left, though it answers nothing.
+                    while writing.write_all(b"PING\r\n").await.is_ok() {
+                        sleep(Duration::from_millis(200)).await;
+                    }
+                });
+            }
+        });
+        let broker = NatsBroker::connect(NatsOptions { urls: vec![url], ..options }, Role::Gateway, InstanceId::random()).await.unwrap();
+        for shard in broker.shards.iter() {
+            broker.epochs.settle(shard, Epoch(1), true).await.unwrap();
+        }
+        let connected = async {
+            while !broker.publisher.gather.is_connected() {
+                sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), connected).await.unwrap();
+        (broker, read)
+    }
+
+    fn event(bytes: usize) -> Outgoing {
+        let topic = Topic::Group(GroupId(uuid::Uuid::now_v7()));
+        Outgoing { topic, id: EventId::random(), made_at: Timestamp::now(), epoch: None, payload: vec![b'x'; bytes].into() }
+    }
+
+    fn observe(clock: &Clock) {
+        let at = clock.steady();
+        clock.observe(at, at, i64::try_from(Timestamp::now().0).unwrap() * 1000);
+    }
+
+    #[tokio::test]
+    async fn nothing_is_published_while_the_time_is_in_doubt() {
+        let (broker, read) = broker(true, NatsOptions { publish_timeout: Duration::from_millis(500), ..NatsOptions::default() }).await;
+        let published = || {
+            let read = read.lock();
+            String::from_utf8_lossy(&read).lines().filter(|line| line.starts_with("HPUB ev.") && line.contains(".g.")).count()
+        };
+        // At first no canary has come back. Then the machine's clock is set by an hour.
+        for round in 0..2 {
+            let refused = broker.publisher.publish(event(1)).await;
+            assert!(matches!(&refused, Err(BrokerError::Unavailable(reason)) if reason.contains("time is not known")), "{refused:?}");
+            assert_eq!(published(), round);
+            observe(&broker.clock);
+            let unanswered = broker.publisher.publish(event(1)).await;
+            assert!(matches!(unanswered, Err(BrokerError::Unavailable(_))), "{unanswered:?}");
+            assert_eq!(published(), round + 1, "it was sent");
+            broker.clock.set_machine(3_600_000_000);
+        }
+    }
+
+    #[tokio::test]
+    async fn what_finds_no_room_after_a_first_copy_was_sent_is_not_known_to_be_stored_or_not() {
+        const LARGE: usize = 900_000;
+        let patience = Duration::from_secs(60);
+        let options = NatsOptions { max_in_flight_bytes: LARGE, publish_timeout: patience, ..NatsOptions::default() };
+        let (broker, _read) = broker(false, options).await;
+        observe(&broker.clock);
+        // Each leader is sent another copy, until no more may wait to be sent.
+        let leaders = async {
+            loop {
+                broker.health.note_leader();
+                sleep(Duration::from_millis(20)).await;
+            }
+        };
+        let told = tokio::select! {
+            told = broker.publisher.publish(event(LARGE)) => told,
+            () = leaders => return,
+        };
+        assert!(matches!(&told, Err(BrokerError::Unavailable(reason)) if reason.contains("too much")), "{told:?}");
+        let next = broker.publisher.publish(event(1)).await;
+        assert!(matches!(next, Err(BrokerError::Busy)), "of this one nothing was sent: {next:?}");
     }
 }
