@@ -424,9 +424,9 @@ mod tests {
 
     #[test]
     fn servers_that_have_left_a_cluster_are_not_tried() {
-        let server = |address: &str, is_discovered| Server {
+        let server = |address: &str, is_discovered: bool| Server {
             addr: address.parse().unwrap(),
-            failed_attempts: if is_discovered { 0 } else { 1 },
+            failed_attempts: usize::from(!is_discovered),
             did_connect: false,
             is_discovered,
             last_error: None,

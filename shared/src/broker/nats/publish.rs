@@ -256,7 +256,7 @@ mod tests {
     #[tokio::test]
     async fn what_finds_no_room_after_a_first_copy_was_sent_is_not_known_to_be_stored_or_not() {
         const LARGE: usize = 900_000;
-        let patience = Duration::from_secs(60);
+        let patience = Duration::from_mins(1);
         let options = NatsOptions { max_in_flight_bytes: LARGE, publish_timeout: patience, ..NatsOptions::default() };
         let (broker, _read) = broker(false, options).await;
         observe(&broker.clock);
