@@ -26,8 +26,17 @@ pub(crate) const ACCEPTED_WITHIN: Duration = Duration::from_secs(75);
 /// A group of people, to its owner.
 struct Owned {
     group: GroupId,
-    /// The other members that it may remove, and whether they are members as far as the owner knows.
-    others: Vec<(String, bool)>,
+    /// The other members, which it removes and adds again.
+    others: Vec<Other>,
+}
+
+/// Another member of a group of people, to its owner.
+struct Other {
+    user: String,
+    /// What was done last.
+    is_member: bool,
+    /// Nothing failed that may still be done, after all that was done since.
+    is_known: bool,
 }
 
 /// One user's side of the run.
@@ -50,8 +59,8 @@ pub(crate) struct Person {
     pub(crate) notes: Vec<Note>,
     /// The longest that a message took to be accepted.
     pub(crate) longest: Wait,
-    /// What it waited for in vain at the end, and how its client stood.
-    pub(crate) in_vain: Vec<String>,
+    /// The groups whose last message it waited for in vain, and how its client stood.
+    pub(crate) in_vain: Vec<(GroupId, String)>,
 }
 
 /// How long a message took to be accepted.
@@ -106,7 +115,8 @@ impl Person {
         let group = made["id"].as_str().context("a group's id")?.parse()?;
         let here = |record: &Record| record.position(group).map(drop);
         self.client.wait_until("one's own group", ANSWER, here).await?;
-        self.owned = Some(Owned { group, others: others.iter().map(|other| (other.clone(), true)).collect() });
+        let other = |user: &String| Other { user: user.clone(), is_member: true, is_known: true };
+        self.owned = Some(Owned { group, others: others.iter().map(other).collect() });
         Ok(())
     }
 
@@ -181,7 +191,9 @@ impl Person {
             return Ok(());
         }
         let group = private[self.rng.random_range(0..private.len())];
-        unless_refused(self.say(group, body).await)
+        let said = self.say(group, body).await;
+        // Nobody removes an owner.
+        if self.owns() == Some(group) { said } else { unless_refused(said) }
     }
 
     async fn notify_somebody(&mut self, plan: &Plan) -> Result<()> {
@@ -211,7 +223,8 @@ impl Person {
     pub(crate) async fn note(&mut self, other: &str) -> Result<()> {
         let (id, reply) = self.notify(json!({"user": other})).await?;
         let position = position_of(&reply["position"]).context("a position")?;
-        self.notes.push(Note { id, to: other.to_owned(), position });
+        let content = Content::of(&self.client.user.id, &news(id));
+        self.notes.push(Note { id, to: other.to_owned(), position, content });
         Ok(())
     }
 
@@ -230,17 +243,30 @@ impl Person {
         Ok((id, reply))
     }
 
-    /// Removes a member of its group or adds one again. What fails is left: it may have happened, and
-    /// the group's own order says so.
+    /// Of its group: whom it was told to have added and removed, and whether each is a member by that.
+    pub(crate) fn commanded(&self) -> impl Iterator<Item = (GroupId, String, bool)> {
+        let known = |owned: &Owned| {
+            let group = owned.group;
+            let others = owned.others.iter().filter(|other| other.is_known);
+            others.map(|other| (group, other.user.clone(), other.is_member)).collect::<Vec<_>>()
+        };
+        self.owned.iter().flat_map(known)
+    }
+
+    /// Removes a member of its group or adds one again. What fails is left: it may have happened, or happen later, and the
+    /// group's own order says so.
     async fn remove_or_add(&mut self) {
         let Some(owned) = &self.owned else { return };
         let which = self.rng.random_range(0..owned.others.len());
-        let (other, is_member) = owned.others[which].clone();
-        let path = format!("groups/{}/members/{other}", owned.group);
+        let Other { user, is_member, .. } = &owned.others[which];
+        let path = format!("groups/{}/members/{user}", owned.group);
         let done =
-            if is_member { self.call(Method::DELETE, &path, Value::Null).await } else { self.call(Method::PUT, &path, json!({})).await };
-        if let (Ok(_), Some(owned)) = (done, &mut self.owned) {
-            owned.others[which].1 = !is_member;
+            if *is_member { self.call(Method::DELETE, &path, Value::Null).await } else { self.call(Method::PUT, &path, json!({})).await };
+        if let Some(other) = self.owned.as_mut().and_then(|owned| owned.others.get_mut(which)) {
+            match done {
+                Ok(_) => other.is_member = !other.is_member,
+                Err(_) => other.is_known = false,
+            }
         }
     }
 
@@ -286,6 +312,7 @@ impl Person {
 
     /// Waits for the last message of each group; what does not come is the checker's to report.
     pub(crate) async fn catch_up(&mut self, accepted: &[Fact], until: Instant) -> Result<()> {
+        self.in_vain.clear();
         for client in [Some(&mut self.client), self.tab.as_mut()].into_iter().flatten() {
             client.read_on();
             if client.is_away() {
@@ -304,11 +331,19 @@ impl Person {
                     waited = client.wait_until("the last message", until.saturating_duration_since(Instant::now()), here).await;
                 }
                 if waited.is_err() {
-                    self.in_vain.push(client.state_of(group, last));
+                    self.in_vain.push((group, client.state_of(group, last)));
                 }
             }
         }
         Ok(())
+    }
+
+    /// The groups of which somebody was told last that something is missing, or told nothing: what comes next has to come.
+    pub(crate) fn silent(&self) -> impl Iterator<Item = GroupId> {
+        let is_reset =
+            |client: &Client| client.record(|record| record.groups().into_iter().filter(|group| record.is_reset(*group)).collect());
+        let reset = self.clients().flat_map(move |(_, client)| -> Vec<GroupId> { is_reset(client) });
+        self.in_vain.iter().map(|(group, _)| *group).chain(reset)
     }
 
     /// Connects again what was closed.

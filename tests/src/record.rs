@@ -123,11 +123,7 @@ impl Record {
 
     /// Whether the last that it was told of a group is that something is missing.
     pub fn is_reset(&self, group: GroupId) -> bool {
-        let is_its = |entry: &&Entry| match entry {
-            Entry::Joined(of, _) | Entry::Began(of, _) | Entry::Left(of, _) | Entry::Gone(of) | Entry::Reset(of) => *of == group,
-            Entry::Delivered(fact) => fact.group == group,
-        };
-        matches!(self.entries.iter().rev().find(is_its), Some(Entry::Reset(_)))
+        matches!(self.entries.iter().rev().find(|entry| entry.group() == group), Some(Entry::Reset(_)))
     }
 
     /// Whether it was ever told that something of a group is missing.
@@ -250,16 +246,14 @@ impl Record {
     /// A group's state: where delivery goes on, and whether something is missing before it.
     fn follow(&mut self, state: &Value) {
         let (Some(group), Some(position)) = (group_of(&state["id"]), position_of(&state["position"])) else { return };
-        let resumed = self.groups.get(&group).copied();
-        if let Some(last) = resumed.or(self.ended.get(&group).copied())
-            && state["recovered"] == true
-        {
-            self.recovered += 1;
-            self.begin(group, Entry::Joined(group, last));
-            self.advance(group, last);
-            return;
-        }
-        if resumed.is_some() {
+        if let Some(last) = self.groups.get(&group).or(self.ended.get(&group)).copied() {
+            if state["recovered"] == true {
+                self.recovered += 1;
+                self.begin(group, Entry::Joined(group, last));
+                self.advance(group, last);
+                return;
+            }
+            // Whether there is a reason, for instance that its membership has ended and begun anew, is the checker's to know.
             self.entries.push(Entry::Reset(group));
         }
         self.begin(group, Entry::Joined(group, position));
@@ -324,7 +318,7 @@ impl Record {
             }
             None => {
                 self.inbox = self.inbox.max(Some(position));
-                self.heard.push(Heard::Note(id, position));
+                self.heard.push(Heard::Note(id, position, content_of(frame)));
             }
         }
     }

@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use crate::{
     checker::{Content, Fact, Memberships},
-    inboxes::Counts,
+    inboxes::{Counts, Note},
 };
 
 /// So many rows with all their text are read at once.
@@ -114,10 +114,15 @@ impl Sql {
         Ok(memberships)
     }
 
-    /// All notifications to users: recipient and id.
-    pub async fn notifications(&self) -> Result<Vec<(String, Uuid)>> {
-        let rows = self.rows("SELECT recipient, id FROM notifications WHERE group_id IS NULL").await?;
-        rows.iter().map(|row| Ok((row.try_get("", "recipient")?, row.try_get("", "id")?))).collect()
+    /// All notifications to users.
+    pub async fn notifications(&self) -> Result<Vec<Note>> {
+        let rows = self.rows("SELECT recipient, id, epoch, seq, sender, body FROM notifications WHERE group_id IS NULL").await?;
+        let note = |row: &QueryResult| -> Result<Note> {
+            let (sender, body): (Option<String>, Option<String>) = (row.try_get("", "sender")?, row.try_get("", "body")?);
+            let content = Content::of(&sender.unwrap_or_default(), &body.unwrap_or_default());
+            Ok(Note { id: row.try_get("", "id")?, to: row.try_get("", "recipient")?, position: position(row)?, content })
+        };
+        rows.iter().map(note).collect()
     }
 
     /// What is not seen and not read in every inbox that has anything.

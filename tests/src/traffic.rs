@@ -14,9 +14,9 @@ use tokio::{task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    checker::{Fact, Observation, Report, Violation, check, check_following},
-    client::Client,
-    inboxes::{self, Inboxes, Told},
+    checker::{Fact, Observation, Report, Violation, check, check_commanded, check_following},
+    client::{ANSWER, Client},
+    inboxes::{self, InboxViolation, Inboxes, Told},
     person::{Person, Wait, open_groups},
     record::Record,
     sql::Sql,
@@ -27,6 +27,9 @@ pub const SETTLED_WITHIN: Duration = Duration::from_mins(1);
 
 /// How long clients may take at the end to be told what they are members of.
 const TOLD_WITHIN: Duration = Duration::from_secs(5);
+
+/// So often something more is said to who was told last that something is missing.
+const SAID_AGAIN: usize = 3;
 
 /// What happens.
 #[derive(Debug, Clone)]
@@ -167,13 +170,20 @@ impl Traffic {
     pub async fn settle_within(mut self, sql: &Sql, within: Duration) -> Result<Report> {
         self.send_last_words().await?;
         let until = Instant::now() + within;
-        let accepted: Vec<Fact> = self.people.iter().flat_map(|person| person.accepted.iter().copied()).collect();
-        for person in &mut self.people {
-            person.catch_up(&accepted, until).await?;
+        let mut accepted = self.catch_up(until).await?;
+        for _ in 0..SAID_AGAIN {
+            let silent: HashSet<GroupId> = self.people.iter().flat_map(Person::silent).collect();
+            if silent.is_empty() {
+                break;
+            }
+            // What was declared to be missing may have been all of it.
+            self.say_in(&silent, "one more word").await?;
+            accepted = self.catch_up(until.max(Instant::now() + ANSWER.min(within))).await?;
         }
         let inboxes = self.inboxes(sql, until).await?;
         let mut seen = Observation { accepted, ..Observation::default() };
         for person in &self.people {
+            seen.commanded.extend(person.commanded());
             seen.attempted.extend(&person.attempted);
             seen.sent.push((person.client.user.handle.clone(), person.accepted.clone()));
             seen.users.extend(person.clients().map(|(name, client)| (name, client.user.id.clone())));
@@ -186,7 +196,8 @@ impl Traffic {
             }
             self.read(sql, &mut seen).await?;
             let stored = seen.rows.iter().filter(|row| seen.attempted.contains(&row.message)).count();
-            let is_all = stored + seen.dead.len() >= seen.accepted.len() && check_following(&seen).is_empty();
+            let is_all =
+                stored + seen.dead.len() >= seen.accepted.len() && check_following(&seen).is_empty() && check_commanded(&seen).is_empty();
             if is_all || Instant::now() > until {
                 break;
             }
@@ -201,12 +212,21 @@ impl Traffic {
         self.read(sql, &mut seen).await?;
         let mut report = check(&seen);
         report.recovered = recovered;
-        report.in_vain = self.people.iter().flat_map(|person| person.in_vain.iter().cloned()).collect();
+        report.in_vain = self.people.iter().flat_map(|person| person.in_vain.iter().map(|(_, state)| state.clone())).collect();
         report.stored += inboxes.rows.len();
         report.accepted += inboxes.accepted.len();
         report.resets += inboxes::resets(&inboxes);
         report.violations.extend(inboxes::check(&inboxes).into_iter().map(Violation::Inbox));
         Ok(report)
+    }
+
+    /// Waits until everybody has the last message of each group; gives all that was accepted.
+    async fn catch_up(&mut self, until: Instant) -> Result<Vec<Fact>> {
+        let accepted: Vec<Fact> = self.people.iter().flat_map(|person| person.accepted.iter().copied()).collect();
+        for person in &mut self.people {
+            person.catch_up(&accepted, until).await?;
+        }
+        Ok(accepted)
     }
 
     /// What SQL has of this run, and what clients follow.
@@ -220,20 +240,20 @@ impl Traffic {
         Ok(())
     }
 
-    /// What became of all inboxes; waits until everybody was told what SQL counts.
+    /// What became of all inboxes; waits until everybody was told what SQL counts. To who hears nothing after a declared gap
+    /// something more is said.
     async fn inboxes(&mut self, sql: &Sql, until: Instant) -> Result<Inboxes> {
         let mut seen = Inboxes::default();
         if self.extras.notifications == 0 {
             return Ok(seen);
         }
-        for person in &self.people {
-            seen.attempted.extend(&person.attempted_notes);
-            seen.accepted.extend(person.notes.iter().cloned());
-        }
+        let (mut until, mut again) = (until, SAID_AGAIN);
         loop {
             for person in &mut self.people {
                 person.come_back().await?;
             }
+            seen.attempted = self.people.iter().flat_map(|person| person.attempted_notes.iter().copied()).collect();
+            seen.accepted = self.people.iter().flat_map(|person| person.notes.iter().cloned()).collect();
             seen.rows = sql.notifications().await?;
             seen.counts = sql.inbox_counts().await?;
             seen.told.clear();
@@ -241,7 +261,20 @@ impl Traffic {
                 let told = client.record(|record| (record.heard.clone(), record.counts.map(|(_, counts)| counts)));
                 seen.told.push(Told { client: name, user: client.user.id.clone(), heard: told.0, counts: told.1 });
             }
-            if inboxes::check(&seen).is_empty() || Instant::now() > until {
+            let bad = inboxes::check(&seen);
+            let stuck: HashSet<&String> =
+                bad.iter().filter_map(|bad| if let InboxViolation::Stuck(client) = bad { Some(client) } else { None }).collect();
+            if !stuck.is_empty() && again > 0 {
+                again -= 1;
+                let users: HashSet<String> =
+                    seen.told.iter().filter(|told| stuck.contains(&told.client)).map(|told| told.user.clone()).collect();
+                for user in &users {
+                    self.people[0].note(user).await?;
+                }
+                // It comes, and is counted.
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                until = until.max(Instant::now() + TOLD_WITHIN);
+            } else if bad.is_empty() || Instant::now() > until {
                 return Ok(seen);
             }
             tokio::time::sleep(Duration::from_millis(200)).await;
@@ -263,17 +296,23 @@ impl Traffic {
         Ok(rows)
     }
 
-    /// One more message in each group, so that every earlier one has an end to be waited for; and
-    /// one more notification to everybody, after which everybody is told counts.
-    async fn send_last_words(&mut self) -> Result<()> {
+    /// A message in each of these groups, of somebody who is in it.
+    async fn say_in(&mut self, groups: &HashSet<GroupId>, body: &str) -> Result<()> {
         let mut done = HashSet::new();
         for person in &mut self.people {
             for group in person.groups.clone().into_iter().chain(person.owns()) {
-                if done.insert(group) {
-                    person.say(group, "last words").await?;
+                if groups.contains(&group) && done.insert(group) {
+                    person.say(group, body).await?;
                 }
             }
         }
+        Ok(())
+    }
+
+    /// One more message in each group, so that every earlier one has an end to be waited for; and
+    /// one more notification to everybody, after which everybody is told counts.
+    async fn send_last_words(&mut self) -> Result<()> {
+        self.say_in(&self.ever.clone(), "last words").await?;
         if self.extras.notifications > 0 {
             let all: Vec<String> = self.people.iter().map(|person| person.client.user.id.clone()).collect();
             for (person, other) in self.people.iter_mut().zip(all) {

@@ -1,4 +1,4 @@
-//! What clients take themselves for members of, against the groups' own orders.
+//! What clients take themselves for members of, and what was commanded, against the groups' own orders.
 
 use std::collections::{HashMap, HashSet};
 
@@ -24,6 +24,17 @@ pub fn check_following(seen: &Observation) -> Vec<Violation> {
         bad.extend(is_in.difference(&follows).map(|group| Violation::Unaware(client.clone(), *group)));
     }
     bad
+}
+
+/// Whether members are as was answered to who removed them and added them again.
+pub fn check_commanded(seen: &Observation) -> Vec<Violation> {
+    let Some(memberships) = &seen.memberships else { return Vec::new() };
+    let is_member = |group: GroupId, user: &String| {
+        let times = memberships.get(&(group, user.clone()));
+        times.is_some_and(|times| matches!(times.last(), Some((_, None))))
+    };
+    let lost = seen.commanded.iter().filter(|(group, user, commanded)| is_member(*group, user) != *commanded);
+    lost.map(|(group, user, _)| Violation::CommandLost(*group, user.clone())).collect()
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! The checker of the promises: once, in order, no silent gap, in SQL once, only members.
 //! A pure function over what clients recorded and what SQL holds, so that it is itself tested: `rows`
-//! looks at SQL, `view` at what each client got, `following` at what it takes itself for a member of.
-//! Inboxes are judged by `inboxes`.
+//! looks at SQL, `view` at what each client got, `following` at what it takes itself for a member of, and at whether
+//! memberships are as they were commanded. Inboxes are judged by `inboxes`.
 
 mod following;
 mod rows;
@@ -19,7 +19,7 @@ use natter_shared::{
     position::Position,
 };
 
-pub use self::following::check_following;
+pub use self::following::{check_commanded, check_following};
 use crate::inboxes::InboxViolation;
 
 /// What one client recorded, in the order it arrived.
@@ -31,12 +31,23 @@ pub enum Entry {
     Began(GroupId, Position),
     /// The membership ended with this event.
     Left(GroupId, Position),
-    /// The membership ended while the client was away: it is not told what came before that.
+    /// Signing in, the client was not told of the group any more: the membership ended while it was away, and it is not told what
+    /// came before that.
     Gone(GroupId),
     /// The server declared that something of the group is missing.
     Reset(GroupId),
     /// A message arrived.
     Delivered(Fact),
+}
+
+impl Entry {
+    /// The group it is about.
+    pub fn group(&self) -> GroupId {
+        match self {
+            Self::Joined(group, _) | Self::Began(group, _) | Self::Left(group, _) | Self::Gone(group) | Self::Reset(group) => *group,
+            Self::Delivered(fact) => fact.group,
+        }
+    }
 }
 
 /// What a message says and who says it, as a hash: of millions of messages there is no room for more.
@@ -80,6 +91,8 @@ pub struct Observation {
     pub users: HashMap<String, String>,
     /// When they were members; without, as they were told themselves.
     pub memberships: Option<Memberships>,
+    /// What was answered to who removed members and added them: whether each is one.
+    pub commanded: Vec<(GroupId, String, bool)>,
     /// Per client that is connected at the end: the groups that it takes itself for a member of, and up to where it has them.
     pub following: HashMap<String, HashMap<GroupId, Position>>,
     /// Per sender: what was accepted, in the order it was sent.
@@ -99,6 +112,10 @@ pub struct Observation {
 pub enum Violation {
     /// Accepted, and not in SQL, not even as a dead letter.
     NotInSql(Fact),
+    /// An event that SQL would not take.
+    DeadLetter(MessageId),
+    /// A removal of the user from the group, or an addition, was answered as done, and the group's own order says otherwise.
+    CommandLost(GroupId, String),
     /// In SQL more than once, by id or by position.
     TwiceInSql(Fact),
     /// In SQL, and nobody sent it.
@@ -114,6 +131,10 @@ pub enum Violation {
     /// A client was told that its membership of a group began at the first position; it was the second, and what lies
     /// between was not told.
     JoinedLate(String, GroupId, Position, Position),
+    /// A client was told that its membership of a group ended here, and it did not.
+    EndedWrongly(String, GroupId, Position),
+    /// After a gap of a group was declared to a client it got nothing more of the group, though there was something.
+    Stuck(String, GroupId),
     /// A gap of a group was declared to a client, and nothing had been lost.
     Reset(String, GroupId),
     /// A member did not get a message of its time.
@@ -190,5 +211,6 @@ pub fn check(seen: &Observation) -> Report {
         view::check_client(client, record, &truth, seen, &mut report);
     }
     report.violations.extend(check_following(seen));
+    report.violations.extend(check_commanded(seen));
     report
 }

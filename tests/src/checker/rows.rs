@@ -1,4 +1,4 @@
-//! What SQL holds: all that was accepted, once and as it was, nothing else, and in the order it was sent.
+//! What SQL holds: all that was accepted, once and as it was, nothing else, no dead letters, and in the order it was sent.
 
 use std::collections::{HashMap, HashSet};
 
@@ -22,8 +22,10 @@ pub(super) fn check_sql(seen: &Observation, report: &mut Report) {
             report.violations.push(Violation::NeverSent(*row));
         }
     }
+    report.violations.extend(seen.dead.iter().map(|dead| Violation::DeadLetter(*dead)));
     for accepted in &seen.accepted {
         match by_id.get(&accepted.message) {
+            // That is told above.
             None if seen.dead.contains(&accepted.message) => {}
             None => report.violations.push(Violation::NotInSql(*accepted)),
             Some(row) if seen.dead.contains(&row.message) => report.violations.push(Violation::TwiceInSql(*row)),

@@ -137,7 +137,8 @@ fn membership_is_judged_by_the_group_s_own_order() {
         }
     };
     assert_eq!(violations(truly(Some(4))), []);
-    assert_eq!(violations(truly(Some(3))), [Violation::NotMember("part".into(), fact(4))]);
+    let ended = Violation::EndedWrongly("part".into(), GROUP, at(4));
+    assert_eq!(violations(truly(Some(3))), [ended, Violation::NotMember("part".into(), fact(4))]);
     let gone_without_a_word = violations(|seen| {
         truly(Some(4))(seen);
         seen.clients[1].1 = vec![Entry::Joined(GROUP, at(2)), Entry::Delivered(fact(3)), Entry::Gone(GROUP)];
@@ -146,17 +147,21 @@ fn membership_is_judged_by_the_group_s_own_order() {
 }
 
 #[test]
-fn a_dead_letter_is_kept_and_one_beside_its_row_is_not() {
+fn a_dead_letter_is_found() {
     let found = violations(|seen| {
         let row = seen.rows.pop().unwrap();
         seen.clients[0].1.pop();
         seen.dead.insert(row.message);
     });
-    assert_eq!(found, []);
+    assert_eq!(found, [Violation::DeadLetter(fact(6).message)], "and not lost beside it");
     let found = violations(|seen| {
         seen.dead.insert(fact(6).message);
     });
-    assert_eq!(found, [Violation::TwiceInSql(fact(6))]);
+    assert_eq!(found, [Violation::DeadLetter(fact(6).message), Violation::TwiceInSql(fact(6))]);
+    let found = violations(|seen| {
+        seen.dead.insert(fact(9).message);
+    });
+    assert_eq!(found, [Violation::DeadLetter(fact(9).message)], "of an event that is no message");
 }
 
 #[test]
@@ -214,4 +219,81 @@ fn a_declared_gap_without_a_reason_is_found() {
     };
     assert_eq!(violations(&[(0, None)]), [Violation::Reset("whole".into(), GROUP)]);
     assert_eq!(violations(&[(0, Some(2)), (3, None)]), []);
+}
+
+/// With the times at which the users `w` and `p`, whose clients are `whole` and `part`, were members.
+fn with_times(seen: &mut Observation, w: &[(u64, Option<u64>)], p: &[(u64, Option<u64>)]) {
+    seen.users = [("whole".to_owned(), "w".to_owned()), ("part".to_owned(), "p".to_owned())].into();
+    let times = |user: &str, times: &[(u64, Option<u64>)]| {
+        let times = times.iter().map(|(from, until)| (at(*from), until.map(at))).collect();
+        ((GROUP, user.to_owned()), times)
+    };
+    seen.memberships = Some([times("w", w), times("p", p)].into());
+}
+
+#[test]
+fn a_removal_that_was_answered_and_is_nowhere_is_found() {
+    let found = |until, commanded| {
+        violations(|seen| {
+            with_times(seen, &[(0, None)], &[(2, until)]);
+            // What its client was told is another matter.
+            seen.clients.truncate(1);
+            seen.commanded = vec![(GROUP, "p".to_owned(), commanded)];
+        })
+    };
+    assert_eq!(found(Some(4), false), []);
+    assert_eq!(found(None, true), []);
+    assert_eq!(found(None, false), [Violation::CommandLost(GROUP, "p".into())]);
+    assert_eq!(found(Some(4), true), [Violation::CommandLost(GROUP, "p".into())]);
+}
+
+#[test]
+fn who_hears_nothing_after_a_declared_gap_is_found() {
+    let cut = |seen: &mut Observation| {
+        seen.clients[0].1.truncate(3);
+        seen.clients[0].1.push(Entry::Reset(GROUP));
+    };
+    assert_eq!(violations(cut), [Violation::Stuck("whole".into(), GROUP)]);
+    let goes_on = violations(|seen| {
+        cut(seen);
+        seen.clients[0].1.push(Entry::Delivered(fact(6)));
+    });
+    assert_eq!(goes_on, []);
+    let ended = violations(|seen| {
+        cut(seen);
+        seen.clients[0].1.push(Entry::Left(GROUP, at(5)));
+    });
+    assert_eq!(ended, [], "nothing more comes to who is no member");
+    assert_eq!(violations(|seen| seen.clients[0].1.push(Entry::Reset(GROUP))), [], "there was nothing to hear");
+    let back = violations(|seen| {
+        cut(seen);
+        seen.clients[0].1.extend([Entry::Left(GROUP, at(3)), Entry::Joined(GROUP, at(4)), Entry::Delivered(fact(6))]);
+    });
+    assert_eq!(back, [Violation::Missing("whole".into(), fact(5))], "an earlier membership's gap excuses nothing of this one");
+}
+
+#[test]
+fn an_end_that_was_none_is_found() {
+    let whole = |truly: &[(u64, Option<u64>)], entries: &[Entry]| {
+        violations(|seen| {
+            with_times(seen, truly, &[(2, Some(4))]);
+            seen.clients[0].1 = entries.to_vec();
+        })
+    };
+    let got = |seq| Entry::Delivered(fact(seq));
+    let begin = [Entry::Joined(GROUP, at(0)), got(1), got(2)];
+    let with = |entries: &[Entry]| [&begin[..], entries].concat();
+    let missing = [3, 4].map(|seq| Violation::Missing("whole".into(), fact(seq)));
+    let gone = with(&[Entry::Gone(GROUP), Entry::Joined(GROUP, at(4)), got(5), got(6)]);
+    assert_eq!(whole(&[(0, None)], &gone), missing);
+    assert_eq!(whole(&[(0, Some(3)), (4, None)], &gone), [], "not told what came before the end");
+    assert_eq!(whole(&[(0, Some(6))], &gone), missing, "it ended later, but not then");
+    let told_again = with(&[Entry::Gone(GROUP), Entry::Began(GROUP, at(0)), got(3), got(4), got(5), got(6)]);
+    assert_eq!(whole(&[(0, None)], &told_again), [], "SQL was behind, and nothing is missing");
+    let never_again: Vec<Violation> = (3..=6).map(|seq| Violation::Missing("whole".into(), fact(seq))).collect();
+    assert_eq!(whole(&[(0, None)], &with(&[Entry::Gone(GROUP)])), never_again);
+    let left = with(&[Entry::Left(GROUP, at(2)), Entry::Joined(GROUP, at(4)), got(5), got(6)]);
+    assert_eq!(whole(&[(0, None)], &left), [Violation::EndedWrongly("whole".into(), GROUP, at(2))]);
+    let declared = with(&[Entry::Reset(GROUP), Entry::Left(GROUP, at(4))]);
+    assert_eq!(whole(&[(0, Some(3))], &declared), [], "where exactly it ended could not be told");
 }

@@ -7,7 +7,7 @@ use natter_shared::{
     position::Position,
 };
 
-use super::{Entry, Fact, Memberships, Observation, Report, Time, Violation};
+use super::{Entry, Fact, Observation, Report, Time, Violation};
 
 /// One client's view of one group.
 #[derive(Default)]
@@ -21,6 +21,8 @@ struct View {
     delivered: Vec<Fact>,
     /// The last end of a membership.
     left: Position,
+    /// What it had when it was not told of the group any more, and it has not been since.
+    gone: Option<Position>,
     /// Declared gaps: after this position, up to the next delivery.
     gaps: Vec<(Position, Option<Position>)>,
     /// What else was told after the last delivery.
@@ -30,6 +32,67 @@ struct View {
 }
 
 impl View {
+    /// Of who is a member at these times, if that is known.
+    fn of(truly: Option<Vec<Time>>) -> Self {
+        Self { truly, ..Self::default() }
+    }
+
+    /// It was told that a membership begins, or that delivery goes on, after `from`.
+    fn begin(&mut self, from: Position) {
+        // A join of a member changes nothing.
+        if self.times.last().is_some_and(|(_, until)| until.is_none()) {
+            return;
+        }
+        if self.gone.take().is_some_and(|had| self.is_one_membership(had, Some(from))) {
+            return self.reopen();
+        }
+        self.times.push((from, None));
+        // Whatever was missing of an earlier membership: all of this one is due.
+        if let Some((_, before @ None)) = self.gaps.last_mut() {
+            *before = Some(from);
+        }
+    }
+
+    /// Signing in, it was not told of the group.
+    fn go(&mut self) {
+        let last = self.last();
+        if let Some((from, until @ None)) = self.times.last_mut() {
+            let had = last.max(*from);
+            (*until, self.gone) = (Some(had), Some(had));
+        }
+    }
+
+    /// The end of its membership that it concluded was none.
+    fn reopen(&mut self) {
+        if let Some((_, until)) = self.times.last_mut() {
+            *until = None;
+        }
+    }
+
+    /// Nothing more comes: of a membership that never ended all is due, whatever the client concluded.
+    fn end(&mut self) {
+        if self.gone.take().is_some_and(|had| self.is_one_membership(had, None)) {
+            self.reopen();
+        }
+    }
+
+    /// Whether the user was a member all the time from `since` to `then`, or for good.
+    fn is_one_membership(&self, since: Position, then: Option<Position>) -> bool {
+        let is_one = |(from, until): &Time| *from <= since && until.is_none_or(|until| then.is_some_and(|then| then <= until));
+        self.truly.iter().flatten().any(is_one)
+    }
+
+    /// Whether a membership ended at `at`, as far as that is known.
+    fn ends_at(&self, at: Position) -> bool {
+        self.truly.as_ref().is_none_or(|truly| truly.iter().any(|(_, until)| *until == Some(at)))
+    }
+
+    /// The last delivery before a declared gap after which nothing was told, while it is a member still.
+    fn silent_after(&self) -> Option<Position> {
+        let is_member = matches!(self.times.last(), Some((_, None)));
+        self.gaps.last().filter(|(_, before)| is_member && before.is_none()).map(|(after, _)| *after)
+    }
+
     fn last(&self) -> Position {
         self.delivered.last().map_or(Position::START, |fact| fact.position)
     }
@@ -86,23 +149,31 @@ pub(super) fn check_client(
     seen: &Observation,
     report: &mut Report,
 ) {
+    let user = seen.users.get(client).cloned().unwrap_or_default();
+    let truly = |group: GroupId| {
+        let memberships = seen.memberships.as_ref()?;
+        Some(memberships.get(&(group, user.clone())).cloned().unwrap_or_default())
+    };
     let mut views: HashMap<GroupId, View> = HashMap::new();
     for entry in record {
+        let group = entry.group();
+        let view = views.entry(group).or_insert_with(|| View::of(truly(group)));
         match entry {
-            Entry::Joined(group, from) | Entry::Began(group, from) => {
-                let view = views.entry(*group).or_default();
+            Entry::Joined(_, from) => {
                 view.since.push("joined");
-                if matches!(entry, Entry::Began(..)) {
-                    view.began.push(*from);
-                }
-                // A join of a member changes nothing.
-                if view.times.last().is_none_or(|(_, until)| until.is_some()) {
-                    view.times.push((*from, None));
-                }
+                view.begin(*from);
             }
-            Entry::Left(group, at) => {
-                let view = views.entry(*group).or_default();
+            Entry::Began(_, from) => {
+                view.since.push("joined");
+                view.began.push(*from);
+                view.begin(*from);
+            }
+            Entry::Left(_, at) => {
                 view.since.push("left");
+                // Where it is not known where exactly it ended, a gap is declared before this.
+                if !view.ends_at(*at) && !matches!(view.gaps.last(), Some((_, None))) {
+                    report.violations.push(Violation::EndedWrongly(client.to_owned(), group, *at));
+                }
                 if let Some((_, until @ None)) = view.times.last_mut() {
                     *until = Some(*at);
                 }
@@ -111,16 +182,11 @@ pub(super) fn check_client(
                 }
                 view.left = *at;
             }
-            Entry::Gone(group) => {
-                let view = views.entry(*group).or_default();
+            Entry::Gone(_) => {
                 view.since.push("gone");
-                let last = view.last();
-                if let Some((from, until @ None)) = view.times.last_mut() {
-                    *until = Some(last.max(*from));
-                }
+                view.go();
             }
-            Entry::Reset(group) => {
-                let view = views.entry(*group).or_default();
+            Entry::Reset(_) => {
                 let after = view.last();
                 view.since.push("reset");
                 view.gaps.push((after, None));
@@ -128,7 +194,6 @@ pub(super) fn check_client(
             }
             Entry::Delivered(fact) => {
                 report.deliveries += 1;
-                let view = views.entry(fact.group).or_default();
                 view.since.clear();
                 if fact.position <= view.left {
                     report.violations.push(Violation::OutOfOrder(client.to_owned(), *fact));
@@ -140,15 +205,13 @@ pub(super) fn check_client(
             }
         }
     }
-    let user = seen.users.get(client).cloned().unwrap_or_default();
     for (group, view) in &mut views {
-        let truly = |memberships: &Memberships| memberships.get(&(*group, user.clone())).cloned().unwrap_or_default();
-        view.truly = seen.memberships.as_ref().map(truly);
+        view.end();
         view.stands = seen.following.get(client).and_then(|follows| follows.get(group)).copied();
         let declared = view.gaps.iter().filter(|gap| !view.changes_within(gap)).map(|_| (client.to_owned(), *group));
         report.declared.extend(declared);
         check_beginnings(client, *group, view, report);
-        check_view(client, view, truth.get(group), report);
+        check_view((client, *group), view, truth.get(group), report);
     }
 }
 
@@ -160,7 +223,7 @@ fn check_beginnings(client: &str, group: GroupId, view: &View, report: &mut Repo
     }
 }
 
-fn check_view(client: &str, view: &View, truth: Option<&BTreeMap<Position, Fact>>, report: &mut Report) {
+fn check_view((client, group): (&str, GroupId), view: &View, truth: Option<&BTreeMap<Position, Fact>>, report: &mut Report) {
     let mut got: HashSet<MessageId> = HashSet::new();
     let mut highest = Position::START;
     let bad = &mut report.violations;
@@ -183,14 +246,20 @@ fn check_view(client: &str, view: &View, truth: Option<&BTreeMap<Position, Fact>
             bad.push(Violation::NotMember(name, *fact));
         }
     }
+    let silent_after = view.silent_after();
+    let mut is_stuck = false;
     for fact in truth.into_iter().flat_map(BTreeMap::values) {
         if view.is_due(fact.position) && !got.contains(&fact.message) {
             if view.is_excused(fact.position) {
                 report.excused += 1;
+                is_stuck |= silent_after.is_some_and(|after| fact.position > after);
             } else {
                 report.notes.push(view.surroundings(client, fact.position));
                 bad.push(Violation::Missing(client.to_owned(), *fact));
             }
         }
+    }
+    if is_stuck {
+        bad.push(Violation::Stuck(client.to_owned(), group));
     }
 }

@@ -118,6 +118,10 @@ impl Sabotage {
             | Violation::Overtook(..)
             | Violation::Unaware(..)
             | Violation::JoinedLate(..)
+            | Violation::EndedWrongly(..)
+            | Violation::Stuck(..)
+            | Violation::DeadLetter(_)
+            | Violation::CommandLost(..)
             | Violation::Reset(..)
             | Violation::Inbox(_) => false,
         }

@@ -69,7 +69,13 @@ impl Row {
 
     fn column(&mut self, violation: &Violation) -> &mut usize {
         match violation {
-            Violation::NotInSql(_) | Violation::Missing(..) | Violation::JoinedLate(..) => &mut self.lost,
+            Violation::NotInSql(_)
+            | Violation::DeadLetter(_)
+            | Violation::CommandLost(..)
+            | Violation::Missing(..)
+            | Violation::Stuck(..)
+            | Violation::JoinedLate(..)
+            | Violation::EndedWrongly(..) => &mut self.lost,
             Violation::TwiceInSql(_) | Violation::Doubled(..) => &mut self.doubled,
             Violation::OutOfOrder(..) | Violation::Overtook(..) => &mut self.out_of_order,
             Violation::NotMember(..) => &mut self.to_non_members,
@@ -82,11 +88,13 @@ impl Row {
             | Violation::Unaware(..)
             | Violation::Reset(..) => &mut self.wrong,
             Violation::Inbox(inbox) => match inbox {
-                InboxViolation::NotInSql(_) | InboxViolation::Missing(..) => &mut self.lost,
+                InboxViolation::NotInSql(_) | InboxViolation::Missing(..) | InboxViolation::Stuck(_) => &mut self.lost,
                 InboxViolation::Doubled(..) => &mut self.doubled,
                 InboxViolation::OutOfOrder(..) => &mut self.out_of_order,
                 InboxViolation::NotTheirs(..) => &mut self.to_non_members,
-                InboxViolation::WrongRow(..) | InboxViolation::Counts(..) => &mut self.wrong,
+                InboxViolation::WrongRow(..) | InboxViolation::Moved(..) | InboxViolation::Altered(_) | InboxViolation::Counts(..) => {
+                    &mut self.wrong
+                }
             },
         }
     }
