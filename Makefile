@@ -18,9 +18,11 @@ setup: ## Installs what the tests need, and says what
 # One build for all: the integration tests start the binaries that lie beside them. They have the
 # failpoints of `make faults SABOTAGE=…` in them, so that these need no build of their own.
 test: ## Runs every test; installs what is missing (PostgreSQL, Chromium, a NATS server)
-	@server=$$(tests/setup.sh) && export NATTER_TEST_NATS_SERVER="$$server" \
+	@server=$$(tests/setup.sh) && export NATTER_TEST_NATS_SERVER="$$server" NATTER_TEST_SKIPPED="$(CURDIR)/target/skipped-tests" \
+		&& mkdir -p target && : >"$$NATTER_TEST_SKIPPED" \
 		&& npm --prefix tests/js run --silent unit && npm --prefix tests/js run --silent types \
-		&& cargo build --workspace --bins --features failpoints && cargo test --workspace --features failpoints
+		&& cargo build --workspace --bins --features failpoints && cargo test --workspace --features failpoints \
+		&& sed 's/^/skipped: /' "$$NATTER_TEST_SKIPPED"
 
 # A sabotage needs failpoints, which a release never has.
 faults: ## Makes everything go wrong under traffic: SEED=, FAULTS=a,b, ROUNDS=, LONG=1, SABOTAGE=name or all

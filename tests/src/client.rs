@@ -12,6 +12,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, anyhow, bail};
+use futures::future::join_all;
 use natter_shared::{
     id::{GroupId, MessageId, Nonce, UserId},
     position::Position,
@@ -287,6 +288,12 @@ impl Client {
     /// Sends a message.
     pub async fn send(&self, group: GroupId, body: &str) -> Result<Fact, RequestError> {
         self.send_as(Nonce::now(), &group.to_string(), body).await
+    }
+
+    /// Sends messages one right after the other, without waiting for answers; gives them in the same order.
+    pub async fn send_together(&self, group: GroupId, messages: &[(Nonce, String)]) -> Vec<Result<Fact, RequestError>> {
+        let group = group.to_string();
+        join_all(messages.iter().map(|(nonce, body)| self.send_as(*nonce, &group, body))).await
     }
 
     /// The id that a message of this user has.

@@ -1,5 +1,6 @@
 //! The harness of the integration tests. What tests run against: `process`, `nats`, `nats_cluster` with
-//! `partition` and `leaders`, `postgres`, `cluster`, `proxy` in between, `nginx` and `django` before it. Who talks to
+//! `partition` and `leaders`, `postgres`, `cluster`, `proxy` in between, `nginx` and `django` before it, under a `clock` that is
+//! wrong; what cannot run here is `skipped`. Who talks to
 //! it: `token`, `socket`, `record`, `client`, `chatroom`, `http`, `customer`, `browser`, and a `crowd`. Who judges:
 //! `sql`, `checker`, `inboxes`; `traffic` and its `person`, random use of all of it; and `faults`, the
 //! suite of everything that goes wrong.
@@ -20,6 +21,7 @@ pub mod browser;
 pub mod chatroom;
 pub mod checker;
 pub mod client;
+pub mod clock;
 pub mod cluster;
 pub mod crowd;
 pub mod customer;
@@ -37,6 +39,7 @@ pub mod postgres;
 pub mod process;
 pub mod proxy;
 pub mod record;
+pub mod skipped;
 pub mod socket;
 pub mod sql;
 pub mod token;

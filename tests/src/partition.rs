@@ -11,6 +11,8 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 
+use crate::skipped::skip;
+
 /// Networks of tests at once on one machine.
 const NETWORKS: u8 = 64;
 
@@ -32,7 +34,7 @@ impl Network {
     /// With so many places. Nothing where it is not allowed, and a line says so.
     pub fn new(places: usize) -> Result<Option<Self>> {
         if let Err(error) = ip("netns list") {
-            eprintln!("skipped: no network namespaces here ({error})");
+            skip(&format!("no network namespaces here ({error})"));
             return Ok(None);
         }
         let Some((number, lock)) = free_number()? else { bail!("all {NETWORKS} networks are in use") };
@@ -42,7 +44,7 @@ impl Network {
         if let Err(error) = network.lay() {
             let text = format!("{error:#}");
             if text.contains("Operation not permitted") {
-                eprintln!("skipped: making network namespaces needs root ({text})");
+                skip(&format!("making network namespaces needs root ({text})"));
                 return Ok(None);
             }
             return Err(error);

@@ -23,6 +23,9 @@ use crate::{
 /// How long a message may take to be accepted, whatever is killed meanwhile.
 pub(crate) const ACCEPTED_WITHIN: Duration = Duration::from_secs(75);
 
+/// So many messages go one right after the other, now and then.
+const TOGETHER: usize = 4;
+
 /// A group of people, to its owner.
 struct Owned {
     group: GroupId,
@@ -160,7 +163,11 @@ impl Person {
         self.look_after_tab().await;
         let group = self.groups[self.rng.random_range(0..self.groups.len())];
         let body = format!("{}: {step}{}", self.client.user.handle, " ".repeat(self.extras.padding));
-        self.say(group, &body).await?;
+        if self.rolls(self.extras.bursts) {
+            self.say_together(group, &body).await?;
+        } else {
+            self.say(group, &body).await?;
+        }
         self.say_in_private(&body).await
     }
 
@@ -174,7 +181,28 @@ impl Person {
     pub(crate) async fn say(&mut self, group: GroupId, body: &str) -> Result<()> {
         let nonce = Nonce::now();
         self.attempted.push(self.client.message_id(nonce));
-        let (gateways, began) = (self.gateways.clone(), Instant::now());
+        self.say_as(nonce, group, body, Instant::now()).await
+    }
+
+    /// Sends some without waiting for answers, and again in their order what was not accepted: what stands behind it was not
+    /// either, or it is overtaken.
+    async fn say_together(&mut self, group: GroupId, body: &str) -> Result<()> {
+        let messages: Vec<(Nonce, String)> = (0..TOGETHER).map(|number| (Nonce::now(), format!("{body} {number}"))).collect();
+        self.attempted.extend(messages.iter().map(|(nonce, _)| self.client.message_id(*nonce)));
+        let began = Instant::now();
+        let sent = self.client.send_together(group, &messages).await;
+        for ((nonce, body), sent) in messages.iter().zip(sent) {
+            match sent {
+                Ok(fact) => self.accepted.push(fact),
+                Err(_) => self.say_as(*nonce, group, body, began).await?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends under a nonce that was first tried when it `began`, until it is accepted.
+    async fn say_as(&mut self, nonce: Nonce, group: GroupId, body: &str, began: Instant) -> Result<()> {
+        let gateways = self.gateways.clone();
         let accepted = self.client.send_until_accepted(nonce, group, body, &gateways, ACCEPTED_WITHIN).await?;
         if began.elapsed() > self.longest.lasted {
             self.longest = Wait { lasted: began.elapsed(), tries: self.client.tries.clone() };

@@ -70,6 +70,8 @@ pub struct Extras {
     pub notifications: u32,
     /// Of a hundred steps of an owner so many are a removal or an addition.
     pub removals: u32,
+    /// Of a hundred messages to open groups so many are several at once.
+    pub bursts: u32,
     /// So many users have a second connection, which only listens.
     pub tabs: usize,
     /// Those second connections stop reading now and then.

@@ -221,6 +221,22 @@ fn a_declared_gap_without_a_reason_is_found() {
     assert_eq!(violations(&[(0, Some(2)), (3, None)]), []);
 }
 
+/// Who is listed again and cannot go on, after it took its membership for ended: whether that is a gap, the group's order says.
+#[test]
+fn a_membership_that_begins_anew_is_no_gap_and_one_that_never_ended_is() {
+    let report = |w: &[(u64, Option<u64>)]| {
+        let mut seen = good();
+        with_times(&mut seen, w, &[(2, Some(4))]);
+        let again = [Entry::Gone(GROUP), Entry::Reset(GROUP), Entry::Joined(GROUP, at(4))];
+        seen.clients[0].1.splice(3..5, again);
+        let mut report = check(&seen);
+        report.forbid_resets();
+        (report.resets, report.violations)
+    };
+    assert_eq!(report(&[(0, Some(3)), (4, None)]), (0, vec![]));
+    assert_eq!(report(&[(0, None)]), (1, vec![Violation::Reset("whole".into(), GROUP)]));
+}
+
 /// With the times at which the users `w` and `p`, whose clients are `whole` and `part`, were members.
 fn with_times(seen: &mut Observation, w: &[(u64, Option<u64>)], p: &[(u64, Option<u64>)]) {
     seen.users = [("whole".to_owned(), "w".to_owned()), ("part".to_owned(), "p".to_owned())].into();

@@ -9,6 +9,16 @@ use natter_shared::{
 
 use super::{Entry, Fact, Observation, Report, Time, Violation};
 
+/// A declared gap.
+struct Gap {
+    /// The last delivery before it.
+    after: Position,
+    /// The next one, or where the next membership begins.
+    before: Option<Position>,
+    /// It was declared to who took itself for no member: where the membership is another one, nothing is missing.
+    to_no_member: bool,
+}
+
 /// One client's view of one group.
 #[derive(Default)]
 struct View {
@@ -23,8 +33,7 @@ struct View {
     left: Position,
     /// What it had when it was not told of the group any more, and it has not been since.
     gone: Option<Position>,
-    /// Declared gaps: after this position, up to the next delivery.
-    gaps: Vec<(Position, Option<Position>)>,
+    gaps: Vec<Gap>,
     /// What else was told after the last delivery.
     since: Vec<&'static str>,
     /// Up to where the client has the group, at the end.
@@ -40,7 +49,7 @@ impl View {
     /// It was told that a membership begins, or that delivery goes on, after `from`.
     fn begin(&mut self, from: Position) {
         // A join of a member changes nothing.
-        if self.times.last().is_some_and(|(_, until)| until.is_none()) {
+        if self.is_member() {
             return;
         }
         if self.gone.take().is_some_and(|had| self.is_one_membership(had, Some(from))) {
@@ -48,8 +57,21 @@ impl View {
         }
         self.times.push((from, None));
         // Whatever was missing of an earlier membership: all of this one is due.
-        if let Some((_, before @ None)) = self.gaps.last_mut() {
-            *before = Some(from);
+        self.close_gap(from);
+    }
+
+    /// Whether it takes itself for a member.
+    fn is_member(&self) -> bool {
+        matches!(self.times.last(), Some((_, None)))
+    }
+
+    fn open_gap(&self) -> Option<&Gap> {
+        self.gaps.last().filter(|gap| gap.before.is_none())
+    }
+
+    fn close_gap(&mut self, at: Position) {
+        if let Some(Gap { before: before @ None, .. }) = self.gaps.last_mut() {
+            *before = Some(at);
         }
     }
 
@@ -89,8 +111,7 @@ impl View {
 
     /// The last delivery before a declared gap after which nothing was told, while it is a member still.
     fn silent_after(&self) -> Option<Position> {
-        let is_member = matches!(self.times.last(), Some((_, None)));
-        self.gaps.last().filter(|(_, before)| is_member && before.is_none()).map(|(after, _)| *after)
+        self.open_gap().filter(|_| self.is_member()).map(|gap| gap.after)
     }
 
     fn last(&self) -> Position {
@@ -118,8 +139,8 @@ impl View {
 
     /// Whether a membership began or ended where something is declared to be missing: who was no member, and is one again,
     /// cannot go on.
-    fn changes_within(&self, (after, before): &(Position, Option<Position>)) -> bool {
-        let is_within = |at: Position| at > *after && before.is_none_or(|before| at < before);
+    fn changes_within(&self, gap: &Gap) -> bool {
+        let is_within = |at: Position| at > gap.after && gap.before.is_none_or(|before| at < before);
         self.truly.iter().flatten().any(|(from, until)| is_within(*from) || until.is_some_and(is_within))
     }
 
@@ -138,7 +159,7 @@ impl View {
     }
 
     fn is_excused(&self, position: Position) -> bool {
-        self.gaps.iter().any(|(after, before)| position > *after && before.is_none_or(|before| position < before))
+        self.gaps.iter().any(|gap| position > gap.after && gap.before.is_none_or(|before| position < before))
     }
 }
 
@@ -171,7 +192,7 @@ pub(super) fn check_client(
             Entry::Left(_, at) => {
                 view.since.push("left");
                 // Where it is not known where exactly it ended, a gap is declared before this.
-                if !view.ends_at(*at) && !matches!(view.gaps.last(), Some((_, None))) {
+                if !view.ends_at(*at) && view.open_gap().is_none() {
                     report.violations.push(Violation::EndedWrongly(client.to_owned(), group, *at));
                 }
                 if let Some((_, until @ None)) = view.times.last_mut() {
@@ -187,10 +208,8 @@ pub(super) fn check_client(
                 view.go();
             }
             Entry::Reset(_) => {
-                let after = view.last();
                 view.since.push("reset");
-                view.gaps.push((after, None));
-                report.resets += 1;
+                view.gaps.push(Gap { after: view.last(), before: None, to_no_member: !view.times.is_empty() && !view.is_member() });
             }
             Entry::Delivered(fact) => {
                 report.deliveries += 1;
@@ -198,9 +217,7 @@ pub(super) fn check_client(
                 if fact.position <= view.left {
                     report.violations.push(Violation::OutOfOrder(client.to_owned(), *fact));
                 }
-                if let Some((_, before @ None)) = view.gaps.last_mut() {
-                    *before = Some(fact.position);
-                }
+                view.close_gap(fact.position);
                 view.delivered.push(*fact);
             }
         }
@@ -208,8 +225,13 @@ pub(super) fn check_client(
     for (group, view) in &mut views {
         view.end();
         view.stands = seen.following.get(client).and_then(|follows| follows.get(group)).copied();
-        let declared = view.gaps.iter().filter(|gap| !view.changes_within(gap)).map(|_| (client.to_owned(), *group));
-        report.declared.extend(declared);
+        for gap in &view.gaps {
+            let changes = view.changes_within(gap);
+            report.resets += usize::from(!(changes && gap.to_no_member));
+            if !changes {
+                report.declared.push((client.to_owned(), *group));
+            }
+        }
         check_beginnings(client, *group, view, report);
         check_view((client, *group), view, truth.get(group), report);
     }

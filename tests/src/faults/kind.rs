@@ -209,7 +209,16 @@ impl Fault {
             pause: Duration::from_millis(40),
             label: "f",
         };
-        let extras = Extras { seed: Some(seed), private_groups: 6, notifications: 6, removals: 10, tabs: 6, slow_tabs: false, padding: 0 };
+        let extras = Extras {
+            seed: Some(seed),
+            private_groups: 6,
+            notifications: 6,
+            removals: 10,
+            bursts: 4,
+            tabs: 6,
+            slow_tabs: false,
+            padding: 0,
+        };
         match self {
             // Who comes, joins or notifies while SQL is away is told to come later, as it should be.
             Self::DatabaseDown | Self::DatabaseLocked | Self::DatabaseFull => (

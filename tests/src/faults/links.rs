@@ -45,7 +45,7 @@ pub(super) async fn lose_acks(cluster: &Cluster, run: &mut Run) -> Result<()> {
 /// One kind of connection after the other is half open; its end has to find out by itself.
 pub(super) async fn half_open(cluster: &Cluster, run: &mut Run) -> Result<()> {
     let kinds = ["gateway-subscribe", "gateway-publish", "persister", "gateway-recovery", "gateway-calls"];
-    for kind in kinds.iter().cycle().take(run.rounds(1, 3, 10)) {
+    for kind in kinds.iter().cycle().take(run.rounds(1, kinds.len(), 2 * kinds.len())) {
         for node in cluster.gateways.iter().chain(&cluster.persisters) {
             nats_of(node)?.freeze(&Select::named(kind));
         }

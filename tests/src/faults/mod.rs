@@ -22,5 +22,5 @@ pub use self::{
     kind::Fault,
     run::{Outcome, Size, run},
     sabotage::{Finding, NOTHING_SHOWN, Sabotage, status_of_all, status_of_one},
-    table::{Row, table},
+    table::{Row, table, verdict},
 };

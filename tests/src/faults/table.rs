@@ -2,6 +2,7 @@
 
 use std::{fmt::Write as _, time::Duration};
 
+use super::NOTHING_SHOWN;
 use crate::{
     checker::{Report, Violation},
     inboxes::InboxViolation,
@@ -182,9 +183,34 @@ pub fn table(rows: &[Row]) -> String {
     text
 }
 
+/// What a run of several faults says in its last line, and its exit status: 1 where a promise was broken, [`NOTHING_SHOWN`]
+/// where nothing ran.
+pub fn verdict(rows: &[Row], skipped: &[&str], seed: u64) -> (String, u8) {
+    let bad: Vec<&str> = rows.iter().filter(|row| !row.is_good()).map(|row| row.name.as_str()).collect();
+    if !bad.is_empty() {
+        (format!("BROKEN: {} (seed {seed})", bad.join(", ")), 1)
+    } else if rows.is_empty() {
+        ("nothing was shown: all that was chosen is skipped".to_owned(), NOTHING_SHOWN)
+    } else if skipped.is_empty() {
+        ("every promise was kept".to_owned(), 0)
+    } else {
+        (format!("every promise was kept, {} skipped: {}", skipped.len(), skipped.join(", ")), 0)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_run_of_nothing_is_no_success_and_what_was_skipped_is_said() {
+        let good = || Row::of("calm", 1, &Report::default(), None);
+        let bad = Row::failed("chaos", 1, &anyhow::anyhow!("no"));
+        assert_eq!(verdict(&[good()], &[], 7), ("every promise was kept".to_owned(), 0));
+        assert_eq!(verdict(&[good()], &["drain"], 7), ("every promise was kept, 1 skipped: drain".to_owned(), 0));
+        assert_eq!(verdict(&[], &["drain"], 7).1, NOTHING_SHOWN);
+        assert_eq!(verdict(&[good(), bad], &["drain"], 7), ("BROKEN: chaos (seed 7)".to_owned(), 1));
+    }
 
     #[test]
     fn a_row_is_as_wide_as_the_table_and_a_violation_is_counted() {

@@ -1,20 +1,31 @@
 //! Makes the trouble of each fault; what it needs before, and what must have happened after it.
 
-use std::time::{Duration, Instant};
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result, ensure};
 use natter_shared::config::Config;
 use rand::RngExt;
+use reqwest::StatusCode;
+use serde_json::json;
 
 use super::{Fault, chaos, database, disk, links, run::Run, watchers::Watchers};
-use crate::{cluster::Cluster, leaders::Absence};
+use crate::{
+    checker::Report,
+    clock,
+    cluster::Cluster,
+    leaders::Absence,
+    token::{self, User},
+};
 
 /// Why `fault` cannot be made on this machine, if so.
 pub(super) fn cannot(fault: Fault) -> Option<String> {
     match fault {
         Fault::NatsDiskFull | Fault::DatabaseFull if !disk::can_mount() => Some("needs root, to mount a tmpfs".to_owned()),
         Fault::NatsPartition if !disk::can_mount() => Some("needs root, for network namespaces".to_owned()),
-        Fault::ClockJump if faketime().is_none() => Some("needs libfaketime (apt-get install libfaketime)".to_owned()),
+        Fault::ClockJump if clock::library().is_none() => Some("needs libfaketime (apt-get install libfaketime)".to_owned()),
         _ => None,
     }
 }
@@ -24,23 +35,13 @@ pub(super) fn env(fault: Fault) -> Result<Vec<(String, String)>> {
     let pair = |key: &str, value: &str| (key.to_owned(), value.to_owned());
     Ok(match fault {
         Fault::ClockJump => {
-            std::fs::write(clock_file(), "+0\n")?;
-            vec![
-                pair("LD_PRELOAD", faketime().context("libfaketime")?),
-                pair("FAKETIME_TIMESTAMP_FILE", &clock_file().display().to_string()),
-                pair("FAKETIME_NO_CACHE", "1"),
-                pair("FAKETIME_DONT_FAKE_MONOTONIC", "1"),
-            ]
+            clock::set(&clock_file(), "+0")?;
+            clock::env(&clock_file())?.map(|(key, value)| pair(key, &value)).into()
         }
         // Small, so that it is found full, and lets go, within seconds.
         Fault::NatsDiskFull => vec![pair("NATTER_NATS__MAX_BYTES_PER_SHARD", "64MiB")],
         _ => Vec::new(),
     })
-}
-
-fn faketime() -> Option<&'static str> {
-    let places = ["/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1", "/usr/lib/aarch64-linux-gnu/faketime/libfaketime.so.1"];
-    places.into_iter().find(|place| std::path::Path::new(place).exists())
 }
 
 fn clock_file() -> std::path::PathBuf {
@@ -91,14 +92,23 @@ pub(super) async fn make(fault: Fault, cluster: &mut Cluster, run: &mut Run) -> 
         Fault::DatabaseLocked => database::locked(cluster, run).await?,
         Fault::DatabaseFull => disk::fill_database(cluster, run).await?,
         Fault::SlowReaders => tokio::time::sleep(run.seconds(8, 15, 60)).await,
-        Fault::ClockJump => clock_jump(run).await?,
+        Fault::ClockJump => clock_jump(cluster, run).await?,
         Fault::Chaos => chaos::make(cluster, run).await?,
     }
     Ok(())
 }
 
+/// How long at least a message waits whose sender finds the disk of NATS full, which it is for longer.
+const DISK_FULL_AT_LEAST: Duration = Duration::from_secs(3);
+
 /// Whether what was to happen did happen.
-pub(super) async fn look_back(fault: Fault, cluster: &Cluster, run: &mut Run) -> Result<()> {
+pub(super) async fn look_back(fault: Fault, cluster: &Cluster, run: &mut Run, (report, longest): (&Report, Duration)) -> Result<()> {
+    ensure!(!fault.recovers() || report.recovered > 0, "nobody who came back recovered anything: {report:?}");
+    ensure!(fault != Fault::NatsStoreLost || report.resets > 0, "nobody was told a reset after the store was lost: {report:?}");
+    ensure!(
+        fault != Fault::NatsDiskFull || longest > DISK_FULL_AT_LEAST,
+        "the full disk kept nobody waiting for longer than {longest:.1?}"
+    );
     if fault == Fault::SlowReaders {
         let mut closed = 0;
         for gateway in cluster.addrs() {
@@ -235,18 +245,26 @@ async fn lose_leaders(cluster: &mut Cluster, run: &mut Run, loss: Loss) -> Resul
 /// Messages that are not in SQL yet may be lost with the only copy of the log; so nobody may publish
 /// while SQL catches up.
 async fn nats_store_lost(cluster: &mut Cluster, run: &mut Run) -> Result<()> {
+    let sql = cluster.sql().await?;
+    let epoch = async || sql.count("SELECT MAX(epoch) FROM applied").await;
     for _ in 0..run.rounds(1, 2, 5) {
         pause(run, 500, 1500).await;
         for gateway in &cluster.gateways {
             gateway.process.signal("STOP")?;
         }
         let settled = caught_up(cluster).await;
+        let before = epoch().await?;
         cluster.nats.wipe()?;
         cluster.nats.restart()?;
         for gateway in &cluster.gateways {
             gateway.process.signal("CONT")?;
         }
         settled?;
+        let until = Instant::now() + Duration::from_secs(20);
+        while epoch().await? <= before {
+            ensure!(Instant::now() < until, "no new epoch after the store was lost");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
         tokio::time::sleep(Duration::from_secs(4)).await;
     }
     Ok(())
@@ -276,12 +294,36 @@ async fn persister_kill(cluster: &mut Cluster, run: &mut Run) -> Result<()> {
     Ok(())
 }
 
-async fn clock_jump(run: &mut Run) -> Result<()> {
+/// How far clocks jump, and how far a gateway may be from that to be said to have jumped, in seconds.
+const JUMP: i64 = 600;
+const HALF_A_JUMP: i64 = 300;
+
+async fn clock_jump(cluster: &Cluster, run: &mut Run) -> Result<()> {
     let pause = run.seconds(2, 5, 20);
-    for offset in ["+600", "-600", "+0"] {
-        std::fs::write(clock_file(), format!("{offset}\n"))?;
+    for offset in [JUMP, -JUMP, 0] {
+        clock::set(&clock_file(), &format!("{offset:+}"))?;
+        for gateway in cluster.addrs() {
+            wait_for_clock(gateway, offset).await?;
+        }
         tokio::time::sleep(pause).await;
     }
     std::fs::remove_file(clock_file())?;
+    Ok(())
+}
+
+/// Waits until the gateway's clock is so many seconds ahead, by what it takes for expired: tokens are judged by that clock.
+async fn wait_for_clock(gateway: SocketAddr, offset: i64) -> Result<()> {
+    let http = reqwest::Client::new();
+    let takes = async |expires: i64| {
+        let mut claims = User::named("f-0").claims();
+        (claims["iat"], claims["exp"]) = (json!(0), json!(token::now().saturating_add_signed(expires)));
+        let me = http.get(format!("http://{gateway}/api/v1/me")).bearer_auth(token::sign(&claims, token::SECRET));
+        anyhow::Ok(me.send().await?.status() != StatusCode::UNAUTHORIZED)
+    };
+    let until = Instant::now() + Duration::from_secs(5);
+    while (takes(offset - HALF_A_JUMP).await?, takes(offset + HALF_A_JUMP).await?) != (false, true) {
+        ensure!(Instant::now() < until, "the clock of {gateway} is not {offset:+} s from ours: libfaketime does not reach it");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
     Ok(())
 }

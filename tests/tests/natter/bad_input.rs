@@ -26,6 +26,8 @@ use tokio_tungstenite::tungstenite::{
     },
 };
 
+use super::slow_readers::unsent;
+
 /// Two people who chat, to see that they go on.
 struct Bystanders {
     ann: Client,
@@ -300,6 +302,9 @@ async fn who_does_not_read_is_closed_and_nobody_waits_for_it() -> Result<()> {
         all.ann.send(all.group, &body).await?;
     }
     all.are_unharmed("after a sleeper").await?;
+    // It holds what is on its way and 64 KiB; by itself it would take megabytes.
+    let unsent = unsent(gateway.port())?;
+    assert!(unsent < 256, "the kernel keeps {unsent} KiB for the sleeper");
     let mut code = None;
     // A connection that is still open says nothing in the end, and this fails.
     while let Some(Ok(message)) = timeout(ANSWER, stream.next()).await.context("the sleeper's connection never ended")? {

@@ -1,10 +1,7 @@
 //! Sending: bounded windows with an answer at once, order whatever has to be sent again, admission
 //! before anything is evicted, and clocks that are wrong.
 
-use std::{
-    path::Path,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use futures::future::join_all;
@@ -14,6 +11,7 @@ use natter_shared::{
 };
 use natter_tests::{
     client::{ANSWER, Client, RequestError},
+    clock,
     cluster::{Cluster, Store},
     http::HttpSession,
     token::User,
@@ -263,35 +261,14 @@ async fn fill_without(
     Ok(())
 }
 
-/// The library that lets a process believe another time, where Debian's `libfaketime` puts it.
-fn fake_time() -> Result<String> {
-    let places = std::fs::read_dir("/usr/lib")?.filter_map(Result::ok).map(|entry| entry.path().join("faketime/libfaketimeMT.so.1"));
-    let found = places.into_iter().find(|path| path.exists()).context("no libfaketime: tests/setup.sh installs it")?;
-    Ok(found.display().to_string())
-}
-
-fn set_clock(file: &Path, offset: &str) -> Result<()> {
-    // In one piece: the process reads it for every look at its clock.
-    let next = file.with_extension("next");
-    std::fs::write(&next, format!("{offset}\n"))?;
-    std::fs::rename(next, file)?;
-    Ok(())
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_gateways_wrong_clock_and_its_jumps_harm_nothing() -> Result<()> {
     let mut cluster = Cluster::builder().gateways(1).start().await?;
     let folder = tempfile::tempdir()?;
-    let clock = folder.path().join("clock");
-    set_clock(&clock, "+20m")?;
-    let preload = fake_time()?;
-    let file = clock.display().to_string();
-    cluster.add_gateway_with(&[
-        ("LD_PRELOAD", &preload),
-        ("FAKETIME_TIMESTAMP_FILE", &file),
-        ("FAKETIME_NO_CACHE", "1"),
-        ("FAKETIME_DONT_FAKE_MONOTONIC", "1"),
-    ])?;
+    let file = folder.path().join("clock");
+    clock::set(&file, "+20m")?;
+    let env = clock::env(&file)?;
+    cluster.add_gateway_with(&env.each_ref().map(|(key, value)| (*key, value.as_str())))?;
     cluster.wait_ready().await?;
     let ann = Client::connect(cluster.gateway(1), &User::named("ann")).await?;
     let ben = Client::connect(cluster.gateway(0), &User::named("ben")).await?;
@@ -299,7 +276,7 @@ async fn a_gateways_wrong_clock_and_its_jumps_harm_nothing() -> Result<()> {
     ben.join("lobby").await?;
     let mut sent = Vec::new();
     for offset in ["+20m", "-20m", "+0", "-40m", "+40m"] {
-        set_clock(&clock, offset)?;
+        clock::set(&file, offset)?;
         // By which clients make their nonces.
         let told = Client::new(&User::named("cid")).reconnect(cluster.gateway(1)).await?["time"].clone();
         let (told, now): (Timestamp, _) = (serde_json::from_value(told)?, Timestamp::now());

@@ -135,7 +135,7 @@ fn rss(pid: u32) -> Result<u64> {
 }
 
 /// KiB that the kernel keeps for the peers of `port`, and has not got rid of.
-fn unsent(port: u16) -> Result<u64> {
+pub(super) fn unsent(port: u16) -> Result<u64> {
     let local = format!(":{port:04X}");
     let table = std::fs::read_to_string("/proc/net/tcp")?;
     let queues = table.lines().filter_map(|line| {
