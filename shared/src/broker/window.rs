@@ -1,7 +1,10 @@
 //! How much may be in flight to the broker, in events and in bytes. What does not fit is refused at
 //! once: nothing waits here.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
 
 use super::BrokerError;
 
@@ -16,19 +19,19 @@ pub(super) struct Window {
 
 /// Room for one event, given back when dropped.
 #[derive(Debug)]
-pub(super) struct Room<'a> {
-    window: &'a Window,
+pub(super) struct Room {
+    window: Arc<Window>,
     bytes: usize,
 }
 
 impl Window {
-    pub(super) fn new(max_events: usize, max_bytes: usize) -> Self {
-        Self { events: AtomicUsize::new(0), bytes: AtomicUsize::new(0), max_events: max_events.max(1), max_bytes }
+    pub(super) fn new(max_events: usize, max_bytes: usize) -> Arc<Self> {
+        Arc::new(Self { events: AtomicUsize::new(0), bytes: AtomicUsize::new(0), max_events: max_events.max(1), max_bytes })
     }
 
     /// Room for an event of `bytes`; a lone one always has it.
-    pub(super) fn enter(&self, bytes: usize) -> Result<Room<'_>, BrokerError> {
-        let room = Room { window: self, bytes };
+    pub(super) fn enter(self: &Arc<Self>, bytes: usize) -> Result<Room, BrokerError> {
+        let room = Room { window: Arc::clone(self), bytes };
         let events = self.events.fetch_add(1, Ordering::Relaxed);
         let taken = self.bytes.fetch_add(bytes, Ordering::Relaxed);
         let fits = events < self.max_events && (events == 0 || taken.saturating_add(bytes) <= self.max_bytes);
@@ -36,7 +39,7 @@ impl Window {
     }
 }
 
-impl Drop for Room<'_> {
+impl Drop for Room {
     fn drop(&mut self) {
         self.window.events.fetch_sub(1, Ordering::Relaxed);
         self.window.bytes.fetch_sub(self.bytes, Ordering::Relaxed);

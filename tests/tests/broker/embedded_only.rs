@@ -1,15 +1,19 @@
 //! The log in one process: what it forgets, and what it does when closed.
 
-use sea_orm::ConnectionTrait as _;
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use natter_shared::{
     broker::{
-        Broker, BrokerError,
-        embedded::{EmbeddedBroker, EmbeddedError, EmbeddedOptions},
+        Broker, BrokerError, Outgoing,
+        embedded::{EmbeddedBroker, EmbeddedError, EmbeddedOptions, count_beyond},
     },
+    id::InstanceId,
     position::{Epoch, Position},
+    subject::Topic,
 };
+use sea_orm::{ConnectionTrait, DbBackend, Statement, TransactionTrait};
+use uuid::Uuid;
 
 use crate::fixture::{Embedded, Fixture, START, embedded_options, event, eventually, group_in, number, open_all, publish, read, shards};
 
@@ -90,6 +94,111 @@ async fn an_applied_epoch_that_ended_is_dropped() {
     assert!(matches!(broker.read(shard, START).await.map(drop), Err(BrokerError::Epoch { current: Epoch(2), .. })));
 }
 
+/// Tables of events, and entries of them.
+async fn tables_and_entries(file: &impl ConnectionTrait) -> [Vec<String>; 2] {
+    let tables = "SELECT name FROM sqlite_master WHERE type = 'table' AND name LIKE 'events%' ORDER BY name";
+    let entries = "SELECT 'events_' || shard || '_' || epoch AS name FROM logs ORDER BY name";
+    let mut found = [Vec::new(), Vec::new()];
+    for (names, sql) in found.iter_mut().zip([tables, entries]) {
+        let rows = file.query_all_raw(Statement::from_string(DbBackend::Sqlite, sql)).await.expect("rows");
+        *names = rows.iter().map(|row| row.try_get("", "name").expect("a name")).collect();
+    }
+    found
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_epoch_whose_end_fails_halfway_is_dropped_at_the_next_start() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let broker = open(&directory, embedded_options()).await;
+    open_all(&*broker, Epoch(1)).await;
+    let shard = shards().next().expect("a shard");
+    let topic = group_in(&*broker, shard);
+    let many = (1..=6000).map(|n| broker.publish(event(&*broker, topic, n)));
+    futures::future::try_join_all(many).await.expect("all are stored");
+    publish(&*broker, topic, 6001).await;
+    let other = sea_orm::Database::connect(format!("sqlite://{}", directory.path().join("log.db").display())).await.expect("the file");
+    let table = format!("events_{shard}_1");
+    // Neither its last events can be deleted, nor its table, nor its entry.
+    let held = format!("CREATE TABLE held (seq INTEGER REFERENCES {table}(seq)); INSERT INTO held VALUES (6001)");
+    other.execute_unprepared(&held).await.expect("a reference");
+    other
+        .execute_unprepared("CREATE TRIGGER refuse BEFORE DELETE ON logs BEGIN SELECT RAISE(ABORT, 'no room'); END")
+        .await
+        .expect("a trigger");
+    broker.open_epoch(shard, Epoch(2)).await.expect("an epoch");
+    let new = publish(&*broker, topic, 6002).await.position;
+    broker.applied(shard, new).await;
+    let count = async || {
+        let sql = format!("SELECT COUNT(*) AS n FROM {table}");
+        let row = other.query_one_raw(Statement::from_string(DbBackend::Sqlite, sql)).await.expect("a count").expect("a row");
+        row.try_get::<i64>("", "n").expect("a number")
+    };
+    eventually("its first piece is gone", async || (count().await == 1001).then_some(())).await;
+    other.execute_unprepared("DROP TABLE held").await.expect("no reference");
+    eventually("so are its last events", async || (count().await == 0).then_some(())).await;
+    // A round or two that get to the entry.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let [tables, entries] = tables_and_entries(&other).await;
+    assert!(tables == entries && tables.contains(&table), "{tables:?}, {entries:?}");
+    broker.close().await;
+    other.execute_unprepared("DROP TRIGGER refuse").await.expect("no trigger");
+    let broker = open(&directory, embedded_options()).await;
+    assert_eq!(broker.log_state(shard).await.expect("a log").last, 1);
+    broker.applied(shard, new).await;
+    eventually("dropped", async || (!tables_and_entries(&other).await[0].contains(&table)).then_some(())).await;
+    let [tables, entries] = tables_and_entries(&other).await;
+    assert_eq!(tables, entries);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_its_callers_gave_up_keeps_its_room_while_it_is_queued() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let broker = open(&directory, EmbeddedOptions { max_in_flight_bytes: 1 << 20, ..embedded_options() }).await;
+    open_all(&*broker, Epoch(1)).await;
+    let topic = group_in(&*broker, shards().next().expect("a shard"));
+    // Nothing can be written for as long as somebody else does.
+    let other = sea_orm::Database::connect(format!("sqlite://{}", directory.path().join("log.db").display())).await.expect("the file");
+    let writing = other.begin().await.expect("a transaction");
+    writing.execute_unprepared("DELETE FROM logs WHERE shard = -1").await.expect("the lock");
+    let large = Bytes::from(vec![b'x'; 128 << 10]);
+    let mut taken = 0;
+    for n in 1..=50 {
+        let event = Outgoing { payload: large.clone(), ..event(&*broker, topic, n) };
+        match tokio::time::timeout(Duration::from_millis(5), broker.publish(event)).await {
+            Err(_) => taken += 1,
+            Ok(Err(BrokerError::Busy)) => break,
+            Ok(answered) => panic!("{answered:?}"),
+        }
+    }
+    assert_eq!(taken, 8, "128 KiB each in a window of 1 MiB");
+    writing.rollback().await.expect("the lock is let go");
+    eventually("there is room again", async || broker.publish(event(&*broker, topic, 99)).await.ok()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn how_large_it_is_outlives_a_restart() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let options = EmbeddedOptions { max_age: Duration::ZERO, max_bytes_per_shard: 0, ..embedded_options() };
+    let broker = open(&directory, options.clone()).await;
+    open_all(&*broker, Epoch(1)).await;
+    let shard = shards().next().expect("a shard");
+    let topic = group_in(&*broker, shard);
+    for n in 1..=20 {
+        publish(&*broker, topic, n).await;
+    }
+    broker.applied(shard, Position::new(Epoch(1), 12)).await;
+    let other = sea_orm::Database::connect(format!("sqlite://{}", directory.path().join("log.db").display())).await.expect("the file");
+    let noted = Statement::from_string(DbBackend::Sqlite, "SELECT first FROM sizes WHERE first = 13");
+    eventually("it is noted", async || other.query_one_raw(noted.clone()).await.expect("an answer")).await;
+    for n in 21..=25 {
+        publish(&*broker, topic, n).await;
+    }
+    let before = broker.log_size(shard).await.expect("a size").bytes;
+    broker.close().await;
+    let broker = open(&directory, options).await;
+    assert_eq!(broker.log_size(shard).await.expect("a size").bytes, before);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn publishes_after_closing_are_unavailable_and_the_file_opens_again() {
     let embedded = Embedded::start().await;
@@ -131,4 +240,27 @@ async fn a_failed_write_is_unavailable_and_the_log_goes_on_after_it() {
     other.execute_unprepared("ALTER TABLE moved RENAME TO events_0_1").await.expect("renamed back");
     let next = eventually("it goes on", async || broker.publish(event(&*broker, topic, 3)).await.ok()).await;
     assert_eq!(next.position.seq, 2, "no sequence is lost");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_database_has_not_of_it_is_counted() {
+    let embedded = Embedded::start().await;
+    let broker = embedded.broker();
+    let shard = shards().next().expect("a shard");
+    let topic = group_in(&*broker, shard);
+    for n in 1..=5 {
+        publish(&*broker, topic, n).await;
+    }
+    broker.open_epoch(shard, Epoch(2)).await.expect("an epoch");
+    publish(&*broker, topic, 6).await;
+    let canary = (0..).map(|n| Topic::Canary(InstanceId(Uuid::from_u128(n)))).find(|canary| broker.shards().of(*canary) == shard);
+    publish(&*broker, canary.expect("one of the shard"), 7).await;
+    embedded.broker.close().await;
+    let path = embedded.directory.path().join("log.db");
+    let beyond =
+        async |epoch, seq| count_beyond(&path, &HashMap::from([(shard, Position::new(Epoch(epoch), seq))])).await.expect("a count");
+    assert_eq!(beyond(1, 3).await, 3, "two of the first epoch, one of the second");
+    assert_eq!((beyond(2, 0).await, beyond(2, 1).await), (1, 0), "and no canary");
+    assert_eq!(beyond(7, 0).await, 0, "over another broker since");
+    assert_eq!(count_beyond(&path, &HashMap::new()).await.expect("a count"), 6, "a database that knows of nothing");
 }

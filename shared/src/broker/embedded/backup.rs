@@ -24,7 +24,7 @@ pub async fn backup(from: &Path, to: &Path) -> Result<Vec<(Shard, Position)>, Em
     let copy = File::of(file::connect(to, true, 1).await?);
     let mut begins = Vec::new();
     for kept in copy.kept().await? {
-        let (first, _, _) = copy.bounds(kept.shard, kept.epoch).await?;
+        let (first, _) = copy.bounds(kept.shard, kept.epoch).await?;
         begins.push((kept.shard, Position::new(kept.epoch, first)));
     }
     copy.close().await;

@@ -1,4 +1,4 @@
-//! The log's SQLite file: a table for each shard and epoch, and the list of them.
+//! The log's SQLite file: a table for each shard and epoch, and the list of them. How it is opened, and read.
 
 use std::{path::Path, time::Duration};
 
@@ -6,7 +6,7 @@ use bytes::Bytes;
 use sea_orm::{ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbBackend, DbErr, QueryResult, Statement, Value};
 use uuid::Uuid;
 
-use super::{super::Stored, EmbeddedError, EmbeddedOptions};
+use super::{super::Stored, EmbeddedError, EmbeddedOptions, writing::Writing};
 use crate::{
     id::{EventId, GroupId, InstanceId, UserKey},
     position::{Epoch, Position},
@@ -14,27 +14,24 @@ use crate::{
     timestamp::Timestamp,
 };
 
-/// Rows of one statement, largest first: few different texts, so that SQLite's are prepared once.
-const INSERT_ROWS: [usize; 5] = [256, 64, 16, 4, 1];
-/// Events looked at in one round of forgetting.
-const FORGOTTEN_AT_ONCE: u64 = 5000;
-const COLUMNS: &str = "seq, topic, id, made_at, stored_at, payload";
+/// What there is beside the events. A size is what the events from `first` to `last` take: noted now and then, so that a start
+/// need not look at all of them; by its ends it shows whether it still holds.
+pub(super) const TABLES: &str = "\
+    CREATE TABLE IF NOT EXISTS logs (shard INTEGER NOT NULL, epoch INTEGER NOT NULL, PRIMARY KEY (shard, epoch)) WITHOUT ROWID; \
+    CREATE TABLE IF NOT EXISTS sizes (shard INTEGER NOT NULL, epoch INTEGER NOT NULL, first INTEGER NOT NULL, last INTEGER NOT NULL, \
+    bytes INTEGER NOT NULL, PRIMARY KEY (shard, epoch)) WITHOUT ROWID; \
+    CREATE TABLE IF NOT EXISTS installation (shards INTEGER NOT NULL);";
+pub(super) const COLUMNS: &str = "seq, topic, id, made_at, stored_at, payload";
 
 /// Connections that read.
 #[derive(Clone)]
 pub(super) struct File(DatabaseConnection);
 
-/// The one connection that writes.
-pub(super) struct Writing(DatabaseConnection);
-
-/// Events that go.
-pub(super) struct Going {
-    /// Up to here.
+/// What a remembered id needs of an event.
+pub(super) struct StoredId {
+    pub(super) id: EventId,
     pub(super) seq: u64,
-    /// What they take.
-    pub(super) bytes: u64,
-    /// There may be more that can go.
-    pub(super) more: bool,
+    pub(super) stored_at: Timestamp,
 }
 
 /// A table in the file.
@@ -44,25 +41,25 @@ pub(super) struct Kept {
     pub(super) epoch: Epoch,
 }
 
-fn table(shard: Shard, epoch: Epoch) -> String {
+pub(super) fn table(shard: Shard, epoch: Epoch) -> String {
     format!("events_{shard}_{epoch}")
 }
 
-fn statement(sql: impl Into<String>, values: impl IntoIterator<Item = Value>) -> Statement {
+pub(super) fn statement(sql: impl Into<String>, values: impl IntoIterator<Item = Value>) -> Statement {
     Statement::from_sql_and_values(DbBackend::Sqlite, sql, values)
 }
 
 /// SQL's integers are signed; none of ours comes near the end.
-fn signed(n: u64) -> Value {
+pub(super) fn signed(n: u64) -> Value {
     i64::try_from(n).unwrap_or(i64::MAX).into()
 }
 
-fn unsigned(row: &QueryResult, index: usize) -> Result<u64, DbErr> {
+pub(super) fn unsigned(row: &QueryResult, index: usize) -> Result<u64, DbErr> {
     Ok(u64::try_from(row.try_get_by_index::<i64>(index)?).unwrap_or_default())
 }
 
 /// A topic as 17 bytes: its kind and its id.
-fn topic_bytes(topic: Topic) -> Vec<u8> {
+pub(super) fn topic_bytes(topic: Topic) -> Vec<u8> {
     let (kind, id) = match topic {
         Topic::Group(group) => (b'g', group.0.as_u128()),
         Topic::User(user) => (b'u', user.0),
@@ -84,14 +81,17 @@ fn parse_topic(bytes: &[u8]) -> Result<Topic, DbErr> {
     parsed.ok_or_else(|| DbErr::Custom("a topic that is none".to_owned()))
 }
 
+fn parse_id(row: &QueryResult, index: usize) -> Result<EventId, DbErr> {
+    let id = row.try_get_by_index::<Vec<u8>>(index)?;
+    Uuid::from_slice(&id).map(EventId).map_err(|error| DbErr::Custom(error.to_string()))
+}
+
 fn parse_row(row: &QueryResult, epoch: Epoch) -> Result<Stored, DbErr> {
-    let id = row.try_get_by_index::<Vec<u8>>(2)?;
-    let id = Uuid::from_slice(&id).map_err(|error| DbErr::Custom(error.to_string()))?;
     Ok(Stored {
         topic: parse_topic(&row.try_get_by_index::<Vec<u8>>(1)?)?,
         position: Position::new(epoch, unsigned(row, 0)?),
         previous: 0,
-        id: EventId(id),
+        id: parse_id(row, 2)?,
         made_at: Timestamp(unsigned(row, 3)?),
         stored_at: Timestamp(unsigned(row, 4)?),
         payload: Bytes::from(row.try_get_by_index::<Vec<u8>>(5)?),
@@ -126,13 +126,7 @@ pub(super) async fn connect(path: &Path, sync: bool, connections: u32) -> Result
 impl File {
     pub(super) async fn open(path: &Path, options: &EmbeddedOptions) -> Result<(Self, Writing), EmbeddedError> {
         let writing = connect(path, options.sync, 1).await?;
-        writing
-            .execute_unprepared(
-                "CREATE TABLE IF NOT EXISTS logs (shard INTEGER NOT NULL, epoch INTEGER NOT NULL, \
-                 PRIMARY KEY (shard, epoch)) WITHOUT ROWID; \
-                 CREATE TABLE IF NOT EXISTS installation (shards INTEGER NOT NULL);",
-            )
-            .await?;
+        writing.execute_unprepared(TABLES).await?;
         let row = writing.query_one_raw(statement("SELECT shards FROM installation", [])).await?;
         match row.map(|row| unsigned(&row, 0)).transpose()? {
             None => {
@@ -145,7 +139,7 @@ impl File {
             }
         }
         let reading = connect(path, options.sync, 4).await?;
-        Ok((Self(reading), Writing(writing)))
+        Ok((Self(reading), Writing::of(writing)))
     }
 
     /// The file behind a connection.
@@ -169,15 +163,53 @@ impl File {
         rows.iter().map(|row| Ok(Kept { shard: Shard(unsigned(row, 0)? as u16), epoch: Epoch(unsigned(row, 1)? as u32) })).collect()
     }
 
-    /// First and last sequence, and bytes; the last event is never forgotten.
-    pub(super) async fn bounds(&self, shard: Shard, epoch: Epoch) -> Result<(u64, u64, u64), DbErr> {
-        let sql = format!(
-            "SELECT COALESCE(MIN(seq), 1), COALESCE(MAX(seq), 0), COALESCE(SUM(LENGTH(payload)) + 100 * COUNT(*), 0) FROM {}",
-            table(shard, epoch)
-        );
-        let row = self.0.query_one_raw(statement(sql, [])).await?;
-        let row = row.ok_or_else(|| DbErr::RecordNotFound(table(shard, epoch)))?;
-        Ok((unsigned(&row, 0)?, unsigned(&row, 1)?, unsigned(&row, 2)?))
+    /// The first column of the only row.
+    async fn number(&self, sql: String, values: impl IntoIterator<Item = Value>) -> Result<u64, DbErr> {
+        let row = self.0.query_one_raw(statement(sql, values)).await?;
+        row.map_or(Ok(0), |row| unsigned(&row, 0))
+    }
+
+    /// First and last sequence; the last event is never forgotten.
+    pub(super) async fn bounds(&self, shard: Shard, epoch: Epoch) -> Result<(u64, u64), DbErr> {
+        // By itself it is found by the key; with another one beside it all rows are looked at.
+        let first = self.number(format!("SELECT COALESCE(MIN(seq), 1) FROM {}", table(shard, epoch)), []).await?;
+        Ok((first, self.last(shard, epoch).await?))
+    }
+
+    /// The last sequence, 0 without any.
+    pub(super) async fn last(&self, shard: Shard, epoch: Epoch) -> Result<u64, DbErr> {
+        self.number(format!("SELECT COALESCE(MAX(seq), 0) FROM {}", table(shard, epoch)), []).await
+    }
+
+    /// What the events from `first` to `last`, which are all, take; and for which of them that was noted.
+    pub(super) async fn size(&self, shard: Shard, epoch: Epoch, first: u64, last: u64) -> Result<(u64, (u64, u64)), DbErr> {
+        // What an earlier release did since shows in the ends: it forgets without noting it.
+        let sql = "SELECT last, bytes FROM sizes WHERE shard = ? AND epoch = ? AND first = ? AND last <= ?";
+        let values = [signed(shard.0.into()), signed(epoch.0.into()), signed(first), signed(last)];
+        let noted = match self.0.query_one_raw(statement(sql, values)).await? {
+            Some(row) => Some((unsigned(&row, 0)?, unsigned(&row, 1)?)),
+            None => None,
+        };
+        let (upto, bytes) = noted.unwrap_or_default();
+        let sql = format!("SELECT COALESCE(SUM(LENGTH(payload)) + 100 * COUNT(*), 0) FROM {} WHERE seq > ?", table(shard, epoch));
+        let since = self.number(sql, [signed(upto)]).await?;
+        Ok((bytes + since, noted.map_or((0, 0), |_| (first, upto))))
+    }
+
+    /// How many events of users come after `seq`.
+    pub(super) async fn count_after(&self, shard: Shard, epoch: Epoch, seq: u64) -> Result<u64, DbErr> {
+        // Canaries are nothing to lose.
+        let sql = format!("SELECT COUNT(*) FROM {} WHERE seq > ? AND substr(topic, 1, 1) <> x'63'", table(shard, epoch));
+        self.number(sql, [signed(seq)]).await
+    }
+
+    /// The ids up to `upto`, the newest first.
+    pub(super) async fn ids(&self, shard: Shard, upto: Position, max: usize) -> Result<Vec<StoredId>, DbErr> {
+        let sql = format!("SELECT seq, id, stored_at FROM {} WHERE seq <= ? ORDER BY seq DESC LIMIT ?", table(shard, upto.epoch));
+        let rows = self.0.query_all_raw(statement(sql, [signed(upto.seq), signed(max as u64)])).await?;
+        let id =
+            |row: &QueryResult| Ok(StoredId { seq: unsigned(row, 0)?, id: parse_id(row, 1)?, stored_at: Timestamp(unsigned(row, 2)?) });
+        rows.iter().map(id).collect()
     }
 
     /// The last sequence of each topic.
@@ -205,101 +237,47 @@ impl File {
     }
 }
 
-impl Writing {
-    /// The same file, to read what a failed commit may have left.
-    pub(super) fn as_file(&self) -> File {
-        File(self.0.clone())
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use std::collections::HashMap;
+
+    use super::*;
+    use crate::config::{Config, Role};
+
+    async fn open(directory: &tempfile::TempDir) -> (File, Writing) {
+        let config = Config::load_from(None, &HashMap::new(), Role::Standalone).unwrap();
+        File::open(&directory.path().join("log.db"), &config.embedded_options()).await.unwrap()
     }
 
-    pub(super) async fn create(&self, shard: Shard, epoch: Epoch) -> Result<(), DbErr> {
-        let table = table(shard, epoch);
-        // One statement after another commits each; the entry comes last and makes it count.
-        self.0
-            .execute_unprepared(&format!(
-                "CREATE TABLE IF NOT EXISTS {table} (seq INTEGER PRIMARY KEY, topic BLOB NOT NULL, id BLOB NOT NULL, \
-                 made_at INTEGER NOT NULL, stored_at INTEGER NOT NULL, payload BLOB NOT NULL); \
-                 CREATE INDEX IF NOT EXISTS {table}_topic ON {table} (topic, seq); \
-                 INSERT OR IGNORE INTO logs (shard, epoch) VALUES ({shard}, {epoch});"
-            ))
-            .await?;
-        Ok(())
+    #[tokio::test]
+    async fn each_commit_is_synced_by_default() {
+        let (_, writing) = open(&tempfile::tempdir().unwrap()).await;
+        // 2 is FULL.
+        assert_eq!(writing.as_file().number("PRAGMA synchronous".to_owned(), []).await.unwrap(), 2);
     }
 
-    /// Writes a group as one transaction: all of it is there after, or nothing.
-    pub(super) async fn commit(&self, groups: &[(Shard, Epoch, Vec<Stored>)]) -> Result<(), DbErr> {
-        let written = async {
-            self.0.execute_unprepared("BEGIN IMMEDIATE").await?;
-            for (shard, epoch, events) in groups {
-                self.insert(&table(*shard, *epoch), events).await?;
-            }
-            self.0.execute_unprepared("COMMIT").await.map(drop)
-        }
-        .await;
-        if written.is_err() {
-            // There may be no transaction any more.
-            let _ = self.0.execute_unprepared("ROLLBACK").await;
-        }
-        written
-    }
-
-    async fn insert(&self, table: &str, events: &[Stored]) -> Result<(), DbErr> {
-        let mut rest = events;
-        for size in INSERT_ROWS {
-            while let Some((rows, more)) = rest.split_at_checked(size) {
-                rest = more;
-                let marks = vec!["(?, ?, ?, ?, ?, ?)"; size].join(", ");
-                let mut values = Vec::with_capacity(size * 6);
-                for stored in rows {
-                    values.push(signed(stored.position.seq));
-                    values.push(topic_bytes(stored.topic).into());
-                    values.push(stored.id.0.as_bytes().to_vec().into());
-                    values.push(signed(stored.made_at.0));
-                    values.push(signed(stored.stored_at.0));
-                    values.push(stored.payload.to_vec().into());
-                }
-                let sql = format!("INSERT INTO {table} ({COLUMNS}) VALUES {marks}");
-                self.0.execute_raw(statement(sql, values)).await?;
-            }
-        }
-        Ok(())
-    }
-
-    /// How far events from `first` on may go: at most up to `upto`, those stored before `before`
-    /// or among the first `bytes`. Looks at a bounded number.
-    pub(super) async fn oldest(&self, shard: Shard, upto: Position, before: Timestamp, bytes: u64) -> Result<Option<Going>, DbErr> {
-        let sql = format!(
-            "SELECT seq, stored_at, LENGTH(payload) + 100 FROM {} WHERE seq <= ? ORDER BY seq LIMIT {FORGOTTEN_AT_ONCE}",
-            table(shard, upto.epoch)
-        );
-        let rows = self.0.query_all_raw(statement(sql, [signed(upto.seq)])).await?;
-        let mut going: Option<Going> = None;
-        for (place, row) in (1..).zip(&rows) {
-            let freed = going.as_ref().map_or(0, |going| going.bytes);
-            if Timestamp(unsigned(row, 1)?) >= before && freed >= bytes {
-                break;
-            }
-            going = Some(Going { seq: unsigned(row, 0)?, bytes: freed + unsigned(row, 2)?, more: place == FORGOTTEN_AT_ONCE });
-        }
-        Ok(going)
-    }
-
-    pub(super) async fn forget(&self, shard: Shard, upto: Position) -> Result<(), DbErr> {
-        let sql = format!("DELETE FROM {} WHERE seq <= ?", table(shard, upto.epoch));
-        self.0.execute_raw(statement(sql, [signed(upto.seq)])).await.map(drop)
-    }
-
-    /// Drops an ended epoch.
-    pub(super) async fn drop_epoch(&self, shard: Shard, epoch: Epoch) -> Result<(), DbErr> {
-        let table = table(shard, epoch);
-        self.0
-            .execute_unprepared(&format!("DELETE FROM logs WHERE shard = {shard} AND epoch = {epoch}; DROP TABLE IF EXISTS {table};"))
-            .await
-            .map(drop)
-    }
-
-    pub(super) async fn close(self) {
-        if let Err(error) = self.0.close().await {
-            tracing::warn!(%error, "log_not_closed");
-        }
+    #[tokio::test]
+    async fn a_noted_size_is_believed_while_its_ends_hold() {
+        let directory = tempfile::tempdir().unwrap();
+        let (file, writing) = open(&directory).await;
+        let (shard, epoch) = (Shard(0), Epoch(1));
+        writing.create(shard, epoch).await.unwrap();
+        let stored = |seq| Stored {
+            topic: Topic::Canary(InstanceId(Uuid::nil())),
+            position: Position::new(epoch, seq),
+            previous: 0,
+            id: EventId(Uuid::from_u128(seq.into())),
+            made_at: Timestamp(0),
+            stored_at: Timestamp(0),
+            payload: Bytes::from_static(b"x"),
+        };
+        writing.commit(&[(shard, epoch, (1..=10).map(stored).collect())]).await.unwrap();
+        assert_eq!(file.size(shard, epoch, 1, 10).await.unwrap(), (1010, (0, 0)), "counted");
+        writing.note_size(shard, epoch, (1, 8), 5000).await.unwrap();
+        assert_eq!(file.size(shard, epoch, 1, 10).await.unwrap(), (5202, (1, 8)), "and what came since");
+        writing.forget(shard, Position::new(epoch, 4)).await.unwrap();
+        assert_eq!(file.size(shard, epoch, 5, 10).await.unwrap(), (606, (0, 0)), "something else has forgotten");
+        assert_eq!(file.count_after(shard, epoch, 0).await.unwrap(), 0, "canaries do not count");
     }
 }

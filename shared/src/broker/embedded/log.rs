@@ -9,7 +9,7 @@ use tokio::{sync::watch, time::Instant};
 
 use super::{
     super::{AFTER_CHANGE, BrokerError, CLOCKS_DIFFER, DUPLICATE_WINDOW, LogState, Stored, Tails},
-    file::File,
+    file::{File, StoredId},
 };
 use crate::{
     id::EventId,
@@ -51,6 +51,8 @@ pub(super) struct Log {
     pub(super) last: u64,
     pub(super) bytes: u64,
     pub(super) stored_at: Timestamp,
+    /// From where to where the file has the log's size noted.
+    pub(super) noted: (u64, u64),
     last_of: HashMap<Topic, u64>,
     ids: HashMap<EventId, u64>,
     /// The ids in the order they age.
@@ -68,6 +70,7 @@ impl Log {
             last: 0,
             bytes: 0,
             stored_at: Timestamp(0),
+            noted: (1, 0),
             last_of: HashMap::new(),
             ids: HashMap::new(),
             aging: VecDeque::new(),
@@ -79,33 +82,43 @@ impl Log {
     /// Reads what memory needs to know: ids that still count, and the last of each topic.
     async fn load(file: &File, shard: Shard, epoch: Epoch) -> Result<Self, DbErr> {
         let mut log = Self { since: Some(Instant::now()), ..Self::new(epoch) };
-        let (first, last, bytes) = file.bounds(shard, epoch).await?;
-        (log.first, log.last, log.bytes) = (first, last, bytes);
+        (log.first, log.last) = file.bounds(shard, epoch).await?;
+        (log.bytes, log.noted) = file.size(shard, epoch, log.first, log.last).await?;
         log.last_of = file.last_of(shard, epoch).await?.into_iter().collect();
-        let since = Timestamp(Timestamp::now().0.saturating_sub(DUPLICATE_WINDOW.as_millis() as u64));
-        let mut young = Vec::new();
-        let mut upto = last;
-        // Backwards in steps until the ids are too old to matter.
-        while upto >= first {
-            let from = upto.saturating_sub(LOAD as u64 - 1).max(first);
-            let rows = file.from(shard, Position::new(epoch, from), (upto - from + 1) as usize).await?;
-            let done = rows.first().is_none_or(|stored| stored.stored_at < since);
-            young.extend(rows.into_iter().rev().filter(|stored| stored.stored_at >= since));
-            if done || from == first {
-                break;
-            }
-            upto = from - 1;
-        }
-        for stored in young.into_iter().rev() {
-            log.remember_id(&stored);
-        }
+        log.load_ids(file, shard).await?;
         Ok(log)
     }
 
-    fn remember_id(&mut self, stored: &Stored) {
-        self.stored_at = self.stored_at.max(stored.stored_at);
-        self.ids.insert(stored.id, stored.position.seq);
-        self.aging.push_back((stored.stored_at, stored.id));
+    async fn load_ids(&mut self, file: &File, shard: Shard) -> Result<(), DbErr> {
+        let Some(newest) = file.ids(shard, Position::new(self.epoch, self.last), 1).await?.pop() else { return Ok(()) };
+        // As they age while the log is open: by its own time, which may be ahead of this machine's.
+        let now = Timestamp::now().max(newest.stored_at);
+        let since = now.offset_by(-(DUPLICATE_WINDOW.as_millis() as i64));
+        let mut young: Vec<StoredId> = Vec::new();
+        let mut upto = self.last;
+        // Backwards in steps until they are too old to matter.
+        loop {
+            let rows = file.ids(shard, Position::new(self.epoch, upto), LOAD).await?;
+            let read = rows.len();
+            let next = rows.last().map_or(0, |oldest| oldest.seq.saturating_sub(1));
+            let before = young.len();
+            young.extend(rows.into_iter().take_while(|id| id.stored_at >= since));
+            if young.len() - before < read || read < LOAD {
+                break;
+            }
+            upto = next;
+        }
+        self.stored_at = newest.stored_at;
+        for id in young.into_iter().rev() {
+            self.remember_id(id);
+        }
+        Ok(())
+    }
+
+    fn remember_id(&mut self, StoredId { id, seq, stored_at }: StoredId) {
+        self.stored_at = self.stored_at.max(stored_at);
+        self.ids.insert(id, seq);
+        self.aging.push_back((stored_at, id));
     }
 
     /// Where an event with this id stands already.
@@ -123,7 +136,7 @@ impl Log {
         self.last = stored.position.seq;
         self.bytes += stored.payload.len() as u64 + 100;
         self.last_of.insert(stored.topic, stored.position.seq);
-        self.remember_id(stored);
+        self.remember_id(StoredId { id: stored.id, seq: stored.position.seq, stored_at: stored.stored_at });
         self.tail_bytes += stored.payload.len() + size_of::<Stored>();
         self.tail.push_back(stored.clone());
         while self.tail_bytes > keep {
@@ -160,7 +173,7 @@ impl Logs {
                 log = Some(Log::load(file, shard, current).await?);
             }
             for epoch in epochs {
-                ended.insert(epoch, file.bounds(shard, epoch).await?.1);
+                ended.insert(epoch, file.last(shard, epoch).await?);
             }
             let end = watch::Sender::new(log.as_ref().map(|log| Position::new(log.epoch, log.last)));
             slots.push(Slot { log: RwLock::new(log), end, ended: RwLock::new(ended), tail_bytes });
@@ -182,7 +195,7 @@ impl Logs {
         self.with(shard, |log| LogState { epoch: log.epoch, first: log.first, last: log.last })
     }
 
-    /// When the last event of all was stored; 0 if that is long ago.
+    /// When the last event of all was stored; 0 if there is none.
     pub(super) fn latest(&self) -> Timestamp {
         let of = |slot: &Slot| slot.log.read().as_ref().map(|log| log.stored_at);
         self.0.iter().filter_map(of).max().unwrap_or_default()
@@ -261,6 +274,14 @@ impl Logs {
         }
     }
 
+    /// The file has the size of the log between these ends noted.
+    pub(super) fn noted(&self, shard: Shard, ends: (u64, u64)) {
+        let Ok(slot) = self.slot(shard) else { return };
+        if let Some(log) = slot.log.write().as_mut() {
+            log.noted = ends;
+        }
+    }
+
     pub(super) fn get(&self, shard: Shard, position: Position) -> Found {
         if self.ended(shard, position.epoch).is_some_and(|last| position.seq <= last) {
             return Found::InFile;
@@ -315,5 +336,40 @@ impl Logs {
             Some(log.recent(from.seq)?.take(max).cloned().collect::<Vec<_>>()).filter(|events| !events.is_empty())
         })
         .ok()?
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use bytes::Bytes;
+    use uuid::Uuid;
+
+    use super::{super::EmbeddedOptions, *};
+    use crate::id::InstanceId;
+
+    #[tokio::test]
+    async fn a_log_ahead_of_the_clock_is_remembered_for_its_last_two_minutes_only() {
+        let directory = tempfile::tempdir().unwrap();
+        let (file, writing) = File::open(&directory.path().join("log.db"), &EmbeddedOptions::default()).await.unwrap();
+        let (shard, epoch) = (Shard(0), Epoch(1));
+        writing.create(shard, epoch).await.unwrap();
+        let begin = Timestamp::now();
+        // One each second, for an hour.
+        let stored = |seq: u64| Stored {
+            topic: Topic::Canary(InstanceId(Uuid::nil())),
+            position: Position::new(epoch, seq),
+            previous: 0,
+            id: EventId(Uuid::from_u128(seq.into())),
+            made_at: begin,
+            stored_at: begin.offset_by(seq as i64 * 1000),
+            payload: Bytes::from_static(b"x"),
+        };
+        writing.commit(&[(shard, epoch, (1..=3600).map(stored).collect())]).await.unwrap();
+        let log = Log::load(&file, shard, epoch).await.unwrap();
+        assert_eq!(log.stored_at, stored(3600).stored_at);
+        assert_eq!((log.ids.len(), log.aging.len()), (121, 121));
+        assert!(log.position_of(stored(3480).id).is_some() && log.position_of(stored(3479).id).is_none());
+        assert_eq!(log.aging.front().map(|(at, _)| *at), Some(stored(3480).stored_at), "the oldest first");
     }
 }

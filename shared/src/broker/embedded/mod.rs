@@ -5,6 +5,7 @@
 //! sync and many at once share it. Only one process may have the file open.
 
 mod backup;
+mod beyond;
 mod calls;
 mod clock;
 mod file;
@@ -13,6 +14,7 @@ mod log;
 mod reader;
 mod retention;
 mod writer;
+mod writing;
 
 use std::{path::Path, sync::Arc, time::Duration};
 
@@ -21,7 +23,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot, watch};
 
-pub use self::backup::backup;
+pub use self::{backup::backup, beyond::count_beyond};
 use self::{
     calls::Servers,
     clock::Clock,
@@ -41,6 +43,9 @@ use crate::{
     subject::{Shard, Shards, Topic},
     timestamp::Timestamp,
 };
+
+/// How far the log's time may be ahead of the machine's clock before that is worth a word.
+const LEAD: Duration = Duration::from_mins(2);
 
 /// How the log is kept.
 #[derive(Debug, Clone)]
@@ -106,7 +111,7 @@ pub struct EmbeddedBroker {
     shards: Shards,
     status: Arc<watch::Sender<BrokerStatus>>,
     commands: mpsc::Sender<Command>,
-    window: Window,
+    window: Arc<Window>,
     file: File,
     logs: Arc<Logs>,
     hub: Arc<Hub>,
@@ -116,6 +121,17 @@ pub struct EmbeddedBroker {
     clock: Arc<Clock>,
     max_bytes: u64,
     writer: Mutex<Option<tokio::task::JoinHandle<()>>>,
+}
+
+/// The log's time never goes back, so a machine's clock that was ahead once stays in it.
+fn warn_of_lead(lead: Duration) {
+    if lead > LEAD {
+        tracing::warn!(
+            seconds = lead.as_secs(),
+            "log_ahead_of_clock: events are stamped that far ahead until the clock has come there. Where that is too long, see \
+             docs/operations.md, \"The clock of natter\""
+        );
+    }
 }
 
 fn unavailable(error: impl std::fmt::Display) -> BrokerError {
@@ -131,6 +147,7 @@ impl EmbeddedBroker {
         let shards = Shards::new(options.shards).ok_or(EmbeddedError::Shards)?;
         let (file, writing) = File::open(path, &options).await?;
         let logs = Arc::new(Logs::load(&file, shards, options.tail_bytes).await?);
+        warn_of_lead(logs.latest().since(Timestamp::now()));
         let status = Arc::new(watch::Sender::new(BrokerStatus { connected: true, generation: 0, elections: 0, leaders: 0 }));
         let hub = Arc::new(Hub::new(Arc::clone(&status), options.subscription_capacity));
         let applied = Arc::new(Applied::default());
@@ -145,6 +162,7 @@ impl EmbeddedBroker {
             shards,
             max_bytes: options.max_bytes_per_shard,
             max_age: options.max_age,
+            going: Vec::new(),
         };
         let writer = tokio::spawn(writer.run(queue));
         let (controls, _) = tokio::sync::broadcast::channel(1024);
@@ -208,9 +226,10 @@ impl Broker for EmbeddedBroker {
     }
 
     async fn publish(&self, event: Outgoing) -> Result<Ack, BrokerError> {
-        let _room = self.window.enter(event.payload.len())?;
+        // It goes with the event: the caller may give up, what is queued stays.
+        let room = self.window.enter(event.payload.len())?;
         let (respond, answer) = oneshot::channel();
-        self.commands.try_send(Command::Publish { event, respond }).map_err(|error| match error {
+        self.commands.try_send(Command::Publish { event, room, respond }).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => BrokerError::Busy,
             mpsc::error::TrySendError::Closed(_) => unavailable("closed"),
         })?;

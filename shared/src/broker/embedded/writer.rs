@@ -10,13 +10,13 @@ use tokio::{
 use tracing::{error, info, warn};
 
 use super::{
-    super::{Ack, BrokerError, Outgoing, Stored},
+    super::{Ack, BrokerError, Outgoing, Stored, window::Room},
     clock::Clock,
-    file::{Going, Writing},
     live::Hub,
     log::Logs,
     retention::Applied,
     unavailable,
+    writing::{Going, Writing},
 };
 use crate::{
     id::EventId,
@@ -31,12 +31,14 @@ const GROUP: usize = 2048;
 const FORGET_EVERY: Duration = Duration::from_secs(2);
 /// How soon when a round did not get to the end of it.
 const FORGET_MORE: Duration = Duration::from_millis(100);
+/// Events after which a log's size is noted anew.
+const NOTED_EVERY: u64 = 10_000;
 /// Rows of a failed commit that are looked for at once.
 const RESYNC: usize = 4096;
 
 /// What the writer is asked.
 pub(super) enum Command {
-    Publish { event: Outgoing, respond: oneshot::Sender<Result<Ack, BrokerError>> },
+    Publish { event: Outgoing, room: Room, respond: oneshot::Sender<Result<Ack, BrokerError>> },
     OpenEpoch { shard: Shard, epoch: Epoch, respond: oneshot::Sender<Result<(), BrokerError>> },
     Stop,
 }
@@ -51,9 +53,13 @@ pub(super) struct Writer {
     pub(super) shards: Shards,
     pub(super) max_bytes: u64,
     pub(super) max_age: Duration,
+    /// Ended epochs that are deleted, piece by piece.
+    pub(super) going: Vec<(Shard, Epoch)>,
 }
 
-type Answer = (oneshot::Sender<Result<Ack, BrokerError>>, Ack);
+/// Who waits for what, and its room in the window until it has it.
+type Answer = (Respond, Ack, Room);
+type Respond = oneshot::Sender<Result<Ack, BrokerError>>;
 
 /// A group that is about to be committed: by shard, and who waits for what.
 #[derive(Default)]
@@ -84,7 +90,7 @@ fn refuse(commands: &mut Vec<Command>, error: &sea_orm::DbErr) -> bool {
 }
 
 impl Writer {
-    pub(super) async fn run(self, mut queue: mpsc::Receiver<Command>) {
+    pub(super) async fn run(mut self, mut queue: mpsc::Receiver<Command>) {
         let mut commands = Vec::with_capacity(GROUP);
         let mut in_doubt = false;
         let mut forget_at = Instant::now() + FORGET_EVERY;
@@ -110,7 +116,7 @@ impl Writer {
             let mut stop = false;
             for command in commands.drain(..) {
                 match command {
-                    Command::Publish { event, respond } => self.stage(&mut group, event, respond),
+                    Command::Publish { event, room, respond } => self.stage(&mut group, event, room, respond),
                     Command::OpenEpoch { shard, epoch, respond } => {
                         // In the order it was asked.
                         in_doubt |= !self.commit(std::mem::take(&mut group)).await;
@@ -133,7 +139,7 @@ impl Writer {
     }
 
     /// Gives the event its position, or finds the one it has.
-    fn stage(&self, group: &mut Group, event: Outgoing, respond: oneshot::Sender<Result<Ack, BrokerError>>) {
+    fn stage(&self, group: &mut Group, event: Outgoing, room: Room, respond: Respond) {
         let shard = self.shards.of(event.topic);
         let staged = group.staged.get(&shard);
         let known = self.logs.with(shard, |log| {
@@ -155,7 +161,7 @@ impl Writer {
             return drop(respond.send(Err(BrokerError::Epoch { shard, current: epoch })));
         }
         if let Some(position) = duplicate {
-            group.answers.push((respond, Ack { position, duplicate: true }));
+            group.answers.push((respond, Ack { position, duplicate: true }, room));
             return;
         }
         let staged = group.staged.entry(shard).or_insert_with(|| Staged {
@@ -171,7 +177,7 @@ impl Writer {
         staged.ids.insert(id, position);
         staged.last_of.insert(topic, position.seq);
         staged.events.push(Stored { topic, position, previous, id, made_at, stored_at, payload });
-        group.answers.push((respond, Ack { position, duplicate: false }));
+        group.answers.push((respond, Ack { position, duplicate: false }, room));
     }
 
     /// Commits, acknowledges, delivers. False when what is in the file is in doubt.
@@ -182,7 +188,7 @@ impl Writer {
             && let Err(error) = self.file.commit(&groups).await
         {
             error!(%error, events = answers.len(), "log_not_written");
-            for (respond, _) in answers {
+            for (respond, ..) in answers {
                 drop(respond.send(Err(unavailable(&error))));
             }
             return false;
@@ -190,7 +196,7 @@ impl Writer {
         for (shard, _, events) in &groups {
             self.logs.append(*shard, events);
         }
-        for (respond, ack) in answers {
+        for (respond, ack, _) in answers {
             drop(respond.send(Ok(ack)));
         }
         let events = groups.into_iter().flat_map(|(shard, _, events)| events.into_iter().map(move |e| (shard, e)));
@@ -237,7 +243,7 @@ impl Writer {
     }
 
     /// Forgets what is applied and too old or too much, a bounded piece; true when there is more.
-    async fn forget(&self) -> bool {
+    async fn forget(&mut self) -> bool {
         let mut more = false;
         for shard in self.shards.iter() {
             let Some(applied) = self.applied.get(shard) else { continue };
@@ -246,15 +252,51 @@ impl Writer {
                 Err(error) => warn!(%shard, %error, "log_not_trimmed"),
             }
         }
+        more |= self.drop_pieces().await;
+        for shard in self.shards.iter() {
+            if let Err(error) = self.note_size(shard).await {
+                warn!(%shard, %error, "log_size_not_noted");
+            }
+        }
         more
     }
 
-    async fn forget_of(&self, shard: Shard, applied: Position) -> Result<bool, sea_orm::DbErr> {
+    /// A piece of each ended epoch that goes; true when there is more.
+    async fn drop_pieces(&mut self) -> bool {
+        let mut more = false;
+        for (shard, epoch) in std::mem::take(&mut self.going) {
+            match self.file.drop_piece(shard, epoch).await {
+                Ok(true) => info!(%shard, %epoch, "epoch_forgotten"),
+                Ok(false) => {
+                    more = true;
+                    self.going.push((shard, epoch));
+                }
+                Err(error) => {
+                    warn!(%shard, %epoch, %error, "log_not_trimmed");
+                    self.going.push((shard, epoch));
+                }
+            }
+        }
+        more
+    }
+
+    /// Where much has changed since it was noted last.
+    async fn note_size(&self, shard: Shard) -> Result<(), sea_orm::DbErr> {
+        let size = self.logs.with(shard, |log| {
+            let is_due = log.first != log.noted.0 || log.last >= log.noted.1 + NOTED_EVERY;
+            is_due.then_some((log.epoch, (log.first, log.last), log.bytes))
+        });
+        let Ok(Some((epoch, ends, bytes))) = size else { return Ok(()) };
+        self.file.note_size(shard, epoch, ends, bytes).await?;
+        self.logs.noted(shard, ends);
+        Ok(())
+    }
+
+    async fn forget_of(&mut self, shard: Shard, applied: Position) -> Result<bool, sea_orm::DbErr> {
         for epoch in self.logs.ended_before(shard, applied.epoch) {
-            // First memory, then the file: a failure leaves it to the next start.
+            // First memory, then the file: what is left of it the next start finds.
             self.logs.dropped(shard, epoch);
-            self.file.drop_epoch(shard, epoch).await?;
-            info!(%shard, %epoch, "epoch_forgotten");
+            self.going.push((shard, epoch));
         }
         let Ok((state, bytes)) = self.logs.with(shard, |log| (Position::new(log.epoch, log.last), log.bytes)) else {
             return Ok(false);

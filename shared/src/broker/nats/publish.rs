@@ -37,7 +37,7 @@ pub(super) struct Publisher {
     pub(super) clock: Arc<Clock>,
     pub(super) health: Arc<Health>,
     pub(super) shards: Shards,
-    pub(super) window: Window,
+    pub(super) window: Arc<Window>,
     pub(super) stuck: Stuck,
     pub(super) fences: Arc<Vec<Fence>>,
     /// What a leader is asked by.
