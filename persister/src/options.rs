@@ -41,6 +41,8 @@ pub struct Options {
     pub erasure_interval: Duration,
     /// How long what users said before they were disconnected may take to be stored.
     pub last_words: Duration,
+    /// At its end it stays until all that the logs have is applied, for a while: nobody else goes on with them.
+    pub apply_all: bool,
     /// The database.
     pub database: DatabaseOptions,
 }
@@ -84,6 +86,7 @@ impl Default for Options {
             retention_interval: Duration::from_mins(10),
             erasure_interval: Duration::from_secs(1),
             last_words: LAST_WORDS,
+            apply_all: false,
             database: DatabaseOptions::default(),
         }
     }

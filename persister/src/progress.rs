@@ -186,6 +186,16 @@ impl Progress {
         }
     }
 
+    /// Waits until this process has committed what `broker`'s logs have by now.
+    pub(crate) async fn caught_up(&self, broker: &dyn Broker) {
+        for (shard, own) in (0..).map(Shard).zip(&self.own) {
+            // Without a log there is nothing to wait for.
+            let Ok(state) = broker.log_state(shard).await else { continue };
+            let end = Position::new(state.epoch, state.last);
+            let _ = own.subscribe().wait_for(|(position, _)| *position >= end).await;
+        }
+    }
+
     /// Tells `broker` until `shutdown` what it need not keep any more: what is in SQL, and survives a loss of power there.
     pub(crate) async fn settle(self: Arc<Self>, store: Store, broker: Arc<dyn Broker>, shutdown: CancellationToken) {
         let mut told = vec![Position::START; self.own.len()];

@@ -31,7 +31,7 @@ use crate::{
 /// Changes of inboxes waiting to be counted.
 const CHANGES: usize = 65_536;
 
-/// How long answers and commits under way may take at the end.
+/// How long answers and commits under way may take at the end; and what is not applied yet, where it has to be.
 const DRAIN: Duration = Duration::from_secs(5);
 
 /// Runs a persister until `shutdown`. `ready` follows whether all shards have a log and a
@@ -114,6 +114,7 @@ pub async fn run(
     tasks.spawn(watch_readiness(store.clone(), Arc::clone(&broker), watched, is_serving, ready.clone(), projecting.clone()));
     let standings = Standings::new(store.clone(), Arc::clone(&broker));
     tasks.spawn(Arc::clone(&standings).run(projecting.clone()));
+    let to_apply = options.apply_all.then(|| (Arc::clone(&progress), Arc::clone(&broker)));
     let server = Server::new(store, broker, progress, standings, changes, metrics, options);
     let mut serving = tokio::spawn(server.run(leases, serving, shutdown.clone()));
 
@@ -123,6 +124,11 @@ pub async fn run(
         ended = tasks.join_next() => ended.and_then(Result::err).map(|error| error.to_string()),
     };
     ready.send_replace(false);
+    if let (None, Some((progress, broker))) = (&died, to_apply)
+        && timeout(DRAIN, progress.caught_up(&*broker)).await.is_err()
+    {
+        tracing::warn!("events_left_to_the_next_start");
+    }
     projecting.cancel();
     let drained = timeout(DRAIN, async { while tasks.join_next().await.is_some() {} }).await;
     if drained.is_err() {

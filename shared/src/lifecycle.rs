@@ -140,13 +140,18 @@ impl Lifecycle {
     }
 }
 
-/// SIGTERM and SIGINT, one message each.
-struct Signals {
-    received: mpsc::Receiver<&'static str>,
+/// SIGTERM and SIGINT, which do not end the process by themselves any more.
+pub struct Signals {
+    /// One message each, its name.
+    pub received: mpsc::Receiver<&'static str>,
 }
 
 impl Signals {
-    fn listen() -> io::Result<Self> {
+    /// Listens from here on.
+    ///
+    /// # Errors
+    /// Where the system refuses it.
+    pub fn listen() -> io::Result<Self> {
         let (sender, received) = mpsc::channel(4);
         for (name, kind) in [("SIGTERM", SignalKind::terminate()), ("SIGINT", SignalKind::interrupt())] {
             let signal = signal(kind)?;

@@ -16,6 +16,8 @@ use natter_persister::{DatabaseOptions, admin};
 use natter_shared::{
     broker::embedded,
     config::{Config, DATABASE_FILE, database_url},
+    position::Position,
+    subject::Shard,
 };
 
 use crate::{key, start};
@@ -23,44 +25,35 @@ use crate::{key, start};
 /// The log may forget applied events between the two copies; then both are made again.
 const ATTEMPTS: usize = 3;
 
-/// Copies database, log and key to `folder`.
+/// What is said where the database is PostgreSQL.
+const DUMP: &str = "The database is PostgreSQL, which has its own tools. It has to be dumped before the log is copied: pg_dump --format=custom \
+                    --file=natter.dump \"$NATTER_DATABASE__URL\", then natter backup. docs/operations.md has that, and how they are restored";
+
+/// Copies database, log and key to `folder`; of PostgreSQL, which has its own tools, log and key.
 pub(crate) async fn backup(config: &Config, folder: &Path) -> anyhow::Result<ExitCode> {
     let url = config.database.url.as_ref().context("database.url is not set")?.expose().to_owned();
-    let Some(source) = database_url::sqlite_file(&url) else {
-        bail!(
-            "the database is PostgreSQL, which has its own tools: pg_dump --format=custom --file=natter.dump \"$NATTER_DATABASE__URL\" \
-             (docs/operations.md)"
-        );
-    };
-    if !source.exists() {
-        bail!("there is no {}: start natter once, or say where its data is with NATTER_DATA_DIR", source.display());
+    let source = database_url::sqlite_file(&url);
+    let log = Some(config.data_dir.join(start::LOG_FILE)).filter(|log| config.nats.url.is_none() && log.exists());
+    let key = Some(config.data_dir.join(key::NAME)).filter(|key| key.exists());
+    match &source {
+        Some(source) if !source.exists() => {
+            bail!("there is no {}: start natter once, or say where its data is with NATTER_DATA_DIR", source.display());
+        }
+        None if log.is_none() && key.is_none() => {
+            bail!("there is nothing to copy in {} (NATTER_DATA_DIR). {DUMP}", config.data_dir.display());
+        }
+        Some(_) | None => {}
     }
     make_empty(folder)?;
-    let database = DatabaseOptions { url, ..DatabaseOptions::default() };
-    let log = config.data_dir.join(start::LOG_FILE);
-    let mut files = vec![folder.join(DATABASE_FILE)];
-    for attempt in 1.. {
-        let copy = private(folder, DATABASE_FILE)?;
-        let applied = admin::backup(&database, &copy).await.with_context(|| format!("{} cannot be copied", source.display()))?;
-        if config.nats.url.is_some() || !log.exists() {
-            break;
+    let mut files = match (&source, &log) {
+        (Some(source), log) => {
+            let database = DatabaseOptions { url, ..DatabaseOptions::default() };
+            copy_both(&database, source, log.as_deref(), folder).await?
         }
-        let copy = private(folder, start::LOG_FILE)?;
-        let begins = embedded::backup(&log, &copy).await.with_context(|| format!("{} cannot be copied", log.display()))?;
-        let follows = applied.iter().all(|at| {
-            let mut same = begins.iter().filter(|(shard, first)| shard.0 == at.shard && first.epoch == at.position.epoch);
-            same.all(|(_, first)| first.seq <= at.position.seq + 1)
-        });
-        if follows {
-            files.push(copy);
-            break;
-        }
-        if attempt == ATTEMPTS {
-            bail!("the log forgets faster than it can be copied: make nats.max_bytes_per_shard larger, or try when there is less traffic");
-        }
-    }
-    let key = config.data_dir.join(key::NAME);
-    if key.exists() {
+        (None, Some(log)) => vec![copy_log(log, folder).await?.0],
+        (None, None) => Vec::new(),
+    };
+    if let Some(key) = key {
         let text = fs::read(&key).with_context(|| format!("{} cannot be read", key.display()))?;
         let copy = private(folder, key::NAME)?;
         OpenOptions::new().write(true).open(&copy)?.write_all(&text)?;
@@ -71,8 +64,33 @@ pub(crate) async fn backup(config: &Config, folder: &Path) -> anyhow::Result<Exi
         println!("{}", file.display());
     }
     File::open(folder)?.sync_all()?;
-    eprintln!("{}", to_restore(config));
+    eprintln!("{}", if source.is_some() { to_restore(config) } else { DUMP.to_owned() });
     Ok(ExitCode::SUCCESS)
+}
+
+/// The database, then the log. Returns the copies.
+async fn copy_both(database: &DatabaseOptions, source: &Path, log: Option<&Path>, folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    for _ in 0..ATTEMPTS {
+        let copy = private(folder, DATABASE_FILE)?;
+        let applied = admin::backup(database, &copy).await.with_context(|| format!("{} cannot be copied", source.display()))?;
+        let Some(log) = log else { return Ok(vec![copy]) };
+        let (log, begins) = copy_log(log, folder).await?;
+        let follows = applied.iter().all(|at| {
+            let mut same = begins.iter().filter(|(shard, first)| shard.0 == at.shard && first.epoch == at.position.epoch);
+            same.all(|(_, first)| first.seq <= at.position.seq + 1)
+        });
+        if follows {
+            return Ok(vec![copy, log]);
+        }
+    }
+    bail!("the log forgets faster than it can be copied: make nats.max_bytes_per_shard larger, or try when there is less traffic");
+}
+
+/// The log. Returns the copy, and where each epoch of each shard begins in it.
+async fn copy_log(log: &Path, folder: &Path) -> anyhow::Result<(PathBuf, Vec<(Shard, Position)>)> {
+    let copy = private(folder, start::LOG_FILE)?;
+    let begins = embedded::backup(log, &copy).await.with_context(|| format!("{} cannot be copied", log.display()))?;
+    Ok((copy, begins))
 }
 
 fn to_restore(config: &Config) -> String {

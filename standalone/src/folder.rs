@@ -75,6 +75,16 @@ impl DataFolder {
         Ok(path)
     }
 
+    /// Writes a file that only its user reads: aside, synced, renamed, so that after a crash there is all of it or none.
+    pub(crate) fn write_whole(&self, name: &str, text: &str) -> io::Result<()> {
+        let aside = self.join(&format!("{name}.new"));
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&aside)?;
+        writeln!(file, "{text}")?;
+        file.sync_all()?;
+        fs::rename(&aside, self.join(name))?;
+        File::open(&self.path)?.sync_all()
+    }
+
     /// Where it is.
     pub(crate) fn path(&self) -> &Path {
         &self.path

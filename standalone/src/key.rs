@@ -2,9 +2,9 @@
 //! data folder, so that sessions survive a restart.
 
 use std::{
-    fs::{self, File, OpenOptions},
-    io::{self, ErrorKind, Write},
-    os::unix::fs::{OpenOptionsExt, PermissionsExt},
+    fs,
+    io::{self, ErrorKind},
+    os::unix::fs::PermissionsExt,
     path::PathBuf,
 };
 
@@ -55,15 +55,9 @@ pub(crate) fn load_or_make(folder: &DataFolder) -> Result<Secret, KeyError> {
     Ok(Secret::new(key))
 }
 
-/// Written aside, synced, renamed: after a crash there is a whole key or none.
 fn make(folder: &DataFolder) -> io::Result<Secret> {
     let key = HEXLOWER.encode(&rand::random::<[u8; BYTES]>());
-    let aside = folder.join("auth.key.new");
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&aside)?;
-    writeln!(file, "{key}")?;
-    file.sync_all()?;
-    fs::rename(&aside, folder.join(NAME))?;
-    File::open(folder.path())?.sync_all()?;
+    folder.write_whole(NAME, &key)?;
     Ok(Secret::new(key))
 }
 

@@ -3,7 +3,9 @@
 mod admin;
 mod backup;
 mod folder;
+mod holder;
 mod key;
+mod moved;
 mod persister;
 mod start;
 mod welcome;

@@ -399,6 +399,12 @@ impl Standalone {
         Self::start_by(Path::new("/bin/sh"), &["-c", &script], env).await
     }
 
+    /// The same, where what it prints goes to `path`.
+    pub async fn start_with_stdout(path: &str) -> Result<Self> {
+        let script = format!("exec {} > {path}", binary("natter").display());
+        Self::start_by(Path::new("/bin/sh"), &["-c", &script], &[]).await
+    }
+
     async fn start_by(program: &Path, args: &[&str], env: &[(&str, &str)]) -> Result<Self> {
         let folder = Folder::new()?;
         let data = folder.path().join("data");

@@ -11,11 +11,15 @@ mod users;
 use std::time::Duration;
 
 use clap::Subcommand;
-use natter_shared::id::{IdError, UserId};
+use natter_shared::{
+    id::{IdError, UserId},
+    rpc::ShardPosition,
+};
 use sea_orm::DbErr;
 use uuid::Uuid;
 
 use crate::{
+    checkpoint,
     database::{Store, connect, migrate},
     options::DatabaseOptions,
 };
@@ -122,6 +126,17 @@ pub enum AdminError {
 /// What kept it from being done.
 pub async fn export(user: &UserId, database: &DatabaseOptions, out: &mut impl std::io::Write) -> Result<(), AdminError> {
     export::export(&open(database).await?, user, out).await
+}
+
+/// How far the database has each shard's log.
+///
+/// # Errors
+/// What kept it from being read.
+pub async fn applied(database: &DatabaseOptions) -> Result<Vec<ShardPosition>, AdminError> {
+    let store = open(database).await?;
+    let applied = checkpoint::positions(store.database()).await?;
+    store.database().clone().close().await?;
+    Ok(applied)
 }
 
 async fn open(database: &DatabaseOptions) -> Result<Store, AdminError> {

@@ -8,6 +8,7 @@ use natter_tests::{
     client::Client,
     cluster::{Node, Standalone},
     http::HttpSession,
+    postgres::Postgres,
     process::{Folder, PATIENCE, Process, binary, command, free_port},
 };
 use tokio_util::sync::CancellationToken;
@@ -86,13 +87,24 @@ async fn a_backup_in_the_middle_of_traffic_has_all_that_was_accepted_before() ->
     Ok(())
 }
 
-#[test]
-fn postgresql_is_left_to_its_own_tools() -> Result<()> {
+#[tokio::test(flavor = "multi_thread")]
+async fn postgresql_is_left_to_its_own_tools_and_what_is_beside_it_is_copied() -> Result<()> {
     let folder = Folder::new()?;
-    let mut backup = natter(folder.path(), &["backup", "copy"]);
-    let said = backup.env("NATTER_DATABASE__URL", "postgres://natter@localhost/natter").current_dir(folder.path()).output()?;
+    let backup = |data: &std::path::Path, url: &str| {
+        natter(data, &["backup", "copy"]).env("NATTER_DATABASE__URL", url).current_dir(folder.path()).output()
+    };
+    let said = backup(folder.path(), "postgres://natter@localhost/natter")?;
     assert!(!said.status.success() && String::from_utf8_lossy(&said.stderr).contains("pg_dump"));
     assert!(!folder.path().join("copy").exists());
+
+    let postgres = Postgres::start()?;
+    let url = postgres.create_database()?;
+    let natter = Standalone::start(&[("NATTER_DATABASE__URL", &url)]).await?;
+    let said = backup(&natter.data, &url)?;
+    assert!(said.status.success() && String::from_utf8_lossy(&said.stderr).contains("pg_dump"), "{said:?}");
+    let mut files: Vec<_> = std::fs::read_dir(folder.path().join("copy"))?.map(|file| Ok(file?.file_name())).collect::<Result<_>>()?;
+    files.sort();
+    assert_eq!(files, ["auth.key", "events.db"]);
     Ok(())
 }
 

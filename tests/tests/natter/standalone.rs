@@ -8,10 +8,12 @@ use natter_shared::id::Nonce;
 use natter_tests::{
     checker::{Observation, check},
     client::{ANSWER, Client},
-    cluster::Standalone,
+    cluster::{Node, Standalone},
     http::HttpSession,
+    nats::{NatsConfig, NatsServer},
     postgres::Postgres,
-    process::PATIENCE,
+    process::{Folder, PATIENCE, Process, binary, free_port},
+    sql::Sql,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -177,5 +179,89 @@ async fn it_is_not_ready_while_its_database_is_away() -> Result<()> {
     wait_until("it is not ready", async || !natter.node.is_ready().await).await;
     postgres.start_again()?;
     wait_until("it is ready again", async || natter.node.is_ready().await).await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_serves_where_nobody_can_read_its_welcome() -> Result<()> {
+    let natter = Standalone::start_with_stdout("/dev/full").await?;
+    sign_in(&natter, "ann").await?.join("lobby").await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sigterm_ends_it_well_while_it_opens_its_log() -> Result<()> {
+    let folder = Folder::new()?;
+    let data = folder.path().join("data");
+    std::fs::create_dir(&data)?;
+    let log = Sql::connect(&format!("sqlite://{}?mode=rwc", data.join("events.db").display())).await?;
+    log.rows("PRAGMA journal_mode = WAL").await?;
+    let _writing = log.hold("CREATE TABLE other (n INTEGER)").await?;
+    let env = [
+        ("NATTER_HTTP__LISTEN".to_owned(), format!("127.0.0.1:{}", free_port())),
+        ("NATTER_DATA_DIR".to_owned(), data.display().to_string()),
+    ];
+    let mut natter = Process::start("natter", &binary("natter"), &[], &env, folder.path())?;
+    // The last of what comes before the log.
+    wait_until("its database's file", async || data.join("natter.db").exists()).await;
+    natter.signal("TERM")?;
+    let status = natter.wait(Duration::from_secs(5))?;
+    assert!(status.success(), "{status}");
+    Ok(())
+}
+
+/// Sends while nothing can come into the database, which goes on when the value is dropped.
+async fn send_past_the_database(natter: &Standalone, ann: &Client, texts: &[&str]) -> Result<impl Drop + use<>> {
+    let group = ann.join("lobby").await?;
+    let held = natter.sql().await?.hold("UPDATE installation SET shards = shards").await?;
+    for text in texts {
+        ann.send(group, text).await?;
+    }
+    Ok(held)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn from_its_own_broker_to_nats_nothing_is_left_behind() -> Result<()> {
+    let mut natter = Standalone::start(&[]).await?;
+    let mut ann = sign_in(&natter, "ann").await?;
+    let held = send_past_the_database(&natter, &ann, &["one", "two", "three"]).await?;
+    natter.node.process.kill()?;
+    drop(held);
+
+    let nats = NatsServer::start(&NatsConfig::default())?;
+    let logs = Folder::new()?;
+    let env = [
+        ("NATTER_HTTP__LISTEN".to_owned(), natter.node.addr.to_string()),
+        ("NATTER_DATA_DIR".to_owned(), natter.data.display().to_string()),
+        ("NATTER_NATS__URL".to_owned(), nats.client_url()),
+    ];
+    let over_nats = || Process::start("over-nats", &binary("natter"), &[], &env, logs.path());
+    let mut refused = over_nats()?;
+    let status = refused.wait(PATIENCE)?;
+    let log = refused.log();
+    assert!(!status.success() && log.contains("has 3 events") && log.contains("once more without NATTER_NATS__URL"), "{log}");
+
+    // As it says; and what is sent meanwhile is not left behind either.
+    natter.node.process.start_again()?;
+    natter.node.wait_ready().await?;
+    ann.reconnect(natter.node.addr).await?;
+    let held = send_past_the_database(&natter, &ann, &["four"]).await?;
+    natter.node.process.signal("TERM")?;
+    ann.wait_for_close(ANSWER).await?;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    drop(held);
+    assert!(natter.node.process.wait(PATIENCE)?.success());
+
+    let mut node = Node::new(over_nats()?, natter.node.addr);
+    node.wait_ready().await?;
+    ann.reconnect(node.addr).await?;
+    let group = ann.join("lobby").await?;
+    ann.send(group, "five").await?;
+    let sql = natter.sql().await?;
+    wait_until("all of them", async || sql.message_count().await.unwrap_or_default() == 5).await;
+    // Another start over NATS is none from the built-in broker any more.
+    assert!(node.process.terminate()?.success());
+    node.process.start_again()?;
+    node.wait_ready().await?;
     Ok(())
 }
