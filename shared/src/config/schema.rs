@@ -50,7 +50,7 @@ section! {
     /// The connection to NATS, and its streams.
     pub struct Nats in "nats" {
         /// Servers to try, comma-separated. Unset: embedded in the standalone binary, else
-        /// `nats://127.0.0.1:4222`.
+        /// `nats://127.0.0.1:4222`. docs/operations.md has how `natter` goes over from the one to the other.
         pub url: Option<String> = None,
         /// Streams that groups and users are spread over; fixed once installed.
         pub shards: u16 = 4 => 1..=64,

@@ -265,3 +265,30 @@ async fn from_its_own_broker_to_nats_nothing_is_left_behind() -> Result<()> {
     node.wait_ready().await?;
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_one_on_its_database_takes_nothing_over_though_its_folder_has_the_same_path() -> Result<()> {
+    let postgres = Postgres::start()?;
+    let url = postgres.create_database()?;
+    let natter = Standalone::start(&[("NATTER_DATABASE__URL", &url)]).await?;
+    let sql = Sql::connect(&url).await?;
+    let epochs = sql.count("SELECT COUNT(*) FROM epochs").await?;
+    // As another container has another volume there.
+    std::fs::rename(&natter.data, natter.data.with_file_name("volume"))?;
+    let (logs, addr) = (Folder::new()?, std::net::SocketAddr::from(([127, 0, 0, 1], free_port())));
+    let env = [
+        ("NATTER_HTTP__LISTEN".to_owned(), addr.to_string()),
+        ("NATTER_DATA_DIR".to_owned(), natter.data.display().to_string()),
+        ("NATTER_DATABASE__URL".to_owned(), url),
+    ];
+    let second = Node::new(Process::start("second", &binary("natter"), &[], &env, logs.path())?, addr);
+    wait_until("it lives", async || second.status("/healthz").await == Some(200)).await;
+    // For longer than a lease holds.
+    let until = std::time::Instant::now() + Duration::from_secs(5);
+    while std::time::Instant::now() < until {
+        assert!(!second.is_ready().await && natter.node.is_ready().await);
+        assert_eq!(sql.count("SELECT COUNT(*) FROM epochs").await?, epochs);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    Ok(())
+}

@@ -128,8 +128,8 @@ fn warn_of_lead(lead: Duration) {
     if lead > LEAD {
         tracing::warn!(
             seconds = lead.as_secs(),
-            "log_ahead_of_clock: events are stamped that far ahead until the clock has come there. Where that is too long, see \
-             docs/operations.md, \"The clock of natter\""
+            "log_ahead_of_clock: events go on being stamped that far ahead. Where that is too much, see docs/operations.md, \"The clock of \
+             natter\""
         );
     }
 }
