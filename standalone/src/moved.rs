@@ -1,7 +1,5 @@
 //! From the built-in broker to NATS: what the log has and the database has not would be nowhere.
 
-use std::collections::HashMap;
-
 use anyhow::{Context, bail};
 use natter_persister::admin;
 use natter_shared::{broker::embedded, config::Config, subject::Shard};
@@ -20,7 +18,7 @@ pub(crate) async fn check(config: &Config, folder: &DataFolder) -> anyhow::Resul
             "{log} may have events that are not in the database: start again when that answers, or move the file away to do without them"
         )
     })?;
-    let applied: HashMap<_, _> = applied.into_iter().map(|at| (Shard(at.shard), at.position)).collect();
+    let applied: Vec<_> = applied.into_iter().map(|at| (Shard(at.shard), at.position)).collect();
     let beyond = embedded::count_beyond(&folder.join(LOG_FILE), &applied).await.with_context(|| format!("the log {log}"))?;
     if beyond > 0 {
         bail!(

@@ -1,6 +1,6 @@
 //! The log in one process: what it forgets, and what it does when closed.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use natter_shared::{
@@ -257,10 +257,9 @@ async fn what_a_database_has_not_of_it_is_counted() {
     publish(&*broker, canary.expect("one of the shard"), 7).await;
     embedded.broker.close().await;
     let path = embedded.directory.path().join("log.db");
-    let beyond =
-        async |epoch, seq| count_beyond(&path, &HashMap::from([(shard, Position::new(Epoch(epoch), seq))])).await.expect("a count");
+    let beyond = async |epoch, seq| count_beyond(&path, &[(shard, Position::new(Epoch(epoch), seq))]).await.expect("a count");
     assert_eq!(beyond(1, 3).await, 3, "two of the first epoch, one of the second");
     assert_eq!((beyond(2, 0).await, beyond(2, 1).await), (1, 0), "and no canary");
     assert_eq!(beyond(7, 0).await, 0, "over another broker since");
-    assert_eq!(count_beyond(&path, &HashMap::new()).await.expect("a count"), 6, "a database that knows of nothing");
+    assert_eq!(count_beyond(&path, &[]).await.expect("a count"), 6, "a database that knows of nothing");
 }

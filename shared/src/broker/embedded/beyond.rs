@@ -1,6 +1,6 @@
 //! What a log has that the database has not, looked at before another broker takes its place.
 
-use std::{collections::HashMap, path::Path};
+use std::path::Path;
 
 use sea_orm::ConnectionTrait;
 
@@ -14,14 +14,14 @@ use crate::{position::Position, subject::Shard};
 ///
 /// # Errors
 /// Where the file cannot be read.
-pub async fn count_beyond(path: &Path, applied: &HashMap<Shard, Position>) -> Result<u64, EmbeddedError> {
+pub async fn count_beyond(path: &Path, applied: &[(Shard, Position)]) -> Result<u64, EmbeddedError> {
     let connection = file::connect(path, true, 1).await?;
     // Who was killed at the first start may not have come to it.
     connection.execute_unprepared(TABLES).await?;
     let file = File::of(connection);
     let mut beyond = 0;
     for kept in file.kept().await? {
-        let applied = applied.get(&kept.shard).copied().unwrap_or(Position::START);
+        let applied = applied.iter().find(|(shard, _)| *shard == kept.shard).map_or(Position::START, |(_, at)| *at);
         // All of an epoch is applied before the shard goes on in the next one.
         if kept.epoch >= applied.epoch {
             let after = if kept.epoch == applied.epoch { applied.seq } else { 0 };
