@@ -253,7 +253,7 @@ async fn what_a_database_has_not_of_it_is_counted() {
     }
     broker.open_epoch(shard, Epoch(2)).await.expect("an epoch");
     publish(&*broker, topic, 6).await;
-    let canary = (0..).map(|n| Topic::Canary(InstanceId(Uuid::from_u128(n)))).find(|canary| broker.shards().of(*canary) == shard);
+    let canary = (0..1000).map(|n| Topic::Canary(InstanceId(Uuid::from_u128(n)))).find(|canary| broker.shards().of(*canary) == shard);
     publish(&*broker, canary.expect("one of the shard"), 7).await;
     embedded.broker.close().await;
     let path = embedded.directory.path().join("log.db");
