@@ -21,11 +21,14 @@ use crate::{
 
 /// Refuses where `group` has as many members as it takes.
 pub(super) async fn check_members(context: &Context, group: GroupId) -> Result<(), RpcError> {
-    let sql = format!("SELECT count(*) AS members FROM members m WHERE group_id = ? AND {IS_MEMBER}");
-    let statement = context.store.statement(&sql, [group.0.into()]);
+    // An open group may have far more: these are not counted.
+    let sql =
+        format!("SELECT count(*) AS members FROM (SELECT 1 AS one FROM members m WHERE group_id = ? AND {IS_MEMBER} LIMIT ?) AS counted");
+    let most = context.options.max_group_members as i64;
+    let statement = context.store.statement(&sql, [group.0.into(), most.into()]);
     let row = context.store.database().query_one_raw(statement).await.map_err(|error| unavailable(&error))?;
     let members = row.as_ref().map(|row| column::<i64>(row, "members")).transpose()?.unwrap_or_default();
-    if members < context.options.max_group_members as i64 { Ok(()) } else { Err(RpcError::new(ErrorCode::TooLarge, "the group is full")) }
+    if members < most { Ok(()) } else { Err(RpcError::new(ErrorCode::TooLarge, "the group is full")) }
 }
 
 /// Refuses where one of `users` is in `most` groups, or more.

@@ -82,7 +82,7 @@ async fn standings(context: &Context, asked: &[(&UserId, GroupId)]) -> Result<Ha
 const SINGLE_IS_FIXED: &str = "a single group is as it is, for good";
 
 /// What kind of group this is.
-async fn kind(context: &Context, group: GroupId) -> Result<Option<GroupKind>, RpcError> {
+pub(super) async fn kind(context: &Context, group: GroupId) -> Result<Option<GroupKind>, RpcError> {
     let statement = context.store.statement("SELECT kind FROM groups WHERE id = ?", [group.0.into()]);
     let row = context.store.database().query_one_raw(statement).await.map_err(|error| unavailable(&error))?;
     let kind: Option<String> = row.as_ref().map(|row| column(row, "kind")).transpose()?;

@@ -12,7 +12,7 @@ use natter_shared::{
 
 use super::{
     bounds,
-    commands::{answer, authority, handles, member_event, standing},
+    commands::{answer, authority, handles, kind, member_event, standing},
     context::{Context, column},
     groups,
 };
@@ -167,7 +167,7 @@ pub(super) async fn ensure(context: &Context, call: EnsureGroup) -> Result<Answe
                 check_name(name)?;
             }
             let group = open_group(&name);
-            if groups::record(&context.snapshot().await?, group).await?.is_none() {
+            if kind(context, group).await?.is_none() {
                 open(context, group, name, display_name).await?;
             }
             group

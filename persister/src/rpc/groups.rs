@@ -27,6 +27,9 @@ use crate::{
 /// Members in a page at most.
 const MAX_MEMBERS: u32 = 500;
 
+/// Members of a group that are counted, of open ones that all visitors come to as well.
+const COUNTED: u32 = 10_000;
+
 pub(super) async fn page(context: &Context, call: Groups) -> Result<Answer<GroupsPage>, RpcError> {
     let snapshot = context.snapshot().await?;
     let (groups, more) = memberships::page(&snapshot, &call.user, call.after, call.limit).await?;
@@ -42,6 +45,9 @@ pub(super) async fn membership(context: &Context, call: FindMembership) -> Resul
 pub(super) async fn members(context: &Context, call: Members) -> Result<Answer<MembersPage>, RpcError> {
     let snapshot = context.snapshot().await?;
     check_access(&snapshot, call.user.as_ref(), call.group).await?;
+    if call.limit == 0 {
+        return snapshot.answer(MembersPage { members: Vec::new(), more: false }).await;
+    }
     let limit = call.limit.min(MAX_MEMBERS) as usize;
     let after = call.after.map(|user| user.as_str().to_owned()).unwrap_or_default();
     let sql = format!(
@@ -143,7 +149,8 @@ pub(super) async fn find(context: &Context, call: FindGroup) -> Result<Answer<Op
 pub(super) async fn record(snapshot: &Snapshot<'_>, group: GroupId) -> Result<Option<GroupRecord>, RpcError> {
     let sql = format!(
         "SELECT g.kind, g.name, g.display_name, g.created_at, coalesce(c.messages, 0) AS messages, \
-         (SELECT count(*) FROM members m WHERE m.group_id = g.id AND {IS_MEMBER}) AS members \
+         (SELECT count(*) FROM (SELECT 1 AS one FROM members m WHERE m.group_id = g.id AND {IS_MEMBER} LIMIT {COUNTED}) AS counted) \
+         AS members \
          FROM groups g LEFT JOIN group_counters c ON c.group_id = g.id WHERE g.id = ?"
     );
     let Some(row) = snapshot.one(&sql, [group.0.into()]).await? else { return Ok(None) };

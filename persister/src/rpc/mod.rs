@@ -10,6 +10,7 @@ mod inbox;
 mod keys;
 mod many;
 pub(crate) mod memberships;
+mod search;
 mod sessions;
 mod standings;
 mod users;
@@ -167,7 +168,7 @@ async fn answer(context: Arc<Context>, metrics: Metrics, call: Call) {
         EventsAfter => history::events_after,
         FindAccepted => history::find_accepted,
         FindUser => users::find,
-        ListUsers => users::list,
+        ListUsers => search::list,
         AwaitApplied => context::await_applied,
         ChatPage => inbox::chat_page,
         ListNotifications => inbox::list,

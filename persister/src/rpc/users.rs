@@ -1,4 +1,4 @@
-//! Users: finding and listing them, and the claiming of handles.
+//! Users: finding them, and the claiming of handles.
 //!
 //! A handle is first come, first served, for good. Whose claim is taken, or is another user's id,
 //! or is none, goes by the id; and where somebody claimed that before, by the id with a suffix no
@@ -9,10 +9,10 @@ use std::collections::HashMap;
 
 use natter_shared::{
     id::UserId,
-    rpc::{Answer, FindUser, ListUsers, Profile, RpcError, SignIn, UsersPage},
+    rpc::{Answer, FindUser, Profile, RpcError, SignIn},
     timestamp::Timestamp,
 };
-use sea_orm::{ConnectionTrait, DbBackend, DbErr, QueryResult};
+use sea_orm::{ConnectionTrait, DbErr, QueryResult};
 use uuid::Uuid;
 
 use super::context::{Context, Snapshot, column};
@@ -27,17 +27,6 @@ use crate::{
 /// Handles and display names in bytes at most.
 const MAX_NAME: usize = 128;
 
-/// Users in a page at most.
-const MAX_USERS: u32 = 200;
-
-/// Users whose name begins so that are sorted at most. Of more than so many the next by handle are
-/// found sooner by walking through handles: each has then enough of them on its way, and sorting half
-/// a million for one page takes a second.
-const SORTED: i64 = 2000;
-
-/// Spellings of a prefix that are looked for at most.
-const MAX_SPELLINGS: usize = 16;
-
 pub(super) async fn find(context: &Context, call: FindUser) -> Result<Answer<Option<Profile>>, RpcError> {
     let snapshot = context.snapshot().await?;
     let (by, value) = match &call {
@@ -51,88 +40,6 @@ pub(super) async fn find(context: &Context, call: FindUser) -> Result<Answer<Opt
     let sql = format!("SELECT id, handle, display_name FROM users WHERE {by} = ? AND erased_at IS NULL");
     let found = snapshot.one(&sql, [value.into()]).await?.as_ref().map(profile).transpose()?;
     snapshot.answer(found).await
-}
-
-/// The order of pages: by handles without regard to case, then by their bytes.
-fn place(handle: &str) -> (String, &str) {
-    (handle.to_ascii_lowercase(), handle)
-}
-
-pub(super) async fn list(context: &Context, call: ListUsers) -> Result<Answer<UsersPage>, RpcError> {
-    let snapshot = context.snapshot().await?;
-    let after = call.after.as_deref().unwrap_or_default();
-    let (limit, floor) = (call.limit.min(MAX_USERS) as usize, place(after));
-    if call.prefix.contains('\0') || after.contains('\0') {
-        return snapshot.answer(UsersPage { users: Vec::new(), more: false }).await;
-    }
-    let name = match context.store.backend() {
-        DbBackend::Sqlite => "lower(display_name)",
-        _ => "lower(display_name COLLATE \"C\")",
-    };
-    // Handles come in the order of the page from their index; names from theirs have to be sorted,
-    // which `|| ''` makes sure of: the other index would be walked for ever for a rare name.
-    let beyond = "AND erased_at IS NULL AND id <> ?";
-    let by_handle = format!(
-        "SELECT id, handle, display_name FROM users WHERE lower(handle) >= ? AND lower(handle) < ? AND (lower(handle) > ? OR handle > ?) \
-         {beyond} ORDER BY lower(handle), handle LIMIT ?"
-    );
-    let by_name = format!(
-        "SELECT id, handle, display_name FROM users WHERE {name} >= ? AND {name} < ? AND (lower(handle) || '' > ? \
-         OR (lower(handle) || '' = ? AND handle > ?)) {beyond} ORDER BY lower(handle) || '', handle LIMIT ?"
-    );
-    let by_name_walked = format!(
-        "SELECT id, handle, display_name FROM users WHERE lower(handle) >= ? AND (lower(handle) > ? OR handle > ?) \
-         AND {name} || '' >= ? AND {name} || '' < ? {beyond} ORDER BY lower(handle), handle LIMIT ?"
-    );
-    let how_many = format!("SELECT count(*) AS n FROM (SELECT 1 AS one FROM users WHERE {name} >= ? AND {name} < ? LIMIT ?) AS begin_so");
-    let (user, fetch) = (call.user.as_ref().map_or("", UserId::as_str), limit as i64 + 1);
-    let mut found = std::collections::BTreeMap::new();
-    for spelling in spellings(&call.prefix) {
-        // Above everything that begins so.
-        let end = format!("{spelling}\u{10ffff}");
-        let from = spelling.clone().max(floor.0.clone());
-        let values = [from.into(), end.clone().into(), floor.0.clone().into(), after.into(), user.into(), fetch.into()];
-        let mut rows = snapshot.all(&by_handle, values).await?;
-        if !spelling.is_empty() {
-            let lower = || floor.0.clone().into();
-            let counted = snapshot.one(&how_many, [spelling.clone().into(), end.clone().into(), (SORTED + 1).into()]).await?;
-            let many = counted.as_ref().map(|row| column::<i64>(row, "n")).transpose()?.unwrap_or_default() > SORTED;
-            let found = if many {
-                let values = [lower(), lower(), after.into(), spelling.into(), end.into(), user.into(), fetch.into()];
-                snapshot.all(&by_name_walked, values).await
-            } else {
-                let values = [spelling.into(), end.into(), lower(), lower(), after.into(), user.into(), fetch.into()];
-                snapshot.all(&by_name, values).await
-            };
-            rows.append(&mut found?);
-        }
-        for row in &rows {
-            let profile = profile(row)?;
-            let (folded, handle) = place(&profile.handle);
-            found.insert((folded, handle.to_owned()), profile);
-        }
-    }
-    let more = found.len() > limit;
-    snapshot.answer(UsersPage { users: found.into_values().take(limit).collect(), more }).await
-}
-
-/// The ways in which `prefix` may be written where a-z is folded: SQL folds only these, so of any
-/// other letter both cases are looked for.
-fn spellings(prefix: &str) -> Vec<String> {
-    let mut spellings = vec![String::new()];
-    for c in prefix.chars() {
-        let mut cases = vec![c.to_ascii_lowercase().to_string()];
-        if !c.is_ascii() {
-            cases.extend([c.to_lowercase().collect(), c.to_uppercase().collect()]);
-            cases.sort();
-            cases.dedup();
-            if cases.len() * spellings.len() > MAX_SPELLINGS {
-                cases = vec![c.to_string()];
-            }
-        }
-        spellings = spellings.iter().flat_map(|before| cases.iter().map(move |case| format!("{before}{case}"))).collect();
-    }
-    spellings
 }
 
 /// The profile in a row with `id`, `handle` and `display_name`.

@@ -180,7 +180,7 @@ async fn an_erased_user_is_gone_and_others_keep_what_is_theirs(harness: Harness)
     // Nobody finds her, and nobody can bring her into a group; her handle is free.
     assert!(harness.call(FindUser::Id(alice.clone())).await.unwrap().reply.is_none());
     assert!(harness.call(FindUser::Handle("al\"ice".into())).await.unwrap().reply.is_none());
-    let all = ListUsers { user: None, prefix: String::new(), after: None, limit: 10 };
+    let all = ListUsers { user: None, prefix: String::new(), after: None, after_name: None, limit: 10 };
     assert_eq!(harness.call(all).await.unwrap().reply.users.len(), 1);
     let again = CreateSingle { user: bob.clone(), other: alice.clone(), by_back_end: false };
     assert_eq!(harness.call(again.clone()).await.unwrap_err().code, ErrorCode::NotFound);

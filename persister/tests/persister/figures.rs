@@ -44,7 +44,7 @@ fn size(variable: &str, default: u32) -> u32 {
 }
 
 /// Numbers 1 to `count`, as `n`.
-fn numbers(harness: &Harness, count: u32) -> String {
+pub(crate) fn numbers(harness: &Harness, count: u32) -> String {
     match harness.database.get_database_backend() {
         DbBackend::Sqlite => {
             format!("(WITH RECURSIVE c(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c WHERE n < {count}) SELECT n FROM c) AS numbers")
@@ -54,7 +54,7 @@ fn numbers(harness: &Harness, count: u32) -> String {
 }
 
 /// `n` of [`numbers`] as a UUID, of a kind.
-fn uuid(harness: &Harness, kind: char) -> String {
+pub(crate) fn uuid(harness: &Harness, kind: char) -> String {
     match harness.database.get_database_backend() {
         DbBackend::Sqlite => format!("unhex(printf('{kind}%031x', n))"),
         _ => format!("('{kind}' || lpad(to_hex(n), 31, '0'))::uuid"),
@@ -70,7 +70,7 @@ fn mixed(harness: &Harness, modulus: u32) -> String {
     }
 }
 
-async fn settled(harness: &Harness) {
+pub(crate) async fn settled(harness: &Harness) {
     harness.sql("ANALYZE").await;
     if harness.database.get_database_backend() == DbBackend::Postgres {
         harness.sql("VACUUM").await;
@@ -109,7 +109,7 @@ async fn search(harness: Harness) {
     let users = size("NATTER_FIGURES_USERS", 1_000_000);
     people(&harness, users).await;
     let search = async |prefix: String, after: Option<String>| {
-        let call = ListUsers { user: Some(user("id1")), prefix, after, limit: 50 };
+        let call = ListUsers { user: Some(user("id1")), prefix, after, after_name: None, limit: 50 };
         let started = Instant::now();
         let page = harness.call(call).await.unwrap();
         (started.elapsed(), page.reply.users.len())

@@ -9,27 +9,27 @@ use natter_shared::{
     id::{EventId, GroupId, Nonce, NotificationId, RoomName, UserId},
     rpc::{
         AddMember, ChatPage, CheckApiKey, CountInbox, CreateGroup, CreateSingle, EnsureGroup, FindGroup, FindMembership, Groups,
-        InboxCursor, InboxEntry, ListGroups, ListNotifications, ListUsers, Members, MessageHistory, NewGroup, RemoveMember, RenameGroup,
-        SignIn,
+        InboxCursor, InboxEntry, ListGroups, ListNotifications, Members, MessageHistory, NewGroup, RemoveMember, RenameGroup,
     },
     subject::Topic,
 };
+use sea_orm::{ConnectionTrait, TransactionTrait};
 use serde_json::value::RawValue;
 
 use crate::{
+    figures,
     harness::{Harness, user},
     on_both,
 };
 
 on_both!(
     groups_are_listed_with_their_last_message_and_the_other_one,
-    users_are_found_by_how_they_begin,
-    a_name_that_thousands_have_is_listed_in_pages_too,
     notifications_come_newest_first_in_pages,
     archived_notifications_are_out_of_the_list_and_never_counted,
     a_page_of_notifications_is_cut_by_size,
     groups_are_renamed_and_still_found_by_their_nonce,
     the_back_end_makes_groups_and_finds_them,
+    a_crowd_is_counted_up_to_a_bound,
     the_back_end_acts_without_being_a_member,
     a_key_is_known_by_its_hash_until_revoked,
 );
@@ -80,86 +80,12 @@ async fn groups_are_listed_with_their_last_message_and_the_other_one(harness: Ha
     assert!(rest.groups.len() == 1 && !rest.more);
 }
 
-async fn users_are_found_by_how_they_begin(harness: Harness) {
-    let people = [
-        ("1", "anna", "Zoe"),
-        ("2", "Anton", "Toni"),
-        ("3", "bert", "Anneliese"),
-        ("4", "carl", "Örjan"),
-        ("5", "dora_x", "Dora"),
-        ("6", "doraax", "Dora"),
-        ("7", "王", "王小明"),
-        ("8", "a%b", "percent"),
-    ];
-    for (id, handle, name) in people {
-        let (handle, display_name) = (Some(handle.to_owned()), Some(name.to_owned()));
-        harness.call(SignIn { user: user(id), handle, display_name, limit: 1, issued_at: None }).await.unwrap();
-    }
-    let find = async |prefix: &str| -> Vec<String> {
-        let call = ListUsers { user: Some(user("5")), prefix: prefix.into(), after: None, limit: 50 };
-        harness.call(call).await.unwrap().reply.users.into_iter().map(|found| found.handle).collect()
-    };
-    assert_eq!(find("an").await, ["anna", "Anton", "bert"]);
-    assert_eq!(find("AN").await, ["anna", "Anton", "bert"]);
-    assert_eq!(find("anto").await, ["Anton"]);
-    assert_eq!(find("ör").await, ["carl"]);
-    assert_eq!(find("ÖR").await, ["carl"]);
-    assert_eq!(find("王").await, ["王"]);
-    assert_eq!(find("a%").await, ["a%b"], "no wildcards");
-    assert_eq!(find("dora_").await, Vec::<String>::new(), "no wildcards, and not oneself");
-    assert_eq!(find("nobody").await, Vec::<String>::new());
-    assert_eq!(find("\0").await, Vec::<String>::new());
-    let all = ["a%b", "anna", "Anton", "bert", "carl", "doraax", "王"];
-    assert_eq!(find("").await, all);
-    // Page by page it is the same.
-    for prefix in ["", "a", "an", "d"] {
-        let whole = find(prefix).await;
-        let (mut after, mut paged) = (None, Vec::new());
-        loop {
-            let call = ListUsers { user: Some(user("5")), prefix: prefix.into(), after, limit: 2 };
-            let page = harness.call(call).await.unwrap().reply;
-            after = page.users.last().map(|last| last.handle.clone());
-            paged.extend(page.users.into_iter().map(|found| found.handle));
-            if !page.more {
-                break;
-            }
-        }
-        assert_eq!(paged, whole, "{prefix:?}");
-    }
-    let everybody = ListUsers { user: None, prefix: String::new(), after: None, limit: 50 };
-    assert_eq!(harness.call(everybody).await.unwrap().reply.users.len(), 8);
-}
-
 fn page(who: &UserId) -> ListNotifications {
     ListNotifications { user: who.clone(), before: None, archived: false, unseen: false, limit: 50 }
 }
 
 fn bodies(entries: &[InboxEntry]) -> Vec<&str> {
     entries.iter().map(|entry| entry.body.as_str()).collect()
-}
-
-/// More of them than are sorted, and handles in another order than ids.
-async fn a_name_that_thousands_have_is_listed_in_pages_too(harness: Harness) {
-    crate::figures::people(&harness, 3000).await;
-    let mut wanted: Vec<String> = harness
-        .rows("SELECT handle FROM users WHERE display_name LIKE 'Name%' AND id <> 'id7'")
-        .await
-        .iter()
-        .map(|row| row.try_get("", "handle").unwrap())
-        .collect();
-    wanted.sort();
-    assert_eq!(wanted.len(), 2999);
-    let (mut found, mut after) = (Vec::new(), None);
-    loop {
-        let call = ListUsers { user: Some(user("id7")), prefix: "nAmE".into(), after, limit: 200 };
-        let page = harness.call(call).await.unwrap().reply;
-        found.extend(page.users.into_iter().map(|user| user.handle));
-        after = found.last().cloned();
-        if !page.more {
-            break;
-        }
-    }
-    assert_eq!(found, wanted, "each once, in the order of handles");
 }
 
 async fn notifications_come_newest_first_in_pages(harness: Harness) {
@@ -354,4 +280,35 @@ async fn a_key_is_known_by_its_hash_until_revoked(harness: Harness) {
     assert!(check("ab").await.is_none() && check("").await.is_none() && check("\0").await.is_none());
     harness.sql("UPDATE api_keys SET revoked_at = 2").await;
     assert!(check("aa").await.is_none());
+}
+
+/// As in an open group that all visitors come to.
+async fn a_crowd_is_counted_up_to_a_bound(harness: Harness) {
+    let (alice, bob) = (user("alice"), user("bob"));
+    harness.sign_in(&bob, None).await;
+    let (group, ack) = harness.create(GroupKind::Open, &[&alice]).await;
+    harness.applied(Topic::Group(group), ack).await;
+    let numbers = figures::numbers(&harness, 10_050);
+    harness
+        .sql(&format!(
+            "INSERT INTO members (group_id, user_id, role, since_epoch, since_seq, since_ordinal, version) \
+             SELECT g.id, 'visitor' || n, 'member', 1, 1, 0, 1 FROM groups g CROSS JOIN {numbers}"
+        ))
+        .await;
+    assert_eq!(harness.call(FindGroup { group }).await.unwrap().reply.unwrap().members, 10_000);
+    let add = AddMember { by: None, group, user: bob, role: Role::Member };
+    assert_eq!(harness.call(add).await.unwrap_err().code, ErrorCode::TooLarge);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whether_a_group_is_there_is_told_without_a_look_at_its_members() {
+    let harness = Harness::postgres().await;
+    let (group, ack) = harness.create(GroupKind::Open, &[&user("alice")]).await;
+    harness.applied(Topic::Group(group), ack).await;
+    let locked = harness.database.begin().await.unwrap();
+    locked.execute_unprepared("LOCK TABLE members IN ACCESS EXCLUSIVE MODE").await.unwrap();
+    let is_there = async |group| harness.call(Members { user: None, group, after: None, limit: 0 }).await;
+    assert!(is_there(group).await.is_ok());
+    assert_eq!(is_there(GroupId(uuid::Uuid::now_v7())).await.unwrap_err().code, ErrorCode::NotFound);
+    locked.rollback().await.unwrap();
 }

@@ -17,6 +17,7 @@ mod projection;
 mod reading;
 mod retention;
 mod rewinds;
+mod search;
 mod sign_ins;
 mod throughput;
 mod upgrade;

@@ -212,7 +212,7 @@ pub struct Members {
     pub group: GroupId,
     /// Those after this id.
     pub after: Option<UserId>,
-    /// How many at most.
+    /// How many at most; with 0 no member is looked at, only whether the group is there for who asks.
     pub limit: u32,
 }
 
@@ -326,7 +326,7 @@ pub struct GroupRecord {
     pub name: Option<RoomName>,
     /// What people see.
     pub display_name: String,
-    /// How many members it has.
+    /// How many members it has; beyond 10,000 they are not counted on.
     pub members: u64,
     /// How many messages it has had.
     pub messages: u64,

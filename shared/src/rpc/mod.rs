@@ -27,7 +27,7 @@ pub use self::{
     many::{Gathered, MANY, OneOfMany},
     messages::{Accepted, AwaitApplied, EventsAfter, EventsPage, FindAccepted, HistoryPage, MessageHistory, RecoveredEvent},
     standings::{ChangeStanding, Standing, StandingChange, StandingChanged, Standings, StandingsPage},
-    users::{FindUser, ListUsers, Profile, SignIn, SignInMany, SignedIn, UsersPage},
+    users::{AfterUser, FindUser, ListUsers, Profile, SignIn, SignInMany, SignedIn, UsersPage},
 };
 use crate::{
     broker::{Broker, BrokerError},

@@ -82,8 +82,11 @@ pub struct ListUsers {
     pub user: Option<UserId>,
     /// How the handle or the display name begins, whatever the case. Empty: all.
     pub prefix: String,
-    /// Those after this handle.
+    /// Those after who has this handle.
     pub after: Option<String>,
+    /// And this display name, where the list had come to those found by it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after_name: Option<String>,
     /// How many at most.
     pub limit: u32,
 }
@@ -91,9 +94,22 @@ pub struct ListUsers {
 /// A page of users.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct UsersPage {
-    /// Ordered by handle, a-z and A-Z alike.
+    /// Those found by their handle, in the order of handles, then those found by their display name, in
+    /// the order of names; a-z and A-Z alike.
     pub users: Vec<Profile>,
-    /// There are more: go on after the last one's handle.
+    /// There may be more, even behind a page without any.
     pub more: bool,
+    /// Where to go on then; absent from a persister of the release before: after the last one's handle.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<AfterUser>,
+}
+
+/// Where a list of users goes on: [`ListUsers::after`] and [`ListUsers::after_name`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AfterUser {
+    /// A handle.
+    pub handle: String,
+    /// A display name, once those found by handle are listed.
+    pub name: Option<String>,
 }
 rpc!("list_users", ListUsers => UsersPage, repeatable);

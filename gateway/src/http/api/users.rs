@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::{Json, extract::State};
 use natter_shared::{
     id::UserId,
-    rpc::{FindUser, ListUsers},
+    rpc::{AfterUser, FindUser, ListUsers},
 };
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
@@ -36,17 +36,35 @@ pub(super) struct Which {
     handle: Option<String>,
 }
 
+/// A cursor's key.
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum After {
+    /// As the release before has it.
+    Handle(String),
+    HandleAndName(String, String),
+}
+
+impl From<AfterUser> for After {
+    fn from(AfterUser { handle, name }: AfterUser) -> Self {
+        match name {
+            None => Self::Handle(handle),
+            Some(name) => Self::HandleAndName(handle, name),
+        }
+    }
+}
+
 /// A page of users.
 #[derive(Serialize, ToSchema)]
 pub(super) struct Users {
     users: Vec<UserWord>,
-    /// Where the next page begins; null at the end.
+    /// Where the next page begins; null at the end. A page may have fewer users than asked for, or none, and not be the last.
     #[schema(required = true)]
     next: Option<String>,
 }
 
-/// Other users, by handle: all, or those whose handle or display name begins so, or the one with
-/// this handle.
+/// Other users: all in the order of their handles; or those whose handle begins so and behind them, in the
+/// order of names, those whose display name does; or the one with this handle.
 #[utoipa::path(get, path = "/api/v1/users", tag = "users", params(Which, Page), responses((status = 200, body = Users)))]
 pub(super) async fn list_users(
     State(api): State<Arc<Api>>,
@@ -55,7 +73,7 @@ pub(super) async fn list_users(
     Asked(page): Asked<Page>,
 ) -> Result<Json<Users>, Problem> {
     let limit = page.limit()?;
-    let after = page.after::<String>(LIST)?;
+    let after = page.after::<After>(LIST)?;
     let prefix = match (which.prefix, which.handle) {
         (Some(_), Some(_)) => return Err(Problem::bad_request("users are listed by `prefix` or found by `handle`")),
         (None, Some(handle)) => {
@@ -64,9 +82,17 @@ pub(super) async fn list_users(
         }
         (prefix, None) => plain("prefix", prefix.unwrap_or_default())?,
     };
-    let after = after.map(|after| plain("cursor", after)).transpose()?;
-    let found = api.call(ListUsers { user: Some(identity.user), prefix, after, limit }).await?.reply;
-    let next = page::next(LIST, found.more, found.users.last().map(|user| user.handle.clone()));
+    let (after, after_name) = match after {
+        None => (None, None),
+        Some(After::Handle(handle)) => (Some(handle), None),
+        Some(After::HandleAndName(handle, name)) => (Some(handle), Some(name)),
+    };
+    let [after, after_name] = [after, after_name].map(|text| text.map(|text| plain("cursor", text)).transpose());
+    let call = ListUsers { user: Some(identity.user), prefix, after: after?, after_name: after_name?, limit };
+    let found = api.call(call).await?.reply;
+    // A persister of the release before tells no `next`.
+    let last = || found.users.last().map(|user| After::Handle(user.handle.clone()));
+    let next = page::next(LIST, found.more, found.next.clone().map(After::from).or_else(last));
     Ok(Json(Users { users: found.users.into_iter().map(UserWord::from).collect(), next }))
 }
 

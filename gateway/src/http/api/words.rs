@@ -142,7 +142,7 @@ pub(super) struct RecordWord {
     name: Option<RoomName>,
     /// What people see.
     display_name: String,
-    /// How many members it has.
+    /// How many members it has; beyond 10,000 they are not counted on.
     members: u64,
     /// How many messages it has had.
     messages: u64,

@@ -260,6 +260,38 @@ async fn api_keys_are_held_to_their_rate() {
     assert!(!answer.header("retry-after").is_empty());
 }
 
+/// Else each of them would count all members of a large group.
+#[tokio::test]
+async fn posting_in_somebodys_name_asks_no_more_of_a_group_than_whether_it_is_there() {
+    let routes = Routes::new();
+    let key = format!("Bearer {API_KEY}");
+    for (group, status) in [("lobby", StatusCode::CREATED), ("elsewhere", StatusCode::NOT_FOUND)] {
+        let headers = [JSON, ("authorization", key.as_str())];
+        let path = format!("/api/v1/server/groups/{group}/messages");
+        let answer = routes.send("POST", &path, &headers, r#"{"sender":"bob","body":"hello"}"#).await;
+        assert_eq!(answer.status, status, "{}", answer.body);
+        let told = format!(r#"{{"to":{{"group":"{group}"}},"body":"hello"}}"#);
+        let answer = routes.send("POST", "/api/v1/server/notifications", &headers, &told).await;
+        assert_eq!(answer.status, status, "{}", answer.body);
+    }
+}
+
+#[tokio::test]
+async fn a_list_of_users_goes_on_behind_a_page_of_nobody() {
+    let routes = Routes::new();
+    let token = bearer(&routes);
+    for (prefix, wanted) in [("b", vec!["bob", "carol"]), ("old", vec!["older", "oldest"])] {
+        let (mut listed, mut cursor) = (Vec::new(), String::new());
+        loop {
+            let page = routes.get(&format!("/api/v1/users?prefix={prefix}{cursor}"), &[("authorization", &token)]).await.json();
+            listed.extend(page["users"].as_array().unwrap().iter().map(|user| user["handle"].as_str().unwrap().to_owned()));
+            let Some(next) = page["next"].as_str() else { break };
+            cursor = format!("&cursor={next}");
+        }
+        assert_eq!(listed, wanted);
+    }
+}
+
 #[tokio::test]
 async fn an_api_key_is_asked_for_once_and_wrong_ones_are() {
     let routes = Routes::new();

@@ -27,9 +27,9 @@ use natter_shared::{
     id::{EventId, GroupId, RoomName, UserId, open_group, single_group},
     position::{Epoch, Position},
     rpc::{
-        Answer, ApiKey, AwaitApplied, ChatPage, ChatPageData, CheckApiKey, CreateSingle, FindMembership, FindUser, FirstJoinMany,
-        InboxEntry, JoinOpen, JoinOpenMany, Membership, OneOfMany, Profile, Request as RpcRequest, Rpc, RpcError, SignIn, SignInMany,
-        SignedIn,
+        AfterUser, Answer, ApiKey, AwaitApplied, ChatPage, ChatPageData, CheckApiKey, CreateSingle, FindMembership, FindUser,
+        FirstJoinMany, InboxEntry, JoinOpen, JoinOpenMany, ListUsers, Members, MembersPage, Membership, OneOfMany, Profile,
+        Request as RpcRequest, Rpc, RpcError, SignIn, SignInMany, SignedIn, UsersPage,
     },
     subject::{Shard, Shards, Topic},
     telemetry::metrics::Registry,
@@ -286,6 +286,20 @@ fn signed_in(call: &SignIn) -> SignedIn {
     SignedIn { profile: profile(call.user.as_str()), groups: Vec::new(), more: false, inbox: InboxCounts::default() }
 }
 
+/// Somebody by the handle, then a page of nobody, then somebody by the name; of `old` as the release before lists them.
+fn list_users(call: &ListUsers) -> UsersPage {
+    let (user, next) = match (call.prefix.as_str(), call.after.as_deref(), call.after_name.as_deref()) {
+        ("old", None, None) => return UsersPage { users: vec![profile("older")], more: true, next: None },
+        ("old", Some("older"), None) => (Some("oldest"), None),
+        (_, None, None) => (Some("bob"), Some(("bob", None))),
+        (_, Some("bob"), None) => (None, Some(("bob", Some("The bob")))),
+        (_, Some("bob"), Some("The bob")) => (Some("carol"), None),
+        other => panic!("an unexpected place: {other:?}"),
+    };
+    let next = next.map(|(handle, name)| AfterUser { handle: handle.to_owned(), name: name.map(str::to_owned) });
+    UsersPage { users: user.map(profile).into_iter().collect(), more: next.is_some(), next }
+}
+
 #[async_trait]
 impl Broker for FakeBroker {
     fn interruptions(&self) -> u64 {
@@ -352,6 +366,14 @@ impl Broker for FakeBroker {
                 let lobby = open_group(&RoomName::slug("lobby").unwrap());
                 Ok((call.group == lobby).then(|| membership(lobby, "lobby")))
             }),
+            // All that posting to a group in somebody's name asks of it.
+            Members::NAME => Self::answer(&payload, |call: Members, _| {
+                assert_eq!((call.user, call.limit), (None, 0));
+                let there = call.group == open_group(&RoomName::slug("lobby").unwrap());
+                let page = MembersPage { members: Vec::new(), more: false };
+                there.then_some(page).ok_or_else(|| RpcError::new(ErrorCode::NotFound, "not found"))
+            }),
+            ListUsers::NAME => Self::answer(&payload, |call: ListUsers, _| Ok(list_users(&call))),
             CheckApiKey::NAME => {
                 self.key_checks.fetch_add(1, Ordering::Relaxed);
                 Self::answer(&payload, |call: CheckApiKey, _| {

@@ -6,7 +6,6 @@ use axum::{Json, extract::State, http::StatusCode};
 use natter_shared::{
     event::Data,
     id::{GroupRef, MessageId, UserId},
-    rpc::FindGroup,
 };
 use serde::Deserialize;
 use utoipa::ToSchema;
@@ -19,7 +18,7 @@ use crate::{
             access::BackEnd,
             extract::{Asked, At, Once},
             messages::{Around, History, Sent, history, send},
-            no_such_group,
+            server::check_group,
             users::find,
         },
         extract::JsonBody,
@@ -72,7 +71,7 @@ pub(in crate::http::api) async fn server_post_message(
     JsonBody(new): JsonBody<ServerNewMessage>,
 ) -> Result<(StatusCode, Json<Sent>), Problem> {
     let group = group.id();
-    api.call(FindGroup { group }).await?.reply.ok_or_else(no_such_group)?;
+    check_group(&api, group).await?;
     find(&api, new.sender.clone()).await?;
     let said = Said { body: new.body, reply_to: new.reply_to, data: new.data };
     Ok((StatusCode::CREATED, Json(send(&api, &new.sender, group, nonce, said).await?)))

@@ -9,7 +9,6 @@ use natter_shared::{
     frame::ErrorCode,
     id::{GroupId, GroupRef, NotificationId, UserId},
     position::Position,
-    rpc::FindGroup,
 };
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -17,7 +16,7 @@ use utoipa::ToSchema;
 use crate::{
     http::{
         Problem,
-        api::{Api, PATIENCE, access::BackEnd, extract::Once, no_such_group},
+        api::{Api, PATIENCE, access::BackEnd, extract::Once, server::check_group},
         extract::JsonBody,
     },
     publish::{Draft, accept},
@@ -124,7 +123,7 @@ async fn audiences(api: &Api, to: Recipients) -> Result<Vec<Audience>, Problem> 
         }
         Recipients::Group(group) => {
             let group = group.id();
-            api.call(FindGroup { group }).await?.reply.ok_or_else(no_such_group)?;
+            check_group(api, group).await?;
             Ok(vec![Audience::Group(group)])
         }
     }
