@@ -2,6 +2,7 @@
 //! costs nothing but that; the fence is the checkpoint.
 
 use std::{
+    collections::HashSet,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -10,14 +11,24 @@ use std::{
 };
 
 use natter_shared::{id::InstanceId, subject::Shard};
-use sea_orm::{ColumnTrait, DbErr, EntityTrait, QueryFilter};
+use sea_orm::{ColumnTrait, ConnectionTrait, DbBackend, DbErr, EntityTrait, QueryFilter};
 use tokio::{
     sync::watch,
     time::{Instant, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{database::Store, entity::leases};
+use crate::{
+    database::{
+        Store,
+        rows::{Kind, Rows},
+    },
+    entity::leases,
+    error::is_locked,
+};
+
+/// How long a row that another transaction holds is waited for at least.
+const SHORTEST_WAIT: Duration = Duration::from_millis(20);
 
 /// The leases this process holds.
 pub(crate) struct Leases {
@@ -74,17 +85,11 @@ impl Leases {
                 () = shutdown.cancelled() => break,
                 _ = tick.tick() => {}
             }
-            for (shard, held) in self.held.iter().enumerate() {
-                match timeout(self.ttl, self.take(shard as i64)).await.unwrap_or_else(|_| Err(DbErr::Custom("no answer".to_owned()))) {
-                    Ok(taken) => {
-                        if let Some(asked) = self.asked.get(shard) {
-                            asked.store(self.started.elapsed().as_millis() as u64, Ordering::Relaxed);
-                        }
-                        held.send_if_modified(|held| std::mem::replace(held, taken) != taken);
-                    }
-                    // Nobody else can take one either while the database is away for all.
-                    Err(error) => tracing::debug!(%error, shard, "lease_not_renewed"),
-                }
+            match timeout(self.ttl, self.renew()).await {
+                Ok(Ok(())) => {}
+                // Nobody else can take one either while the database is away for all.
+                Ok(Err(error)) => tracing::debug!(%error, "leases_not_renewed"),
+                Err(_) => tracing::debug!("leases_not_renewed: no answer"),
             }
         }
         let mine = leases::Entity::delete_many().filter(leases::Column::Holder.eq(self.holder.0));
@@ -99,13 +104,55 @@ impl Leases {
         }
     }
 
-    async fn take(&self, shard: i64) -> Result<bool, DbErr> {
+    /// Takes and renews all that are to be had; by one statement, or where another transaction holds a row, one by one, so that only
+    /// that one has to wait.
+    async fn renew(&self) -> Result<(), DbErr> {
+        let all = || (0..).take(self.held.len());
+        match self.take(all()).await {
+            Err(error) if is_locked(&error) => {}
+            taken => return taken,
+        }
+        for shard in all() {
+            match self.take(std::iter::once(shard)).await {
+                Err(error) if is_locked(&error) => tracing::debug!(%error, shard, "lease_not_renewed"),
+                taken => taken?,
+            }
+        }
+        Ok(())
+    }
+
+    async fn take(&self, shards: impl Iterator<Item = u16> + Clone) -> Result<(), DbErr> {
+        let write = self.store.write().await?;
+        if self.store.backend() == DbBackend::Postgres {
+            // All rows may be waited for in vain, and then each by itself. Whose host dies before the commit, without a word, keeps
+            // them for no longer than a lease lasts.
+            let (waits, idles) = (self.ttl / 2 / self.held.len().max(1) as u32, self.ttl);
+            let (waits, idles) = (waits.max(SHORTEST_WAIT).as_millis(), idles.as_millis());
+            let limits = format!("SET LOCAL lock_timeout = {waits}; SET LOCAL idle_in_transaction_session_timeout = {idles}");
+            write.transaction.execute_unprepared(&limits).await?;
+        }
         let now = self.store.clock();
         let sql = format!(
-            "INSERT INTO leases (shard, holder, until) VALUES (?, ?, {now} + ?) ON CONFLICT (shard) DO UPDATE \
-             SET holder = excluded.holder, until = excluded.until WHERE leases.holder = excluded.holder OR leases.until < {now}"
+            "INSERT INTO leases (shard, holder, until) SELECT v.shard, v.holder, {now} + v.ttl FROM v WHERE TRUE ON CONFLICT (shard) DO UPDATE \
+             SET holder = excluded.holder, until = excluded.until WHERE leases.holder = excluded.holder OR leases.until < {now} \
+             RETURNING shard"
         );
-        let ttl = self.ttl.as_millis() as i64;
-        Ok(self.store.execute(&sql, [shard.into(), self.holder.0.into(), ttl.into()]).await? == 1)
+        let mut rows = Rows::new([("shard", Kind::Int), ("holder", Kind::Uuid), ("ttl", Kind::Int)]);
+        for shard in shards.clone() {
+            rows.push([i64::from(shard).into(), self.holder.0.into(), (self.ttl.as_millis() as i64).into()]);
+        }
+        let taken = rows.query(&write.transaction, &sql).await?;
+        let taken: HashSet<i64> = taken.iter().map(|row| row.try_get("", "shard")).collect::<Result<_, _>>()?;
+        write.commit().await?;
+        let now = self.started.elapsed().as_millis() as u64;
+        for shard in shards {
+            let (asked, held) = (self.asked.get(usize::from(shard)), self.held.get(usize::from(shard)));
+            if let (Some(asked), Some(held)) = (asked, held) {
+                asked.store(now, Ordering::Relaxed);
+                let is_taken = taken.contains(&i64::from(shard));
+                held.send_if_modified(|held| std::mem::replace(held, is_taken) != is_taken);
+            }
+        }
+        Ok(())
     }
 }
