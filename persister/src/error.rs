@@ -21,6 +21,12 @@ pub enum Error {
         /// As configured.
         configured: u16,
     },
+    /// The database has another encoding than UTF-8.
+    #[error(
+        "the database's encoding is {0}, which does not hold all that is said: it has to be UTF8. Make another one \
+         (createdb --encoding=UTF8 --template=template0), and take over what is in this one by pg_dump and pg_restore"
+    )]
+    Encoding(String),
     /// A task of the persister ended that should not have.
     #[error("a task died: {0}")]
     Task(String),
@@ -38,6 +44,14 @@ const SERIALIZATION_FAILURE: &str = "40001";
 /// Whether another transaction came first, which a database at READ COMMITTED would have waited for.
 pub(crate) fn is_overtaken(error: &DbErr) -> bool {
     code(error).is_some_and(|code| code == SERIALIZATION_FAILURE)
+}
+
+/// SQLSTATE 55P03: another transaction did not let go of a row in time.
+const LOCK_NOT_AVAILABLE: &str = "55P03";
+
+/// Whether another transaction held a row for longer than was to be waited.
+pub(crate) fn is_locked(error: &DbErr) -> bool {
+    code(error).is_some_and(|code| code == LOCK_NOT_AVAILABLE)
 }
 
 fn code(error: &DbErr) -> Option<String> {

@@ -32,7 +32,7 @@ mod database;
 pub mod entity;
 mod migration;
 
-pub use database::{connect, connect_with_retry, migrate};
+pub use database::{Connections, connect, connect_with_retry, migrate};
 pub use error::Error;
 pub use metrics::Metrics;
 pub use migration::Migrator;

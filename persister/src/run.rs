@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use natter_shared::{broker::Broker, id::InstanceId, rpc::ShardPosition};
-use sea_orm::{ConnectionTrait, DatabaseConnection, DbErr};
+use sea_orm::{ConnectionTrait, DbErr};
 use tokio::{
     sync::{mpsc, watch},
     task::JoinSet,
@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     checkpoint,
-    database::{Store, migrate},
+    database::{Connections, Store, migrate, unfit_encoding},
     erasure::Eraser,
     error::Error,
     inbox,
@@ -40,22 +40,22 @@ const DRAIN: Duration = Duration::from_secs(5);
 ///
 /// # Errors
 /// Where waiting cannot help: the database belongs to an installation with another number of
-/// shards, or a task died.
+/// shards, or has another encoding than UTF-8; or a task died.
 pub async fn run(
     broker: Arc<dyn Broker>,
-    database: DatabaseConnection,
+    connections: Connections,
     options: Options,
     instance: InstanceId,
     shutdown: CancellationToken,
     ready: watch::Sender<bool>,
     metrics: Metrics,
 ) -> Result<(), Error> {
-    let store = Store::new(database);
+    let Connections { work, calls } = connections;
+    let store = Store::new(work);
     let shards = broker.shards();
-    if !migrated(&store, &shutdown).await {
+    if !prepared(&store, shards.count(), &shutdown).await? {
         return Ok(());
     }
-    check_shards(&store, shards.count()).await?;
 
     // Calls end first: those under way still need the projectors.
     let projecting = CancellationToken::new();
@@ -115,7 +115,7 @@ pub async fn run(
     let standings = Standings::new(store.clone(), Arc::clone(&broker));
     tasks.spawn(Arc::clone(&standings).run(projecting.clone()));
     let to_apply = options.apply_all.then(|| (Arc::clone(&progress), Arc::clone(&broker)));
-    let server = Server::new(store, broker, progress, standings, changes, metrics, options);
+    let server = Server::new(store.over(calls), broker, progress, standings, changes, metrics, options);
     let mut serving = tokio::spawn(server.run(leases, serving, shutdown.clone()));
 
     // Nothing ends by itself; what does has died.
@@ -140,30 +140,31 @@ pub async fn run(
     }
 }
 
-/// Migrates, however long it takes; false when shut down before.
-async fn migrated(store: &Store, shutdown: &CancellationToken) -> bool {
+/// Brings the schema up to date and checks that the database is this installation's, however long it takes; false when shut
+/// down before.
+async fn prepared(store: &Store, configured: u16, shutdown: &CancellationToken) -> Result<bool, Error> {
     let mut pause = Duration::from_millis(100);
     loop {
-        match migrate(store.database()).await {
-            Ok(()) => return true,
-            Err(error) => tracing::warn!(%error, "migration_failed"),
+        match prepare(store, configured).await {
+            Err(Error::Database(error)) => tracing::warn!(%error, "database_not_prepared"),
+            prepared => return prepared.map(|()| true),
         }
         tokio::select! {
-            () = shutdown.cancelled() => return false,
+            () = shutdown.cancelled() => return Ok(false),
             () = sleep(pause) => pause = (pause * 2).min(Duration::from_secs(5)),
         }
     }
 }
 
-/// The number of shards is fixed when an installation is made: every subject depends on it.
-async fn check_shards(store: &Store, configured: u16) -> Result<(), Error> {
-    match installed_shards(store, configured).await {
-        Ok(installed) if installed != i64::from(configured) => Err(Error::Shards { installed, configured }),
-        Ok(_) => Ok(()),
-        Err(error) => {
-            tracing::warn!(%error, "shards_not_checked");
-            Ok(())
-        }
+async fn prepare(store: &Store, configured: u16) -> Result<(), Error> {
+    if let Some(encoding) = unfit_encoding(store.database()).await? {
+        return Err(Error::Encoding(encoding));
+    }
+    migrate(store.database()).await?;
+    // The number of shards is fixed when an installation is made: every subject depends on it.
+    match installed_shards(store, configured).await? {
+        installed if installed == i64::from(configured) => Ok(()),
+        installed => Err(Error::Shards { installed, configured }),
     }
 }
 

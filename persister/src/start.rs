@@ -3,7 +3,7 @@
 use std::{process::ExitCode, sync::Arc};
 
 use anyhow::Context;
-use natter_persister::{DatabaseOptions, Options, admin};
+use natter_persister::{Connections, DatabaseOptions, Options, admin};
 use natter_shared::{
     broker::{
         Broker,
@@ -65,9 +65,10 @@ async fn persist(
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
     let options = Options::of(&config, database_options(&config)?);
-    let Some(database) = natter_persister::connect_with_retry(&options.database, &stop).await else { return Ok(()) };
+    let shards = broker.shards().count();
+    let Some(connections) = Connections::open(&options.database, shards, &stop).await else { return Ok(()) };
     let metrics = registry.register(natter_persister::Metrics::register);
-    natter_persister::run(broker, database, options, instance, stop, ready, metrics).await?;
+    natter_persister::run(broker, connections, options, instance, stop, ready, metrics).await?;
     Ok(())
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use anyhow::Context;
-use natter_persister::{DatabaseOptions, Options};
+use natter_persister::{Connections, DatabaseOptions, Options};
 use natter_shared::{broker::Broker, config::Config, id::InstanceId, telemetry::metrics::Registry};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -25,8 +25,9 @@ pub(crate) async fn run(
 ) -> anyhow::Result<()> {
     // Over NATS others may go on.
     let options = Options { apply_all: config.nats.url.is_none(), ..Options::of(&config, database(&config)?) };
-    let Some(database) = natter_persister::connect_with_retry(&options.database, &stop).await else { return Ok(()) };
+    let shards = broker.shards().count();
+    let Some(connections) = Connections::open(&options.database, shards, &stop).await else { return Ok(()) };
     let metrics = registry.register(natter_persister::Metrics::register);
-    natter_persister::run(broker, database, options, holder, stop, ready, metrics).await?;
+    natter_persister::run(broker, connections, options, holder, stop, ready, metrics).await?;
     Ok(())
 }

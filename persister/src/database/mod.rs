@@ -2,6 +2,7 @@
 //! read from, transactions to write in.
 
 mod address;
+mod connections;
 pub(crate) mod rows;
 
 use std::{collections::HashSet, fs::File, io, path::Path, sync::Arc, time::Duration};
@@ -19,7 +20,13 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{checkpoint, error::unavailable, migration::Migrator, options::DatabaseOptions};
+pub use self::connections::Connections;
+use crate::{
+    checkpoint,
+    error::{Error, unavailable},
+    migration::Migrator,
+    options::DatabaseOptions,
+};
 
 /// The key of the advisory lock under which migrations run: "natter" in ASCII.
 const MIGRATION_LOCK: i64 = 0x6e_61_74_74_65_72;
@@ -145,9 +152,26 @@ pub(crate) fn is_unanswered(error: &DbErr) -> bool {
     matches!(error, DbErr::Custom(reason) if reason == NO_ANSWER)
 }
 
+/// PostgreSQL's name of the database's encoding, where that cannot hold all that is said, or takes characters apart.
+pub(crate) async fn unfit_encoding(database: &DatabaseConnection) -> Result<Option<String>, DbErr> {
+    let backend = database.get_database_backend();
+    if backend != DbBackend::Postgres {
+        return Ok(None);
+    }
+    let shown = database.query_one_raw(Statement::from_string(backend, "SHOW server_encoding")).await?;
+    let encoding: Option<String> = shown.map(|row| row.try_get("", "server_encoding")).transpose()?;
+    Ok(encoding.filter(|encoding| encoding != "UTF8"))
+}
+
 /// Brings the schema up to date. Several processes may do so at once: the others wait. What a newer release has made of it
 /// stays: that one may run beside this.
+///
+/// # Errors
+/// The database's, or that its encoding is not UTF-8.
 pub async fn migrate(database: &DatabaseConnection) -> Result<(), DbErr> {
+    if let Some(encoding) = unfit_encoding(database).await? {
+        return Err(DbErr::Custom(Error::Encoding(encoding).to_string()));
+    }
     let transaction = begin_write(database).await?;
     if database.get_database_backend() == DbBackend::Postgres {
         transaction.execute_unprepared(&format!("SELECT pg_advisory_xact_lock({MIGRATION_LOCK})")).await?;
@@ -202,6 +226,11 @@ impl Write {
 impl Store {
     pub(crate) fn new(database: DatabaseConnection) -> Self {
         Self { backend: database.get_database_backend(), database, writer: Arc::default() }
+    }
+
+    /// The same database over other connections.
+    pub(crate) fn over(&self, database: DatabaseConnection) -> Self {
+        Self { database, ..self.clone() }
     }
 
     pub(crate) fn database(&self) -> &DatabaseConnection {

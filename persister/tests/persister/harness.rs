@@ -2,7 +2,7 @@
 
 use std::{path::Path, sync::Arc, time::Duration};
 
-use natter_persister::{DatabaseOptions, Metrics, Options};
+use natter_persister::{Connections, DatabaseOptions, Metrics, Options};
 use natter_shared::{
     broker::{
         Ack, Broker, Outgoing, Stored,
@@ -73,27 +73,33 @@ impl Harness {
     }
 
     /// The same, with its connections to the database.
-    pub(crate) async fn start_with_a_handle(&mut self) -> DatabaseConnection {
+    pub(crate) async fn start_with_a_handle(&mut self) -> Connections {
         let stop = CancellationToken::new();
         let (ready, mut is_ready) = watch::channel(false);
-        let database = natter_persister::connect(&self.options.database).await.unwrap();
+        let connections = self.connections().await;
         let mut registry = Registry::default();
         let metrics = Metrics::register(&mut registry);
         self.registries.push(registry);
         let broker: Arc<dyn Broker> = Arc::clone(&self.broker) as Arc<dyn Broker>;
-        let run = natter_persister::run(broker, database.clone(), self.options.clone(), InstanceId::random(), stop.clone(), ready, metrics);
+        let (options, handle) = (self.options.clone(), connections.clone());
+        let run = natter_persister::run(broker, connections, options, InstanceId::random(), stop.clone(), ready, metrics);
         self.running.push((stop, tokio::spawn(run)));
         tokio::time::timeout(Duration::from_secs(20), is_ready.wait_for(|ready| *ready)).await.expect("ready").unwrap();
-        database
+        handle
+    }
+
+    async fn connections(&self) -> Connections {
+        let shards = self.broker.shards().count();
+        Connections::open(&self.options.database, shards, &CancellationToken::new()).await.unwrap()
     }
 
     /// Runs a persister that is to end by itself.
-    pub(crate) async fn run_to_its_end(&mut self) -> Result<(), natter_persister::Error> {
-        let database = natter_persister::connect(&self.options.database).await.unwrap();
+    pub(crate) async fn run_to_its_end(&self) -> Result<(), natter_persister::Error> {
+        let connections = self.connections().await;
         let broker: Arc<dyn Broker> = Arc::clone(&self.broker) as Arc<dyn Broker>;
         let (ready, metrics) = (watch::channel(false).0, Metrics::register(&mut Registry::default()));
         let stop = CancellationToken::new();
-        let run = natter_persister::run(broker, database, self.options.clone(), InstanceId::random(), stop, ready, metrics);
+        let run = natter_persister::run(broker, connections, self.options.clone(), InstanceId::random(), stop, ready, metrics);
         tokio::time::timeout(Duration::from_secs(15), run).await.expect("ends")
     }
 

@@ -7,7 +7,7 @@ use natter_shared::{
     broker::{Broker, Control},
     event::GroupKind,
     frame::ErrorCode,
-    rpc::{ChangeStanding, FindUser, StandingChange},
+    rpc::{ChangeStanding, CheckApiKey, FindUser, StandingChange},
     subject::Topic,
 };
 use sea_orm::{ConnectionTrait, TransactionTrait};
@@ -107,7 +107,8 @@ async fn who_alone_is_cut_off_from_the_database_leaves_all_to_others() {
     let (group, created) = harness.create(GroupKind::Group, &[&alice]).await;
     let (topic, shard) = (Topic::Group(group), harness.shard(Topic::Group(group)));
     harness.applied(topic, created).await;
-    handle.close_by_ref().await.unwrap();
+    handle.work.close_by_ref().await.unwrap();
+    handle.calls.close_by_ref().await.unwrap();
     harness.start().await;
     let last = harness.say(group, &alice, "meanwhile").await;
     harness.eventually("the other one has applied it", async || (harness.count("messages").await == 1).then_some(())).await;
@@ -136,4 +137,74 @@ async fn a_session_looks_whether_its_client_is_still_there() {
     let harness = Harness::postgres().await;
     let shown = harness.rows("SHOW client_connection_check_interval").await;
     assert_eq!(shown[0].try_get::<String>("", "client_connection_check_interval").unwrap(), "1s");
+}
+
+/// All that a call has of the database waits for a lock; there are more calls than connections.
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_that_wait_for_the_database_keep_no_shard_waiting() {
+    let mut harness = Harness::postgres().await;
+    harness.stop().await;
+    harness.options.database.max_connections = 4;
+    harness.start().await;
+    let alice = user("alice");
+    let (group, created) = harness.create(GroupKind::Group, &[&alice]).await;
+    harness.applied(Topic::Group(group), created).await;
+    let holders = "SELECT DISTINCT CAST(holder AS text) AS holder FROM leases";
+    let holder = async || harness.rows(holders).await.iter().map(|row| row.try_get("", "holder").unwrap()).collect::<Vec<String>>();
+    let before = holder().await;
+    let locked = harness.database.begin().await.unwrap();
+    locked.execute_unprepared("LOCK TABLE api_keys IN ACCESS EXCLUSIVE MODE").await.unwrap();
+    let until = Instant::now() + Duration::from_secs(8);
+    let calls = async {
+        while Instant::now() < until {
+            let calls = (0..64).map(|_| harness.call(CheckApiKey { sha256: "aa".into() }));
+            assert!(futures::future::join_all(calls).await.iter().all(Result::is_err));
+        }
+    };
+    let work = async {
+        while Instant::now() < until {
+            let said = Instant::now();
+            let ack = harness.say(group, &alice, "meanwhile").await;
+            harness.applied(Topic::Group(group), ack).await;
+            assert!(said.elapsed() < Duration::from_secs(3), "{:?}", said.elapsed());
+            assert_eq!(harness.count("leases WHERE until < extract(epoch from clock_timestamp()) * 1000").await, 0);
+        }
+    };
+    tokio::join!(calls, work);
+    locked.rollback().await.unwrap();
+    assert_eq!((before.len(), holder().await), (1, before));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lease_whose_row_is_held_is_the_only_one_that_runs_out() {
+    let harness = Harness::postgres().await;
+    let other = harness.database.begin().await.unwrap();
+    other.execute_unprepared("UPDATE leases SET until = until WHERE shard = 2").await.unwrap();
+    let until = Instant::now() + Duration::from_secs(10);
+    while Instant::now() < until {
+        let sql = "SELECT CAST(min(until - extract(epoch from clock_timestamp()) * 1000) AS bigint) AS ms FROM leases WHERE shard <> 2";
+        let left: i64 = harness.rows(sql).await[0].try_get("", "ms").unwrap();
+        assert!(left > 500, "{left} ms are left of a lease of 3 s");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    other.rollback().await.unwrap();
+    let again = async || (harness.count("leases WHERE until < extract(epoch from clock_timestamp()) * 1000").await == 0).then_some(());
+    harness.eventually("all are leased", again).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_is_not_in_utf_8_is_refused() {
+    let mut harness = Harness::postgres().await;
+    let url = harness.options.database.url.clone();
+    for encoding in ["SQL_ASCII", "LATIN1"] {
+        let name = encoding.to_lowercase();
+        harness.sql(&format!("CREATE DATABASE {name} ENCODING '{encoding}' TEMPLATE template0 LC_COLLATE 'C' LC_CTYPE 'C'")).await;
+        harness.options.database.url = url.replace("natter_0", &name);
+        let database = natter_persister::connect(&harness.options.database).await.unwrap();
+        let refused =
+            [natter_persister::migrate(&database).await.unwrap_err().to_string(), harness.run_to_its_end().await.unwrap_err().to_string()];
+        for told in refused {
+            assert!(told.contains(encoding) && told.contains("createdb --encoding=UTF8 --template=template0"), "{told}");
+        }
+    }
 }

@@ -1,5 +1,7 @@
 //! From one release's schema to the next, with rows in it.
 
+use std::time::Duration;
+
 use natter_persister::Migrator;
 use sea_orm_migration::MigratorTrait;
 
@@ -10,7 +12,12 @@ use crate::{
     on_both,
 };
 
-on_both!(rows_of_the_first_schema_are_kept, beside_a_newer_release_a_persister_starts, another_number_of_shards_is_refused,);
+on_both!(
+    rows_of_the_first_schema_are_kept,
+    beside_a_newer_release_a_persister_starts,
+    another_number_of_shards_is_refused,
+    the_number_of_shards_is_looked_at_until_it_can_be_read,
+);
 
 async fn rows_of_the_first_schema_are_kept(mut harness: Harness) {
     harness.stop().await;
@@ -71,4 +78,15 @@ async fn another_number_of_shards_is_refused(mut harness: Harness) {
     harness.sql("UPDATE applied SET shard = 7 WHERE shard = 1").await;
     let refused = harness.run_to_its_end().await.unwrap_err().to_string();
     assert_eq!(refused, "the database was installed with 8 shards, the configuration says 4");
+}
+
+async fn the_number_of_shards_is_looked_at_until_it_can_be_read(mut harness: Harness) {
+    harness.stop().await;
+    harness.sql("UPDATE installation SET shards = 2").await;
+    harness.sql("ALTER TABLE installation RENAME TO out_of_reach").await;
+    let (ended, ()) = tokio::join!(harness.run_to_its_end(), async {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        harness.sql("ALTER TABLE out_of_reach RENAME TO installation").await;
+    });
+    assert_eq!(ended.unwrap_err().to_string(), "the database was installed with 2 shards, the configuration says 4");
 }

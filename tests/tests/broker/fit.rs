@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use natter_persister::{DatabaseOptions, Options};
+use natter_persister::{Connections, DatabaseOptions, Options};
 use natter_shared::{
     broker::{Broker, BrokerError, nats::Role},
     id::InstanceId,
@@ -28,10 +28,11 @@ impl Running {
         let folder = tempfile::tempdir().expect("a folder");
         let url = format!("sqlite:{}", folder.path().join("natter.db").display());
         let options = Options { database: DatabaseOptions { url, ..DatabaseOptions::default() }, ..Options::default() };
-        let database = natter_persister::connect(&options.database).await.expect("a database");
+        let shards = broker.shards().count();
+        let connections = Connections::open(&options.database, shards, &CancellationToken::new()).await.expect("a database");
         let metrics = Registry::new("test").register(natter_persister::Metrics::register);
         let (stop, (told, ready)) = (CancellationToken::new(), watch::channel(false));
-        tokio::spawn(natter_persister::run(broker, database, options, InstanceId::random(), stop.clone(), told, metrics));
+        tokio::spawn(natter_persister::run(broker, connections, options, InstanceId::random(), stop.clone(), told, metrics));
         Self { ready, _stop: stop.drop_guard(), _folder: folder }
     }
 
