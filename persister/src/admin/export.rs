@@ -1,16 +1,26 @@
 //! All that is stored of a user, as JSON lines: profile, memberships, messages sent, notifications
-//! received and sent, read marks, dead letters that name the user. Page by page: nothing is held in memory, and no snapshot is kept
+//! received and sent, read marks, marks of the whole inbox, dead letters of the user's. Page by page: nothing is held in memory, and no snapshot is kept
 //! open beside a busy persister.
 
 use std::io::Write;
 
-use natter_shared::{event::Event, id::UserId, position::Position, timestamp::Timestamp};
+use natter_shared::{
+    event::{Audience, Event},
+    id::UserId,
+    position::Position,
+    subject::{self, Topic},
+    timestamp::Timestamp,
+};
 use sea_orm::{ConnectionTrait, DbErr, QueryResult, Value as Bind};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::AdminError;
-use crate::{checkpoint, database::Store, erasure::naming};
+use crate::{
+    checkpoint,
+    database::Store,
+    erasure::{DeadLetters, naming},
+};
 
 /// Rows read at once.
 const PAGE: i64 = 5000;
@@ -43,6 +53,10 @@ pub(super) async fn export(store: &Store, user: &UserId, out: &mut impl Write) -
     for row in all(store, "SELECT * FROM read_positions WHERE user_id = ?", [id()]).await? {
         let read = position(&row, "epoch", "seq")?;
         line(out, &json!({ "type": "read_mark", "group": uuid(&row, "group_id")?, "position": read }))?;
+    }
+    for row in all(store, "SELECT * FROM marked_upto WHERE recipient = ?", [id()]).await? {
+        let upto = position(&row, "epoch", "seq")?;
+        line(out, &json!({ "type": "inbox_mark", "mark": text(&row, "mark")?, "position": upto }))?;
     }
     messages(store, user, out).await?;
     received(store, user, out).await?;
@@ -166,29 +180,47 @@ async fn sent_to_groups(store: &Store, user: &UserId, out: &mut impl Write) -> R
     }
 }
 
-/// Events that could not be applied, and name the user; there are few of them.
+/// Events that could not be applied, and are the user's. Others' may name the user, in what they attached.
 async fn dead_letters(store: &Store, user: &UserId, out: &mut impl Write) -> Result<(), AdminError> {
-    let (_, quoted) = naming(store.backend(), user);
-    let mut after: [Bind; 3] = [(-1_i64).into(), 0_i64.into(), 0_i64.into()];
-    loop {
-        let sql = "SELECT * FROM dead_letters WHERE (shard, epoch, seq) > (?, ?, ?) ORDER BY shard, epoch, seq LIMIT 200";
-        let rows = all(store, sql, after).await?;
-        let Some(last) = rows.last() else { return Ok(()) };
-        let number = |column| last.try_get::<i64>("", column).map(Bind::from);
-        after = [number("shard")?, number("epoch")?, number("seq")?];
+    let mut letters = DeadLetters::naming(store, user);
+    while let Some(rows) = letters.next(store.database()).await? {
         for row in &rows {
-            let payload: Vec<u8> = row.try_get("", "payload")?;
-            if payload.windows(quoted.len()).any(|part| part == quoted.as_bytes()) {
-                line(
-                    out,
-                    &json!({
-                        "type": "dead_letter", "topic": row.try_get::<String>("", "topic")?, "position": position(row, "epoch", "seq")?,
-                        "reason": row.try_get::<String>("", "reason")?, "event": readable(&String::from_utf8_lossy(&payload)),
-                        "sent_at": time(row, "stored_at")?,
-                    }),
-                )?;
+            let (topic, payload): (String, Vec<u8>) = (row.try_get("", "topic")?, row.try_get("", "payload")?);
+            let mut entry = json!({
+                "type": "dead_letter", "topic": topic, "position": position(row, "epoch", "seq")?, "sent_at": time(row, "stored_at")?,
+            });
+            let is_users_topic = matches!(subject::parse(&topic), Some((_, _, Topic::User(key))) if key == user.key());
+            match Event::decode(&payload) {
+                Ok(event) if !is_users_topic && !concerns(&event, user) => continue,
+                // Whose it is, it does not say; nor does the reason, which may quote it.
+                Err(_) if !is_users_topic => {}
+                Ok(_) | Err(_) => {
+                    add(&mut entry, "reason", row.try_get::<String>("", "reason")?);
+                    add(&mut entry, "event", readable(&String::from_utf8_lossy(&payload)));
+                }
             }
+            line(out, &entry)?;
         }
+    }
+    Ok(())
+}
+
+/// Whether `user` said `event`, was told it, or is the one it is about.
+fn concerns(event: &Event, user: &UserId) -> bool {
+    match event {
+        Event::Message(message) => message.sender == *user,
+        Event::Notification(notification) => {
+            notification.sender.as_ref() == Some(user) || matches!(&notification.to, Audience::User(to) if to == user)
+        }
+        Event::GroupCreated(created) => created.members.iter().any(|(member, _)| member == user),
+        Event::MemberAdded(added) => added.user == *user || added.by.as_ref() == Some(user),
+        Event::MemberRemoved(removed) => removed.user == *user || removed.by.as_ref() == Some(user),
+        Event::GroupRenamed(renamed) => renamed.by.as_ref() == Some(user),
+        Event::GroupJoined(joined) => joined.user == *user,
+        Event::GroupLeft(left) => left.user == *user,
+        Event::Read(read) => read.user == *user,
+        Event::Seen(seen) => seen.user == *user,
+        Event::Canary => false,
     }
 }
 

@@ -13,6 +13,7 @@ pub mod group_events;
 pub mod groups;
 pub mod inbox_state;
 pub mod leases;
+pub mod marked_upto;
 pub mod members;
 pub mod messages;
 pub mod notifications;

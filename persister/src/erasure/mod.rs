@@ -8,7 +8,7 @@
 
 mod tables;
 
-pub(crate) use self::tables::naming;
+pub(crate) use self::tables::{DeadLetters, naming};
 
 use std::{
     sync::Arc,
@@ -45,6 +45,9 @@ const REQUESTS: u32 = 100;
 /// How long events that end memberships, or were under way, may take to be applied before the
 /// request is looked at again.
 const PATIENCE: Duration = Duration::from_secs(20);
+
+/// From one look for what erasures by an earlier release left to the next.
+const SWEEP: Duration = Duration::from_mins(10);
 
 /// From the end of the user's connections to when nothing said over them can be stored any more and count: a gateway tries for as long
 /// as its config says, and what it has sent may be on its way for longer. Some seconds are for clocks, and for connections to end.
@@ -92,6 +95,7 @@ pub(crate) struct Eraser {
 impl Eraser {
     /// Looks for requests and carries them out, until `shutdown`.
     pub(crate) async fn run(self, shutdown: CancellationToken) {
+        let mut swept: Option<Instant> = None;
         loop {
             tokio::select! {
                 () = shutdown.cancelled() => return,
@@ -104,7 +108,24 @@ impl Eraser {
             if let Err(error) = worked {
                 tracing::warn!(%error, "erasures_not_read");
             }
+            if swept.is_none_or(|at| at.elapsed() >= SWEEP) {
+                swept = Some(Instant::now());
+                if let Err(error) = self.drop_leftovers().await {
+                    tracing::warn!(%error, "erasures_not_swept");
+                }
+            }
         }
+    }
+
+    /// An earlier release knows nothing of `marked_upto`: beside it, in the middle of an upgrade, it erases users without that.
+    async fn drop_leftovers(&self) -> Result<(), Error> {
+        const ERASED: &str = "SELECT e.user_id FROM erasures e JOIN users u ON u.id = e.user_id \
+                              WHERE e.finished_at IS NOT NULL AND u.erased_at IS NOT NULL";
+        let left = format!("{ERASED} AND EXISTS (SELECT 1 FROM marked_upto d WHERE d.recipient = e.user_id) LIMIT 1");
+        if !self.all(&left, []).await?.is_empty() {
+            self.store.execute(&format!("DELETE FROM marked_upto WHERE recipient IN ({ERASED})"), []).await?;
+        }
+        Ok(())
     }
 
     async fn carry_out_all(&self) -> Result<(), Error> {

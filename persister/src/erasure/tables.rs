@@ -8,7 +8,7 @@ use sea_orm::{ConnectionTrait, DatabaseTransaction, DbBackend, DbErr, QueryResul
 use uuid::Uuid;
 
 use super::{CHUNK, Eraser};
-use crate::error::Error;
+use crate::{database::Store, error::Error};
 
 /// What the walk through a table did to a chunk of it.
 pub(super) struct Done {
@@ -99,30 +99,53 @@ impl Eraser {
         Ok(Done { end: end.map(Vec::from), messages: 0, notifications: emptied })
     }
 
-    /// Dead letters that name the user lose their payload; there are few of them.
+    /// Dead letters that name the user lose their payload.
     pub(super) async fn dead_letters(&self, database: &DatabaseTransaction, user: &UserId) -> Result<(), Error> {
-        let quoted = serde_json::Value::from(user.as_str()).to_string();
-        let mut after: [Value; 3] = [(-1_i64).into(), 0_i64.into(), 0_i64.into()];
-        loop {
-            let sql = "SELECT shard, epoch, seq, payload FROM dead_letters WHERE (shard, epoch, seq) > (?, ?, ?) \
-                       ORDER BY shard, epoch, seq LIMIT 200";
-            let rows = self.rows(database, sql, after.clone()).await?;
-            let Some(last) = rows.last() else { return Ok(()) };
-            let key = |row: &QueryResult| -> Result<[Value; 3], DbErr> {
-                let number = |column| row.try_get::<i64>("", column).map(Value::from);
-                Ok([number("shard")?, number("epoch")?, number("seq")?])
-            };
-            after = key(last)?;
+        let mut letters = DeadLetters::naming(&self.store, user);
+        while let Some(rows) = letters.next(database).await? {
             for row in &rows {
-                let payload: Vec<u8> = row.try_get("", "payload")?;
-                if payload.windows(quoted.len()).any(|part| part == quoted.as_bytes()) {
-                    let sql = "UPDATE dead_letters SET payload = ?, reason = 'erased' WHERE shard = ? AND epoch = ? AND seq = ?";
-                    let values = std::iter::once(Vec::<u8>::new().into()).chain(key(row)?);
-                    database.execute_raw(self.store.statement(sql, values)).await?;
-                }
+                let sql = "UPDATE dead_letters SET payload = ?, reason = 'erased' WHERE shard = ? AND epoch = ? AND seq = ?";
+                let values = std::iter::once(Vec::<u8>::new().into()).chain(letter_key(row)?);
+                database.execute_raw(self.store.statement(sql, values)).await?;
             }
         }
+        Ok(())
     }
+}
+
+/// The dead letters whose payload names a user, page by page; there are few of them all.
+pub(crate) struct DeadLetters<'a> {
+    store: &'a Store,
+    quoted: String,
+    after: [Value; 3],
+}
+
+impl<'a> DeadLetters<'a> {
+    pub(crate) fn naming(store: &'a Store, user: &UserId) -> Self {
+        Self { store, quoted: naming(store.backend(), user).1, after: [(-1_i64).into(), 0_i64.into(), 0_i64.into()] }
+    }
+
+    /// The rows of the next page, which may be none; nothing at the end.
+    pub(crate) async fn next(&mut self, database: &impl ConnectionTrait) -> Result<Option<Vec<QueryResult>>, DbErr> {
+        let sql = "SELECT * FROM dead_letters WHERE (shard, epoch, seq) > (?, ?, ?) ORDER BY shard, epoch, seq LIMIT 200";
+        let rows = database.query_all_raw(self.store.statement(sql, self.after.clone())).await?;
+        let Some(last) = rows.last() else { return Ok(None) };
+        self.after = letter_key(last)?;
+        let mut naming = Vec::new();
+        for row in rows {
+            let payload: Vec<u8> = row.try_get("", "payload")?;
+            if payload.windows(self.quoted.len()).any(|part| part == self.quoted.as_bytes()) {
+                naming.push(row);
+            }
+        }
+        Ok(Some(naming))
+    }
+}
+
+/// The key of a row of `dead_letters`.
+fn letter_key(row: &QueryResult) -> Result<[Value; 3], DbErr> {
+    let number = |column| row.try_get::<i64>("", column).map(Value::from);
+    Ok([number("shard")?, number("epoch")?, number("seq")?])
 }
 
 /// A cheap look before the careful one: the condition that `payload` has `user`'s id as JSON has it, and that.

@@ -2,12 +2,14 @@
 
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use natter_persister::admin::{self, Command, UserCommand};
 use natter_shared::{
     broker::{Broker, Delivery, Interest, Outgoing},
-    event::{Audience, Ephemeral, Event, GroupKind, Notification},
+    event::{Audience, Data, Ephemeral, Event, GroupKind, Message, Notification, SeenWhat},
     frame::ErrorCode,
     id::{EventId, GroupId, Nonce, NotificationId, UserId},
+    position::{Epoch, Position},
     rpc::{CreateSingle, FindMembership, FindUser, Groups, ListNotifications, ListUsers, MessageHistory, SignIn},
     subject::Topic,
 };
@@ -19,6 +21,8 @@ use crate::{
 
 on_both!(
     an_export_has_all_that_is_stored_of_a_user,
+    an_export_has_no_words_of_others_that_name_the_user,
+    what_an_erasure_by_an_earlier_release_left_is_dropped,
     an_export_has_what_was_said_where_nobody_else_is,
     an_erased_user_is_gone_and_others_keep_what_is_theirs,
     an_erasure_goes_on_after_a_crash,
@@ -75,6 +79,13 @@ async fn lives(harness: &Harness) -> (UserId, UserId, GroupId, GroupId) {
         let (_, ack) = harness.notify(to, Some(sender), body).await;
         harness.applied(topic, ack).await;
     }
+    let other = NotificationId::derive(&alice, Nonce::now());
+    for what in [SeenWhat::Upto(Position::new(Epoch(1), 1)), SeenWhat::Ids(vec![other])] {
+        let ack = harness.seen(&alice, what, false).await;
+        harness.applied(Topic::User(alice.key()), ack).await;
+    }
+    assert_eq!(harness.count("marked_upto WHERE recipient = 'alice-id'").await, 1);
+    assert_eq!(harness.count("inbox_state WHERE recipient = 'alice-id'").await, 1);
     // One that could not be applied: kept with all it says.
     let ack = harness
         .publish(Topic::Group(single), EventId::random(), &Event::Message(message(group, &alice, Nonce::now(), "misplaced secret")))
@@ -90,6 +101,8 @@ async fn an_export_has_all_that_is_stored_of_a_user(harness: Harness) {
     let of = |kind: &str| lines.iter().filter(|line| line["type"] == kind).collect::<Vec<_>>();
     assert_eq!((of("profile").len(), of("membership").len(), of("read_mark").len(), of("message").len()), (1, 2, 2, 2));
     assert_eq!(of("profile")[0]["handle"], "al\"ice");
+    assert_eq!(of("inbox_mark").len(), 1);
+    assert_eq!((&of("inbox_mark")[0]["mark"], &of("inbox_mark")[0]["position"]), (&"seen".into(), &"1.1".into()));
     assert!(of("message").iter().all(|message| message["body"] == "alice secret"));
     let bodies = |kind| of(kind).iter().map(|line| line["body"].as_str().unwrap().to_owned()).collect::<std::collections::BTreeSet<_>>();
     assert_eq!(bodies("notification_received"), ["from bob to all", "to alice secret"].map(str::to_owned).into());
@@ -115,6 +128,46 @@ async fn an_export_has_what_was_said_where_nobody_else_is(harness: Harness) {
         (&id.to_string().into(), &"to nobody".into(), &group.to_string().into())
     );
     assert_eq!(export(&harness, &bob).await.len(), 1, "the profile");
+}
+
+/// Bob's to Carol, which could not be applied, has Alice's name in what he attached.
+async fn an_export_has_no_words_of_others_that_name_the_user(harness: Harness) {
+    let [alice, bob, carol] = ["alice", "bob", "carol"].map(user);
+    for user in [&alice, &bob, &carol] {
+        harness.sign_in(user, None).await;
+    }
+    let (group, _) = harness.create(GroupKind::Group, &[&bob, &carol]).await;
+    let (elsewhere, _) = harness.create(GroupKind::Group, &[&bob, &carol]).await;
+    let about = serde_json::from_str::<Data>(r#"{"about":"alice"}"#).unwrap();
+    let misplaced = Message { data: Some(about), ..message(elsewhere, &bob, Nonce::now(), "private") };
+    let topic = Topic::Group(group);
+    harness.publish(topic, EventId::random(), &Event::Message(misplaced)).await;
+    let payload = Bytes::from_static(br#"{"type":"dance","with":"alice","say":"private"}"#);
+    let unread = Outgoing { topic, id: EventId::random(), made_at: harness.broker.now(), epoch: None, payload };
+    let ack = harness.broker.publish(unread).await.unwrap();
+    harness.applied(topic, ack).await;
+    assert_eq!(harness.count("dead_letters").await, 2);
+    let letters = async |who: &UserId| {
+        let lines = export(&harness, who).await;
+        lines.into_iter().filter(|line| line["type"] == "dead_letter").collect::<Vec<_>>()
+    };
+    let of_alice = letters(&alice).await;
+    assert_eq!(of_alice.len(), 1, "the one that nobody can read: {of_alice:?}");
+    assert_eq!(of_alice[0]["position"], ack.position.to_string());
+    assert!(!of_alice[0].to_string().contains("private") && of_alice[0].get("reason").is_none(), "{of_alice:?}");
+    assert_eq!(letters(&bob).await[0]["event"]["body"], "private");
+}
+
+/// An erased user's row that an erasure by the release before left; others keep theirs.
+async fn what_an_erasure_by_an_earlier_release_left_is_dropped(mut harness: Harness) {
+    let (alice, ..) = lives(&harness).await;
+    erase(&harness, &alice).await.unwrap();
+    harness.stop().await;
+    let rows = ["alice-id", "bob-id"].map(|user| format!("('{user}', 'seen', 1, 1)")).join(", ");
+    harness.sql(&format!("INSERT INTO marked_upto (recipient, mark, epoch, seq) VALUES {rows}")).await;
+    harness.start().await;
+    harness.eventually("dropped", async || (harness.count("marked_upto WHERE recipient = 'alice-id'").await == 0).then_some(())).await;
+    assert_eq!(harness.count("marked_upto").await, 1, "Bob's");
 }
 
 /// Every text of every table, as the database has it.
@@ -150,6 +203,9 @@ async fn an_erased_user_is_gone_and_others_keep_what_is_theirs(harness: Harness)
     let mut live = harness.broker.subscribe(Interest::Topic(Topic::User(alice.key()))).await.unwrap();
     erase(&harness, &alice).await.unwrap();
     let kept = everything(&harness).await;
+    for table in ["marked_upto", "inbox_state"] {
+        assert_eq!(harness.count(&format!("{table} WHERE recipient = 'alice-id'")).await, 0, "{table}");
+    }
     for gone in ["alice secret", "to all secret", "misplaced secret", "al\"ice", "al\\\"ice"] {
         assert!(!kept.contains(gone), "{gone} is still there");
     }
