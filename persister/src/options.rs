@@ -19,9 +19,9 @@ pub struct Options {
     pub rpc_concurrency: usize,
     /// Members a group may be created with, its owner included.
     pub max_group_members: usize,
-    /// Groups of a user from which on others make no more for the two of them, and the user makes none at all.
+    /// Groups of a user, without those for two, from which on the user makes no more; those counted, from which on none for two.
     pub max_groups: usize,
-    /// Groups of a user from which on others bring the user into none of more than two.
+    /// Groups of a user, without those for two, from which on others bring the user into no more.
     pub max_groups_by_others: usize,
     /// Notifications of an inbox that are counted, the newest ones.
     pub inbox_counted: u32,

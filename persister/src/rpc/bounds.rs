@@ -1,7 +1,9 @@
 //! How many members a group takes, and into how many groups a user is brought.
 //!
 //! A connection has room for so many groups, in the order of their ids: whoever is in more hears nothing of some. So a user whom others may
-//! bring into groups is brought into no more than leave room. Commands at the same moment may overshoot by as many as there are.
+//! bring into groups is brought into no more than leave room. Groups for two do not count there: others open them, and nobody can leave
+//! one. Each pair has one at most, so who opens them is bounded instead. What commands here have stored is waited for, so only those at the
+//! same moment may overshoot, by as many as there are.
 
 use natter_shared::{
     frame::ErrorCode,
@@ -31,23 +33,47 @@ pub(super) async fn check_members(context: &Context, group: GroupId) -> Result<(
     if members < most { Ok(()) } else { Err(RpcError::new(ErrorCode::TooLarge, "the group is full")) }
 }
 
-/// Refuses where one of `users` is in `most` groups, or more.
-pub(super) async fn check_groups(context: &Context, users: impl IntoIterator<Item = &UserId>, most: usize) -> Result<(), RpcError> {
+/// Which groups of a user count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Counted {
+    All,
+    /// Those that are not for two.
+    ThatCanBeLeft,
+}
+
+/// Refuses where one of `users` is in `most` groups, or more; `unavailable` where SQL is behind what commands here have stored.
+pub(super) async fn check_groups(
+    context: &Context,
+    users: impl IntoIterator<Item = &UserId>,
+    counted: Counted,
+    most: usize,
+) -> Result<(), RpcError> {
+    context.check_caught_up().await?;
     let mut rows = Rows::new([("i", Kind::Text)]);
     for user in users {
         rows.push([user.as_str().into()]);
     }
     let last = most.saturating_sub(1);
+    // By each membership: joined, all groups might be read.
+    let and = match counted {
+        Counted::All => "",
+        Counted::ThatCanBeLeft => "AND (SELECT g.kind FROM groups g WHERE g.id = m.group_id) <> 'single'",
+    };
     let sql = format!(
-        "SELECT v.i AS i FROM v WHERE (SELECT 1 FROM members m WHERE m.user_id = v.i AND m.until_epoch IS NULL LIMIT 1 OFFSET {last}) \
-         IS NOT NULL"
+        "SELECT v.i AS i FROM v WHERE (SELECT 1 FROM members m WHERE m.user_id = v.i AND m.until_epoch IS NULL {and} \
+         LIMIT 1 OFFSET {last}) IS NOT NULL"
     );
     let full = rows.query(context.store.database(), &sql).await.map_err(|error| unavailable(&error))?;
     match full.first() {
         None => Ok(()),
         Some(row) => {
             let user: String = column(row, "i")?;
-            let message = format!("{user} is in {most} groups or more, and has to leave some first");
+            let message = match counted {
+                Counted::All => format!("user {user} is in {most} groups or more, and opens none for two any more"),
+                Counted::ThatCanBeLeft => {
+                    format!("user {user} is in {most} groups or more, beside those for two, and has to leave some first")
+                }
+            };
             Err(RpcError::new(ErrorCode::TooManyGroups, message))
         }
     }

@@ -20,7 +20,7 @@ use natter_shared::{
 use sea_orm::{ConnectionTrait, QueryResult};
 
 use super::{
-    bounds,
+    bounds::{self, Counted},
     context::{Context, column},
     creation, many, memberships,
 };
@@ -280,7 +280,7 @@ pub(super) async fn add_member(context: &Context, call: AddMember) -> Result<Ans
     } else {
         bounds::check_members(context, call.group).await?;
         if call.by.is_some() {
-            bounds::check_groups(context, [&call.user], context.options.max_groups_by_others).await?;
+            bounds::check_groups(context, [&call.user], Counted::ThatCanBeLeft, context.options.max_groups_by_others).await?;
         }
         let id = member_event("member_added", call.group, &call.user, standing.version);
         let added = MemberAdded { group: call.group, user: call.user, role: call.role, by: call.by };

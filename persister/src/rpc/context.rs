@@ -32,6 +32,9 @@ use crate::{
 /// How long a command waits for its event to be stored and applied.
 const PATIENCE: Duration = Duration::from_secs(4);
 
+/// How long a command that is bound by what SQL counts waits for what was stored before it.
+const LAG: Duration = Duration::from_secs(1);
+
 /// What every call works with.
 pub(super) struct Context {
     pub(super) store: Store,
@@ -117,6 +120,19 @@ impl Context {
         Err(RpcError::new(ErrorCode::Unavailable, "not applied yet"))
     }
 
+    /// Refuses where SQL does not have all yet that commands here have stored, also those that were given up. Not as busy: this very command
+    /// may be among them.
+    pub(super) async fn check_caught_up(&self) -> Result<(), RpcError> {
+        let deadline = Instant::now() + LAG;
+        for at in self.progress.stored() {
+            if let Err(error) = self.reach(at, deadline.saturating_duration_since(Instant::now())).await {
+                tracing::debug!(%error, shard = at.shard, "commands_not_applied");
+                return Err(RpcError::new(ErrorCode::Unavailable, "what was made before is not in the database yet; try again later"));
+            }
+        }
+        Ok(())
+    }
+
     /// The event was stored before. One that came too late to count changes nothing, and keeps its id from another for a while.
     async fn check_counts(&self, at: ShardPosition, deadline: Instant) -> Result<(), RpcError> {
         loop {
@@ -150,6 +166,7 @@ impl Context {
             }
         };
         let at = ShardPosition { shard: shard.0, position: ack.position };
+        self.progress.has_stored(at);
         if ack.duplicate {
             self.check_counts(at, deadline).await?;
         }

@@ -11,7 +11,7 @@ use natter_shared::{
 };
 
 use super::{
-    bounds,
+    bounds::{self, Counted},
     commands::{answer, authority, handles, kind, member_event, standing},
     context::{Context, column},
     groups,
@@ -52,9 +52,10 @@ pub(super) async fn create_single(context: &Context, call: CreateSingle) -> Resu
     for user in [&call.user, &call.other] {
         standings.push((user, standing(context, group, user).await?));
     }
-    if !call.by_back_end {
-        let joining = standings.iter().filter(|(_, standing)| standing.role.is_none()).map(|(user, _)| *user);
-        bounds::check_groups(context, joining, context.options.max_groups).await?;
+    // Who opens it is bounded: were it the other one, others would decide whom that one hears of.
+    let opens = standings.iter().any(|(user, standing)| **user == call.user && standing.role.is_none());
+    if opens && !call.by_back_end {
+        bounds::check_groups(context, [&call.user], Counted::All, context.options.max_groups).await?;
     }
     if standings.iter().all(|(_, standing)| standing.kind.is_none()) {
         // What either sees follows from their handles of the day; this is for the back end.
@@ -112,9 +113,9 @@ async fn make(
             return Err(not_found());
         }
         if let Some(by) = by {
-            bounds::check_groups(context, [by], context.options.max_groups).await?;
+            bounds::check_groups(context, [by], Counted::ThatCanBeLeft, context.options.max_groups).await?;
             let others = users.iter().filter(|user| *user != by);
-            bounds::check_groups(context, others, context.options.max_groups_by_others).await?;
+            bounds::check_groups(context, others, Counted::ThatCanBeLeft, context.options.max_groups_by_others).await?;
         }
         let (display_name, members) = (display_name.clone(), members.clone());
         create(context, GroupCreated { group, kind: GroupKind::Group, name: None, display_name, members }).await?;

@@ -14,7 +14,7 @@ pub(super) fn check(config: &Config, role: Role, values: &mut Values) {
     check_nats(&config.nats, values);
     check_database(config, role, values);
     auth::check(&config.auth, role, values);
-    check_limits(&config.limits, values);
+    check_limits(&config.limits, role, values);
     check_retention(&config.retention, values);
     if config.gateway.drain_delay > config.gateway.drain_timeout {
         values.problem("gateway.drain_delay", "is longer than gateway.drain_timeout, which it is a part of");
@@ -133,7 +133,7 @@ fn check_retention(retention: &Retention, values: &mut Values) {
 /// A group and its position in a `connect` frame, as JSON: 42 bytes, and the position's digits.
 const RESUMED_GROUP_BYTES: usize = 64;
 
-fn check_limits(limits: &Limits, values: &mut Values) {
+fn check_limits(limits: &Limits, role: Role, values: &mut Values) {
     // Around the text there is the frame, and JSON may escape what is in it.
     if limits.body_bytes >= limits.frame_bytes {
         values.problem("limits.body_bytes", "is not smaller than limits.frame_bytes, which it has to fit in");
@@ -144,9 +144,9 @@ fn check_limits(limits: &Limits, values: &mut Values) {
     if limits.bytes_burst < limits.connect_frame_bytes.max(limits.frame_bytes) {
         values.problem("limits.bytes_burst", "is smaller than limits.frame_bytes or limits.connect_frame_bytes: one frame has to fit in");
     }
-    // A client with more would be closed for good whenever it comes back.
+    // A client with more would be closed for good whenever it comes back. Frames are a gateway's: a persister is told of the groups alone.
     let resumed_bytes = limits.groups_per_connection * RESUMED_GROUP_BYTES;
-    if resumed_bytes > limits.connect_frame_bytes {
+    if role != Role::Persister && resumed_bytes > limits.connect_frame_bytes {
         let message = format!(
             "to resume {} groups takes up to {resumed_bytes} bytes, more than limits.connect_frame_bytes ({}): raise that, or lower this",
             limits.groups_per_connection, limits.connect_frame_bytes

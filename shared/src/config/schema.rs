@@ -305,6 +305,7 @@ section! {
         /// 0: 85 % of what its cgroup may have, or the machine has.
         pub memory_bytes: u64 as Bytes = 0 => 0..=64 * 1024 * GIB,
         /// Groups that are delivered on one connection. With more than `limits.connect_frame_bytes` has room for, that is to be raised as well.
+        /// Set it alike on gateways and persisters: these bound by it the groups that users make.
         pub groups_per_connection: usize = 1000 => 1..=100_000,
         /// Requests of one connection that wait for their answer; further ones are answered "busy" at once.
         pub in_flight_sends: usize = 64 => 1..=10_000,
@@ -321,9 +322,9 @@ section! {
         /// Members that a group is made with or added to; who joins an open group is not counted. Set it on the persisters:
         /// they alone read it.
         pub group_members: usize = 1000 => 2..=10_000,
-        /// Groups of a user from which on no other user brings them into one more; into one for the two of them up to
-        /// `limits.groups_per_connection`. So what others make takes no place from one's own groups. The server API is not bounded by it.
-        /// Set it, and that other one, on the persisters: they decide.
+        /// Groups of a user from which on no other user brings them into one more. Groups for two are not counted: whoever is in fewer groups
+        /// than `limits.groups_per_connection`, those for two counted, opens one with anybody. The server API is not bounded by it.
+        /// Set it on the persisters: they alone read it.
         pub groups_by_others: usize = 500 => 1..=100_000,
         /// Notifications of an inbox that its counts are of, the newest ones: no inbox takes longer to count. Set it on the
         /// persisters: they alone read it.

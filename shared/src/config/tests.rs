@@ -242,6 +242,9 @@ fn roles_have_their_own_defaults_and_needs() {
     assert_one(&mistakes(None, &[], Role::Persister), &["database.url: is not set"]);
     let persister = Config::load_from(None, &env(&[("NATTER_DATABASE__URL", "postgres://db/natter")]), Role::Persister).unwrap();
     assert_eq!(persister.nats.url.as_deref(), Some(DEFAULT_NATS_URL));
+    // As the gateways have it, without the frame that only they read.
+    let many = [("NATTER_DATABASE__URL", "postgres://db/natter"), ("NATTER_LIMITS__GROUPS_PER_CONNECTION", "8000")];
+    assert_eq!(Config::load_from(None, &env(&many), Role::Persister).unwrap().limits.groups_per_connection, 8000);
     assert_eq!(standalone(&[]).nats.url, None);
 }
 

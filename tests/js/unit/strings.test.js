@@ -6,7 +6,7 @@ import { test } from "node:test";
 
 globalThis.localStorage ??= { getItem: () => null };
 Object.defineProperty(globalThis, "navigator", { value: { languages: ["en"], language: "en" }, configurable: true });
-const { STRINGS } = await import("../../../gateway/assets/page/strings.js");
+const { STRINGS, explain } = await import("../../../gateway/assets/page/strings.js");
 const gateway = new URL("../../../gateway/", import.meta.url);
 
 test("all languages have the same keys, with the same things to fill in", () => {
@@ -33,4 +33,10 @@ test("what scripts and templates ask for is there, and nothing else is", () => {
   }
   assert.deepEqual([...asked].filter((key) => !known.includes(key)), [], "asked for, and not there");
   assert.deepEqual(known.filter((key) => !asked.has(key)), [], "there, and not asked for");
+});
+
+test("who is in too many groups is said by name, for it need not be who asks", () => {
+  const error = { code: "too_many_groups", message: "user cid is in 500 groups or more" };
+  assert.equal(explain(error), "User cid is in 500 groups or more.");
+  assert.match(STRINGS["zh-Hant"].error_too_many_groups, /\{detail\}/);
 });
