@@ -21,8 +21,8 @@ test: ## Runs every test; installs what is missing (PostgreSQL, Chromium, a NATS
 	@server=$$(tests/setup.sh) && export NATTER_TEST_NATS_SERVER="$$server" NATTER_TEST_SKIPPED="$(CURDIR)/target/skipped-tests" \
 		&& mkdir -p target && : >"$$NATTER_TEST_SKIPPED" \
 		&& npm --prefix tests/js run --silent unit && npm --prefix tests/js run --silent types \
-		&& cargo build --workspace --bins --features failpoints && cargo test --workspace --features failpoints \
-		&& sed 's/^/skipped: /' "$$NATTER_TEST_SKIPPED"
+		&& cargo build --workspace --bins --features failpoints \
+		&& { cargo test --workspace --features failpoints; status=$$?; sed 's/^/skipped: /' "$$NATTER_TEST_SKIPPED"; exit $$status; }
 
 # A sabotage needs failpoints, which a release never has.
 faults: ## Makes everything go wrong under traffic: SEED=, FAULTS=a,b, ROUNDS=, LONG=1, SABOTAGE=name or all
