@@ -290,10 +290,14 @@ impl Client {
         self.send_as(Nonce::now(), &group.to_string(), body).await
     }
 
-    /// Sends messages one right after the other, without waiting for answers; gives them in the same order.
-    pub async fn send_together(&self, group: GroupId, messages: &[(Nonce, String)]) -> Vec<Result<Fact, RequestError>> {
-        let group = group.to_string();
-        join_all(messages.iter().map(|(nonce, body)| self.send_as(*nonce, &group, body))).await
+    /// Sends messages one right after the other, without waiting for answers; gives these in the same order, and how long each took.
+    pub async fn send_together(&self, group: GroupId, messages: &[(Nonce, String)]) -> Vec<(Duration, Result<Fact, RequestError>)> {
+        let (group, began) = (group.to_string(), Instant::now());
+        let send = async |nonce, body| {
+            let sent = self.send_as(nonce, &group, body).await;
+            (began.elapsed(), sent)
+        };
+        join_all(messages.iter().map(|(nonce, body)| send(*nonce, body))).await
     }
 
     /// The id that a message of this user has.

@@ -2,7 +2,7 @@
 //! `partition` and `leaders`, `postgres`, `cluster`, `proxy` in between, `nginx` and `django` before it, under a `clock` that is
 //! wrong; what cannot run here is `skipped`. Who talks to
 //! it: `token`, `socket`, `record`, `client`, `chatroom`, `http`, `customer`, `browser`, and a `crowd`. Who judges:
-//! `sql`, `checker`, `inboxes`; `traffic` and its `person`, random use of all of it; and `faults`, the
+//! `sql`, `checker`, `inboxes`; `traffic` and its `person`, which may be an `owner`, random use of all of it; and `faults`, the
 //! suite of everything that goes wrong.
 #![allow(
     clippy::expect_used,
@@ -33,6 +33,7 @@ pub mod leaders;
 pub mod nats;
 pub mod nats_cluster;
 pub mod nginx;
+pub(crate) mod owner;
 pub mod partition;
 pub(crate) mod person;
 pub mod postgres;

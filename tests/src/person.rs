@@ -1,7 +1,7 @@
 //! One user of `traffic`: sends, reconnects, joins and leaves by its own dice, and keeps what it tried
 //! and what was accepted.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{collections::HashSet, net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use natter_shared::id::{GroupId, MessageId, Nonce, NotificationId, RoomName, UserId, open_group};
@@ -15,6 +15,7 @@ use crate::{
     checker::{Content, Fact},
     client::{ANSWER, Client, RequestError},
     inboxes::Note,
+    owner::Owned,
     record::{Record, position_of},
     token::User,
     traffic::{Extras, Plan},
@@ -26,32 +27,17 @@ pub(crate) const ACCEPTED_WITHIN: Duration = Duration::from_secs(75);
 /// So many messages go one right after the other, now and then.
 const TOGETHER: usize = 4;
 
-/// A group of people, to its owner.
-struct Owned {
-    group: GroupId,
-    /// The other members, which it removes and adds again.
-    others: Vec<Other>,
-}
-
-/// Another member of a group of people, to its owner.
-struct Other {
-    user: String,
-    /// What was done last.
-    is_member: bool,
-    /// Nothing failed that may still be done, after all that was done since.
-    is_known: bool,
-}
-
 /// One user's side of the run.
 pub(crate) struct Person {
     pub(crate) client: Client,
     /// Only listens.
     pub(crate) tab: Option<Client>,
     gateways: Arc<[SocketAddr]>,
-    rng: StdRng,
+    pub(crate) rng: StdRng,
     extras: Extras,
     http: reqwest::Client,
-    owned: Option<Owned>,
+    /// The group of people that it made.
+    pub(crate) owned: Option<Owned>,
     /// The open groups that it is in.
     pub(crate) groups: Vec<GroupId>,
     /// The open groups that there are.
@@ -62,8 +48,21 @@ pub(crate) struct Person {
     pub(crate) notes: Vec<Note>,
     /// The longest that a message took to be accepted.
     pub(crate) longest: Wait,
-    /// The groups whose last message it waited for in vain, and how its client stood.
-    pub(crate) in_vain: Vec<(GroupId, String)>,
+    /// Which last messages of groups it waited for in vain.
+    pub(crate) in_vain: Vec<InVain>,
+    /// What was accepted of a burst after something before it was not: what is sent again may come before or behind it.
+    pub(crate) overtaking: HashSet<MessageId>,
+}
+
+/// A group's last message that a client waited for in vain.
+pub(crate) struct InVain {
+    /// As the checker knows it.
+    pub(crate) client: String,
+    pub(crate) group: GroupId,
+    /// How the client stood.
+    pub(crate) state: String,
+    /// It was told last that something of the group is missing, which may have been just that.
+    pub(crate) is_declared: bool,
 }
 
 /// How long a message took to be accepted.
@@ -105,6 +104,7 @@ impl Person {
             notes: Vec::new(),
             longest: Wait::default(),
             in_vain: Vec::new(),
+            overtaking: HashSet::new(),
         };
         while person.groups.len() < plan.groups_per_user.min(plan.groups) {
             person.join_another(plan).await?;
@@ -112,24 +112,8 @@ impl Person {
         Ok(person)
     }
 
-    /// Makes a group of people with `others` in it.
-    pub(crate) async fn found(&mut self, others: &[String]) -> Result<()> {
-        let made = self.call(Method::POST, "groups", json!({"display_name": "people", "members": others})).await?;
-        let group = made["id"].as_str().context("a group's id")?.parse()?;
-        let here = |record: &Record| record.position(group).map(drop);
-        self.client.wait_until("one's own group", ANSWER, here).await?;
-        let other = |user: &String| Other { user: user.clone(), is_member: true, is_known: true };
-        self.owned = Some(Owned { group, others: others.iter().map(other).collect() });
-        Ok(())
-    }
-
-    /// The group of people that it made.
-    pub(crate) fn owns(&self) -> Option<GroupId> {
-        self.owned.as_ref().map(|owned| owned.group)
-    }
-
     /// Calls one of the gateways over HTTP.
-    async fn call(&mut self, method: Method, path: &str, body: Value) -> Result<Value> {
+    pub(crate) async fn call(&mut self, method: Method, path: &str, body: Value) -> Result<Value> {
         let gateway = self.gateways[self.rng.random_range(0..self.gateways.len())];
         let url = format!("http://{gateway}/api/v1/{path}");
         let answer = self.http.request(method, url).bearer_auth(self.client.token()).json(&body).send().await?;
@@ -191,10 +175,20 @@ impl Person {
         self.attempted.extend(messages.iter().map(|(nonce, _)| self.client.message_id(*nonce)));
         let began = Instant::now();
         let sent = self.client.send_together(group, &messages).await;
-        for ((nonce, body), sent) in messages.iter().zip(sent) {
+        let mut is_whole = true;
+        for ((nonce, body), (took, sent)) in messages.iter().zip(sent) {
             match sent {
-                Ok(fact) => self.accepted.push(fact),
-                Err(_) => self.say_as(*nonce, group, body, began).await?,
+                Ok(fact) => {
+                    self.took(took, vec![format!("answered after {took:.1?}, one of several at once")]);
+                    if !is_whole {
+                        self.overtaking.insert(fact.message);
+                    }
+                    self.accepted.push(fact);
+                }
+                Err(_) => {
+                    is_whole = false;
+                    self.say_as(*nonce, group, body, began).await?;
+                }
             }
         }
         Ok(())
@@ -204,11 +198,15 @@ impl Person {
     async fn say_as(&mut self, nonce: Nonce, group: GroupId, body: &str, began: Instant) -> Result<()> {
         let gateways = self.gateways.clone();
         let accepted = self.client.send_until_accepted(nonce, group, body, &gateways, ACCEPTED_WITHIN).await?;
-        if began.elapsed() > self.longest.lasted {
-            self.longest = Wait { lasted: began.elapsed(), tries: self.client.tries.clone() };
-        }
+        self.took(began.elapsed(), self.client.tries.clone());
         self.accepted.push(accepted);
         Ok(())
+    }
+
+    fn took(&mut self, lasted: Duration, tries: Vec<String>) {
+        if lasted > self.longest.lasted {
+            self.longest = Wait { lasted, tries };
+        }
     }
 
     /// Sends to a group of people that it believes itself to be in; it may be wrong.
@@ -271,33 +269,6 @@ impl Person {
         Ok((id, reply))
     }
 
-    /// Of its group: whom it was told to have added and removed, and whether each is a member by that.
-    pub(crate) fn commanded(&self) -> impl Iterator<Item = (GroupId, String, bool)> {
-        let known = |owned: &Owned| {
-            let group = owned.group;
-            let others = owned.others.iter().filter(|other| other.is_known);
-            others.map(|other| (group, other.user.clone(), other.is_member)).collect::<Vec<_>>()
-        };
-        self.owned.iter().flat_map(known)
-    }
-
-    /// Removes a member of its group or adds one again. What fails is left: it may have happened, or happen later, and the
-    /// group's own order says so.
-    async fn remove_or_add(&mut self) {
-        let Some(owned) = &self.owned else { return };
-        let which = self.rng.random_range(0..owned.others.len());
-        let Other { user, is_member, .. } = &owned.others[which];
-        let path = format!("groups/{}/members/{user}", owned.group);
-        let done =
-            if *is_member { self.call(Method::DELETE, &path, Value::Null).await } else { self.call(Method::PUT, &path, json!({})).await };
-        if let Some(other) = self.owned.as_mut().and_then(|owned| owned.others.get_mut(which)) {
-            match done {
-                Ok(_) => other.is_member = !other.is_member,
-                Err(_) => other.is_known = false,
-            }
-        }
-    }
-
     /// The listening connection comes back when it is closed; a slow one stops and begins to read.
     async fn look_after_tab(&mut self) {
         if self.extras.slow_tabs && self.rolls(4) {
@@ -338,10 +309,12 @@ impl Person {
         }
     }
 
-    /// Waits for the last message of each group; what does not come is the checker's to report.
+    /// Waits for the last message of each group; what does not come is the checker's to report. What was missed without a word
+    /// once stays missed, though it may come with what is said later.
     pub(crate) async fn catch_up(&mut self, accepted: &[Fact], until: Instant) -> Result<()> {
-        self.in_vain.clear();
-        for client in [Some(&mut self.client), self.tab.as_mut()].into_iter().flatten() {
+        self.in_vain.retain(|missed| !missed.is_declared);
+        let names: Vec<String> = self.clients().map(|(name, _)| name).collect();
+        for (client, name) in [Some(&mut self.client), self.tab.as_mut()].into_iter().flatten().zip(names) {
             client.read_on();
             if client.is_away() {
                 client.reconnect_to_any(&self.gateways, ACCEPTED_WITHIN).await?;
@@ -359,19 +332,19 @@ impl Person {
                     waited = client.wait_until("the last message", until.saturating_duration_since(Instant::now()), here).await;
                 }
                 if waited.is_err() {
-                    self.in_vain.push((group, client.state_of(group, last)));
+                    let is_declared = client.record(|record| record.is_reset(group));
+                    self.in_vain.push(InVain { client: name.clone(), group, state: client.state_of(group, last), is_declared });
                 }
             }
         }
         Ok(())
     }
 
-    /// The groups of which somebody was told last that something is missing, or told nothing: what comes next has to come.
+    /// The groups of which somebody was told last that something is missing: what comes next has to come.
     pub(crate) fn silent(&self) -> impl Iterator<Item = GroupId> {
         let is_reset =
             |client: &Client| client.record(|record| record.groups().into_iter().filter(|group| record.is_reset(*group)).collect());
-        let reset = self.clients().flat_map(move |(_, client)| -> Vec<GroupId> { is_reset(client) });
-        self.in_vain.iter().map(|(group, _)| *group).chain(reset)
+        self.clients().flat_map(move |(_, client)| -> Vec<GroupId> { is_reset(client) })
     }
 
     /// Connects again what was closed.

@@ -182,12 +182,17 @@ impl Traffic {
             self.say_in(&silent, "one more word").await?;
             accepted = self.catch_up(until.max(Instant::now() + ANSWER.min(within))).await?;
         }
+        for person in &mut self.people {
+            person.command_again().await?;
+        }
         let inboxes = self.inboxes(sql, until).await?;
         let mut seen = Observation { accepted, ..Observation::default() };
         for person in &self.people {
             seen.commanded.extend(person.commanded());
+            seen.added.extend(person.added());
             seen.attempted.extend(&person.attempted);
-            seen.sent.push((person.client.user.handle.clone(), person.accepted.clone()));
+            let in_order = person.accepted.iter().filter(|fact| !person.overtaking.contains(&fact.message)).copied();
+            seen.sent.push((person.client.user.handle.clone(), in_order.collect()));
             seen.users.extend(person.clients().map(|(name, client)| (name, client.user.id.clone())));
         }
         // Whoever was waited for in vain has had a moment since to be told what it is a member of.
@@ -214,7 +219,12 @@ impl Traffic {
         self.read(sql, &mut seen).await?;
         let mut report = check(&seen);
         report.recovered = recovered;
-        report.in_vain = self.people.iter().flat_map(|person| person.in_vain.iter().map(|(_, state)| state.clone())).collect();
+        for missed in self.people.iter().flat_map(|person| &person.in_vain) {
+            report.in_vain.push(missed.state.clone());
+            if !missed.is_declared {
+                report.violations.push(Violation::LastMissing(missed.client.clone(), missed.group));
+            }
+        }
         report.stored += inboxes.rows.len();
         report.accepted += inboxes.accepted.len();
         report.resets += inboxes::resets(&inboxes);

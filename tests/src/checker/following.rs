@@ -2,9 +2,9 @@
 
 use std::collections::{HashMap, HashSet};
 
-use natter_shared::id::GroupId;
+use natter_shared::{id::GroupId, position::Position};
 
-use super::{Observation, Violation};
+use super::{Observation, Time, Violation};
 
 /// Whether clients were told which memberships have begun and not ended.
 pub fn check_following(seen: &Observation) -> Vec<Violation> {
@@ -33,13 +33,24 @@ pub fn check_commanded(seen: &Observation) -> Vec<Violation> {
         let times = memberships.get(&(group, user.clone()));
         times.is_some_and(|times| matches!(times.last(), Some((_, None))))
     };
-    let lost = seen.commanded.iter().filter(|(group, user, commanded)| is_member(*group, user) != *commanded);
-    lost.map(|(group, user, _)| Violation::CommandLost(*group, user.clone())).collect()
+    let is_member_at = |group: GroupId, user: &String, at: Position| {
+        let is_in = |(from, until): &Time| *from <= at && until.is_none_or(|until| at < until);
+        memberships.get(&(group, user.clone())).is_some_and(|times| times.iter().any(is_in))
+    };
+    let wrong = seen.commanded.iter().filter(|(group, user, commanded)| is_member(*group, user) != *commanded);
+    let wrong = wrong.map(|(group, user, _)| (group, user));
+    let unfounded = seen.added.iter().filter(|(group, user, began)| {
+        // Who was removed in between cannot be in the membership that was answered before.
+        let is_removal_lost = began.windows(2).any(|two| two[1] <= two[0]);
+        is_removal_lost || began.iter().any(|at| !is_member_at(*group, user, *at))
+    });
+    let unfounded = unfounded.map(|(group, user, _)| (group, user));
+    wrong.chain(unfounded).map(|(group, user)| Violation::CommandLost(*group, user.clone())).collect()
 }
 
 #[cfg(test)]
 mod tests {
-    use natter_shared::position::{Epoch, Position};
+    use natter_shared::position::Epoch;
     use uuid::Uuid;
 
     use super::*;

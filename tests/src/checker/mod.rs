@@ -93,6 +93,8 @@ pub struct Observation {
     pub memberships: Option<Memberships>,
     /// What was answered to who removed members and added them: whether each is one.
     pub commanded: Vec<(GroupId, String, bool)>,
+    /// Where the memberships of those began, as that was answered, with an answered removal between each two.
+    pub added: Vec<(GroupId, String, Vec<Position>)>,
     /// Per client that is connected at the end: the groups that it takes itself for a member of, and up to where it has them.
     pub following: HashMap<String, HashMap<GroupId, Position>>,
     /// Per sender: what was accepted, in the order it was sent.
@@ -139,6 +141,8 @@ pub enum Violation {
     Reset(String, GroupId),
     /// A member did not get a message of its time.
     Missing(String, Fact),
+    /// A client waited in vain for the last message of a group, and was not told that something is missing.
+    LastMissing(String, GroupId),
     /// A member got a message twice.
     Doubled(String, Fact),
     /// A member got a message after a later one.
@@ -170,7 +174,7 @@ pub struct Report {
     pub declared: Vec<(String, GroupId)>,
     /// Messages that declared gaps left out.
     pub excused: usize,
-    /// Messages in SQL, and dead letters.
+    /// Messages in SQL.
     pub stored: usize,
     /// Groups and inboxes that went on after a reconnect with all that was missed.
     pub recovered: usize,
@@ -197,8 +201,7 @@ impl Report {
 
 /// Looks at everything.
 pub fn check(seen: &Observation) -> Report {
-    let stored = seen.rows.len() + seen.dead.len();
-    let mut report = Report { accepted: seen.accepted.len(), stored, ..Report::default() };
+    let mut report = Report { accepted: seen.accepted.len(), stored: seen.rows.len(), ..Report::default() };
     rows::check_sql(seen, &mut report);
     for (sender, sent) in &seen.sent {
         rows::check_sender(sender, sent, &mut report);

@@ -219,6 +219,16 @@ fn a_declared_gap_without_a_reason_is_found() {
     };
     assert_eq!(violations(&[(0, None)]), [Violation::Reset("whole".into(), GROUP)]);
     assert_eq!(violations(&[(0, Some(2)), (3, None)]), []);
+    let before_any_delivery = {
+        let mut seen = good();
+        with_times(&mut seen, &[(2, None)], &[(2, Some(4))]);
+        let entries = [Entry::Joined(GROUP, at(2)), Entry::Reset(GROUP)];
+        seen.clients[0].1 = entries.into_iter().chain((4..=6).map(|seq| Entry::Delivered(fact(seq)))).collect();
+        let mut report = check(&seen);
+        report.forbid_resets();
+        report.violations
+    };
+    assert_eq!(before_any_delivery, [Violation::Reset("whole".into(), GROUP)]);
 }
 
 /// Who is listed again and cannot go on, after it took its membership for ended: whether that is a gap, the group's order says.
@@ -261,6 +271,21 @@ fn a_removal_that_was_answered_and_is_nowhere_is_found() {
     assert_eq!(found(None, true), []);
     assert_eq!(found(None, false), [Violation::CommandLost(GROUP, "p".into())]);
     assert_eq!(found(Some(4), true), [Violation::CommandLost(GROUP, "p".into())]);
+}
+
+#[test]
+fn a_removal_or_addition_that_the_next_one_hides_is_found() {
+    let found = |times: &[(u64, Option<u64>)], began: &[u64]| {
+        violations(|seen| {
+            with_times(seen, &[(0, None)], times);
+            seen.clients.truncate(1);
+            seen.added = vec![(GROUP, "p".to_owned(), began.iter().map(|seq| at(*seq)).collect())];
+        })
+    };
+    let lost = [Violation::CommandLost(GROUP, "p".into())];
+    assert_eq!(found(&[(0, Some(1)), (2, Some(4))], &[0, 2]), []);
+    assert_eq!(found(&[(0, None)], &[0, 0]), lost, "the removal");
+    assert_eq!(found(&[(0, Some(1))], &[0, 2]), lost, "the addition");
 }
 
 #[test]

@@ -11,7 +11,7 @@ use super::{Entry, Fact, Observation, Report, Time, Violation};
 
 /// A declared gap.
 struct Gap {
-    /// The last delivery before it.
+    /// The last delivery before it, or where the membership began.
     after: Position,
     /// The next one, or where the next membership begins.
     before: Option<Position>,
@@ -77,9 +77,8 @@ impl View {
 
     /// Signing in, it was not told of the group.
     fn go(&mut self) {
-        let last = self.last();
-        if let Some((from, until @ None)) = self.times.last_mut() {
-            let had = last.max(*from);
+        let had = self.had();
+        if let Some((_, until @ None)) = self.times.last_mut() {
             (*until, self.gone) = (Some(had), Some(had));
         }
     }
@@ -116,6 +115,14 @@ impl View {
 
     fn last(&self) -> Position {
         self.delivered.last().map_or(Position::START, |fact| fact.position)
+    }
+
+    /// Up to where it was told all: its last delivery, or where its membership began after that.
+    fn had(&self) -> Position {
+        match self.times.last() {
+            Some((from, None)) => self.last().max(*from),
+            Some((_, Some(_))) | None => self.last(),
+        }
     }
 
     fn is_within(times: &[Time], position: Position) -> bool {
@@ -209,7 +216,7 @@ pub(super) fn check_client(
             }
             Entry::Reset(_) => {
                 view.since.push("reset");
-                view.gaps.push(Gap { after: view.last(), before: None, to_no_member: !view.times.is_empty() && !view.is_member() });
+                view.gaps.push(Gap { after: view.had(), before: None, to_no_member: !view.times.is_empty() && !view.is_member() });
             }
             Entry::Delivered(fact) => {
                 report.deliveries += 1;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use rand::RngExt;
 
 use super::run::Run;
@@ -31,14 +31,16 @@ pub(super) async fn slow(cluster: &Cluster, run: &mut Run) -> Result<()> {
 /// What is published is stored, but its ack does not come: the connection is gone before.
 pub(super) async fn lose_acks(cluster: &Cluster, run: &mut Run) -> Result<()> {
     let publish = Select::named("publish");
+    let mut cut = 0;
     for round in 0..run.rounds(8, 15, 60) {
         let proxy = nats_of(&cluster.gateways[round % cluster.gateways.len()])?;
         proxy.set(publish.clone(), Condition { down: Link::Silent, ..Condition::default() });
         tokio::time::sleep(Duration::from_millis(run.dice.random_range(100..400))).await;
-        proxy.cut(&publish);
+        cut += proxy.cut(&publish);
         proxy.heal();
         tokio::time::sleep(Duration::from_millis(run.dice.random_range(200..600))).await;
     }
+    ensure!(cut > 0, "no connection for publishing was there to be cut");
     Ok(())
 }
 
@@ -46,9 +48,11 @@ pub(super) async fn lose_acks(cluster: &Cluster, run: &mut Run) -> Result<()> {
 pub(super) async fn half_open(cluster: &Cluster, run: &mut Run) -> Result<()> {
     let kinds = ["gateway-subscribe", "gateway-publish", "persister", "gateway-recovery", "gateway-calls"];
     for kind in kinds.iter().cycle().take(run.rounds(1, kinds.len(), 2 * kinds.len())) {
+        let mut frozen = 0;
         for node in cluster.gateways.iter().chain(&cluster.persisters) {
-            nats_of(node)?.freeze(&Select::named(kind));
+            frozen += nats_of(node)?.freeze(&Select::named(kind));
         }
+        ensure!(frozen > 0, "no connection of the kind {kind} was there to fall silent");
         tokio::time::sleep(Duration::from_secs(12)).await;
     }
     Ok(())

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use rand::{SeedableRng, rngs::StdRng};
+use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
 use super::{Fault, Row, joins, late, trouble};
@@ -43,6 +44,8 @@ pub(super) struct Run {
     pub(super) settled_within: Duration,
     /// The longest that NATS took to have leaders again after it lost one of three servers.
     pub(super) elected: Duration,
+    /// Where the clock lies that processes believe, if not the machine's.
+    pub(super) clock: Option<TempDir>,
     /// Figures.
     pub(super) notes: Vec<String>,
 }
@@ -84,7 +87,8 @@ pub enum Outcome {
 pub async fn run(fault: Fault, seed: u64, size: Size, rounds: Option<usize>, failpoints: Option<&str>) -> Outcome {
     let began = Instant::now();
     let settled_within = if failpoints.is_some() { Duration::from_secs(10) } else { SETTLED_WITHIN };
-    let mut context = Run { size, rounds, settled_within, elected: Duration::ZERO, dice: StdRng::seed_from_u64(seed), notes: Vec::new() };
+    let mut context =
+        Run { size, rounds, settled_within, elected: Duration::ZERO, clock: None, dice: StdRng::seed_from_u64(seed), notes: Vec::new() };
     if let Some(reason) = trouble::cannot(fault) {
         return Outcome::Skipped(reason);
     }
@@ -109,7 +113,7 @@ pub async fn run(fault: Fault, seed: u64, size: Size, rounds: Option<usize>, fai
 
 async fn inner(fault: Fault, seed: u64, context: &mut Run, failpoints: Option<&str>) -> Result<(Report, Option<Duration>)> {
     let mut builder = fault.cluster();
-    for (key, value) in trouble::env(fault)? {
+    for (key, value) in trouble::env(fault, context)? {
         builder = builder.env(&key, &value);
     }
     if let Ok(filter) = std::env::var("LOG_FILTER") {

@@ -119,6 +119,7 @@ impl Sabotage {
             | Violation::Unaware(..)
             | Violation::JoinedLate(..)
             | Violation::EndedWrongly(..)
+            | Violation::LastMissing(..)
             | Violation::Stuck(..)
             | Violation::DeadLetter(_)
             | Violation::CommandLost(..)

@@ -74,6 +74,7 @@ impl Row {
             | Violation::DeadLetter(_)
             | Violation::CommandLost(..)
             | Violation::Missing(..)
+            | Violation::LastMissing(..)
             | Violation::Stuck(..)
             | Violation::JoinedLate(..)
             | Violation::EndedWrongly(..) => &mut self.lost,

@@ -2,6 +2,7 @@
 
 use std::{
     net::SocketAddr,
+    path::PathBuf,
     time::{Duration, Instant},
 };
 
@@ -10,6 +11,7 @@ use natter_shared::config::Config;
 use rand::RngExt;
 use reqwest::StatusCode;
 use serde_json::json;
+use tempfile::TempDir;
 
 use super::{Fault, chaos, database, disk, links, run::Run, watchers::Watchers};
 use crate::{
@@ -31,12 +33,13 @@ pub(super) fn cannot(fault: Fault) -> Option<String> {
 }
 
 /// What our processes are told beforehand.
-pub(super) fn env(fault: Fault) -> Result<Vec<(String, String)>> {
+pub(super) fn env(fault: Fault, run: &mut Run) -> Result<Vec<(String, String)>> {
     let pair = |key: &str, value: &str| (key.to_owned(), value.to_owned());
     Ok(match fault {
         Fault::ClockJump => {
-            clock::set(&clock_file(), "+0")?;
-            clock::env(&clock_file())?.map(|(key, value)| pair(key, &value)).into()
+            let file = clock_file(run.clock.insert(tempfile::tempdir()?));
+            clock::set(&file, "+0")?;
+            clock::env(&file)?.map(|(key, value)| pair(key, &value)).into()
         }
         // Small, so that it is found full, and lets go, within seconds.
         Fault::NatsDiskFull => vec![pair("NATTER_NATS__MAX_BYTES_PER_SHARD", "64MiB")],
@@ -44,8 +47,8 @@ pub(super) fn env(fault: Fault) -> Result<Vec<(String, String)>> {
     })
 }
 
-fn clock_file() -> std::path::PathBuf {
-    std::env::temp_dir().join(format!("natter-faults-clock-{}", std::process::id()))
+fn clock_file(folder: &TempDir) -> PathBuf {
+    folder.path().join("clock")
 }
 
 /// What lasts as long as the run.
@@ -300,20 +303,20 @@ const HALF_A_JUMP: i64 = 300;
 
 async fn clock_jump(cluster: &Cluster, run: &mut Run) -> Result<()> {
     let pause = run.seconds(2, 5, 20);
+    let file = clock_file(run.clock.as_ref().context("a clock")?);
     for offset in [JUMP, -JUMP, 0] {
-        clock::set(&clock_file(), &format!("{offset:+}"))?;
+        clock::set(&file, &format!("{offset:+}"))?;
         for gateway in cluster.addrs() {
             wait_for_clock(gateway, offset).await?;
         }
         tokio::time::sleep(pause).await;
     }
-    std::fs::remove_file(clock_file())?;
     Ok(())
 }
 
 /// Waits until the gateway's clock is so many seconds ahead, by what it takes for expired: tokens are judged by that clock.
 async fn wait_for_clock(gateway: SocketAddr, offset: i64) -> Result<()> {
-    let http = reqwest::Client::new();
+    let http = reqwest::Client::builder().timeout(Duration::from_secs(2)).build()?;
     let takes = async |expires: i64| {
         let mut claims = User::named("f-0").claims();
         (claims["iat"], claims["exp"]) = (json!(0), json!(token::now().saturating_add_signed(expires)));
