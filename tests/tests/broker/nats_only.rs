@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use futures::{FutureExt, StreamExt};
 use natter_shared::{
     broker::{
-        Broker, BrokerError, Interest, Stored,
+        AFTER_CHANGE, Broker, BrokerError, Interest, Stored,
         nats::{NatsAuth, NatsBroker, NatsOptions, Role},
     },
     id::InstanceId,
@@ -18,7 +18,7 @@ use natter_tests::{
 };
 
 use crate::fixture::{
-    Fixture, Nats, PATIENCE, SHARDS, START, connected, disconnected, event, eventually, group_in, nats_options, number, publish,
+    Fixture, Nats, PATIENCE, SHARDS, START, connected, disconnected, event, eventually, group_in, nats_options, number, open_all, publish,
     publish_stubbornly, read, shards, take,
 };
 
@@ -323,4 +323,21 @@ async fn a_reader_keeps_its_consumer_as_it_falls_behind_and_catches_up() {
     let subject = |message: async_nats::Message| message.subject.to_string();
     let made: Vec<String> = std::iter::from_fn(|| made.next().now_or_never().flatten()).map(subject).collect();
     assert_eq!(made.len(), 1, "{made:?}");
+}
+
+/// What is sent again after it may say that it was sent later than it was: its sender's clock is ahead.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_epoch_after_a_lost_store_has_the_slack_of_any_other() {
+    let mut nats = Nats::start().await;
+    let gateway = nats.connect(Role::Gateway).await;
+    let shard = shards().next().expect("a shard");
+    let began = gateway.epoch(shard).await.expect("an epoch").since.expect("when it was learnt");
+    assert!(began <= tokio::time::Instant::now());
+    nats.wipe().await;
+    eventually("no log", async || matches!(gateway.epoch(shard).await, Err(BrokerError::NoLog(_))).then_some(())).await;
+    let opened = tokio::time::Instant::now();
+    open_all(&*nats.persister, Epoch(2)).await;
+    let next = eventually("an epoch", async || gateway.epoch(shard).await.ok()).await;
+    assert_eq!(next.epoch, Epoch(2));
+    assert!(next.since.is_some_and(|since| since >= opened + AFTER_CHANGE), "{next:?}");
 }

@@ -20,7 +20,11 @@ use natter_shared::{
     position::{Epoch, Position},
     subject::{self, Shard, Space, Topic},
 };
-use natter_tests::{nats::NatsConfig, skipped::skip};
+use natter_tests::{
+    nats::NatsConfig,
+    proxy::{Proxy, Select},
+    skipped::skip,
+};
 use serde_json::json;
 use tokio::task::JoinHandle;
 
@@ -239,18 +243,12 @@ async fn an_epoch_that_begins_in_the_middle_of_batches_loses_nothing_and_moves_n
     }
 }
 
-/// As where the streams were made by an earlier release, or an operator has changed them, or they have several copies, whatever
-/// the gateway's own config says.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_stream_that_takes_no_batches_is_sent_none_until_a_persister_has_seen_it() {
-    let nats = Nats::start_with(&syncing(), eager).await;
-    edited(&nats, first_shard(), &[("allow_atomic", json!(false))]).await;
+/// Publishes many at once, none of which may be sent in a batch.
+async fn assert_goes_one_by_one(nats: &Nats, broker: &NatsBroker) {
     let client = async_nats::connect(nats.server.client_url()).await.expect("a client");
     let mut sent = client.subscribe(subject::all_of(Space::Event, first_shard())).await.expect("a subscription");
     client.flush().await.expect("a flush");
-    let broker = connect(&nats, eager).await;
-    flood(&*broker, 200).await;
-    assert_eq!(broker.stored_together(), 0);
+    flood(broker, 200).await;
     let mut seen = 0;
     while seen < 200 {
         let message = tokio::time::timeout(PATIENCE, sent.next()).await.expect("events in time").expect("a subscription");
@@ -258,12 +256,37 @@ async fn a_stream_that_takes_no_batches_is_sent_none_until_a_persister_has_seen_
         assert!(!in_batch, "after {seen} others");
         seen += usize::from(message.subject.contains(".g."));
     }
+}
+
+/// As where the streams were made by an earlier release, or an operator has changed them, or they have several copies, whatever
+/// the gateway's own config says.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_that_takes_no_batches_is_sent_none_until_a_persister_has_seen_it() {
+    let nats = Nats::start_with(&syncing(), eager).await;
+    edited(&nats, first_shard(), &[("allow_atomic", json!(false))]).await;
+    let broker = connect(&nats, eager).await;
+    assert_goes_one_by_one(&nats, &broker).await;
+    assert_eq!(broker.stored_together(), 0);
     let _persister = Running::start(nats.connect(Role::Persister).await).await;
     eventually("batches", async || {
         flood(&*broker, 20).await;
         (broker.stored_together() > 0).then_some(())
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_stream_takes_is_looked_at_again_on_each_connection() {
+    let nats = Nats::start_with(&syncing(), eager).await;
+    let proxy = Proxy::start(nats.server.address()).expect("a proxy");
+    let broker = connect(&nats, |options| eager(NatsOptions { urls: vec![proxy.nats_url()], ..options })).await;
+    flood(&*broker, 200).await;
+    assert!(broker.stored_together() > 0);
+    edited(&nats, first_shard(), &[("allow_atomic", json!(false))]).await;
+    assert_eq!(proxy.cut(&Select::named("recovery")), 1);
+    // Within so long it is connected again, and has asked.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_goes_one_by_one(&nats, &broker).await;
 }
 
 /// What an operator has switched off meanwhile is not known before it is refused.

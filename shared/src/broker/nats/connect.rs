@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use async_nats::{Client, ConnectError, ConnectOptions, Event, ReconnectToServer, Server, ServerAddr, connection::State};
+use async_nats::{Client, ConnectError, ConnectOptions, Event, connection::State};
 use parking_lot::Mutex;
 use tokio::{
     sync::{Notify, watch},
@@ -21,6 +21,7 @@ use super::{
     super::BrokerStatus,
     NatsError,
     link::Link,
+    next::Next,
     options::{NatsAuth, NatsOptions, Role},
     refusal::Refusals,
 };
@@ -236,29 +237,6 @@ impl Standing {
     }
 }
 
-/// Which server a connection tries next: not the one that it had or tried last, if there are others. One
-/// that is cut off would cost a whole attempt.
-#[derive(Default)]
-struct Next {
-    last: Mutex<Option<ServerAddr>>,
-}
-
-impl Next {
-    /// Of those that were configured, and those that the last server told of: the client forgets none.
-    fn among(&self, servers: &[Server], told: &[String]) -> Option<ReconnectToServer> {
-        let told: Vec<ServerAddr> = told.iter().filter_map(|url| url.parse().ok()).collect();
-        let is_there = |server: &&Server| !server.is_discovered || told.is_empty() || told.contains(&server.addr);
-        let servers: Vec<&Server> = servers.iter().filter(is_there).collect();
-        let mut last = self.last.lock();
-        let is_other = |server: &&&Server| servers.len() == 1 || last.as_ref() != Some(&server.addr);
-        let fewest = servers.iter().filter(is_other).map(|server| server.failed_attempts).min()?;
-        let best: Vec<&&Server> = servers.iter().filter(is_other).filter(|server| server.failed_attempts == fewest).collect();
-        let addr = best.get(rand::random_range(0..best.len()))?.addr.clone();
-        *last = Some(addr.clone());
-        Some(ReconnectToServer { addr, delay: None })
-    }
-}
-
 /// Which connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Lane {
@@ -393,50 +371,6 @@ pub(super) fn parse_version(text: &str) -> Option<(u32, u32, u32)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn another_server_is_tried_than_the_last_one() {
-        let server = |address: &str, failed_attempts| Server {
-            addr: address.parse().unwrap(),
-            failed_attempts,
-            did_connect: true,
-            is_discovered: false,
-            last_error: None,
-        };
-        let (next, one) = (Next::default(), [server("nats://a:1", 3)]);
-        for _ in 0..3 {
-            assert_eq!(next.among(&one, &[]).unwrap().addr, one[0].addr);
-        }
-        let servers = [server("nats://a:1", 0), server("nats://b:1", 0), server("nats://c:1", 0)];
-        let mut last = next.among(&servers, &[]).unwrap().addr;
-        assert_ne!(last, one[0].addr);
-        for _ in 0..30 {
-            let now = next.among(&servers, &[]).unwrap().addr;
-            assert_ne!(now, last);
-            last = now;
-        }
-        let servers = [server("nats://a:1", 2), server("nats://b:1", 0), server("nats://c:1", 1)];
-        let next = Next::default();
-        assert_eq!(next.among(&servers, &[]).unwrap().addr, servers[1].addr);
-        assert_eq!(next.among(&servers, &[]).unwrap().addr, servers[2].addr, "of the others the one that failed least");
-        assert!(next.among(&[], &[]).is_none());
-    }
-
-    #[test]
-    fn servers_that_have_left_a_cluster_are_not_tried() {
-        let server = |address: &str, is_discovered: bool| Server {
-            addr: address.parse().unwrap(),
-            failed_attempts: usize::from(!is_discovered),
-            did_connect: false,
-            is_discovered,
-            last_error: None,
-        };
-        let servers = [server("nats://a:1", false), server("nats://gone:1", true), server("nats://c:1", true)];
-        let told = ["c:1".to_owned()];
-        let next = Next::default();
-        let tried = [(); 4].map(|()| next.among(&servers, &told).unwrap().addr);
-        assert_eq!(tried, [2, 0, 2, 0].map(|index: usize| servers[index].addr.clone()));
-    }
 
     #[test]
     fn server_versions_compare_as_numbers() {

@@ -1,6 +1,6 @@
 //! The broker over NATS JetStream: a stream for each shard and epoch, republished live.
 //!
-//! In the order of an event's way: options → connect (refusal) → publish (gather, pace, verdict, epochs, envelope) →
+//! In the order of an event's way: options → connect (next, refusal) → publish (gather, pace, verdict, epochs, envelope) →
 //! subscribe, fence (clock) → direct, reader. Streams are made in `streams`; calls and
 //! announcements go through `calls`.
 
@@ -15,6 +15,7 @@ mod exchange;
 mod fence;
 mod gather;
 mod link;
+mod next;
 mod options;
 mod pace;
 mod publish;
@@ -186,8 +187,7 @@ impl NatsBroker {
                 let epochs = Arc::clone(&epochs);
                 tokio::spawn(async move {
                     for shard in shards.iter() {
-                        // No log yet, or away again: whoever needs it asks again.
-                        let _ = epochs.look_up_now(shard).await;
+                        epochs.look_again(shard).await;
                     }
                 });
             }
@@ -201,7 +201,7 @@ impl NatsBroker {
                 match control {
                     Control::Epoch { shard, .. } => {
                         // Announced, but the server's word counts.
-                        let _ = epochs.look_up_now(Shard(shard)).await;
+                        epochs.look_again(Shard(shard)).await;
                     }
                     Control::Applied { .. } | Control::Standings { .. } | Control::Gateway { .. } => {}
                 }

@@ -124,8 +124,8 @@ impl Publisher {
     /// None: the first copy is in flight.
     async fn attempt(&self, shard: Shard, event: &Outgoing, left: Duration) -> Result<Option<Ack>, BrokerError> {
         let current = self.epochs.current(shard).await?;
-        if current.may_take_batches() {
-            self.epochs.look_up_soon(shard);
+        if current.is_due() {
+            drop(self.epochs.ask_what_it_takes(Arc::clone(&current)));
         }
         if event.epoch.is_some_and(|only| only != current.epoch) {
             return Err(BrokerError::Epoch { shard, current: current.epoch });

@@ -1,4 +1,4 @@
-//! Makes streams: one for each shard and epoch, checked after it is made.
+//! Makes streams, one for each shard and epoch, and sees whether those that are there are fit.
 
 use serde_json::{Map, Value, json};
 use tracing::{info, warn};
@@ -19,6 +19,10 @@ const RETIRED_SLACK: u64 = 1 << 20;
 
 /// What an operator may change of a stream: no guarantee rests on it.
 const FREE: [&str; 4] = ["max_bytes", "max_age", "num_replicas", "description"];
+
+/// What no stream of ours has, for a guarantee would not hold: it would ack nothing or too early, hold what nobody published to it,
+/// store under other subjects, or nothing any more.
+const NEVER: [&str; 6] = ["no_ack", "persist_mode", "mirror", "sources", "subject_transform", "sealed"];
 
 impl NatsBroker {
     fn only_persisters(&self) -> Result<(), BrokerError> {
@@ -60,7 +64,10 @@ impl NatsBroker {
             return Ok(());
         }
         let current = self.epochs.look_up_now(shard).await?;
-        if self.fit_stream(shard, current.epoch).await? && !current.takes_batches() {
+        let known = current.takes_batches();
+        let takes_batches = self.fit_stream(shard, current.epoch).await?;
+        current.tell(Some(takes_batches));
+        if takes_batches != known {
             // Gateways look at the stream once more.
             self.announce_epoch(shard, current.epoch).await;
         }
@@ -90,7 +97,7 @@ impl NatsBroker {
         let info = self.api.stream_info(stream).await?;
         let limit = info.config.get("max_bytes").and_then(Value::as_u64).unwrap_or(u64::MAX);
         let room = info.state.bytes().saturating_add(RETIRED_SLACK).min(limit);
-        self.update(stream, info.config, "max_bytes", json!(room)).await
+        self.update(stream, info.config, "max_bytes", json!(room)).await.map(drop)
     }
 
     async fn create(&self, shard: Shard, epoch: Epoch) -> Result<(), BrokerError> {
@@ -113,6 +120,13 @@ impl NatsBroker {
             Err(error) => return Err(error.into()),
         };
         let null = Value::Null;
+        let is_set = |value: &&Value| !(value.is_null() || **value == json!(false) || **value == json!([]) || **value == json!("default"));
+        let set = NEVER.iter().find_map(|field| Some((field, info.config.get(field).filter(is_set)?)));
+        if let Some((field, is)) = set {
+            return Err(BrokerError::Refused(format!(
+                "stream {stream} has {field}: {is}, which may not be set: change it with NATS's tools (docs/operations.md, Streams)"
+            )));
+        }
         let wanted = config(shard, epoch, &self.options);
         let differs: Vec<(&str, &Value, &Value)> = wanted
             .iter()
@@ -148,17 +162,19 @@ impl NatsBroker {
         if self.options.replicas > 1 || info.has_copies() || info.takes_batches() {
             return Ok(info.takes_batches());
         }
-        self.update(stream, info.config.clone(), ALLOW_ATOMIC, json!(true)).await?;
-        info!(stream, "batches_allowed");
-        Ok(true)
+        let info = self.update(stream, info.config.clone(), ALLOW_ATOMIC, json!(true)).await?;
+        if info.takes_batches() {
+            info!(stream, "batches_allowed");
+        }
+        Ok(info.takes_batches())
     }
 
-    /// Changes one field of a stream's `config`.
-    async fn update(&self, stream: &str, mut config: Value, field: &str, value: Value) -> Result<(), ApiError> {
+    /// Changes one field of a stream's `config`. How the stream is then.
+    async fn update(&self, stream: &str, mut config: Value, field: &str, value: Value) -> Result<StreamInfo, ApiError> {
         if let Some(config) = config.as_object_mut() {
             config.insert(field.to_owned(), value);
         }
-        self.api.call::<Value>(&format!("STREAM.UPDATE.{stream}"), &config).await.map(drop)
+        self.api.call(&format!("STREAM.UPDATE.{stream}"), &config).await
     }
 }
 
@@ -178,7 +194,7 @@ fn config(shard: Shard, epoch: Epoch, options: &NatsOptions) -> Map<String, Valu
         ("max_bytes", json!(options.max_bytes_per_shard)),
         ("max_age", json!(nanos(options.max_age))),
         ("num_replicas", json!(options.replicas)),
-        ("duplicate_window", json!(nanos(DUPLICATE_WINDOW.min(options.max_age)))),
+        ("duplicate_window", json!(nanos(DUPLICATE_WINDOW))),
         ("allow_direct", json!(true)),
         ("deny_delete", json!(true)),
         ("deny_purge", json!(true)),

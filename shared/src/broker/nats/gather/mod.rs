@@ -254,7 +254,7 @@ impl Together {
                     Ok(Verdict::BatchWithCopy) => queue.pause_for(AFTER_COPY, now),
                     Ok(Verdict::NoBatches) => {
                         for Waiting { entry, .. } in &waiting {
-                            entry.current.refuses_batches();
+                            entry.current.tell(Some(false));
                         }
                         queue.pause_for(WITHOUT_BATCHES, now);
                     }

@@ -156,7 +156,7 @@ mod tests {
             epoch: None,
             payload: Bytes::new(),
         };
-        let current = Current::new(Shard(0), Epoch(1), Instant::now(), true);
+        let current = Current::new(Shard(0), Epoch(1), Instant::now());
         Entry { subject: String::new(), labels: Labels::of(&outgoing), current: Arc::new(current), payload: Bytes::new() }
     }
 
