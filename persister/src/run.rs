@@ -2,7 +2,12 @@
 
 use std::{sync::Arc, time::Duration};
 
-use natter_shared::{broker::Broker, id::InstanceId, rpc::ShardPosition};
+use futures::future::join_all;
+use natter_shared::{
+    broker::{Broker, BrokerError},
+    id::InstanceId,
+    rpc::ShardPosition,
+};
 use sea_orm::{ConnectionTrait, DbErr};
 use tokio::{
     sync::{mpsc, watch},
@@ -198,11 +203,18 @@ async fn watch_readiness(
             progress.heard(natter_shared::subject::Shard(at.shard), at.position);
         }
         let connected = status.borrow().connected;
-        // Once settled, a shard that changes its epoch keeps nothing waiting but itself.
         let can = connected && *serving.borrow() && !installed.is_empty();
-        let now = can && (*ready.borrow() || are_settled(&*broker, &installed).await);
+        let fit = if can { are_fit(&*broker).await } else { None };
+        let now = can
+            && match fit {
+                Some(false) => false,
+                // Once settled, a shard that changes its epoch keeps nothing waiting but itself.
+                _ if *ready.borrow() => true,
+                Some(true) => are_settled(&*broker, &installed).await,
+                None => false,
+            };
         ready.send_if_modified(|ready| std::mem::replace(ready, now) != now);
-        let pause = Duration::from_millis(if now { 1000 } else { 100 });
+        let pause = Duration::from_millis(if now || fit == Some(false) { 1000 } else { 100 });
         tokio::select! {
             () = shutdown.cancelled() => return,
             () = sleep(pause) => {}
@@ -210,16 +222,23 @@ async fn watch_readiness(
     }
 }
 
-/// Whether every shard's log is in the epoch of its checkpoint, and is as it has to be.
+/// Whether every shard's log is as it has to be: asked once for each connection and epoch. None: not all of them say, and none
+/// that does is not.
+async fn are_fit(broker: &dyn Broker) -> Option<bool> {
+    let answers = join_all(broker.shards().iter().map(|shard| broker.fit(shard))).await;
+    if answers.iter().any(|answer| matches!(answer, Err(BrokerError::Refused(_)))) {
+        return Some(false);
+    }
+    answers.iter().all(Result::is_ok).then_some(true)
+}
+
+/// Whether every shard's log is in the epoch of its checkpoint.
 async fn are_settled(broker: &dyn Broker, installed: &[ShardPosition]) -> bool {
     for shard in broker.shards().iter() {
         let Some(at) = installed.iter().find(|at| at.shard == shard.0) else { return false };
         match broker.log_state(shard).await {
             Ok(state) if state.epoch == at.position.epoch => {}
             Ok(_) | Err(_) => return false,
-        }
-        if broker.fit(shard).await.is_err() {
-            return false;
         }
     }
     true
