@@ -24,6 +24,7 @@ export class Timeline extends EventTarget {
   /** There may be a gap before the next live message, wherever that is. */ #unsure = false;
   /** How often to look for it, before waiting for that message. */ #looks = 0;
   #filling = false;
+  /** A gap was told of since it was last asked what lies in one. */ #toldMore = false;
   #closed = false;
   /** @type {Promise<boolean>|null} */ #loading = null;
   /** The newest page is on its way. @type {Promise<void>|null} */ #opening = null;
@@ -134,6 +135,7 @@ export class Timeline extends EventTarget {
       // What came live behind the gap says nothing of what lies in it.
       if (after && this.#upto && comparePositions(after, this.#upto) < 0 && comparePositions(until, after) > 0) this.#upto = after;
     } else [this.#unsure, this.#looks] = [true, MOST_LOOKS];
+    this.#toldMore = true;
     void this.#fill();
   }
 
@@ -142,7 +144,10 @@ export class Timeline extends EventTarget {
     if (this.#filling || this.#upto === undefined) return;
     this.#filling = true;
     for (let pages = 0; this.hasGap && !this.#closed; pages += 1) {
+      this.#toldMore = false;
       const page = await this.#history({ after: this.#upto, limit: this.page });
+      // Who was removed, and is a member again by now, may ask again.
+      if (!page && this.#toldMore) continue;
       if (!page) break;
       // Too much to go through: begin anew at the newest.
       if (pages > 10 && page.more) {

@@ -536,9 +536,10 @@ export class Client extends EventTarget {
   /** Says that this user is typing; not where other frames wait for their turn. @param {string} group */
   typing(group) {
     const now = this.clock.now();
-    if (this.#state !== "ready" || this.#pace.wait(now) > 0) return;
-    this.#pace.spend(0, now);
-    this.#transmit({ type: "typing", group });
+    if (this.#state !== "ready" || this.#waiting.length > 0 || this.#pace.wait(now) > 0) return;
+    const text = JSON.stringify({ type: "typing", group });
+    this.#pace.spend(new TextEncoder().encode(text).length, now);
+    this.#socket?.send(text);
   }
 
   /** @param {number|undefined} expiry */

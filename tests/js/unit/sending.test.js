@@ -120,6 +120,20 @@ test("queues are bounded: messages and requests", async () => {
   assert.equal((await Promise.race([asked.at(-1), settle()])), "busy");
 });
 
+test("typing goes where nothing waits, and takes of the rate in bytes", async () => {
+  const { clock, client, open } = await connected();
+  const socket = await open({ limits: { bytes_per_second: 10_000 } });
+  for (let i = 0; i < 33; i += 1) client.history("h").catch(() => {});
+  await clock.advance(1000);
+  client.typing("g");
+  assert.deepEqual([socket.of("history").length, socket.of("typing").length], [32, 0]);
+  socket.say({ type: "reply", id: socket.of("history")[0].id, messages: [], more: false, position: "1.1" });
+  await clock.advance(1000);
+  for (let i = 0; i < 1000; i += 1) client.typing("g");
+  const bytes = socket.of("typing").reduce((sum, frame) => sum + JSON.stringify(frame).length, 0);
+  assert.ok(bytes > 2000 && bytes < 2500 + 100, `${bytes} at once`);
+});
+
 /** Sends, each accepted at once, and when each was sent. @returns {Promise<{at: number, bytes: number}[]>} */
 async function flushed(limits, count, body) {
   const clock = new FakeClock();

@@ -10,7 +10,7 @@ import { FakeClock, fakeSockets, group, message, ready, settle } from "../fake.j
 async function room({ stored = 0, applied = stored } = {}) {
   const clock = new FakeClock();
   const { FakeSocket, made } = fakeSockets();
-  const server = { stored: [], applied, socket: null, asked: 0, failing: 0, refusing: false };
+  const server = { stored: [], applied, socket: null, asked: 0, failing: 0, refusing: false, held: null };
   const add = () => {
     const one = message("g", server.stored.length + 1);
     server.stored.push(one);
@@ -23,6 +23,7 @@ async function room({ stored = 0, applied = stored } = {}) {
       const frame = this.sent.at(-1);
       if (frame.type !== "history") return;
       server.asked += 1;
+      if (server.held) return server.held.push(frame.id);
       if (server.refusing) return this.say({ type: "error", id: frame.id, code: "not_found", message: "no such group", retryable: false });
       if (server.failing-- > 0) return this.say({ type: "error", id: frame.id, code: "unavailable", message: "", retryable: true });
       const seq = (position) => Number(position.split(".")[1]);
@@ -108,6 +109,25 @@ test("a gap that is told of after what came live behind it is filled", async () 
   server.socket.say({ type: "groups", groups: [group("g", "1.25")], more: false });
   await clock.advance(1000);
   assert.deepEqual(seqs(timeline), upTo(26, 11));
+});
+
+test("a gap between two memberships is filled, though history was refused between them", async () => {
+  const { clock, timeline, live, add, server } = await room({ stored: 20 });
+  live();
+  await timeline.open();
+  server.held = [];
+  await clock.advance(250);
+  const change = (what, position) => server.socket.say({ type: "group", group: "g", change: what, user: "alice", position });
+  change("left", "1.21");
+  for (let i = 0; i < 3; i += 1) add();
+  change("joined", "1.24");
+  const [asked] = server.held;
+  server.held = null;
+  server.applied = 24;
+  server.socket.say({ type: "error", id: asked, code: "not_found", message: "no such group", retryable: false });
+  await clock.advance(1000);
+  assert.deepEqual(seqs(timeline), upTo(24, 11));
+  assert.ok(!timeline.hasGap);
 });
 
 test("a gap after a reconnect is filled", async () => {
