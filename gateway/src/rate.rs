@@ -17,6 +17,11 @@ impl Rate {
         let full_after = u128::from(burst) * u128::from(SECOND) / u128::from(per_second.max(1));
         Self { per_second: per_second.max(1), full_after: u64::try_from(full_after).unwrap_or(u64::MAX) }
     }
+
+    /// How long an empty bucket takes to fill.
+    pub(crate) fn full_after(&self) -> Duration {
+        Duration::from_nanos(self.full_after)
+    }
 }
 
 /// What one of those who are counted has left.

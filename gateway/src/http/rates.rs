@@ -21,7 +21,7 @@ use crate::{
 /// Callers that are remembered.
 const REMEMBERED: u64 = 100_000;
 
-/// By then a bucket is full again.
+/// Who has been quiet for so long is forgotten, and for as long as an empty bucket takes to fill.
 const QUIET: Duration = Duration::from_mins(10);
 
 /// The rates of all callers.
@@ -80,7 +80,8 @@ fn most_look_ups(limits: &Limits) -> u32 {
 impl<K: Hash + Eq + Send + Sync + 'static> Table<K> {
     fn new(per_second: u32, burst: u32, limit: Limit) -> Self {
         let rate = Rate::new(per_second.into(), burst.into());
-        Self { buckets: Cache::builder().max_capacity(REMEMBERED).time_to_idle(QUIET).build(), rate, limit }
+        let idle = QUIET.max(rate.full_after());
+        Self { buckets: Cache::builder().max_capacity(REMEMBERED).time_to_idle(idle).build(), rate, limit }
     }
 
     fn take(&self, who: K) -> Result<(), Problem> {
@@ -91,5 +92,18 @@ impl<K: Hash + Eq + Send + Sync + 'static> Table<K> {
         let now = Instant::now();
         let bucket = self.buckets.get_with(who, || Arc::new(Mutex::new(Bucket::new(now))));
         bucket.lock().take_or_wait(&self.rate, tokens, now)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_has_a_debt_is_not_forgotten() {
+        for (per_second, burst, idle) in [(50, 200, QUIET), (50, 100_000, Duration::from_secs(2000))] {
+            let table = Table::<UserKey>::new(per_second, burst, Limit::HttpRequestsPerSecond);
+            assert_eq!(table.buckets.policy().time_to_idle(), Some(idle));
+        }
     }
 }

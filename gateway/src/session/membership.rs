@@ -303,6 +303,10 @@ impl App {
     ) -> Result<LiveGroup, Refusal> {
         let shard = self.broker.shards().of(Topic::Group(group));
         let is_known = |live: &LiveGroup| self.knowledge.is_fresh(shard) || live.found.is_some_and(knowledge::is_recent);
+        // A member pays nothing for what this gateway has not heard.
+        if session.group(group).is_none() {
+            self.take_look_ups(session, 1)?;
+        }
         loop {
             let live = session.group(group);
             if let Some(live) = live.as_ref().filter(|live| is_known(live)) {
@@ -358,7 +362,6 @@ impl App {
 
     /// Asks SQL for a membership, and goes live where the session is not.
     async fn look_up(self: &Arc<Self>, session: &Arc<SessionHandle>, group: GroupId, shard: Shard) -> Result<(), Refusal> {
-        self.take_look_ups(session, 1)?;
         self.metrics.looked_up.inc();
         let find = || FindMembership { user: session.user.clone(), group };
         let (mut since, behind) = self.floor(shard).await?;

@@ -154,7 +154,9 @@ async fn a_membership_that_sql_does_not_know_of_yet_is_resumed() {
 /// SQL knows of another membership than the session follows, until one of the two has caught up.
 #[tokio::test]
 async fn a_membership_that_cannot_be_found_is_looked_up_at_a_pace() {
-    let mut stage = Stage::new().await;
+    let mut stage =
+        Stage::limited(|limits| (limits.groups_per_connection, limits.http_requests_per_second, limits.http_requests_burst) = (1, 1, 1))
+            .await;
     // No canary has come back.
     Arc::get_mut(&mut stage.app).unwrap().knowledge = Arc::new(Knowledge::new(stage.script.shards()));
     let ann = Member::new("ann").await;
@@ -167,4 +169,5 @@ async fn a_membership_that_cannot_be_found_is_looked_up_at_a_pace() {
     assert_eq!(refused, Some(ErrorCode::Unavailable));
     let looked_up = stage.app.metrics.looked_up.get();
     assert!((2..=10).contains(&looked_up), "{looked_up} times in a second");
+    assert_eq!(stage.app.rates.take_look_ups(ann.session.key, 1), Ok(()), "a member's are not counted");
 }
