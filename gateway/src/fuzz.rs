@@ -13,14 +13,12 @@ use jsonwebtoken::{Algorithm, EncodingKey, crypto};
 use natter_shared::{
     config::{Auth, Secret},
     id::{NotificationId, UserId},
+    rpc::MAX_NAME_CHARS,
     timestamp::Timestamp,
 };
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
-use crate::{
-    auth::{Authenticator, MAX_NAME_CHARS},
-    http::extract::FormFields,
-};
+use crate::{auth::Authenticator, http::extract::FormFields};
 
 const SECRET: &str = "0123456789abcdef0123456789abcdef";
 const NOW: Timestamp = Timestamp(1_800_000_000_000);

@@ -1,9 +1,6 @@
 //! What a token says of its bearer.
 
-use natter_shared::{id::UserId, timestamp::Timestamp};
-
-/// The longest handle and display name taken from a token, in characters.
-pub const MAX_NAME_CHARS: usize = 64;
+use natter_shared::{id::UserId, rpc::MAX_NAME_CHARS, timestamp::Timestamp};
 
 /// A user, as a verified token says.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -16,7 +16,7 @@ mod token;
 
 pub use credentials::{By, CSRF_COOKIE, SESSION_COOKIE, SignedIn, cookie};
 pub use csrf::Csrf;
-pub use identity::{Identity, MAX_NAME_CHARS};
+pub use identity::Identity;
 pub use jwks::FetchError;
 pub use key::KeyError;
 pub use session::Sessions;

@@ -9,7 +9,11 @@ use axum::{
     http::StatusCode,
     response::{IntoResponse, Response},
 };
-use natter_shared::{id::UserId, rpc, timestamp::Timestamp};
+use natter_shared::{
+    id::UserId,
+    rpc::{self, MAX_NAME_CHARS},
+    timestamp::Timestamp,
+};
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -17,7 +21,7 @@ use super::{
     extract::{Caller, JsonBody},
     session,
 };
-use crate::auth::{Identity, MAX_NAME_CHARS};
+use crate::auth::Identity;
 
 /// `{"name":"alice"}`.
 #[derive(Deserialize)]

@@ -9,7 +9,7 @@ use std::collections::HashMap;
 
 use natter_shared::{
     id::UserId,
-    rpc::{Answer, FindUser, Profile, RpcError, SignIn},
+    rpc::{Answer, FindUser, MAX_NAME_CHARS, Profile, RpcError, SignIn},
     timestamp::Timestamp,
 };
 use sea_orm::{ConnectionTrait, DbErr, QueryResult};
@@ -23,9 +23,6 @@ use crate::{
     },
     error::is_taken,
 };
-
-/// Handles and display names in bytes at most.
-const MAX_NAME: usize = 128;
 
 pub(super) async fn find(context: &Context, call: FindUser) -> Result<Answer<Option<Profile>>, RpcError> {
     let snapshot = context.snapshot().await?;
@@ -60,7 +57,7 @@ impl Claims {
     pub(super) fn of(call: &SignIn) -> Self {
         let clean = |text: &Option<String>| {
             let text = text.as_deref()?.trim();
-            let fits = !text.is_empty() && text.len() <= MAX_NAME && !text.chars().any(char::is_control);
+            let fits = !text.is_empty() && text.chars().count() <= MAX_NAME_CHARS && !text.chars().any(char::is_control);
             fits.then(|| text.to_owned())
         };
         // The tilde marks the suffix of ids whose handle was taken.

@@ -321,6 +321,9 @@ async fn handles_are_first_come_first_served(harness: Harness) {
     assert_eq!(handle("u1", Some("later")).await, "alice", "a lost claim takes nothing away");
     assert_eq!(handle("u1", Some("alicia")).await, "alicia");
     assert_eq!(handle("u2", Some("alice2")).await, "alice2");
+    let longest = "\u{20000}".repeat(64);
+    assert_eq!(handle("u6", Some(&longest)).await, longest, "of four bytes each");
+    assert_eq!(handle("u7", Some(&"x".repeat(65))).await, "u7");
     let at_once = join_all((0..20).map(|n| {
         let (harness, id) = (&harness, format!("w{n}"));
         async move { harness.sign_in(&user(&id), Some("wanted")).await.profile.handle }

@@ -16,6 +16,9 @@ pub struct Profile {
     pub display_name: String,
 }
 
+/// Characters of a handle and of a display name at most.
+pub const MAX_NAME_CHARS: usize = 64;
+
 /// Signs a user in: claims the handle, and tells all that a session starts with.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct SignIn {

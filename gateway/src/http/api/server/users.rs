@@ -6,26 +6,23 @@ use axum::{Json, extract::State, http::StatusCode};
 use natter_shared::{
     event::Ephemeral,
     id::{InstanceId, UserId},
-    rpc::{ChangeStanding, RpcError, SignIn, StandingChange},
+    rpc::{ChangeStanding, MAX_NAME_CHARS, RpcError, SignIn, StandingChange},
     subject::Topic,
     timestamp::Timestamp,
 };
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::{
-    auth::MAX_NAME_CHARS,
-    http::{
-        Problem,
-        api::{
-            Api,
-            access::BackEnd,
-            extract::{At, Perhaps},
-            users::find,
-            words::UserWord,
-        },
-        extract::JsonBody,
+use crate::http::{
+    Problem,
+    api::{
+        Api,
+        access::BackEnd,
+        extract::{At, Perhaps},
+        users::find,
+        words::UserWord,
     },
+    extract::JsonBody,
 };
 
 /// What a token would say of the user.
