@@ -130,6 +130,27 @@ fn check_retention(retention: &Retention, values: &mut Values) {
     }
 }
 
+/// Frames that a client sends beside its requests: `connect`, a pong and a close.
+const FRAMES_BESIDE: u32 = 3;
+
+/// A client that keeps to the rates, as natter.js does, sends a quarter of a second's at once, and then a frame.
+fn check_bursts(limits: &Limits, values: &mut Values) {
+    let frames = limits.frames_per_second / 4 + 1 + FRAMES_BESIDE;
+    if limits.frames_burst < frames {
+        let message =
+            format!("is smaller than {frames}, what clients send at once under limits.frames_per_second: raise it, or lower that");
+        values.problem("limits.frames_burst", &message);
+    }
+    let bytes = limits.bytes_per_second / 4 + limits.frame_bytes + limits.connect_frame_bytes;
+    if limits.bytes_burst < bytes {
+        let message = format!(
+            "is smaller than {bytes} bytes, what clients send at once: a quarter of limits.bytes_per_second, limits.frame_bytes and \
+             limits.connect_frame_bytes together"
+        );
+        values.problem("limits.bytes_burst", &message);
+    }
+}
+
 /// A group and its position in a `connect` frame, as JSON: 42 bytes, and the position's digits.
 const RESUMED_GROUP_BYTES: usize = 64;
 
@@ -141,9 +162,7 @@ fn check_limits(limits: &Limits, role: Role, values: &mut Values) {
     if limits.backlog_bytes < limits.frame_bytes {
         values.problem("limits.backlog_bytes", "is smaller than limits.frame_bytes: one frame has to fit in");
     }
-    if limits.bytes_burst < limits.connect_frame_bytes.max(limits.frame_bytes) {
-        values.problem("limits.bytes_burst", "is smaller than limits.frame_bytes or limits.connect_frame_bytes: one frame has to fit in");
-    }
+    check_bursts(limits, values);
     // A client with more would be closed for good whenever it comes back. Frames are a gateway's: a persister is told of the groups alone.
     let resumed_bytes = limits.groups_per_connection * RESUMED_GROUP_BYTES;
     if role != Role::Persister && resumed_bytes > limits.connect_frame_bytes {

@@ -262,11 +262,11 @@ section! {
         pub backlog_bytes: usize as Bytes = MIB as usize => 4 * KIB..=GIB as usize,
         /// Frames per second of one connection in the long run, control frames and fragments counted.
         pub frames_per_second: u32 = 100 => 1..=1_000_000,
-        /// Frames that one connection may send at once.
+        /// Frames that one connection may send at once: a quarter of `limits.frames_per_second`, and 4 more, at least.
         pub frames_burst: u32 = 200 => 1..=1_000_000,
         /// Bytes per second of one connection in the long run, as they are on the wire.
         pub bytes_per_second: usize as Bytes = MIB as usize => KIB..=GIB as usize,
-        /// Bytes that one connection may send at once.
+        /// Bytes that one connection may send at once: a quarter of `limits.bytes_per_second`, a frame and a `connect` frame at least.
         pub bytes_burst: usize as Bytes = 4 * MIB as usize => 4 * KIB..=GIB as usize,
         /// Frames that one message may come in; with more it is too big (1009).
         pub fragments: u32 = 256 => 1..=1_000_000,

@@ -212,6 +212,9 @@ fn each_mistake_of_meaning_is_named() {
         ("NATTER_RETENTION__NOTIFICATIONS", "999999999999d", "retention.notifications: is longer than a hundred years"),
         ("NATTER_LIMITS__BODY_BYTES", "64KiB", "limits.frame_bytes"),
         ("NATTER_LIMITS__BACKLOG_BYTES", "4KiB", "limits.backlog_bytes"),
+        ("NATTER_LIMITS__FRAMES_BURST", "28", "limits.frames_burst: is smaller than 29"),
+        ("NATTER_LIMITS__FRAMES_PER_SECOND", "1000", "limits.frames_burst: is smaller than 254"),
+        ("NATTER_LIMITS__BYTES_BURST", "575KiB", "limits.bytes_burst: is smaller than 589824 bytes"),
         ("NATTER_LIMITS__HEADER_TIMEOUT", "11s", "limits.handshake_timeout"),
         (
             "NATTER_LIMITS__GROUPS_PER_CONNECTION",

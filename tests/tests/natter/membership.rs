@@ -198,7 +198,12 @@ async fn over_http_a_removed_member_neither_reads_nor_sends() -> Result<()> {
 async fn memberships_that_follow_each_other_are_told_in_the_groups_own_order() -> Result<()> {
     const ROUNDS: usize = 15;
     // Ann says as much as she can.
-    let cluster = Cluster::builder().gateways(2).env("NATTER_LIMITS__FRAMES_PER_SECOND", "100000").start().await?;
+    let cluster = Cluster::builder()
+        .gateways(2)
+        .env("NATTER_LIMITS__FRAMES_PER_SECOND", "100000")
+        .env("NATTER_LIMITS__FRAMES_BURST", "100000")
+        .start()
+        .await?;
     let ann = Client::connect(cluster.gateway(0), &User::named("ann")).await?;
     let mut ben = Client::connect(cluster.gateway(0), &User::named("ben")).await?;
     ben.insist_for = ANSWER;
