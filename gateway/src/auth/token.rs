@@ -139,7 +139,7 @@ struct IssuedClaims<'a> {
     iss: &'a str,
     aud: &'a str,
     sub: &'a str,
-    iat: u64,
+    iat: f64,
     exp: u64,
     preferred_username: &'a str,
     name: &'a str,
@@ -249,8 +249,9 @@ impl Authenticator {
     /// `lifetime`. For dev sign-in.
     pub fn issue(&self, user: &UserId, name: &str, now: Timestamp, lifetime: Duration) -> Result<(String, Timestamp), AuthError> {
         let signer = self.signer.as_ref().ok_or(AuthError::CannotSign)?;
-        let iat = now.0 / 1000;
-        let exp = iat.saturating_add(lifetime.as_secs()).min(LAST_SECOND);
+        let exp = (now.0 / 1000).saturating_add(lifetime.as_secs()).min(LAST_SECOND);
+        // To the millisecond: one that follows a revocation in the same second holds.
+        let iat = now.0 as f64 / 1000.0;
         let claims =
             IssuedClaims { iss: &signer.issuer, aud: &signer.audience, sub: user.as_str(), iat, exp, preferred_username: name, name };
         let header = Header::new(jsonwebtoken::Algorithm::HS256);

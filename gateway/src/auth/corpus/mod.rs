@@ -87,10 +87,11 @@ fn a_good_token_tells_who_it_is() {
 fn an_issued_token_verifies() {
     let authenticator = authenticator();
     let alice = UserId::new("alice").unwrap();
-    let (token, expires_at) = authenticator.issue(&alice, "alice", NOW, Duration::from_mins(1)).unwrap();
-    let identity = authenticator.verify(&token, NOW).unwrap();
+    let now = Timestamp(NOW.0 + 678);
+    let (token, expires_at) = authenticator.issue(&alice, "alice", now, Duration::from_mins(1)).unwrap();
+    let identity = authenticator.verify(&token, now).unwrap();
     assert_eq!((identity.user, identity.handle.as_deref()), (alice, Some("alice")));
-    assert_eq!(identity.expires_at, expires_at);
+    assert_eq!((identity.expires_at, identity.issued_at), (expires_at, now));
 }
 
 #[test]
