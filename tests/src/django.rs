@@ -75,12 +75,13 @@ impl Django {
         Ok(django)
     }
 
-    /// Changes the user `name` as somebody does in Django's shell: `change` is Python, of `user`.
+    /// Has to do with the user `name` as somebody does in Django's shell: `change` is Python, of `user`, who is made where there
+    /// is none.
     pub fn change(&self, name: &str, change: &str) -> Result<()> {
         let code = format!(
             "from django.contrib.auth import get_user_model\n\
              user, _ = get_user_model().objects.get_or_create(username='{name}')\n\
-             {change}\nuser.save()"
+             {change}"
         );
         let mut command = command(&self.python);
         command.args([&manage(), "shell", "-c", &code]).envs(self.env.iter().map(|(name, value)| (name, value)));

@@ -29,12 +29,14 @@ def names(user):
 def token_for(user):
     """A token that signs the user in to Natter."""
     handle, name = names(user)
+    now = time.time()
     claims = {
         "iss": "natter",
         "aud": "natter",
         "sub": user_id(user),
-        "iat": int(time.time()),
-        "exp": int(time.time()) + TOKEN_SECONDS,
+        # With its fraction: it may follow a signing out in the same second.
+        "iat": now,
+        "exp": now + TOKEN_SECONDS,
         "preferred_username": handle,
         "name": name,
     }
@@ -73,5 +75,10 @@ def sign_out(user):
 
 
 def block(user):
-    """Lets the user in no more; `unblock` in the same way does again."""
+    """Lets the user in no more, and closes what is open."""
     call("POST", f"/users/{user_id(user)}/block", {})
+
+
+def unblock(user):
+    """Lets the user in again."""
+    call("POST", f"/users/{user_id(user)}/unblock", {})

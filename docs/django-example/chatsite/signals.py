@@ -1,8 +1,11 @@
-"""What Natter has to hear of Django's users: that one signs out, or is let in no more."""
+"""What Natter has to hear of Django's users: that one signs out, is let in no more, or again."""
+
+from copy import copy
 
 from django.conf import settings
 from django.contrib.auth.signals import user_logged_out
-from django.db.models.signals import post_save
+from django.db import transaction
+from django.db.models.signals import post_delete, post_save, pre_save
 from django.dispatch import receiver
 
 from . import natter
@@ -14,7 +17,26 @@ def on_logged_out(user, **_):
         natter.sign_out(user)
 
 
+@receiver(pre_save, sender=settings.AUTH_USER_MODEL)
+def before_saved(sender, instance, **_):
+    stored = sender._base_manager.filter(pk=instance.pk)
+    instance.was_active = stored.values_list("is_active", flat=True).first()
+
+
 @receiver(post_save, sender=settings.AUTH_USER_MODEL)
-def on_saved(instance, **_):
-    if not instance.is_active:
-        natter.block(instance)
+def on_saved(instance, created, raw, update_fields, **_):
+    is_saved = update_fields is None or "is_active" in update_fields
+    # Who is new, and waits for a mail to confirm, has never been let in.
+    if is_saved and not created and not raw and instance.is_active != instance.was_active:
+        after_commit(natter.unblock if instance.is_active else natter.block, instance)
+
+
+@receiver(post_delete, sender=settings.AUTH_USER_MODEL)
+def on_deleted(instance, **_):
+    after_commit(natter.block, instance)
+
+
+def after_commit(tell, user):
+    # A copy: Django takes the key from who is deleted.
+    user = copy(user)
+    transaction.on_commit(lambda: tell(user))

@@ -2,7 +2,7 @@
 //! and a Django view notifies one of them. Beside the standalone process, on two ports; and with a
 //! cluster behind one host.
 
-use std::{net::SocketAddr, path::Path};
+use std::{net::SocketAddr, path::Path, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use natter_tests::{
@@ -68,8 +68,9 @@ async fn two_django_users_chat_and_are_notified() -> Result<()> {
     let env = [("NATTER_AUTH__SECRET", SECRET), ("NATTER_AUTH__DEV_LOGIN", "false"), ("NATTER_HTTP__ALLOWED_ORIGINS", &origin)];
     let mut natter = Standalone::start(&env).await?;
     let url = format!("http://{}", natter.node.addr);
-    let django = Django::start(port, &url, &url, &api_key(&natter)?).await?;
-    django.change("ben", "user.first_name, user.last_name = 'Ben', 'Bernard'")?;
+    let key = api_key(&natter)?;
+    let django = Django::start(port, &url, &url, &key).await?;
+    django.change("ben", "user.first_name, user.last_name = 'Ben', 'Bernard'; user.save()")?;
     let (ann, ben) = tokio::try_join!(django::enter("ann", &origin), django::enter("ben", &origin))?;
     chat(&ann, &ben).await?;
     let sql = natter.sql().await?;
@@ -101,9 +102,50 @@ async fn two_django_users_chat_and_are_notified() -> Result<()> {
     ben.screenshot("end").await?;
 
     ben.eval(NOTE_CLOSE).await?;
-    django.change("ben", "user.is_active = False")?;
+    django.change("ben", "user.is_active = False; user.save()")?;
     ben.wait_for_value(json!(4403), "return window.closedWith").await?;
+    // A stale copy of him is saved as Django does when somebody signs in.
+    django.change("ben", "user.is_active = True; user.save(update_fields=['last_login'])")?;
+    ben.goto(&format!("{origin}/room/lobby/")).await?;
+    ben.wait_for_value(json!("/accounts/login/"), "return location.pathname").await?;
+    assert_eq!(blocked(&natter).await?, 1);
+    django.change("ben", "user.is_active = True; user.save()")?;
+    ben.goto(&format!("{origin}/room/lobby/")).await?;
+    ben.wait_for("the socket", IS_OPEN).await?;
+    // Who signs up, and confirms later, by a change that is rolled back first.
+    django.change("eve", "user.delete(); user = type(user)(username='cleo', is_active=False); user.save()")?;
+    django.change("cleo", "user.is_active = True; user.save()")?;
+    let rolled_back = "from django.db import transaction
+with transaction.atomic():
+    user.is_active = False; user.save()
+    transaction.set_rollback(True)";
+    django.change("cleo", rolled_back)?;
+    assert_eq!(blocked(&natter).await?, 1, "eve, who is deleted");
+
+    ben.eval(NOTE_CLOSE).await?;
+    django.change("ben", "user.delete()")?;
+    ben.wait_for_value(json!(4403), "return window.closedWith").await?;
+    stays(&ann, &origin, &natter, &key).await?;
     tokio::try_join!(ann.close(), ben.close())?;
+    Ok(())
+}
+
+/// How many are blocked.
+async fn blocked(natter: &Standalone) -> Result<i64> {
+    natter.sql().await?.count("SELECT COUNT(*) FROM standings WHERE blocked_at IS NOT NULL").await
+}
+
+/// Ann is blocked, by others than Django: her page says so, and does not load itself again and again.
+async fn stays(ann: &Browser, origin: &str, natter: &Standalone, key: &str) -> Result<()> {
+    let block = format!("http://{}/api/v1/server/users/django-1/block", natter.node.addr);
+    let answer = reqwest::Client::new().post(block).bearer_auth(key).header("Idempotency-Key", "block").json(&json!({})).send().await?;
+    ensure!(answer.status().is_success(), "{answer:?}");
+    ann.goto(&format!("{origin}/room/lobby/")).await?;
+    ann.eval("window.isSame = true").await?;
+    sees(ann, "does not let you in: 403").await?;
+    // Longer than the longest pause before it did.
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    assert_eq!(ann.eval("return window.isSame === true").await?, json!(true));
     Ok(())
 }
 
