@@ -123,6 +123,26 @@ pub(super) async fn connect(path: &Path, sync: bool, connections: u32) -> Result
     Database::connect(options).await
 }
 
+/// Enters tables of ended epochs that the list lacks, so that they are dropped: earlier releases took them off it first, and may
+/// have been killed then. One of a later epoch is not made yet.
+async fn enter_orphans(writing: &DatabaseConnection) -> Result<(), DbErr> {
+    let kept = File(writing.clone()).kept().await?;
+    let tables = "SELECT name FROM sqlite_master WHERE type = 'table' AND name GLOB 'events_*_*'";
+    for row in writing.query_all_raw(statement(tables, [])).await? {
+        let name = row.try_get_by_index::<String>(0)?;
+        let of = name.strip_prefix("events_").and_then(|of| of.split_once('_'));
+        let Some((shard, epoch)) = of.and_then(|(shard, epoch)| Some((Shard(shard.parse().ok()?), Epoch(epoch.parse().ok()?)))) else {
+            continue;
+        };
+        let current = kept.iter().filter(|kept| kept.shard == shard).map(|kept| kept.epoch).max();
+        if current.is_some_and(|current| epoch < current) {
+            let insert = "INSERT OR IGNORE INTO logs (shard, epoch) VALUES (?, ?)";
+            writing.execute_raw(statement(insert, [signed(shard.0.into()), signed(epoch.0.into())])).await?;
+        }
+    }
+    Ok(())
+}
+
 impl File {
     pub(super) async fn open(path: &Path, options: &EmbeddedOptions) -> Result<(Self, Writing), EmbeddedError> {
         let writing = connect(path, options.sync, 1).await?;
@@ -138,6 +158,7 @@ impl File {
                 return Err(EmbeddedError::OtherShards { found: found as u16, asked: options.shards });
             }
         }
+        enter_orphans(&writing).await?;
         let reading = connect(path, options.sync, 4).await?;
         Ok((Self(reading), Writing::of(writing)))
     }
@@ -279,5 +300,20 @@ mod tests {
         writing.forget(shard, Position::new(epoch, 4)).await.unwrap();
         assert_eq!(file.size(shard, epoch, 5, 10).await.unwrap(), (606, (0, 0)), "something else has forgotten");
         assert_eq!(file.count_after(shard, epoch, 0).await.unwrap(), 0, "canaries do not count");
+    }
+
+    #[tokio::test]
+    async fn a_table_that_an_earlier_release_left_behind_is_entered_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let (file, writing) = open(&directory).await;
+        for epoch in 1..=3 {
+            writing.create(Shard(0), Epoch(epoch)).await.unwrap();
+        }
+        file.0.execute_unprepared("DELETE FROM logs WHERE epoch <> 2").await.unwrap();
+        file.close().await;
+        writing.close().await;
+        let (file, _) = open(&directory).await;
+        let kept: Vec<_> = file.kept().await.unwrap().into_iter().map(|kept| (kept.shard, kept.epoch)).collect();
+        assert_eq!(kept, [(Shard(0), Epoch(1)), (Shard(0), Epoch(2))], "and none that is not made yet");
     }
 }

@@ -266,11 +266,12 @@ impl Logs {
         }
     }
 
-    /// So many bytes have gone from the file.
+    /// So many bytes have gone from the file, whose noted size holds no more.
     pub(super) fn freed(&self, shard: Shard, bytes: u64) {
         let Ok(slot) = self.slot(shard) else { return };
         if let Some(log) = slot.log.write().as_mut() {
             log.bytes = log.bytes.saturating_sub(bytes);
+            log.noted = (0, 0);
         }
     }
 

@@ -162,7 +162,7 @@ impl EmbeddedBroker {
             shards,
             max_bytes: options.max_bytes_per_shard,
             max_age: options.max_age,
-            going: Vec::new(),
+            going: std::collections::VecDeque::new(),
         };
         let writer = tokio::spawn(writer.run(queue));
         let (controls, _) = tokio::sync::broadcast::channel(1024);

@@ -1,7 +1,11 @@
 //! The one task that writes: takes what has queued up, gives out positions, commits it all at once,
 //! and only then acknowledges and delivers.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::{
     sync::{mpsc, oneshot},
@@ -54,7 +58,7 @@ pub(super) struct Writer {
     pub(super) max_bytes: u64,
     pub(super) max_age: Duration,
     /// Ended epochs that are deleted, piece by piece.
-    pub(super) going: Vec<(Shard, Epoch)>,
+    pub(super) going: VecDeque<(Shard, Epoch)>,
 }
 
 /// Who waits for what, and its room in the window until it has it.
@@ -244,16 +248,20 @@ impl Writer {
 
     /// Forgets what is applied and too old or too much, a bounded piece; true when there is more.
     async fn forget(&mut self) -> bool {
-        let mut more = false;
+        let (mut more, mut unsure) = (false, Vec::new());
         for shard in self.shards.iter() {
             let Some(applied) = self.applied.get(shard) else { continue };
             match self.forget_of(shard, applied).await {
                 Ok(forgot) => more |= forgot,
-                Err(error) => warn!(%shard, %error, "log_not_trimmed"),
+                Err(error) => {
+                    warn!(%shard, %error, "log_not_trimmed");
+                    // Memory may have forgotten what the file still has.
+                    unsure.push(shard);
+                }
             }
         }
-        more |= self.drop_pieces().await;
-        for shard in self.shards.iter() {
+        more |= self.drop_piece().await;
+        for shard in self.shards.iter().filter(|shard| !unsure.contains(shard)) {
             if let Err(error) = self.note_size(shard).await {
                 warn!(%shard, %error, "log_size_not_noted");
             }
@@ -261,23 +269,24 @@ impl Writer {
         more
     }
 
-    /// A piece of each ended epoch that goes; true when there is more.
-    async fn drop_pieces(&mut self) -> bool {
-        let mut more = false;
-        for (shard, epoch) in std::mem::take(&mut self.going) {
-            match self.file.drop_piece(shard, epoch).await {
-                Ok(true) => info!(%shard, %epoch, "epoch_forgotten"),
-                Ok(false) => {
-                    more = true;
-                    self.going.push((shard, epoch));
-                }
-                Err(error) => {
-                    warn!(%shard, %epoch, %error, "log_not_trimmed");
-                    self.going.push((shard, epoch));
-                }
+    /// A piece of one of the ended epochs that go, each in its turn; true when there is more.
+    async fn drop_piece(&mut self) -> bool {
+        let Some((shard, epoch)) = self.going.pop_front() else { return false };
+        match self.file.drop_piece(shard, epoch).await {
+            Ok(true) => {
+                info!(%shard, %epoch, "epoch_forgotten");
+                !self.going.is_empty()
+            }
+            Ok(false) => {
+                self.going.push_back((shard, epoch));
+                true
+            }
+            Err(error) => {
+                warn!(%shard, %epoch, %error, "log_not_trimmed");
+                self.going.push_back((shard, epoch));
+                false
             }
         }
-        more
     }
 
     /// Where much has changed since it was noted last.
@@ -296,7 +305,7 @@ impl Writer {
         for epoch in self.logs.ended_before(shard, applied.epoch) {
             // First memory, then the file: what is left of it the next start finds.
             self.logs.dropped(shard, epoch);
-            self.going.push((shard, epoch));
+            self.going.push_back((shard, epoch));
         }
         let Ok((state, bytes)) = self.logs.with(shard, |log| (Position::new(log.epoch, log.last), log.bytes)) else {
             return Ok(false);
@@ -314,5 +323,67 @@ impl Writer {
         self.file.forget(shard, Position::new(upto.epoch, seq)).await?;
         self.logs.freed(shard, bytes);
         Ok(more)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use bytes::Bytes;
+    use sea_orm::ConnectionTrait;
+    use tokio::sync::watch;
+    use uuid::Uuid;
+
+    use super::{
+        super::{
+            super::BrokerStatus,
+            EmbeddedOptions,
+            file::{self, File},
+        },
+        *,
+    };
+    use crate::id::InstanceId;
+
+    #[tokio::test]
+    async fn a_size_is_noted_only_with_what_the_file_has_forgotten() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("log.db");
+        let (file, writing) = File::open(&path, &EmbeddedOptions::default()).await.unwrap();
+        let (shard, epoch, shards) = (Shard(0), Epoch(1), Shards::new(1).unwrap());
+        writing.create(shard, epoch).await.unwrap();
+        let stored = |seq| Stored {
+            topic: Topic::Canary(InstanceId(Uuid::nil())),
+            position: Position::new(epoch, seq),
+            previous: 0,
+            id: EventId(Uuid::from_u128(seq.into())),
+            made_at: Timestamp(0),
+            stored_at: Timestamp::now(),
+            payload: Bytes::from_static(b"x"),
+        };
+        writing.commit(&[(shard, epoch, (1..=10).map(stored).collect())]).await.unwrap();
+        let (logs, applied) = (Arc::new(Logs::load(&file, shards, 0).await.unwrap()), Arc::new(Applied::default()));
+        applied.set(shard, Position::new(epoch, 10));
+        let status = Arc::new(watch::Sender::new(BrokerStatus { connected: true, generation: 0, elections: 0, leaders: 0 }));
+        let mut writer = Writer {
+            file: writing,
+            hub: Arc::new(Hub::new(status, 1)),
+            clock: Arc::new(Clock::after(logs.latest())),
+            logs,
+            applied,
+            shards,
+            max_bytes: 303,
+            max_age: Duration::from_hours(1),
+            going: VecDeque::new(),
+        };
+        let other = file::connect(&path, false, 1).await.unwrap();
+        let refuse = "CREATE TRIGGER refuse BEFORE DELETE ON events_0_1 BEGIN SELECT RAISE(ABORT, 'refused'); END";
+        other.execute_unprepared(refuse).await.unwrap();
+        writer.forget().await;
+        assert_eq!(file.bounds(shard, epoch).await.unwrap(), (1, 10), "refused");
+        other.execute_unprepared("DROP TRIGGER refuse").await.unwrap();
+        writer.forget().await;
+        assert_eq!(file.bounds(shard, epoch).await.unwrap(), (8, 10));
+        let again = Logs::load(&file, shards, 0).await.unwrap();
+        assert_eq!(again.with(shard, |log| log.bytes).unwrap(), 303);
     }
 }

@@ -16,6 +16,8 @@ use crate::{
 const INSERT_ROWS: [usize; 5] = [256, 64, 16, 4, 1];
 /// Events looked at in one round of forgetting.
 const FORGOTTEN_AT_ONCE: u64 = 5000;
+/// What a piece of an ended epoch takes at most, give or take one event.
+const PIECE_BYTES: u64 = 8 << 20;
 
 /// The one connection that writes.
 pub(super) struct Writing(DatabaseConnection);
@@ -134,11 +136,12 @@ impl Writing {
 
     /// Deletes a bounded piece of an ended epoch; true when nothing of it is left.
     pub(super) async fn drop_piece(&self, shard: Shard, epoch: Epoch) -> Result<bool, DbErr> {
-        let table = table(shard, epoch);
-        let sql = format!("DELETE FROM {table} WHERE seq IN (SELECT seq FROM {table} ORDER BY seq LIMIT {FORGOTTEN_AT_ONCE})");
-        if self.0.execute_raw(statement(sql, [])).await?.rows_affected() == FORGOTTEN_AT_ONCE {
+        let all = Position::new(epoch, u64::MAX);
+        if let Some(Going { seq, .. }) = self.oldest(shard, all, Timestamp(0), PIECE_BYTES).await? {
+            self.forget(shard, Position::new(epoch, seq)).await?;
             return Ok(false);
         }
+        let table = table(shard, epoch);
         self.transaction(async {
             let which = format!("WHERE shard = {shard} AND epoch = {epoch}");
             let sql = format!("DROP TABLE {table}; DELETE FROM sizes {which}; DELETE FROM logs {which};");
