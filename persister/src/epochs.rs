@@ -2,7 +2,8 @@
 
 use natter_shared::{
     broker::{Broker, BrokerError},
-    position::Epoch,
+    position::{Epoch, Position},
+    rpc::ShardPosition,
     subject::Shard,
 };
 use sea_orm::{ColumnTrait, DbErr, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
@@ -57,6 +58,16 @@ pub(crate) async fn before(store: &Store, shard: Shard, epoch: Epoch) -> Result<
         .order_by_asc(epochs::Column::Epoch);
     let rows = answered(older.all(store.database())).await?;
     Ok(rows.into_iter().map(|row| Epoch(row.epoch as u32)).collect())
+}
+
+/// Where SQL left the epochs that it is in no more.
+pub(crate) async fn left(store: &Store) -> Result<Vec<ShardPosition>, DbErr> {
+    let left = epochs::Entity::find().filter(epochs::Column::LastSeq.is_not_null()).all(store.database()).await?;
+    let at = |row: epochs::Model| ShardPosition {
+        shard: row.shard as u16,
+        position: Position::new(Epoch(row.epoch as u32), row.last_seq.unwrap_or_default() as u64),
+    };
+    Ok(left.into_iter().map(at).collect())
 }
 
 /// The first epoch SQL knows of for `shard`.

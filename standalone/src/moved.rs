@@ -1,23 +1,35 @@
 //! From the built-in broker to NATS: what the log has and the database has not would be nowhere.
 
+use std::time::Duration;
+
 use anyhow::{Context, bail};
 use natter_persister::admin;
 use natter_shared::{broker::embedded, config::Config, subject::Shard};
+use tokio::time::sleep;
 
 use crate::{folder::DataFolder, persister, start::LOG_FILE};
 
-/// Fails where the folder has a log with events that are not in the database.
+/// Waits for the database where the folder has a log. Fails where that has events that are not in the database.
 pub(crate) async fn check(config: &Config, folder: &DataFolder) -> anyhow::Result<()> {
     let log = folder.join(LOG_FILE);
     if !log.exists() {
         return Ok(());
     }
     let log = log.display();
-    let applied = admin::applied(&persister::database(config)?).await.with_context(|| {
-        format!(
-            "{log} may have events that are not in the database: start again when that answers, or move the file away to do without them"
-        )
-    })?;
+    let database = persister::database(config)?;
+    let mut pause = Duration::from_millis(100);
+    let applied = loop {
+        match admin::applied(&database).await {
+            Ok(applied) => break applied,
+            Err(error) => tracing::warn!(
+                %error,
+                "database_not_asked: {log} may have events that are not in the database, which is waited for. To do without them, stop \
+                 natter and move the file away"
+            ),
+        }
+        sleep(pause).await;
+        pause = (pause * 2).min(Duration::from_secs(5));
+    };
     let applied: Vec<_> = applied.into_iter().map(|at| (Shard(at.shard), at.position)).collect();
     let beyond = embedded::count_beyond(&folder.join(LOG_FILE), &applied).await.with_context(|| format!("the log {log}"))?;
     if beyond > 0 {

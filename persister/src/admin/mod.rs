@@ -21,6 +21,7 @@ use uuid::Uuid;
 use crate::{
     checkpoint,
     database::{Store, connect, migrate},
+    epochs,
     options::DatabaseOptions,
 };
 
@@ -128,13 +129,14 @@ pub async fn export(user: &UserId, database: &DatabaseOptions, out: &mut impl st
     export::export(&open(database).await?, user, out).await
 }
 
-/// How far the database has each shard's log.
+/// How far the database has each shard's log; and those that it left for another epoch.
 ///
 /// # Errors
 /// What kept it from being read.
 pub async fn applied(database: &DatabaseOptions) -> Result<Vec<ShardPosition>, AdminError> {
     let store = open(database).await?;
-    let applied = checkpoint::positions(store.database()).await?;
+    let mut applied = checkpoint::positions(store.database()).await?;
+    applied.extend(epochs::left(&store).await?);
     store.database().clone().close().await?;
     Ok(applied)
 }

@@ -10,7 +10,8 @@ use super::{
 };
 use crate::{position::Position, subject::Shard};
 
-/// How many events of users the log at `path` has beyond what is `applied` of each shard.
+/// How many events of users the log at `path` has beyond what is `applied` of each shard: up to where in its current epoch, and in those
+/// that it left, since another broker may have taken it on.
 ///
 /// # Errors
 /// Where the file cannot be read.
@@ -20,11 +21,14 @@ pub async fn count_beyond(path: &Path, applied: &[(Shard, Position)]) -> Result<
     connection.execute_unprepared(TABLES).await?;
     let file = File::of(connection);
     let mut beyond = 0;
-    for kept in file.kept().await? {
-        let applied = applied.iter().find(|(shard, _)| *shard == kept.shard).map_or(Position::START, |(_, at)| *at);
-        // All of an epoch is applied before the shard goes on in the next one.
-        if kept.epoch >= applied.epoch {
-            let after = if kept.epoch == applied.epoch { applied.seq } else { 0 };
+    let all = file.kept().await?;
+    for kept in &all {
+        let applied = || applied.iter().filter(|(shard, _)| *shard == kept.shard).map(|(_, at)| *at);
+        let current = applied().map(|at| at.epoch).max().unwrap_or(Position::START.epoch);
+        // All of an epoch is applied, or rescued into the next one of this log, before the shard goes on in that.
+        let is_left = all.iter().any(|next| next.shard == kept.shard && next.epoch > kept.epoch && next.epoch <= current);
+        if !is_left {
+            let after = applied().filter(|at| at.epoch == kept.epoch).map(|at| at.seq).max().unwrap_or_default();
             beyond += file.count_after(kept.shard, kept.epoch, after).await?;
         }
     }
