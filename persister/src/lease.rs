@@ -2,21 +2,23 @@
 //! costs nothing but that; the fence is the checkpoint.
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
 
 use natter_shared::{id::InstanceId, subject::Shard};
+use parking_lot::Mutex;
 use sea_orm::{ColumnTrait, ConnectionTrait, DbBackend, DbErr, EntityTrait, QueryFilter};
 use tokio::{
     sync::watch,
     time::{Instant, timeout},
 };
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use crate::{
     database::{
@@ -27,8 +29,23 @@ use crate::{
     error::is_locked,
 };
 
+/// Leases are renewed so often while they hold.
+const RENEWED: u32 = 3;
+
 /// How long a row that another transaction holds is waited for at least.
 const SHORTEST_WAIT: Duration = Duration::from_millis(20);
+
+/// How long a row of another holder has to stand unchanged before it is taken, where that one's log is its own: whoever lives renews
+/// it far more often, and what it accepts after it lost it is applied by nobody.
+pub(crate) const OTHERS_WATCHED: Duration = Duration::from_mins(1);
+
+/// Another holder's row.
+struct Foreign {
+    holder: Uuid,
+    until: i64,
+    /// How often in a row it was found unchanged.
+    looks: u32,
+}
 
 /// The leases this process holds.
 pub(crate) struct Leases {
@@ -38,14 +55,22 @@ pub(crate) struct Leases {
     started: Instant,
     holder: InstanceId,
     ttl: Duration,
+    /// Looks after which an unchanged row of another holder is taken; unset, it is as soon as it has run out.
+    looks: Option<u32>,
+    foreign: Mutex<HashMap<i64, Foreign>>,
+    has_warned: AtomicBool,
     store: Store,
 }
 
 impl Leases {
-    pub(crate) fn new(store: Store, holder: InstanceId, ttl: Duration, shards: u16) -> Arc<Self> {
+    /// `watched`: how long rows of others are before they are taken; unset, they are as soon as they have run out.
+    pub(crate) fn new(store: Store, holder: InstanceId, ttl: Duration, shards: u16, watched: Option<Duration>) -> Arc<Self> {
         let held = (0..shards).map(|_| watch::Sender::new(false)).collect();
         let asked = (0..shards).map(|_| AtomicU64::new(0)).collect();
-        Arc::new(Self { held, asked, started: Instant::now(), holder, ttl, store })
+        // Looks that the database answers, so that the time of an outage, in which nobody can renew, is none of it.
+        let looks = watched.map(|watched| watched.div_duration_f64(ttl / RENEWED).ceil() as u32);
+        let (foreign, has_warned) = (Mutex::default(), AtomicBool::new(false));
+        Arc::new(Self { held, asked, started: Instant::now(), holder, ttl, looks, foreign, has_warned, store })
     }
 
     /// Whether `shard` is this process's to work on.
@@ -78,7 +103,7 @@ impl Leases {
 
     /// Takes and renews leases until `shutdown`, then gives them back.
     pub(crate) async fn keep(self: Arc<Self>, shutdown: CancellationToken) {
-        let mut tick = tokio::time::interval(self.ttl / 3);
+        let mut tick = tokio::time::interval(self.ttl / RENEWED);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
@@ -131,6 +156,7 @@ impl Leases {
             let limits = format!("SET LOCAL lock_timeout = {waits}; SET LOCAL idle_in_transaction_session_timeout = {idles}");
             write.transaction.execute_unprepared(&limits).await?;
         }
+        let others = self.others(&write.transaction, shards.clone()).await?;
         let now = self.store.clock();
         let sql = format!(
             "INSERT INTO leases (shard, holder, until) SELECT v.shard, v.holder, {now} + v.ttl FROM v WHERE TRUE ON CONFLICT (shard) DO UPDATE \
@@ -138,10 +164,10 @@ impl Leases {
              RETURNING shard"
         );
         let mut rows = Rows::new([("shard", Kind::Int), ("holder", Kind::Uuid), ("ttl", Kind::Int)]);
-        for shard in shards.clone() {
+        for shard in shards.clone().filter(|shard| !others.contains(&i64::from(*shard))) {
             rows.push([i64::from(shard).into(), self.holder.0.into(), (self.ttl.as_millis() as i64).into()]);
         }
-        let taken = rows.query(&write.transaction, &sql).await?;
+        let taken = if rows.len() > 0 { rows.query(&write.transaction, &sql).await? } else { Vec::new() };
         let taken: HashSet<i64> = taken.iter().map(|row| row.try_get("", "shard")).collect::<Result<_, _>>()?;
         write.commit().await?;
         let now = self.started.elapsed().as_millis() as u64;
@@ -154,5 +180,82 @@ impl Leases {
             }
         }
         Ok(())
+    }
+
+    /// Looks at the rows of other holders. Returns the shards whose are to be left to them still.
+    async fn others(&self, database: &impl ConnectionTrait, shards: impl Iterator<Item = u16>) -> Result<HashSet<i64>, DbErr> {
+        let Some(enough) = self.looks else { return Ok(HashSet::new()) };
+        let shards: Vec<i64> = shards.map(i64::from).collect();
+        let of_these = leases::Entity::find().filter(leases::Column::Shard.is_in(shards.iter().copied()));
+        let rows = of_these.filter(leases::Column::Holder.ne(self.holder.0)).all(database).await?;
+        if let Some(row) = rows.first()
+            && !self.has_warned.swap(true, Ordering::Relaxed)
+        {
+            tracing::warn!(
+                holder = %row.holder,
+                "database_is_anothers: a natter with another data folder works on this database, or did (its folder's file `holder` has \
+                 this id). It is left alone until it has been silent for {} s. Stop one of the two; a database has one natter with the \
+                 built-in broker",
+                OTHERS_WATCHED.as_secs()
+            );
+        }
+        let mut foreign = self.foreign.lock();
+        let mut before: HashMap<i64, Foreign> = shards.iter().filter_map(|shard| foreign.remove_entry(shard)).collect();
+        let mut left = HashSet::new();
+        for leases::Model { shard, holder, until } in rows {
+            let same = before.remove(&shard).filter(|seen| seen.holder == holder && seen.until == until);
+            let looks = same.map_or(0, |seen| seen.looks + 1);
+            if looks < enough {
+                left.insert(shard);
+            }
+            foreign.insert(shard, Foreign { holder, until, looks });
+        }
+        Ok(left)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        database::{connect, migrate},
+        options::DatabaseOptions,
+    };
+
+    #[tokio::test]
+    async fn a_lapsed_lease_of_another_is_taken_only_after_it_has_been_watched() {
+        let directory = tempfile::tempdir().unwrap();
+        let url = format!("sqlite:{}", directory.path().join("natter.db").display());
+        let connection = connect(&DatabaseOptions { url, ..DatabaseOptions::default() }).await.unwrap();
+        migrate(&connection).await.unwrap();
+        let store = Store::new(connection);
+        let (ttl, watched, shard) = (Duration::from_millis(30), Duration::from_millis(50), Shard(0));
+        let leases = |watched| Leases::new(store.clone(), InstanceId::random(), ttl, 1, watched);
+        let until = async |until: i64| {
+            let sql = "INSERT INTO leases (shard, holder, until) VALUES (0, ?, ?) ON CONFLICT DO UPDATE SET until = excluded.until";
+            store.execute(sql, [Uuid::nil().into(), until.into()]).await.unwrap();
+        };
+        until(1).await;
+        let second = leases(Some(watched));
+        second.renew().await.unwrap();
+        assert!(!second.holds(shard) && second.is_confirmed(shard));
+        // No look, as while the database is away, is none in which it was silent; and the rightful one renews it then.
+        tokio::time::sleep(2 * watched).await;
+        second.renew().await.unwrap();
+        until(2).await;
+        for _ in 0..5 {
+            second.renew().await.unwrap();
+            assert!(!second.holds(shard));
+        }
+        second.renew().await.unwrap();
+        assert!(second.holds(shard), "silent for so long");
+
+        let third = leases(None);
+        tokio::time::sleep(2 * ttl).await;
+        third.renew().await.unwrap();
+        assert!(third.holds(shard), "where logs are everybody's, as soon as it has run out");
+        store.execute("DELETE FROM leases", []).await.unwrap();
+        second.renew().await.unwrap();
+        assert!(second.holds(shard), "one that was given back at once");
     }
 }

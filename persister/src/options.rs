@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use natter_shared::config::Config;
+use tokio_util::sync::CancellationToken;
 
 use crate::erasure::LAST_WORDS;
 
@@ -41,8 +42,9 @@ pub struct Options {
     pub erasure_interval: Duration,
     /// How long what users said before they were disconnected may take to be stored.
     pub last_words: Duration,
-    /// At its end it stays until all that the logs have is applied, for a while: nobody else goes on with them.
-    pub apply_all: bool,
+    /// At its end it stays until all that the logs have is applied, for a while, or until this is cancelled; and it takes leases of
+    /// others only when those have been silent for long: nobody else goes on with the logs.
+    pub apply_all: Option<CancellationToken>,
     /// The database.
     pub database: DatabaseOptions,
 }
@@ -86,7 +88,7 @@ impl Default for Options {
             retention_interval: Duration::from_mins(10),
             erasure_interval: Duration::from_secs(1),
             last_words: LAST_WORDS,
-            apply_all: false,
+            apply_all: None,
             database: DatabaseOptions::default(),
         }
     }

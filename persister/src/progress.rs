@@ -202,13 +202,18 @@ impl Progress {
         }
     }
 
-    /// Waits until this process has committed what `broker`'s logs have by now.
+    /// Waits until this process has committed what `broker`'s logs have, and what that made.
     pub(crate) async fn caught_up(&self, broker: &dyn Broker) {
-        for (shard, own) in (0..).map(Shard).zip(&self.own) {
-            // Without a log there is nothing to wait for.
-            let Ok(state) = broker.log_state(shard).await else { continue };
-            let end = Position::new(state.epoch, state.last);
-            let _ = own.subscribe().wait_for(|(position, _)| *position >= end).await;
+        let mut waited = true;
+        // What is applied of one shard may have been published into another one, before it.
+        while std::mem::take(&mut waited) {
+            for (shard, own) in (0..).map(Shard).zip(&self.own) {
+                // Without a log there is nothing to wait for.
+                let Ok(state) = broker.log_state(shard).await else { continue };
+                let end = Position::new(state.epoch, state.last);
+                waited |= own.borrow().0 < end;
+                let _ = own.subscribe().wait_for(|(position, _)| *position >= end).await;
+            }
         }
     }
 
@@ -269,8 +274,17 @@ impl Progress {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
     use futures::FutureExt;
-    use natter_shared::position::Epoch;
+    use natter_shared::{
+        broker::{
+            Outgoing,
+            embedded::{EmbeddedBroker, EmbeddedOptions},
+        },
+        id::{EventId, InstanceId},
+        position::Epoch,
+        subject::Topic,
+    };
     use prometheus_client::registry::Registry;
 
     use super::*;
@@ -289,5 +303,32 @@ mod tests {
         progress.heard(first, at);
         assert!(waits.await.unwrap());
         assert!(progress.reached(ShardPosition { shard: 0, position: at }, Instant::now()).await);
+    }
+
+    #[tokio::test]
+    async fn what_a_later_shard_made_in_one_before_it_is_waited_for() {
+        let directory = tempfile::tempdir().unwrap();
+        let options = EmbeddedOptions { shards: 2, ..EmbeddedOptions::default() };
+        let broker = EmbeddedBroker::open(&directory.path().join("log.db"), options).await.unwrap();
+        let (progress, epoch) = (Progress::new(2, Metrics::register(&mut Registry::default())), Epoch(1));
+        let publish = async |shard| {
+            let topic = std::iter::repeat_with(|| Topic::Canary(InstanceId::random()));
+            let topic = topic.into_iter().find(|topic| broker.shards().of(*topic) == Shard(shard)).unwrap();
+            let event = Outgoing { topic, id: EventId::random(), made_at: broker.now(), epoch: None, payload: Bytes::new() };
+            broker.publish(event).await.unwrap();
+        };
+        for shard in broker.shards().iter() {
+            broker.open_epoch(shard, epoch).await.unwrap();
+            progress.committed(shard, &Checkpoint::before(epoch, Position::START));
+        }
+        publish(1).await;
+        let applied = |seq| Checkpoint { position: Position::new(epoch, seq), ..Checkpoint::before(epoch, Position::START) };
+        let mut caught_up = std::pin::pin!(progress.caught_up(&*broker));
+        assert!(tokio::time::timeout(Duration::from_millis(50), &mut caught_up).await.is_err());
+        publish(0).await;
+        progress.committed(Shard(1), &applied(1));
+        assert!(tokio::time::timeout(Duration::from_millis(50), &mut caught_up).await.is_err(), "the first has one more");
+        progress.committed(Shard(0), &applied(1));
+        caught_up.await;
     }
 }

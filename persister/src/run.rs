@@ -22,7 +22,7 @@ use crate::{
     erasure::Eraser,
     error::Error,
     inbox,
-    lease::Leases,
+    lease::{Leases, OTHERS_WATCHED},
     metrics::Metrics,
     options::Options,
     progress::Progress,
@@ -66,7 +66,8 @@ pub async fn run(
     let projecting = CancellationToken::new();
     let _stop = projecting.clone().drop_guard();
     let progress = Progress::new(shards.count(), metrics.clone());
-    let leases = Leases::new(store.clone(), instance, options.lease_ttl, shards.count());
+    let leases =
+        Leases::new(store.clone(), instance, options.lease_ttl, shards.count(), options.apply_all.as_ref().map(|_| OTHERS_WATCHED));
     let (changes, to_count) = mpsc::channel(CHANGES);
     let mut tasks = JoinSet::new();
     for shard in shards.iter() {
@@ -119,7 +120,7 @@ pub async fn run(
     tasks.spawn(watch_readiness(store.clone(), Arc::clone(&broker), watched, is_serving, ready.clone(), projecting.clone()));
     let standings = Standings::new(store.clone(), Arc::clone(&broker));
     tasks.spawn(Arc::clone(&standings).run(projecting.clone()));
-    let to_apply = options.apply_all.then(|| (Arc::clone(&progress), Arc::clone(&broker)));
+    let to_apply = options.apply_all.clone().map(|hurry| (Arc::clone(&progress), Arc::clone(&broker), hurry));
     let server = Server::new(store.over(calls), broker, progress, standings, changes, metrics, options);
     let mut serving = tokio::spawn(server.run(leases, serving, shutdown.clone()));
 
@@ -129,10 +130,15 @@ pub async fn run(
         ended = tasks.join_next() => ended.and_then(Result::err).map(|error| error.to_string()),
     };
     ready.send_replace(false);
-    if let (None, Some((progress, broker))) = (&died, to_apply)
-        && timeout(DRAIN, progress.caught_up(&*broker)).await.is_err()
-    {
-        tracing::warn!("events_left_to_the_next_start");
+    if let (None, Some((progress, broker, hurry))) = (&died, to_apply) {
+        let is_all = tokio::select! {
+            () = progress.caught_up(&*broker) => true,
+            () = sleep(DRAIN) => false,
+            () = hurry.cancelled() => false,
+        };
+        if !is_all {
+            tracing::warn!("events_left_to_the_next_start");
+        }
     }
     projecting.cancel();
     let drained = timeout(DRAIN, async { while tasks.join_next().await.is_some() {} }).await;

@@ -1,6 +1,6 @@
 //! The persister's side of the process.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use anyhow::Context;
 use natter_persister::{Connections, DatabaseOptions, Options};
@@ -14,7 +14,10 @@ pub(crate) fn database(config: &Config) -> anyhow::Result<DatabaseOptions> {
     Ok(DatabaseOptions { url, max_connections: config.database.max_connections, ..DatabaseOptions::default() })
 }
 
-/// Waits for the database and works until stopped.
+/// Of `gateway.drain_timeout`, what is left to it to end in when it gives up what is not applied.
+const TO_END: Duration = Duration::from_secs(1);
+
+/// Waits for the database and works until `stop`, and ends soon after `stopping`, which is cancelled when the process begins to.
 pub(crate) async fn run(
     config: Config,
     broker: Arc<dyn Broker>,
@@ -22,12 +25,23 @@ pub(crate) async fn run(
     holder: InstanceId,
     ready: watch::Sender<bool>,
     stop: CancellationToken,
+    stopping: CancellationToken,
 ) -> anyhow::Result<()> {
     // Over NATS others may go on.
-    let options = Options { apply_all: config.nats.url.is_none(), ..Options::of(&config, database(&config)?) };
+    let hurry = config.nats.url.is_none().then(CancellationToken::new);
+    let options = Options { apply_all: hurry.clone(), ..Options::of(&config, database(&config)?) };
     let shards = broker.shards().count();
     let Some(connections) = Connections::open(&options.database, shards, &stop).await else { return Ok(()) };
     let metrics = registry.register(natter_persister::Metrics::register);
-    natter_persister::run(broker, connections, options, holder, stop, ready, metrics).await?;
-    Ok(())
+    let left = config.gateway.drain_timeout.saturating_sub(TO_END);
+    let hurrying = async {
+        stopping.cancelled().await;
+        tokio::time::sleep(left).await;
+        hurry.inspect(CancellationToken::cancel);
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        ended = natter_persister::run(broker, connections, options, holder, stop, ready, metrics) => Ok(ended?),
+        () = hurrying => Ok(()),
+    }
 }

@@ -57,7 +57,8 @@ pub(crate) async fn run(mut config: Config) -> anyhow::Result<ExitCode> {
     let drained = CancellationToken::new();
     let holder = if config.nats.url.is_some() { InstanceId::random() } else { holder::load_or_make(&folder)? };
     let (ready, database) = watch::channel(false);
-    let persister = persister::run(config.clone(), brokers.persister, registry.clone(), holder, ready, drained.clone());
+    let stopping = lifecycle.soft.clone();
+    let persister = persister::run(config.clone(), brokers.persister, registry.clone(), holder, ready, drained.clone(), stopping);
     lifecycle.spawn_critical("persister", persister);
 
     // It works as well where nobody can read it.

@@ -18,7 +18,7 @@ async fn where_nothing_is_old_a_pass_waits_for_no_turn_to_write() {
     let (store, metrics) = (Store::new(connection), Metrics::register(&mut Registry::default()));
     let broker = EmbeddedBroker::open(&directory.path().join("log.db"), EmbeddedOptions::default()).await.unwrap();
     let shards = broker.shards().count();
-    let leases = Leases::new(store.clone(), InstanceId::random(), Duration::from_mins(10), shards);
+    let leases = Leases::new(store.clone(), InstanceId::random(), Duration::from_mins(10), shards, None);
     let stop = CancellationToken::new();
     let keeping = tokio::spawn(Arc::clone(&leases).keep(stop.clone()));
     for shard in broker.shards().iter() {

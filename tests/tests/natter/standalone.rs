@@ -236,10 +236,27 @@ async fn from_its_own_broker_to_nats_nothing_is_left_behind() -> Result<()> {
         ("NATTER_NATS__URL".to_owned(), nats.client_url()),
     ];
     let over_nats = || Process::start("over-nats", &binary("natter"), &[], &env, logs.path());
-    let mut refused = over_nats()?;
-    let status = refused.wait(PATIENCE)?;
-    let log = refused.log();
-    assert!(!status.success() && log.contains("has 3 events") && log.contains("once more without NATTER_NATS__URL"), "{log}");
+    let refused = || {
+        let mut refused = over_nats()?;
+        let status = refused.wait(PATIENCE)?;
+        let log = refused.log();
+        assert!(!status.success() && log.contains("has 3 events") && log.contains("once more without NATTER_NATS__URL"), "{log}");
+        anyhow::Ok(())
+    };
+    refused()?;
+    // Nor where a persister, which does not see the folder, has taken the database on.
+    let addr = std::net::SocketAddr::from(([127, 0, 0, 1], free_port()));
+    let database = natter.data.join("natter.db");
+    let env_of_persister = [
+        ("NATTER_NATS__URL".to_owned(), nats.client_url()),
+        ("NATTER_DATABASE__URL".to_owned(), format!("sqlite://{}", database.display())),
+        ("NATTER_PERSISTER__HTTP_LISTEN".to_owned(), addr.to_string()),
+    ];
+    let persister = Process::start("persister", &binary("natter-persister"), &["run"], &env_of_persister, logs.path())?;
+    let mut persister = Node::new(persister, addr);
+    persister.wait_ready().await?;
+    assert!(persister.process.terminate()?.success());
+    refused()?;
 
     // As it says; and what is sent meanwhile is not left behind either.
     natter.node.process.start_again()?;
@@ -263,6 +280,41 @@ async fn from_its_own_broker_to_nats_nothing_is_left_behind() -> Result<()> {
     assert!(node.process.terminate()?.success());
     node.process.start_again()?;
     node.wait_ready().await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn over_nats_beside_a_log_it_waits_for_its_database() -> Result<()> {
+    let mut postgres = Postgres::start()?;
+    let url = postgres.create_database()?;
+    let mut natter = Standalone::start(&[("NATTER_DATABASE__URL", &url)]).await?;
+    assert!(natter.node.process.terminate()?.success());
+    postgres.stop()?;
+    let nats = NatsServer::start(&NatsConfig::default())?;
+    let logs = Folder::new()?;
+    let env = [
+        ("NATTER_HTTP__LISTEN".to_owned(), natter.node.addr.to_string()),
+        ("NATTER_DATA_DIR".to_owned(), natter.data.display().to_string()),
+        ("NATTER_DATABASE__URL".to_owned(), url),
+        ("NATTER_NATS__URL".to_owned(), nats.client_url()),
+    ];
+    let mut node = Node::new(Process::start("over-nats", &binary("natter"), &[], &env, logs.path())?, natter.node.addr);
+    wait_until("it says so", async || node.process.log().contains("database_not_asked")).await;
+    assert!(node.process.terminate()?.success(), "{}", node.process.log());
+    node.process.start_again()?;
+    postgres.start_again()?;
+    node.wait_ready().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_says_what_it_leaves_unapplied_before_its_time_to_drain_is_over() -> Result<()> {
+    let mut natter = Standalone::start(&[("NATTER_GATEWAY__DRAIN_TIMEOUT", "2s")]).await?;
+    let ann = sign_in(&natter, "ann").await?;
+    let _held = send_past_the_database(&natter, &ann, &["one"]).await?;
+    natter.node.process.signal("TERM")?;
+    natter.node.process.wait(PATIENCE)?;
+    let log = natter.node.process.log();
+    assert!(log.contains("events_left_to_the_next_start"), "{log}");
     Ok(())
 }
 
