@@ -46,14 +46,6 @@ pub(crate) fn is_overtaken(error: &DbErr) -> bool {
     code(error).is_some_and(|code| code == SERIALIZATION_FAILURE)
 }
 
-/// SQLSTATE 55P03: another transaction did not let go of a row in time.
-const LOCK_NOT_AVAILABLE: &str = "55P03";
-
-/// Whether another transaction held a row for longer than was to be waited.
-pub(crate) fn is_locked(error: &DbErr) -> bool {
-    code(error).is_some_and(|code| code == LOCK_NOT_AVAILABLE)
-}
-
 fn code(error: &DbErr) -> Option<String> {
     let (DbErr::Exec(RuntimeErr::SqlxError(inner)) | DbErr::Query(RuntimeErr::SqlxError(inner))) = error else {
         return None;

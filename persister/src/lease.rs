@@ -12,7 +12,7 @@ use std::{
 
 use natter_shared::{id::InstanceId, subject::Shard};
 use parking_lot::Mutex;
-use sea_orm::{ColumnTrait, ConnectionTrait, DbBackend, DbErr, EntityTrait, QueryFilter};
+use sea_orm::{ColumnTrait, ConnectionTrait, DbBackend, DbErr, EntityTrait, QueryFilter, QueryResult};
 use tokio::{
     sync::watch,
     time::{Instant, timeout},
@@ -26,14 +26,13 @@ use crate::{
         rows::{Kind, Rows},
     },
     entity::leases,
-    error::is_locked,
 };
 
 /// Leases are renewed so often while they hold.
 const RENEWED: u32 = 3;
 
-/// How long a row that another transaction holds is waited for at least.
-const SHORTEST_WAIT: Duration = Duration::from_millis(20);
+/// How long a transaction may say nothing at most: as long as any other.
+const LONGEST_IDLE: Duration = Duration::from_secs(30);
 
 /// How long a row of another holder has to stand unchanged before it is taken, where that one's log is its own: whoever lives renews
 /// it far more often, and what it accepts after it lost it is applied by nobody.
@@ -129,65 +128,90 @@ impl Leases {
         }
     }
 
-    /// Takes and renews all that are to be had; by one statement, or where another transaction holds a row, one by one, so that only
-    /// that one has to wait.
+    /// Takes and renews all that are to be had, and waits for no row that another transaction holds.
     async fn renew(&self) -> Result<(), DbErr> {
-        let all = || (0..).take(self.held.len());
-        match self.take(all()).await {
-            Err(error) if is_locked(&error) => {}
-            taken => return taken,
-        }
-        for shard in all() {
-            match self.take(std::iter::once(shard)).await {
-                Err(error) if is_locked(&error) => tracing::debug!(%error, shard, "lease_not_renewed"),
-                taken => taken?,
-            }
+        let others = self.others().await?;
+        let shards: Vec<i64> = self.shards().filter(|shard| !others.contains(shard)).collect();
+        let mine = match self.store.backend() {
+            DbBackend::Sqlite => self.take_or_make(&shards).await?,
+            _ => self.take_unlocked(&shards).await?,
+        };
+        let now = self.started.elapsed().as_millis() as u64;
+        for ((shard, asked), held) in self.shards().zip(&self.asked).zip(&self.held) {
+            asked.store(now, Ordering::Relaxed);
+            let is_mine = mine.contains(&shard);
+            held.send_if_modified(|held| std::mem::replace(held, is_mine) != is_mine);
         }
         Ok(())
     }
 
-    async fn take(&self, shards: impl Iterator<Item = u16> + Clone) -> Result<(), DbErr> {
+    fn shards(&self) -> impl Iterator<Item = i64> + use<> {
+        0..self.held.len() as i64
+    }
+
+    /// Runs `sql` with `shards` in it, in a transaction of its own.
+    async fn ask(&self, shards: &[i64], sql: &str) -> Result<Vec<QueryResult>, DbErr> {
         let write = self.store.write().await?;
         if self.store.backend() == DbBackend::Postgres {
-            // All rows may be waited for in vain, and then each by itself. Whose host dies before the commit, without a word, keeps
-            // them for no longer than a lease lasts.
-            let (waits, idles) = (self.ttl / 2 / self.held.len().max(1) as u32, self.ttl);
-            let (waits, idles) = (waits.max(SHORTEST_WAIT).as_millis(), idles.as_millis());
+            // Whose host dies before the commit, without a word, keeps rows for no longer than a lease lasts.
+            let (waits, idles) = ((self.ttl / 6).as_millis(), self.ttl.min(LONGEST_IDLE).as_millis());
             let limits = format!("SET LOCAL lock_timeout = {waits}; SET LOCAL idle_in_transaction_session_timeout = {idles}");
             write.transaction.execute_unprepared(&limits).await?;
         }
-        let others = self.others(&write.transaction, shards.clone()).await?;
+        let mut rows = Rows::new([("shard", Kind::Int), ("holder", Kind::Uuid), ("ttl", Kind::Int)]);
+        for shard in shards {
+            rows.push([(*shard).into(), self.holder.0.into(), (self.ttl.as_millis() as i64).into()]);
+        }
+        let answer = rows.query(&write.transaction, sql).await?;
+        write.commit().await?;
+        Ok(answer)
+    }
+
+    /// Takes what is free of `shards`, with or without a row.
+    async fn take_or_make(&self, shards: &[i64]) -> Result<HashSet<i64>, DbErr> {
         let now = self.store.clock();
         let sql = format!(
             "INSERT INTO leases (shard, holder, until) SELECT v.shard, v.holder, {now} + v.ttl FROM v WHERE TRUE ON CONFLICT (shard) DO UPDATE \
              SET holder = excluded.holder, until = excluded.until WHERE leases.holder = excluded.holder OR leases.until < {now} \
              RETURNING shard"
         );
-        let mut rows = Rows::new([("shard", Kind::Int), ("holder", Kind::Uuid), ("ttl", Kind::Int)]);
-        for shard in shards.clone().filter(|shard| !others.contains(&i64::from(*shard))) {
-            rows.push([i64::from(shard).into(), self.holder.0.into(), (self.ttl.as_millis() as i64).into()]);
-        }
-        let taken = if rows.len() > 0 { rows.query(&write.transaction, &sql).await? } else { Vec::new() };
-        let taken: HashSet<i64> = taken.iter().map(|row| row.try_get("", "shard")).collect::<Result<_, _>>()?;
-        write.commit().await?;
-        let now = self.started.elapsed().as_millis() as u64;
-        for shard in shards {
-            let (asked, held) = (self.asked.get(usize::from(shard)), self.held.get(usize::from(shard)));
-            if let (Some(asked), Some(held)) = (asked, held) {
-                asked.store(now, Ordering::Relaxed);
-                let is_taken = taken.contains(&i64::from(shard));
-                held.send_if_modified(|held| std::mem::replace(held, is_taken) != is_taken);
-            }
-        }
-        Ok(())
+        self.ask(shards, &sql).await?.iter().map(|row| row.try_get("", "shard")).collect()
     }
 
+    /// The same on PostgreSQL, where an upsert would hold each row until it commits, those of others too. A row of ours that is held
+    /// stays ours until it runs out.
+    async fn take_unlocked(&self, shards: &[i64]) -> Result<HashSet<i64>, DbErr> {
+        let now = self.store.clock();
+        let sql = format!(
+            ", free AS (SELECT l.shard FROM leases l JOIN v ON v.shard = l.shard WHERE l.holder = v.holder OR l.until < {now} \
+             FOR UPDATE OF l SKIP LOCKED), \
+             taken AS (UPDATE leases SET holder = v.holder, until = {now} + v.ttl FROM v JOIN free ON free.shard = v.shard \
+             WHERE leases.shard = free.shard RETURNING leases.shard) \
+             SELECT l.shard, taken.shard IS NOT NULL OR (l.holder = v.holder AND l.until >= {now}) AS mine \
+             FROM leases l JOIN v ON v.shard = l.shard LEFT JOIN taken ON taken.shard = l.shard"
+        );
+        let (mut known, mut mine) = (HashSet::new(), HashSet::new());
+        for row in self.ask(shards, &sql).await? {
+            let shard = row.try_get("", "shard")?;
+            known.insert(shard);
+            if row.try_get("", "mine")? {
+                mine.insert(shard);
+            }
+        }
+        // Only here another one is waited for, who makes the same row; and what is ours already is renewed.
+        let missing: Vec<i64> = shards.iter().copied().filter(|shard| !known.contains(shard)).collect();
+        if !missing.is_empty() {
+            match self.take_or_make(&missing).await {
+                Ok(made) => mine.extend(made),
+                Err(error) => tracing::debug!(%error, "leases_not_made"),
+            }
+        }
+        Ok(mine)
+    }
     /// Looks at the rows of other holders. Returns the shards whose are to be left to them still.
-    async fn others(&self, database: &impl ConnectionTrait, shards: impl Iterator<Item = u16>) -> Result<HashSet<i64>, DbErr> {
+    async fn others(&self) -> Result<HashSet<i64>, DbErr> {
         let Some(enough) = self.looks else { return Ok(HashSet::new()) };
-        let shards: Vec<i64> = shards.map(i64::from).collect();
-        let of_these = leases::Entity::find().filter(leases::Column::Shard.is_in(shards.iter().copied()));
-        let rows = of_these.filter(leases::Column::Holder.ne(self.holder.0)).all(database).await?;
+        let rows = leases::Entity::find().filter(leases::Column::Holder.ne(self.holder.0)).all(self.store.database()).await?;
         if let Some(row) = rows.first()
             && !self.has_warned.swap(true, Ordering::Relaxed)
         {
@@ -200,7 +224,7 @@ impl Leases {
             );
         }
         let mut foreign = self.foreign.lock();
-        let mut before: HashMap<i64, Foreign> = shards.iter().filter_map(|shard| foreign.remove_entry(shard)).collect();
+        let mut before = std::mem::take(&mut *foreign);
         let mut left = HashSet::new();
         for leases::Model { shard, holder, until } in rows {
             let same = before.remove(&shard).filter(|seen| seen.holder == holder && seen.until == until);

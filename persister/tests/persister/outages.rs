@@ -177,7 +177,9 @@ async fn calls_that_wait_for_the_database_keep_no_shard_waiting() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lease_whose_row_is_held_is_the_only_one_that_runs_out() {
-    let harness = Harness::postgres().await;
+    let mut harness = Harness::postgres().await;
+    // One with leases, and one that looks whether any has run out.
+    harness.start().await;
     let other = harness.database.begin().await.unwrap();
     other.execute_unprepared("UPDATE leases SET until = until WHERE shard = 2").await.unwrap();
     let until = Instant::now() + Duration::from_secs(10);
@@ -185,6 +187,7 @@ async fn a_lease_whose_row_is_held_is_the_only_one_that_runs_out() {
         let sql = "SELECT CAST(min(until - extract(epoch from clock_timestamp()) * 1000) AS bigint) AS ms FROM leases WHERE shard <> 2";
         let left: i64 = harness.rows(sql).await[0].try_get("", "ms").unwrap();
         assert!(left > 500, "{left} ms are left of a lease of 3 s");
+        assert_eq!(harness.count("pg_stat_activity WHERE wait_event_type = 'Lock'").await, 0, "waits for the row");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     other.rollback().await.unwrap();
