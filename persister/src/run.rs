@@ -8,7 +8,7 @@ use natter_shared::{
     id::InstanceId,
     rpc::ShardPosition,
 };
-use sea_orm::{ConnectionTrait, DbErr};
+use sea_orm::{ConnectionTrait, DbBackend, DbErr};
 use tokio::{
     sync::{mpsc, watch},
     task::JoinSet,
@@ -55,8 +55,10 @@ pub async fn run(
     ready: watch::Sender<bool>,
     metrics: Metrics,
 ) -> Result<(), Error> {
-    let Connections { work, calls } = connections;
-    let store = Store::new(work);
+    let Connections { work, calls, apart } = connections;
+    let store = Store::new(work).writing_over(&apart);
+    // Nothing is read over what SQLite is written over.
+    let apart = if store.backend() == DbBackend::Sqlite { store.clone() } else { store.over(apart) };
     let shards = broker.shards();
     if !prepared(&store, shards.count(), &shutdown).await? {
         return Ok(());
@@ -67,7 +69,7 @@ pub async fn run(
     let _stop = projecting.clone().drop_guard();
     let progress = Progress::new(shards.count(), metrics.clone());
     let leases =
-        Leases::new(store.clone(), instance, options.lease_ttl, shards.count(), options.apply_all.as_ref().map(|_| OTHERS_WATCHED));
+        Leases::new(apart.clone(), instance, options.lease_ttl, shards.count(), options.apply_all.as_ref().map(|_| OTHERS_WATCHED));
     let (changes, to_count) = mpsc::channel(CHANGES);
     let mut tasks = JoinSet::new();
     for shard in shards.iter() {
@@ -117,7 +119,7 @@ pub async fn run(
     // The database may answer before the first call can.
     let (serving, is_serving) = watch::channel(false);
     let watched = Arc::clone(&progress);
-    tasks.spawn(watch_readiness(store.clone(), Arc::clone(&broker), watched, is_serving, ready.clone(), projecting.clone()));
+    tasks.spawn(watch_readiness(apart, Arc::clone(&broker), watched, is_serving, ready.clone(), projecting.clone()));
     let standings = Standings::new(store.clone(), Arc::clone(&broker));
     tasks.spawn(Arc::clone(&standings).run(projecting.clone()));
     let to_apply = options.apply_all.clone().map(|hurry| (Arc::clone(&progress), Arc::clone(&broker), hurry));

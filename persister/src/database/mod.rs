@@ -39,6 +39,9 @@ const NO_ANSWER: &str = "no answer in time";
 /// How long a connection that is given back may take to answer.
 const STILL_THERE: Duration = Duration::from_secs(5);
 
+/// How long who only asks whether the database is there waits for it.
+const REACHED: Duration = Duration::from_secs(3);
+
 /// How long another process may take to make the SQLite file.
 const MAKING: Duration = Duration::from_secs(5);
 
@@ -202,15 +205,16 @@ async fn begin_write(database: &DatabaseConnection) -> Result<DatabaseTransactio
 pub(crate) struct Store {
     database: DatabaseConnection,
     backend: DbBackend,
-    /// SQLite has one writer: waiting here is fair and cheap, its busy handler is neither.
-    writer: Arc<Mutex<()>>,
+    /// SQLite has one writer: waiting here is fair and cheap, its busy handler is neither. With the connection to write over, so that
+    /// whose turn it is waits for none.
+    writer: Option<Arc<Mutex<DatabaseConnection>>>,
 }
 
 /// A transaction to write in.
 pub(crate) struct Write {
     pub(crate) transaction: DatabaseTransaction,
     // Released after the transaction is done with.
-    _writer: Option<OwnedMutexGuard<()>>,
+    _writer: Option<OwnedMutexGuard<DatabaseConnection>>,
 }
 
 impl Write {
@@ -225,10 +229,18 @@ impl Write {
 
 impl Store {
     pub(crate) fn new(database: DatabaseConnection) -> Self {
-        Self { backend: database.get_database_backend(), database, writer: Arc::default() }
+        let backend = database.get_database_backend();
+        let writer = (backend == DbBackend::Sqlite).then(|| Arc::new(Mutex::new(database.clone())));
+        Self { database, backend, writer }
     }
 
-    /// The same database over other connections.
+    /// The same, with another connection to write over where the database has one writer.
+    pub(crate) fn writing_over(self, database: &DatabaseConnection) -> Self {
+        let writer = self.writer.is_some().then(|| Arc::new(Mutex::new(database.clone())));
+        Self { writer, ..self }
+    }
+
+    /// The same database over other connections, but for what is written over one.
     pub(crate) fn over(&self, database: DatabaseConnection) -> Self {
         Self { database, ..self.clone() }
     }
@@ -244,11 +256,16 @@ impl Store {
 
     /// A transaction to write in, taking its turn.
     pub(crate) async fn write(&self) -> Result<Write, DbErr> {
-        let writer = match self.backend {
-            DbBackend::Sqlite => Some(Arc::clone(&self.writer).lock_owned().await),
-            _ => None,
+        let Some(writer) = &self.writer else {
+            return Ok(Write { transaction: begin_write(&self.database).await?, _writer: None });
         };
-        Ok(Write { transaction: begin_write(&self.database).await?, _writer: writer })
+        let writer = Arc::clone(writer).lock_owned().await;
+        Ok(Write { transaction: begin_write(&writer).await?, _writer: Some(writer) })
+    }
+
+    /// Whether its connections answer.
+    pub(crate) async fn answers(&self) -> bool {
+        answered_within(REACHED, self.database.query_one_raw(self.statement("SELECT 1", []))).await.is_ok()
     }
 
     /// Runs one statement in a transaction of its own; returns the number of rows it affected.

@@ -48,6 +48,12 @@ const DEADLINE: Duration = Duration::from_millis(4500);
 /// How long a call waits for its `min_position`.
 const PATIENCE: Duration = Duration::from_secs(1);
 
+/// How long the database may be silent to calls, and to nothing else, until these are left to others.
+const SILENCE: Duration = Duration::from_secs(10);
+
+/// Between two looks at that.
+const LOOK: Duration = Duration::from_secs(1);
+
 /// How long answers under way may take once shut down.
 const DRAIN: Duration = Duration::from_secs(3);
 
@@ -73,12 +79,12 @@ impl Server {
     }
 
     /// Serves until `shutdown`, then finishes what is under way; `serving` follows whether calls come here. While only others reach the
-    /// database, as `leases` know, it leaves calls to them.
+    /// database, as `leases` know, or calls do not, it leaves calls to others.
     pub(crate) async fn run(self, leases: Arc<Leases>, serving: watch::Sender<bool>, shutdown: CancellationToken) {
         let (tracker, permits) = (TaskTracker::new(), Arc::new(Semaphore::new(self.concurrency)));
         while !shutdown.is_cancelled() {
             // One for all calls: it looks each second, and not for each of them.
-            let cut_off = self.context.progress.cut_off(&leases);
+            let cut_off = self.cut_off(&leases);
             tokio::pin!(cut_off);
             let calls = self.context.broker.serve().await;
             serving.send_replace(calls.is_ok());
@@ -96,7 +102,7 @@ impl Server {
                             tracing::warn!("calls_left_to_others: the database does not answer here");
                             tokio::select! {
                                 () = shutdown.cancelled() => {}
-                                () = leases.confirmed() => {}
+                                () = self.reaches(&leases) => {}
                             }
                             break;
                         }
@@ -119,6 +125,31 @@ impl Server {
         tracker.close();
         // What is not done by then, the gateways ask again elsewhere.
         let _ = tokio::time::timeout(DRAIN, tracker.wait()).await;
+    }
+
+    /// Waits until this process alone seems not to reach the database, or its calls alone do not.
+    async fn cut_off(&self, leases: &Leases) {
+        let silent = async {
+            let mut heard = Instant::now();
+            while heard.elapsed() < SILENCE {
+                sleep(LOOK).await;
+                if !leases.is_any_confirmed() || self.context.store.answers().await {
+                    heard = Instant::now();
+                }
+            }
+        };
+        tokio::select! {
+            () = self.context.progress.cut_off(leases) => {}
+            () = silent => {}
+        }
+    }
+
+    /// Waits until the database answers, calls too.
+    async fn reaches(&self, leases: &Leases) {
+        leases.confirmed().await;
+        while !self.context.store.answers().await {
+            sleep(LOOK).await;
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use natter_shared::{
     broker::{Broker, Control},
     event::GroupKind,
     frame::ErrorCode,
-    rpc::{ChangeStanding, CheckApiKey, FindUser, StandingChange},
+    rpc::{ChangeStanding, CheckApiKey, FindUser, SignIn, StandingChange},
     subject::Topic,
 };
 use sea_orm::{ConnectionTrait, TransactionTrait};
@@ -109,6 +109,7 @@ async fn who_alone_is_cut_off_from_the_database_leaves_all_to_others() {
     harness.applied(topic, created).await;
     handle.work.close_by_ref().await.unwrap();
     handle.calls.close_by_ref().await.unwrap();
+    handle.apart.close_by_ref().await.unwrap();
     harness.start().await;
     let last = harness.say(group, &alice, "meanwhile").await;
     harness.eventually("the other one has applied it", async || (harness.count("messages").await == 1).then_some(())).await;
@@ -130,6 +131,65 @@ async fn who_alone_is_cut_off_from_the_database_leaves_all_to_others() {
             assert!(position >= last.position, "{position} was said, and SQL is at {}", last.position);
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_reaches_the_database_for_all_but_calls_leaves_these_to_others() {
+    let mut harness = Harness::postgres().await;
+    harness.stop().await;
+    let handle = harness.start_with_a_handle().await;
+    harness.start().await;
+    harness.sign_in(&user("alice"), None).await;
+    handle.calls.close_by_ref().await.unwrap();
+    let asks = async || harness.call(FindUser::Id(user("alice"))).await.is_ok();
+    harness
+        .eventually("calls are left to who can answer them", async || {
+            for _ in 0..20 {
+                if !asks().await {
+                    return None;
+                }
+            }
+            Some(())
+        })
+        .await;
+    let until = Instant::now() + Duration::from_secs(3);
+    while Instant::now() < until {
+        assert!(asks().await);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// All that a call has of an SQLite database is taken, and a call that writes waits for some of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_that_waits_to_write_keeps_no_shard_waiting() {
+    let mut harness = Harness::sqlite().await;
+    harness.stop().await;
+    harness.options.database.max_connections = 4;
+    let handle = harness.start_with_a_handle().await;
+    let alice = user("alice");
+    let (group, created) = harness.create(GroupKind::Group, &[&alice]).await;
+    harness.applied(Topic::Group(group), created).await;
+    let calls = handle.calls.get_sqlite_connection_pool();
+    let mut taken = vec![calls.acquire().await.unwrap()];
+    while let Some(another) = calls.try_acquire() {
+        taken.push(another);
+    }
+    while taken.len() < calls.options().get_max_connections() as usize {
+        taken.push(calls.acquire().await.unwrap());
+    }
+    let waits = async {
+        let call = SignIn { user: user("bob"), handle: None, display_name: None, limit: 1, issued_at: None };
+        let _ = harness.call(call).await;
+    };
+    let applies = async {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let said = Instant::now();
+        let ack = harness.say(group, &alice, "meanwhile").await;
+        harness.applied(Topic::Group(group), ack).await;
+        assert!(said.elapsed() < Duration::from_secs(1), "{:?}", said.elapsed());
+    };
+    tokio::join!(waits, applies);
+    drop(taken);
 }
 
 #[tokio::test(flavor = "multi_thread")]

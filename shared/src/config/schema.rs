@@ -97,10 +97,11 @@ section! {
         /// the password `/ # ? @ : %` (`%2F %23 %3F %40 %3A %25`), in a path a space (`%20`), `#`, `?` and `%`. The folder of a socket
         /// goes in the place of the host: `postgres://user:password@%2Frun%2Fpostgresql/name`.
         pub url: Option<Secret> = None,
-        /// Connections to the database, of each persister. One for each of `nats.shards` and four more (of few, half of all) are for what
-        /// works on shards: projection, leases, counts of inboxes, retention, erasures. Calls of gateways share the others, and wait for
-        /// up to 2 s for one: more of them help where many sign in at once. SQLite has one writer, whatever the number.
-        pub max_connections: u32 = 16 => 2..=1000,
+        /// Connections to the database, of each persister. One is for leases and readiness (with SQLite, which has one writer, for all that is
+        /// written); one for each of `nats.shards` and four more, or half of all where these are few, are for what works on shards: projection,
+        /// counts of inboxes, retention, erasures. Calls of gateways share the others, and wait for up to 2 s for one: more of them help where
+        /// many sign in at once. More than four shards want 2 × (shards + 4) + 1.
+        pub max_connections: u32 = 16 => 4..=1000,
     }
 }
 
