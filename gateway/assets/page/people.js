@@ -37,10 +37,18 @@ export class Directory extends EventTarget {
   }
 }
 
-/** Users whose name begins with a text. @param {string} prefix @returns {Promise<User[]>} */
+/** Pages of a search at most that are gone through until somebody is found. */
+const PAGES = 5;
+
+/** Users whose handle or name begins with a text; a page may have none, and more behind it. @param {string} prefix @returns {Promise<User[]>} */
 async function find(prefix) {
-  const { users } = await get(`/users?limit=100&prefix=${encodeURIComponent(prefix)}`);
-  return users;
+  let cursor = "";
+  for (let left = PAGES; left > 0; left -= 1) {
+    const { users, next } = await get(`/users?limit=100&prefix=${encodeURIComponent(prefix)}${cursor && `&cursor=${encodeURIComponent(cursor)}`}`);
+    if (users.length > 0 || !next) return users;
+    cursor = next;
+  }
+  return [];
 }
 
 /** A user as a list shows them; the element with the handle comes first. @param {User} user */

@@ -26,6 +26,9 @@ const WALKED: usize = 10_000;
 /// Users that one statement looks at, at most.
 const SLICE: usize = 2000;
 
+/// How the handles of erased users begin, and no others; and what comes behind them.
+const ERASED: [&str; 2] = ["erased~", "erased\u{7f}"];
+
 /// Spellings of a prefix that are looked for at most.
 const MAX_SPELLINGS: usize = 16;
 
@@ -130,10 +133,10 @@ impl Search<'_> {
         let mut slice = BTreeMap::new();
         for range in &self.ranges {
             let rows = match at {
-                Place::ByHandle { folded, handle } => self.by_handle(range, folded, handle, count).await?,
+                Place::ByHandle { folded, handle } => self.by_handle(range, behind_erased(folded), handle, count).await?,
                 Place::ByName { name, .. } if *name >= range.1 => continue,
                 Place::ByName { name, .. } if *name < range.0 => self.by_name(range, [&range.0, "", ""], count).await?,
-                Place::ByName { name, folded, handle } => self.by_name(range, [name, folded, handle], count).await?,
+                Place::ByName { name, folded, handle } => self.by_name(range, [name, behind_erased(folded), handle], count).await?,
             };
             for row in rows {
                 let profile = users::profile(&row)?;
@@ -178,6 +181,12 @@ impl Search<'_> {
     }
 }
 
+/// Where to go on behind a handle: of erased users, who lie beside each other, all the others are passed over.
+fn behind_erased(folded: &str) -> &str {
+    let [erased, behind] = ERASED;
+    if folded.starts_with(erased) { behind } else { folded }
+}
+
 /// The ways in which `prefix` may be written where a-z is folded: SQL folds only these, so of any
 /// other letter both cases are looked for.
 fn spellings(prefix: &str) -> Vec<String> {
@@ -185,7 +194,8 @@ fn spellings(prefix: &str) -> Vec<String> {
     for c in prefix.chars() {
         let mut cases = vec![c.to_ascii_lowercase().to_string()];
         if !c.is_ascii() {
-            cases.extend([c.to_lowercase().collect(), c.to_uppercase().collect()]);
+            // Some letter's other case is of a-z: it is looked for as SQL folds it.
+            cases.extend([c.to_lowercase().collect::<String>(), c.to_uppercase().collect()].map(|case| case.to_ascii_lowercase()));
             cases.sort();
             cases.dedup();
             if cases.len() * spellings.len() > MAX_SPELLINGS {
@@ -195,4 +205,16 @@ fn spellings(prefix: &str) -> Vec<String> {
         spellings = spellings.iter().flat_map(|before| cases.iter().map(move |case| format!("{before}{case}"))).collect();
     }
     spellings
+}
+
+#[cfg(test)]
+mod tests {
+    use super::spellings;
+
+    #[test]
+    fn every_spelling_is_folded_as_sql_does_it() {
+        assert_eq!(spellings("ısp"), ["isp", "ısp"]);
+        assert_eq!(spellings("Ör"), ["Ör", "ör"]);
+        assert_eq!(spellings("\u{212a}"), ["k", "\u{212a}"]);
+    }
 }

@@ -13,6 +13,7 @@ on_both!(
     users_are_found_by_how_they_begin,
     a_name_that_thousands_have_is_listed_in_pages_too,
     names_that_go_like_handles_are_listed_once_and_not_walked_through,
+    erased_users_are_passed_over,
 );
 
 /// Users whose handle or name begins with `prefix`, but one, page by page; and how many pages these were.
@@ -104,6 +105,24 @@ async fn a_name_that_thousands_have_is_listed_in_pages_too(harness: Harness) {
     let wanted: Vec<String> = wanted.into_iter().map(|(_, handle)| handle).collect();
     assert_eq!(pages(&harness, "id7", "nAmE", 70).await.0, wanted, "each once, in the order of names");
     assert_eq!(pages_by_handle(&harness, "id7", "nAmE", 200).await, wanted);
+}
+
+/// They lie beside each other by handle and by name, more of them than are looked at for a page.
+async fn erased_users_are_passed_over(harness: Harness) {
+    let (numbers, key) = (figures::numbers(&harness, 15_000), figures::uuid(&harness, 'a'));
+    harness
+        .sql(&format!(
+            "INSERT INTO users (id, key, handle, display_name, placeholder, created_at, erased_at) \
+             SELECT 'id' || n, {key}, 'erased~' || n, 'erased', TRUE, 0, 0 FROM {numbers}"
+        ))
+        .await;
+    for (id, handle, name) in [("1", "erwin", "Erwin"), ("2", "zoe", "Erased"), ("3", "erasmus", "Erasmus")] {
+        let (handle, display_name) = (Some(handle.to_owned()), Some(name.to_owned()));
+        harness.call(SignIn { user: user(id), handle, display_name, limit: 1, issued_at: None }).await.unwrap();
+    }
+    for (prefix, found) in [("er", vec!["erasmus", "erwin", "zoe"]), ("", vec!["erasmus", "erwin", "zoe"]), ("erased", vec!["zoe"])] {
+        assert_eq!(pages(&harness, "nobody", prefix, 50).await, (found.into_iter().map(str::to_owned).collect(), 1), "{prefix:?}");
+    }
 }
 
 /// The rows of users that have been read. All other sessions of PostgreSQL have to end for that: only then they have told all.
