@@ -296,7 +296,9 @@ mod tests {
 
     #[tokio::test]
     async fn an_unknown_user_is_said_so() {
-        let database = connect(&DatabaseOptions { url: "sqlite::memory:".into(), max_connections: 1, ..Default::default() }).await.unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let url = natter_shared::config::database_url::of_sqlite_file(&folder.path().join("natter.db"));
+        let database = connect(&DatabaseOptions { url, max_connections: 1, ..Default::default() }).await.unwrap();
         migrate(&database).await.unwrap();
         let nobody = UserId::new("nobody").unwrap();
         let error = export(&Store::new(database), &nobody, &mut Vec::new()).await.unwrap_err();

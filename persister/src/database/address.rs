@@ -14,7 +14,7 @@ pub(super) fn check(url: &str) -> Result<(), DbErr> {
 /// its mode to the files beside it.
 pub(super) fn make_private(url: &str) {
     let Some(path) = database_url::sqlite_file(url) else { return };
-    if path.as_os_str().is_empty() || path.as_os_str() == ":memory:" || url.contains("mode=memory") {
+    if path.as_os_str().is_empty() {
         return;
     }
     // One that is there is not opened: closing it would let go of the locks that this process has on it. Of one that cannot

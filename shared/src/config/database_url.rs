@@ -30,7 +30,14 @@ pub fn sqlite_file(url: &str) -> Option<PathBuf> {
 pub fn problem(url: &str) -> Option<&'static str> {
     if url.starts_with("sqlite:") {
         let problem = "the value is not a URL: percent-encode the path (a space is %20), and begin an absolute one with sqlite:///";
-        return Url::parse(url).is_err().then_some(problem);
+        if Url::parse(url).is_err() {
+            return Some(problem);
+        }
+        let is_in_memory = sqlite_file(url).is_some_and(|path| path.as_os_str() == ":memory:")
+            || url.split_once('?').is_some_and(|(_, query)| query.contains("mode=memory"));
+        let problem = "the value names no file: in memory each connection would have a database of its own. Say where the file is, as in \
+                       sqlite:///var/lib/natter/natter.db";
+        return is_in_memory.then_some(problem);
     }
     if !["postgres://", "postgresql://"].iter().any(|scheme| url.starts_with(scheme)) {
         return Some("the value does not begin with postgres:// or sqlite://");
@@ -77,7 +84,6 @@ mod tests {
             "postgres:///natter?host=/run/postgresql&user=natter&password=secret",
             "sqlite://./data/natter.db",
             "sqlite:natter.db",
-            "sqlite::memory:",
         ] {
             assert_eq!(problem(good), None, "{good}");
         }
@@ -91,6 +97,8 @@ mod tests {
             ("postgres://natter:12?34@db/natter", "percent-encode"),
             ("postgres://natter:secret@/natter?host=/run/postgresql", "%2Frun%2Fpostgresql"),
             ("sqlite://chat data/natter.db", "%20"),
+            ("sqlite::memory:", "names no file"),
+            ("sqlite://natter?mode=memory&cache=shared", "names no file"),
             ("mysql://natter:secret@db/natter", "does not begin with"),
         ] {
             assert!(problem(bad).is_some_and(|problem| problem.contains(part)), "{bad}: {:?}", problem(bad));
