@@ -7,7 +7,7 @@ use natter_shared::{
     broker::{Broker, Control},
     event::GroupKind,
     frame::ErrorCode,
-    rpc::{ChangeStanding, CheckApiKey, FindUser, SignIn, StandingChange},
+    rpc::{ChangeStanding, CheckApiKey, FindUser, StandingChange},
     subject::Topic,
 };
 use sea_orm::{ConnectionTrait, TransactionTrait};
@@ -178,8 +178,7 @@ async fn a_call_that_waits_to_write_keeps_no_shard_waiting() {
         taken.push(calls.acquire().await.unwrap());
     }
     let waits = async {
-        let call = SignIn { user: user("bob"), handle: None, display_name: None, limit: 1, issued_at: None };
-        let _ = harness.call(call).await;
+        let _ = harness.call(ChangeStanding { user: user("bob"), change: StandingChange::Block }).await;
     };
     let applies = async {
         tokio::time::sleep(Duration::from_millis(100)).await;
