@@ -70,6 +70,12 @@ pub(crate) async fn left(store: &Store) -> Result<Vec<ShardPosition>, DbErr> {
     Ok(left.into_iter().map(at).collect())
 }
 
+/// The last event of `epoch` that SQL had when it left that; none while it has not, or never was in it.
+pub(crate) async fn last_seq(store: &Store, epoch: Epoch) -> Result<Option<u64>, DbErr> {
+    let row = answered(epochs::Entity::find_by_id(i64::from(epoch.0)).one(store.database())).await?;
+    Ok(row.and_then(|row| row.last_seq).map(|seq| seq as u64))
+}
+
 /// The first epoch SQL knows of for `shard`.
 pub(crate) async fn first(store: &Store, shard: Shard) -> Result<Option<Epoch>, DbErr> {
     let first = epochs::Entity::find().filter(epochs::Column::Shard.eq(i64::from(shard.0))).order_by_asc(epochs::Column::Epoch);

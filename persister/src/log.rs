@@ -30,7 +30,7 @@ const QUIET: Duration = Duration::from_millis(500);
 /// have been asked.
 const ENDS_WITHIN: Duration = Duration::from_secs(30);
 
-/// Events of a rewound log are new when stored after the checkpoint's, give or take this.
+/// Events of a rewound log are new when stored after the checkpoint's, give or take this, or beyond where SQL left their epoch.
 const SLACK: Duration = Duration::from_secs(10);
 
 /// The checkpoint of a shard, in the epoch its log is in.
@@ -222,9 +222,12 @@ async fn next_of_ended(reader: &mut dyn LogReader) -> Result<Option<Vec<Stored>>
 /// Publishes again what the rewound log of `epoch` has and SQL has not.
 async fn rescue(projector: &Projector, checkpoint: &Checkpoint, epoch: Epoch) -> Result<(), Error> {
     let Some((mut reader, _)) = open_reader(projector, Position::new(epoch, 0)).await? else { return Ok(()) };
+    // SQL may have gone on elsewhere in between, with newer events, while this log was away.
+    let left_at = epochs::last_seq(&projector.store, epoch).await?;
     let mut rescued = 0_usize;
     while let Some(batch) = next_of_ended(&mut *reader).await? {
-        let is_new = |stored: &Stored| checkpoint.stored_at.since(stored.stored_at) < SLACK;
+        let is_new =
+            |stored: &Stored| left_at.is_some_and(|seq| stored.position.seq > seq) || checkpoint.stored_at.since(stored.stored_at) < SLACK;
         let batch: Vec<Stored> = batch.into_iter().filter(is_new).collect();
         for Stored { topic, id, payload, .. } in projector.unknown(&batch).await? {
             let made_at = projector.broker.now();

@@ -41,8 +41,6 @@ pub(crate) struct Progress {
     wanted: Vec<watch::Sender<Position>>,
     /// By this process's own commits: what it announces, and when that event was stored.
     own: Vec<watch::Sender<(Position, Timestamp)>>,
-    /// The last that commands of this process have stored, in each shard.
-    stored: Mutex<Vec<Position>>,
     /// Whether the shard takes what users ask for: so much of its log is not in SQL.
     admits: Vec<AtomicBool>,
     /// How far SQL was known to have come when the database answered here last.
@@ -56,8 +54,7 @@ impl Progress {
         let wanted = (0..shards).map(|_| watch::Sender::new(Position::START)).collect();
         let own = (0..shards).map(|_| watch::Sender::new((Position::START, Timestamp::default()))).collect();
         let admits = (0..shards).map(|_| AtomicBool::new(true)).collect();
-        let stored = Mutex::new(vec![Position::START; usize::from(shards)]);
-        Arc::new(Self { known, wanted, own, stored, admits, when_confirmed: Mutex::default(), metrics })
+        Arc::new(Self { known, wanted, own, admits, when_confirmed: Mutex::default(), metrics })
     }
 
     /// This process has committed, or read, a checkpoint.
@@ -119,19 +116,6 @@ impl Progress {
     /// goes in anyway: it is what makes room.
     pub(crate) fn admits(&self, shard: Shard) -> bool {
         self.admits.get(usize::from(shard.0)).is_some_and(|admits| admits.load(Ordering::Relaxed))
-    }
-
-    /// A command of this process has stored the event `at`.
-    pub(crate) fn has_stored(&self, at: ShardPosition) {
-        if let Some(last) = self.stored.lock().get_mut(usize::from(at.shard)) {
-            *last = at.position.max(*last);
-        }
-    }
-
-    /// The last that commands of this process have stored, in each shard that SQL is not known to have come so far in.
-    pub(crate) fn stored(&self) -> Vec<ShardPosition> {
-        let all = (0..).zip(self.stored.lock().clone()).map(|(shard, position)| ShardPosition { shard, position });
-        all.filter(|at| at.position > self.furthest(Shard(at.shard))).collect()
     }
 
     /// Waits until SQL is known to have come to `at`. False if not by `deadline`.

@@ -2,8 +2,8 @@
 //!
 //! A connection has room for so many groups, in the order of their ids: whoever is in more hears nothing of some. So a user whom others may
 //! bring into groups is brought into no more than leave room. Groups for two do not count there: others open them, and nobody can leave
-//! one. Each pair has one at most, so who opens them is bounded instead. What commands here have stored is waited for, so only those at the
-//! same moment may overshoot, by as many as there are.
+//! one. Each pair has one at most, so who opens them is bounded instead. SQL is counted as it is: commands at the same moment, and those
+//! that are made while it lags, may overshoot by as many as there are.
 
 use natter_shared::{
     frame::ErrorCode,
@@ -41,14 +41,13 @@ pub(super) enum Counted {
     ThatCanBeLeft,
 }
 
-/// Refuses where one of `users` is in `most` groups, or more; `unavailable` where SQL is behind what commands here have stored.
+/// Refuses where one of `users` is in `most` groups, or more.
 pub(super) async fn check_groups(
     context: &Context,
     users: impl IntoIterator<Item = &UserId>,
     counted: Counted,
     most: usize,
 ) -> Result<(), RpcError> {
-    context.check_caught_up().await?;
     let mut rows = Rows::new([("i", Kind::Text)]);
     for user in users {
         rows.push([user.as_str().into()]);

@@ -1,6 +1,12 @@
 //! What every call works with: snapshots, waiting for positions, publishing events.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use natter_shared::{
     broker::{Broker, Outgoing},
@@ -32,9 +38,6 @@ use crate::{
 /// How long a command waits for its event to be stored and applied.
 const PATIENCE: Duration = Duration::from_secs(4);
 
-/// How long a command that is bound by what SQL counts waits for what was stored before it.
-const LAG: Duration = Duration::from_secs(1);
-
 /// What every call works with.
 pub(super) struct Context {
     pub(super) store: Store,
@@ -44,6 +47,8 @@ pub(super) struct Context {
     /// Whose inbox is counted and told.
     pub(super) changes: mpsc::Sender<Change>,
     pub(super) options: Options,
+    /// Whether the database has answered a call since somebody looked.
+    pub(super) answered: AtomicBool,
 }
 
 /// A snapshot of SQL, and how far it had come.
@@ -104,7 +109,13 @@ impl Snapshot<'_> {
 impl Context {
     pub(super) async fn snapshot(&self) -> Result<Snapshot<'_>, RpcError> {
         let (read, applied) = self.store.snapshot().await?;
+        self.answered.store(true, Ordering::Relaxed);
         Ok(Snapshot { store: &self.store, read, applied })
+    }
+
+    /// Whether the database has answered a call since the last look.
+    pub(super) fn has_answered(&self) -> bool {
+        self.answered.swap(false, Ordering::Relaxed)
     }
 
     /// Waits until SQL has come to `at`; then a snapshot taken later has it.
@@ -118,19 +129,6 @@ impl Context {
             return Ok(());
         }
         Err(RpcError::new(ErrorCode::Unavailable, "not applied yet"))
-    }
-
-    /// Refuses where SQL does not have all yet that commands here have stored, also those that were given up. Not as busy: this very command
-    /// may be among them.
-    pub(super) async fn check_caught_up(&self) -> Result<(), RpcError> {
-        let deadline = Instant::now() + LAG;
-        for at in self.progress.stored() {
-            if let Err(error) = self.reach(at, deadline.saturating_duration_since(Instant::now())).await {
-                tracing::debug!(%error, shard = at.shard, "commands_not_applied");
-                return Err(RpcError::new(ErrorCode::Unavailable, "what was made before is not in the database yet; try again later"));
-            }
-        }
-        Ok(())
     }
 
     /// The event was stored before. One that came too late to count changes nothing, and keeps its id from another for a while.
@@ -166,7 +164,6 @@ impl Context {
             }
         };
         let at = ShardPosition { shard: shard.0, position: ack.position };
-        self.progress.has_stored(at);
         if ack.duplicate {
             self.check_counts(at, deadline).await?;
         }

@@ -16,7 +16,7 @@ mod standings;
 mod users;
 
 use std::{
-    sync::Arc,
+    sync::{Arc, atomic::AtomicBool},
     time::{Duration, Instant},
 };
 
@@ -75,7 +75,11 @@ impl Server {
         options: Options,
     ) -> Self {
         let concurrency = options.rpc_concurrency.max(1);
-        Self { context: Arc::new(Context { store, broker, progress, standings, changes, options }), metrics, concurrency }
+        Self {
+            context: Arc::new(Context { store, broker, progress, standings, changes, options, answered: AtomicBool::default() }),
+            metrics,
+            concurrency,
+        }
     }
 
     /// Serves until `shutdown`, then finishes what is under way; `serving` follows whether calls come here. While only others reach the
@@ -91,11 +95,14 @@ impl Server {
             match calls {
                 Ok(mut calls) => loop {
                     // The permit first: calls beyond it wait at the broker, or at another persister.
-                    let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { return };
-                    let call = tokio::select! {
+                    let next = async {
+                        let permit = Arc::clone(&permits).acquire_owned().await.ok()?;
+                        Some((permit, calls.next().await?))
+                    };
+                    let next = tokio::select! {
                         () = shutdown.cancelled() => break,
-                        call = calls.next() => call,
-                        // Calls are for those who can answer them.
+                        next = next => next,
+                        // Calls are for those who can answer them. Polled all the time: it takes a connection for its look.
                         () = &mut cut_off => {
                             drop(calls);
                             serving.send_replace(false);
@@ -107,7 +114,7 @@ impl Server {
                             break;
                         }
                     };
-                    let Some(call) = call else { break };
+                    let Some((permit, call)) = next else { break };
                     let (context, metrics) = (Arc::clone(&self.context), self.metrics.clone());
                     tracker.spawn(async move {
                         answer(context, metrics, call).await;
@@ -133,7 +140,7 @@ impl Server {
             let mut heard = Instant::now();
             while heard.elapsed() < SILENCE {
                 sleep(LOOK).await;
-                if !leases.is_any_confirmed() || self.context.store.answers().await {
+                if !leases.is_any_confirmed() || self.context.has_answered() || self.context.store.answers().await {
                     heard = Instant::now();
                 }
             }

@@ -23,7 +23,6 @@ on_both!(
     a_group_takes_as_many_as_it_may,
     others_bring_nobody_into_more_groups_than_there_may_be,
     one_to_one_groups_lock_nobody_out,
-    what_is_not_applied_yet_is_not_overlooked,
     a_leave_that_comes_late_ends_no_newer_membership,
     a_command_whose_first_try_is_void_is_not_answered_as_done,
     strangers_and_absence_look_alike,
@@ -240,35 +239,6 @@ async fn one_to_one_groups_lock_nobody_out(mut harness: Harness) {
     open(&last, &customers[0]).await.unwrap();
     let full = make(&boss, vec![support.clone()]).await.unwrap_err();
     assert!(full.code == ErrorCode::TooManyGroups && full.message.contains("user support is in 2 groups or more"), "{full}");
-}
-
-/// Nothing is projected: each command is stored, and given up.
-async fn what_is_not_applied_yet_is_not_overlooked(mut harness: Harness) {
-    let [alice, bob] = ["alice", "bob"].map(user);
-    for user in [&alice, &bob] {
-        harness.sign_in(user, None).await;
-    }
-    harness.stop().await;
-    let nobody = match harness.database.get_database_backend() {
-        sea_orm::DbBackend::Sqlite => "x'00000000000040008000000000000001'",
-        _ => "'00000000-0000-4000-8000-000000000001'",
-    };
-    harness.sql("DELETE FROM leases").await;
-    for shard in 0..4 {
-        harness.sql(&format!("INSERT INTO leases (shard, holder, until) VALUES ({shard}, {nobody}, {})", i64::MAX)).await;
-    }
-    harness.start().await;
-    let make = async || {
-        let members = vec![bob.clone()];
-        let call = CreateGroup { user: alice.clone(), nonce: Nonce::now(), display_name: "ours".to_owned(), members };
-        harness.call(call).await.unwrap_err()
-    };
-    assert_eq!(make().await.code, ErrorCode::Unavailable, "stored, and not applied");
-    let second = make().await;
-    assert!(second.code == ErrorCode::Unavailable && second.message.contains("made before"), "{second}");
-    harness.sql("DELETE FROM leases").await;
-    let groups = async || harness.count("groups").await;
-    harness.eventually("applied", async || (groups().await == 1).then_some(())).await;
 }
 
 /// A try that the client library sent too late to count is stored all the same, and its id is taken for two minutes.

@@ -23,7 +23,8 @@ on_both!(
     a_newer_epoch_is_followed_to_the_last_event,
     what_was_evicted_of_an_ended_epoch_is_said_to_be_missing,
     epochs_in_between_are_followed_one_after_another,
-    a_rescue_that_was_broken_off_is_made_up_for
+    a_rescue_that_was_broken_off_is_made_up_for,
+    what_a_log_had_when_it_was_put_away_comes_with_it
 );
 
 impl Harness {
@@ -228,6 +229,35 @@ async fn a_rescue_that_was_broken_off_is_made_up_for(mut harness: Harness) {
     harness.start().await;
     let bodies = async || harness.positions(group).await.into_iter().map(|row| row.0).collect::<Vec<_>>();
     harness.eventually("all of it", async || (bodies().await == ["kept", "only in SQL", "accepted"]).then_some(())).await;
+}
+
+/// SQL was over another log in between, and has newer events of that.
+async fn what_a_log_had_when_it_was_put_away_comes_with_it(mut harness: Harness) {
+    let alice = user("alice");
+    let (group, _) = harness.create(GroupKind::Group, &[&alice]).await;
+    let topic = Topic::Group(group);
+    let first = harness.say(group, &alice, "in SQL").await;
+    harness.applied(topic, first).await;
+    harness.stop().await;
+    harness.say(group, &alice, "left behind").await;
+    let put_away = harness.copy_log().await;
+    harness.swap_log(None).await;
+    harness.start().await;
+    harness
+        .eventually("another epoch", async || {
+            let log = harness.broker.log_state(harness.shard(topic)).await.ok()?;
+            (log.epoch > first.position.epoch).then_some(())
+        })
+        .await;
+    let meanwhile = harness.say(group, &alice, "meanwhile").await;
+    harness.applied(topic, meanwhile).await;
+    harness.stop().await;
+    // A minute later than the other log's last event.
+    harness.sql("UPDATE applied SET stored_at = stored_at + 60000").await;
+    harness.swap_log(Some(&put_away)).await;
+    harness.start().await;
+    let bodies = async || harness.positions(group).await.into_iter().map(|row| row.0).collect::<Vec<_>>();
+    harness.eventually("all of it", async || (bodies().await == ["in SQL", "meanwhile", "left behind"]).then_some(())).await;
 }
 
 /// Two find at the same time that the log was rewound, since one of them has lost the database for a while.

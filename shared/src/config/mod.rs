@@ -185,7 +185,7 @@ impl Config {
         let data_dir = Key {
             section: "",
             name: "data_dir",
-            about: "Folder of the standalone binary's files: its log, its database, its sign-in key, its lock.\n\
+            about: "Folder of the standalone binary's files: its log, its database, its sign-in key, its lock, its holder.\n\
                 Made if absent, for its user only. It may hold other files."
                 .to_owned(),
             shape: <Plain as Codec<PathBuf>>::SHAPE,

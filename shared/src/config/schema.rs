@@ -96,9 +96,10 @@ section! {
         /// folder for the standalone binary; the persister needs it. What is special in a URL is percent-encoded: in the user and
         /// the password `/ # ? @ : %` (`%2F %23 %3F %40 %3A %25`), in a path a space (`%20`), `#`, `?` and `%`. The folder of a socket
         /// goes in the place of the host: `postgres://user:password@%2Frun%2Fpostgresql/name`.
+        /// An SQLite database in memory is refused.
         pub url: Option<Secret> = None,
         /// Connections to the database, of each persister. One is for leases and readiness (with SQLite, which has one writer, for all that is
-        /// written); one for each of `nats.shards` and four more, or half of all where these are few, are for what works on shards: projection,
+        /// written); one for each of `nats.shards` and four more, or half of the others where there are fewer, are for what works on shards: projection,
         /// counts of inboxes, retention, erasures. Calls of gateways share the others, and wait for up to 2 s for one: more of them help where
         /// many sign in at once. More than four shards want 2 × (shards + 4) + 1.
         pub max_connections: u32 = 16 => 4..=1000,
@@ -325,6 +326,7 @@ section! {
         pub group_members: usize = 1000 => 2..=10_000,
         /// Groups of a user from which on no other user brings them into one more. Groups for two are not counted: whoever is in fewer groups
         /// than `limits.groups_per_connection`, those for two counted, opens one with anybody. The server API is not bounded by it.
+        /// More than `limits.groups_per_connection` is as that.
         /// Set it on the persisters: they alone read it.
         pub groups_by_others: usize = 500 => 1..=100_000,
         /// Notifications of an inbox that its counts are of, the newest ones: no inbox takes longer to count. Set it on the

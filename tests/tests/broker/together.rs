@@ -247,15 +247,19 @@ async fn an_epoch_that_begins_in_the_middle_of_batches_loses_nothing_and_moves_n
 async fn assert_goes_one_by_one(nats: &Nats, broker: &NatsBroker) {
     let client = async_nats::connect(nats.server.client_url()).await.expect("a client");
     let mut sent = client.subscribe(subject::all_of(Space::Event, first_shard())).await.expect("a subscription");
-    client.flush().await.expect("a flush");
+    // The server has the subscription by the first canary of it.
+    tokio::time::timeout(PATIENCE, sent.next()).await.expect("a canary").expect("a subscription");
     flood(broker, 200).await;
-    let mut seen = 0;
-    while seen < 200 {
-        let message = tokio::time::timeout(PATIENCE, sent.next()).await.expect("events in time").expect("a subscription");
-        let in_batch = message.headers.as_ref().is_some_and(|headers| headers.get("Nats-Batch-Id").is_some());
-        assert!(!in_batch, "after {seen} others");
-        seen += usize::from(message.subject.contains(".g."));
-    }
+    let all_seen = async {
+        let mut seen = 0;
+        while seen < 200 {
+            let message = sent.next().await.expect("a subscription");
+            let in_batch = message.headers.as_ref().is_some_and(|headers| headers.get("Nats-Batch-Id").is_some());
+            assert!(!in_batch, "after {seen} others");
+            seen += usize::from(message.subject.contains(".g."));
+        }
+    };
+    tokio::time::timeout(PATIENCE, all_seen).await.expect("all events");
 }
 
 /// As where the streams were made by an earlier release, or an operator has changed them, or they have several copies, whatever
