@@ -50,6 +50,12 @@ impl Harness {
         self.broker = open_broker(&path).await;
     }
 
+    /// Waits until the log of `topic`'s shard is in an epoch after this one.
+    async fn in_an_epoch_after(&self, epoch: Epoch, topic: Topic) {
+        let shard = self.shard(topic);
+        self.eventually("another epoch", async || (self.broker.log_state(shard).await.ok()?.epoch > epoch).then_some(())).await;
+    }
+
     async fn positions(&self, group: GroupId) -> Vec<(String, i64, i64, i64)> {
         let rows = self.rows("SELECT body, epoch, seq, ordinal, group_id FROM messages ORDER BY ordinal").await;
         let of = rows.iter().filter(|row| row.try_get::<uuid::Uuid>("", "group_id").unwrap() == group.0);
@@ -74,12 +80,7 @@ async fn a_lost_log_goes_on_in_a_new_epoch(mut harness: Harness) {
     harness.stop().await;
     harness.swap_log(None).await;
     harness.start().await;
-    harness
-        .eventually("published in the new epoch", async || {
-            let state = harness.broker.log_state(harness.shard(topic)).await.ok()?;
-            (state.epoch > last.position.epoch).then_some(())
-        })
-        .await;
+    harness.in_an_epoch_after(last.position.epoch, topic).await;
     let more = harness.say(group, &alice, "after").await;
     assert!(more.position > last.position);
     harness.applied(topic, more).await;
@@ -120,10 +121,7 @@ async fn a_log_restored_from_a_backup_goes_on_in_a_new_epoch(mut harness: Harnes
         assert_eq!(ack.position.epoch, lost.position.epoch);
     }
     harness.start().await;
-    let shard = harness.shard(topic);
-    harness
-        .eventually("in a new epoch", async || (harness.broker.log_state(shard).await.ok()?.epoch > lost.position.epoch).then_some(()))
-        .await;
+    harness.in_an_epoch_after(lost.position.epoch, topic).await;
     harness.say(group, &alice, "last").await;
     let now = harness.eventually("all applied", async || Some(harness.positions(group).await).filter(|now| now.len() >= 15)).await;
     assert_eq!(now[..6], before[..], "nothing in SQL moves");
@@ -214,10 +212,7 @@ async fn a_rescue_that_was_broken_off_is_made_up_for(mut harness: Harness) {
     // The log is lost, SQL goes on in a newer epoch; then an older copy of the log is put back, and takes a message.
     harness.swap_log(None).await;
     harness.start().await;
-    let in_new = |epoch: Epoch| epoch > kept.position.epoch;
-    harness
-        .eventually("another epoch", async || harness.broker.log_state(shard).await.is_ok_and(|log| in_new(log.epoch)).then_some(()))
-        .await;
+    harness.in_an_epoch_after(kept.position.epoch, topic).await;
     let lost = harness.say(group, &alice, "only in SQL").await;
     harness.applied(topic, lost).await;
     harness.stop().await;
@@ -243,12 +238,7 @@ async fn what_a_log_had_when_it_was_put_away_comes_with_it(mut harness: Harness)
     let put_away = harness.copy_log().await;
     harness.swap_log(None).await;
     harness.start().await;
-    harness
-        .eventually("another epoch", async || {
-            let log = harness.broker.log_state(harness.shard(topic)).await.ok()?;
-            (log.epoch > first.position.epoch).then_some(())
-        })
-        .await;
+    harness.in_an_epoch_after(first.position.epoch, topic).await;
     let meanwhile = harness.say(group, &alice, "meanwhile").await;
     harness.applied(topic, meanwhile).await;
     harness.stop().await;

@@ -21,17 +21,27 @@ async fn open(directory: &tempfile::TempDir, options: EmbeddedOptions) -> Arc<Em
     EmbeddedBroker::open(&directory.path().join("log.db"), options).await.expect("a log that opens")
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn forgets_only_what_is_applied() {
-    let directory = tempfile::tempdir().expect("a directory");
-    let options = EmbeddedOptions { max_age: Duration::ZERO, max_bytes_per_shard: 0, ..embedded_options() };
-    let broker = open(&directory, options.clone()).await;
+/// That keeps nothing which is applied.
+fn forgetful() -> EmbeddedOptions {
+    EmbeddedOptions { max_age: Duration::ZERO, max_bytes_per_shard: 0, ..embedded_options() }
+}
+
+/// A forgetful one, and the topic of the twenty events in it.
+async fn of_twenty(directory: &tempfile::TempDir) -> (Arc<EmbeddedBroker>, Topic) {
+    let broker = open(directory, forgetful()).await;
     open_all(&*broker, Epoch(1)).await;
-    let shard = shards().next().expect("a shard");
-    let topic = group_in(&*broker, shard);
+    let topic = group_in(&*broker, shards().next().expect("a shard"));
     for n in 1..=20 {
         publish(&*broker, topic, n).await;
     }
+    (broker, topic)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn forgets_only_what_is_applied() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let (broker, topic) = of_twenty(&directory).await;
+    let shard = broker.shards().of(topic);
     // Two rounds of forgetting without a word of what is applied.
     tokio::time::sleep(Duration::from_secs(5)).await;
     assert_eq!(broker.log_state(shard).await.expect("a log").first, 1);
@@ -46,7 +56,7 @@ async fn forgets_only_what_is_applied() {
     broker.applied(shard, Position::new(Epoch(1), 20)).await;
     eventually("forgotten", async || (broker.log_state(shard).await.expect("a log").first == 20).then_some(())).await;
     broker.close().await;
-    let broker = open(&directory, options).await;
+    let broker = open(&directory, forgetful()).await;
     assert_eq!(broker.log_state(shard).await.expect("a log").last, 20);
     assert_eq!(publish(&*broker, topic, 21).await.position.seq, 21);
 }
@@ -178,14 +188,8 @@ async fn what_its_callers_gave_up_keeps_its_room_while_it_is_queued() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn how_large_it_is_outlives_a_restart() {
     let directory = tempfile::tempdir().expect("a directory");
-    let options = EmbeddedOptions { max_age: Duration::ZERO, max_bytes_per_shard: 0, ..embedded_options() };
-    let broker = open(&directory, options.clone()).await;
-    open_all(&*broker, Epoch(1)).await;
-    let shard = shards().next().expect("a shard");
-    let topic = group_in(&*broker, shard);
-    for n in 1..=20 {
-        publish(&*broker, topic, n).await;
-    }
+    let (broker, topic) = of_twenty(&directory).await;
+    let shard = broker.shards().of(topic);
     broker.applied(shard, Position::new(Epoch(1), 12)).await;
     let other = sea_orm::Database::connect(format!("sqlite://{}", directory.path().join("log.db").display())).await.expect("the file");
     let noted = Statement::from_string(DbBackend::Sqlite, "SELECT first FROM sizes WHERE first = 13");
@@ -195,7 +199,7 @@ async fn how_large_it_is_outlives_a_restart() {
     }
     let before = broker.log_size(shard).await.expect("a size").bytes;
     broker.close().await;
-    let broker = open(&directory, options).await;
+    let broker = open(&directory, forgetful()).await;
     assert_eq!(broker.log_size(shard).await.expect("a size").bytes, before);
 }
 
