@@ -1,5 +1,5 @@
 //! The harness of the integration tests. What tests run against: `process`, `nats`, `nats_cluster` with
-//! `partition` and `leaders`, `postgres`, `cluster`, `proxy` in between, `nginx` and `django` before it, under a `clock` that is
+//! `partition` and `leaders`, `postgres`, a `cluster` of which each process is a `node`, or the one that is `standalone`, `proxy` in between, `nginx` and `django` before it, under a `clock` that is
 //! wrong; what cannot run here is `skipped`. Who talks to
 //! it: `token`, `socket`, `record`, `client`, `chatroom`, `http`, `customer`, `browser`, and a `crowd`. Who judges:
 //! `sql`, `checker`, `inboxes`; `traffic` and its `person`, which may be an `owner`, random use of all of it; and `faults`, the
@@ -33,6 +33,7 @@ pub mod leaders;
 pub mod nats;
 pub mod nats_cluster;
 pub mod nginx;
+pub mod node;
 pub(crate) mod owner;
 pub mod partition;
 pub(crate) mod person;
@@ -43,5 +44,6 @@ pub mod record;
 pub mod skipped;
 pub mod socket;
 pub mod sql;
+pub mod standalone;
 pub mod token;
 pub mod traffic;

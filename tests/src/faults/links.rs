@@ -7,7 +7,8 @@ use rand::RngExt;
 
 use super::run::Run;
 use crate::{
-    cluster::{Cluster, Node},
+    cluster::Cluster,
+    node::Node,
     proxy::{Condition, Link, Proxy, Select},
 };
 

@@ -6,10 +6,11 @@ use anyhow::{Context, Result};
 use natter_shared::id::{MessageId, Nonce};
 use natter_tests::{
     client::Client,
-    cluster::{Node, Standalone},
     http::HttpSession,
+    node::Node,
     postgres::Postgres,
     process::{Folder, PATIENCE, Process, binary, command, free_port},
+    standalone::Standalone,
 };
 use tokio_util::sync::CancellationToken;
 

@@ -129,7 +129,7 @@ fn migrating_what_is_not_there_fails_and_says_why() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn keys_are_made_listed_and_revoked_while_natter_runs() -> Result<()> {
-    let natter = natter_tests::cluster::Standalone::start(&[]).await?;
+    let natter = natter_tests::standalone::Standalone::start(&[]).await?;
     let data = natter.data.display().to_string();
     let url = format!("sqlite://{}", natter.data.join("natter.db").display());
     let folder = Folder::new()?;
@@ -165,7 +165,7 @@ async fn keys_are_made_listed_and_revoked_while_natter_runs() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_user_is_exported_and_erased_while_natter_runs() -> Result<()> {
-    let natter = natter_tests::cluster::Standalone::start(&[]).await?;
+    let natter = natter_tests::standalone::Standalone::start(&[]).await?;
     let data = natter.data.display().to_string();
     let env = [("NATTER_DATA_DIR", data.as_str())];
     let folder = Folder::new()?;

@@ -14,9 +14,9 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use natter_tests::{
     client::Client,
-    cluster::Node,
     nats::NatsServer,
     nginx::{self, put},
+    node::Node,
     postgres::Postgres,
     process::{Folder, PATIENCE, Process, binary, command, free_port},
     sql::Sql,

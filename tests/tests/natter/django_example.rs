@@ -7,11 +7,13 @@ use std::{net::SocketAddr, path::Path, time::Duration};
 use anyhow::{Context, Result, ensure};
 use natter_tests::{
     browser::Browser,
-    cluster::{Cluster, Node, Standalone, Store},
+    cluster::{Cluster, Store},
     django::{self, Django},
     nginx,
+    node::Node,
     process::{Folder, binary, command, free_port},
     sql::Sql,
+    standalone::Standalone,
     token::SECRET,
 };
 use serde_json::{Value, json};

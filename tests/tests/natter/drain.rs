@@ -12,8 +12,9 @@ use natter_shared::id::Nonce;
 use natter_tests::{
     chatroom::ChatRoom,
     client::{ANSWER, Client, RequestError},
-    cluster::{Cluster, Standalone},
+    cluster::Cluster,
     socket::upgrade_v1,
+    standalone::Standalone,
     token::User,
 };
 use serde_json::{Value, json};

@@ -14,8 +14,9 @@ use anyhow::{Context, Result};
 use futures::{StreamExt, stream};
 use natter_tests::{
     client::Client,
-    cluster::{Cluster, Node, Store},
+    cluster::{Cluster, Store},
     crowd::{self, listen, quantiles, talk},
+    node::Node,
     token::User,
 };
 use tokio_util::sync::CancellationToken;

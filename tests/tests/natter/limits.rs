@@ -4,8 +4,9 @@ use anyhow::{Context, Result};
 use natter_shared::id::{RoomName, open_group};
 use natter_tests::{
     client::{ANSWER, Client, RequestError, groups_of},
-    cluster::{Cluster, Standalone},
+    cluster::Cluster,
     http::HttpSession,
+    standalone::Standalone,
     token::User,
 };
 use reqwest::Method;

@@ -3,10 +3,7 @@
 use std::net::SocketAddr;
 
 use anyhow::Result;
-use natter_tests::{
-    browser::Browser,
-    cluster::{Cluster, Standalone},
-};
+use natter_tests::{browser::Browser, cluster::Cluster, standalone::Standalone};
 
 async fn enter(label: &str, name: &str, gateway: SocketAddr) -> Result<Browser> {
     let browser = Browser::start(&format!("{label}-{name}")).await?;

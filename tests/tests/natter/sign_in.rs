@@ -11,9 +11,10 @@ use anyhow::{Context, Result, ensure};
 use futures::{SinkExt, StreamExt};
 use natter_tests::{
     client::{Client, RequestError},
-    cluster::{Cluster, Standalone},
+    cluster::Cluster,
     http::cookie_of,
     socket::upgrade_v1,
+    standalone::Standalone,
     token::{self, SECRET, User},
 };
 use parking_lot::Mutex;

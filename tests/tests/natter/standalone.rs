@@ -8,12 +8,13 @@ use natter_shared::id::Nonce;
 use natter_tests::{
     checker::{Observation, check},
     client::{ANSWER, Client},
-    cluster::{Node, Standalone},
     http::HttpSession,
     nats::{NatsConfig, NatsServer},
+    node::Node,
     postgres::Postgres,
     process::{Folder, PATIENCE, Process, binary, free_port},
     sql::Sql,
+    standalone::Standalone,
 };
 use tokio_util::sync::CancellationToken;
 

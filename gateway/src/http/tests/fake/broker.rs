@@ -1,27 +1,18 @@
-//! A site whose broker answers calls like a persister with two users would, and remembers what was
+//! A broker that answers calls like a persister with two users would, and remembers what was
 //! published.
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU32, Ordering},
-    },
+    sync::atomic::{AtomicBool, AtomicU32, Ordering},
     time::Duration,
 };
 
 use async_trait::async_trait;
-use axum::{
-    Router,
-    body::{Body, to_bytes},
-    http::{Request, Response, StatusCode, header},
-};
 use bytes::Bytes;
 use natter_shared::{
     broker::{
         Ack, Broker, BrokerError, BrokerStatus, Calls, Control, Controls, CurrentEpoch, Interest, LogReader, LogSize, LogState, Outgoing,
         Stored, Subscription, Tails,
     },
-    config::{Auth, Config, Http, Limits, Secret},
     event::{Event, GroupKind, InboxCounts, Role},
     frame::ErrorCode,
     id::{EventId, GroupId, RoomName, UserId, open_group, single_group},
@@ -32,45 +23,19 @@ use natter_shared::{
         Request as RpcRequest, Rpc, RpcError, SignIn, SignInMany, SignedIn, UsersPage,
     },
     subject::{Shard, Shards, Topic},
-    telemetry::metrics::Registry,
     timestamp::Timestamp,
 };
 use parking_lot::Mutex;
-use serde_json::Value;
 use tokio::sync::watch;
-use tower::ServiceExt;
-
-use crate::{
-    auth::{AuthError, Authenticator, Identity},
-    http::{Rates, Site, team_pages::TeamPages},
-    metrics::Metrics,
-    publish::Intake,
-};
-
-const SECRET: &str = "0123456789abcdef0123456789abcdef";
 
 /// The only key of the server API.
 pub(crate) const API_KEY: &str = "ntr_good";
 const API_KEY_SHA256: &str = "0ad927332f39d6be174988bba90abf1404c990c576e2f4ef246357e3c4a2ec71";
 
-/// A user whose every text is hostile.
-pub(super) const MALLORY: &str = r#"m"><script>x</script>"#;
-
-pub(super) struct FakeSite {
-    pub(super) broker: FakeBroker,
-    pub(super) intake: Intake,
-    config: Config,
-    auth: Authenticator,
-    rates: Rates,
-    pages: Option<TeamPages>,
-    pub(super) missing: Vec<&'static str>,
-    pub(super) closing: bool,
-}
-
 #[derive(Default)]
 pub(crate) struct FakeBroker {
     /// The persister is away.
-    pub(super) away: AtomicBool,
+    pub(in crate::http::tests) away: AtomicBool,
     /// What is published is not stored.
     pub(crate) stores_nothing: AtomicBool,
     /// What is published is refused for good.
@@ -82,174 +47,17 @@ pub(crate) struct FakeBroker {
     /// From when on what was published can be read back; never without.
     pub(crate) readable_from: Mutex<Option<tokio::time::Instant>>,
     /// What was published, and the position that was waited for after it.
-    pub(super) published: Mutex<Vec<(Topic, Event)>>,
-    pub(super) awaited: Mutex<Vec<Position>>,
-    pub(super) page: Mutex<Option<ChatPageData>>,
-    pub(super) key_checks: AtomicU32,
+    pub(in crate::http::tests) published: Mutex<Vec<(Topic, Event)>>,
+    pub(in crate::http::tests) awaited: Mutex<Vec<Position>>,
+    pub(in crate::http::tests) page: Mutex<Option<ChatPageData>>,
+    pub(in crate::http::tests) key_checks: AtomicU32,
 }
 
-impl Site for FakeSite {
-    fn broker(&self) -> &dyn Broker {
-        &self.broker
-    }
-
-    fn intake(&self) -> &Intake {
-        &self.intake
-    }
-
-    fn config(&self) -> &Config {
-        &self.config
-    }
-
-    fn auth(&self) -> &Authenticator {
-        &self.auth
-    }
-
-    fn rates(&self) -> &Rates {
-        &self.rates
-    }
-
-    fn pages(&self) -> Option<&TeamPages> {
-        self.pages.as_ref()
-    }
-
-    fn missing(&self) -> Vec<&'static str> {
-        self.missing.clone()
-    }
-
-    fn judge(&self, _: &Identity) -> Result<(), AuthError> {
-        Ok(())
-    }
-
-    fn recent(&self, _: Shard) -> Option<Position> {
-        Some(Position::START)
-    }
-
-    fn is_closing(&self) -> bool {
-        self.closing
-    }
-
-    fn metrics(&self) -> String {
-        "# EOF\n".to_owned()
-    }
-
-    fn accepted(&self) {}
-}
-
-impl FakeSite {
-    pub(super) fn new(change: impl FnOnce(&mut Http, &mut Auth)) -> Self {
-        Self::limited(change, |_| ())
-    }
-
-    pub(super) fn limited(change: impl FnOnce(&mut Http, &mut Auth), limit: impl FnOnce(&mut Limits)) -> Self {
-        let mut config = Config::default();
-        limit(&mut config.limits);
-        config.auth.secret = Some(Secret::new(SECRET));
-        config.auth.dev_login = true;
-        config.http.allowed_origins = vec!["https://listed.test".to_owned()];
-        change(&mut config.http, &mut config.auth);
-        let auth = Authenticator::from_config(&config.auth).unwrap();
-        let pages = TeamPages::of_config(&config.http).unwrap();
-        let broker = FakeBroker::default();
-        let intake = Intake::new(broker.shards(), Arc::new(Metrics::new(&Registry::new("test"))));
-        let rates = Rates::new(&config.limits);
-        Self { broker, intake, config, auth, rates, pages, missing: Vec::new(), closing: false }
-    }
-
-    pub(super) fn token(&self, name: &str) -> String {
-        let user = UserId::new(name).unwrap();
-        self.auth.issue(&user, name, Timestamp::now(), Duration::from_mins(1)).unwrap().0
-    }
-
-    /// The session cookie of a user.
-    pub(super) fn session(&self, name: &str) -> String {
-        self.session_since(name, Timestamp::now())
-    }
-
-    pub(super) fn expired_session(&self, name: &str) -> String {
-        self.session_since(name, Timestamp(1_000_000))
-    }
-
-    fn session_since(&self, name: &str, since: Timestamp) -> String {
-        let (user, handle) = (UserId::new(name).unwrap(), Some(name.to_owned()));
-        let identity = Identity { user, display_name: handle.clone(), handle, expires_at: since, issued_at: since };
-        format!("natter_session={}", self.auth.sessions().issue(&identity, since, Duration::from_mins(1)).0)
-    }
-
-    pub(super) fn csrf(&self, name: &str) -> String {
-        self.auth.csrf().issue(Some(&UserId::new(name).unwrap()))
-    }
-}
-
-/// The routes, and the site behind them.
-pub(super) struct Routes {
-    pub(super) site: Arc<FakeSite>,
-    router: Router,
-}
-
-impl Routes {
-    pub(super) fn new() -> Self {
-        Self::over(FakeSite::new(|_, _| ()))
-    }
-
-    pub(super) fn over(site: FakeSite) -> Self {
-        let site = Arc::new(site);
-        Self { router: crate::http::routes(site.clone()), site }
-    }
-
-    /// A request to `natter.test` with these headers.
-    pub(super) async fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Answered {
-        let mut request = Request::builder().method(method).uri(path).header(header::HOST, "natter.test");
-        for (name, value) in headers {
-            request = request.header(*name, *value);
-        }
-        let response = self.router.clone().oneshot(request.body(Body::from(body.to_owned())).unwrap()).await.unwrap();
-        Answered::read(response).await
-    }
-
-    pub(super) async fn get(&self, path: &str, headers: &[(&str, &str)]) -> Answered {
-        self.send("GET", path, headers, "").await
-    }
-}
-
-pub(super) struct Answered {
-    pub(super) status: StatusCode,
-    pub(super) head: Response<()>,
-    pub(super) body: String,
-}
-
-impl Answered {
-    async fn read(response: Response<Body>) -> Self {
-        let (parts, body) = response.into_parts();
-        let body = to_bytes(body, usize::MAX).await.unwrap();
-        Self { status: parts.status, head: Response::from_parts(parts, ()), body: String::from_utf8(body.to_vec()).unwrap() }
-    }
-
-    pub(super) fn header(&self, name: &str) -> &str {
-        self.head.headers().get(name).map_or("", |value| value.to_str().unwrap())
-    }
-
-    pub(super) fn set_cookie(&self, name: &str) -> Option<String> {
-        let cookies = self.head.headers().get_all(header::SET_COOKIE);
-        cookies.iter().map(|value| value.to_str().unwrap().to_owned()).find(|value| value.starts_with(&format!("{name}=")))
-    }
-
-    pub(super) fn json(&self) -> Value {
-        serde_json::from_str(&self.body).unwrap()
-    }
-
-    /// The status, and the code of the problem that the body is.
-    pub(super) fn problem(&self) -> (u16, String) {
-        assert_eq!(self.header("content-type"), "application/problem+json", "{}", self.body);
-        (self.status.as_u16(), self.json()["code"].as_str().unwrap().to_owned())
-    }
-}
-
-pub(super) fn profile(name: &str) -> Profile {
+pub(in crate::http::tests) fn profile(name: &str) -> Profile {
     Profile { id: UserId::new(name).unwrap(), handle: name.to_owned(), display_name: format!("The {name}") }
 }
 
-pub(super) fn membership(group: GroupId, display_name: &str) -> Membership {
+pub(in crate::http::tests) fn membership(group: GroupId, display_name: &str) -> Membership {
     Membership {
         group,
         kind: GroupKind::Single,
