@@ -102,14 +102,14 @@ export class Client extends EventTarget {
   #nextId = 1;
   /** @type {Map<string, any>} */ #timers = new Map();
   /** @type {Map<number, {resolve: (reply: any) => void, reject: (error: Error) => void, timer: any}>} */ #requests = new Map();
-  /** Requests that wait for their turn. @type {{frame: any, resolve: any, reject: any}[]} */ #waiting = [];
+  /** Requests that wait for their turn. @type {{id: number, text: string, bytes: number, resolve: any, reject: any}[]} */ #waiting = [];
   /** By group, in order; the first is on its way. @type {Map<string, Outgoing[]>} */ #outbox = new Map();
   /** @type {Set<Outgoing>} */ #transmitted = new Set();
   /** The last position heard of each group. @type {Map<string, Position>} */ #positions = new Map();
   /** Where the last memberships that ended did: a gateway that is behind may not know it yet. @type {Map<string, Position>} */ #ended = new Map();
   /** From where on delivery of each group is without a gap. @type {Map<string, Position>} */ #liveFrom = new Map();
   /** What this connection was asked to go on from. @type {Map<string, Position>} */ #resumed = new Map();
-  /** Groups of which this connection has told something. @type {Set<string>} */ #heard = new Set();
+  /** Groups that this connection has listed, or told something of. @type {Set<string>} */ #heard = new Set();
   /** @type {Position|undefined} */ #inboxPosition = undefined;
   /** A token that was asked for. @type {{at: number, token: Promise<string|undefined>}|undefined} */ #token = undefined;
 
@@ -369,6 +369,7 @@ export class Client extends EventTarget {
       this.#liveFrom.set(group.id, group.position);
       if (after) gaps.push({ group: group.id, after, until: group.position });
     }
+    for (const { id } of frame.groups) this.#heard.add(id);
     this.#tell("groups", { groups, more: frame.more });
     for (const gap of gaps) this.#tell("gap", gap);
   }
@@ -380,12 +381,15 @@ export class Client extends EventTarget {
   #advance(group, position, begins = false) {
     const told = this.#positions.get(group);
     const last = told ?? this.#ended.get(group);
-    if (last && comparePositions(position, last) <= 0) return false;
+    const ahead = last ? comparePositions(position, last) : 1;
+    // In an installation that has lost its data positions are smaller than before: of a group that was not listed what comes first holds.
+    const isAnew = ahead < 0 && !this.#heard.has(group);
+    if (ahead <= 0 && !isAnew) return false;
     this.#ended.delete(group);
     this.#heard.add(group);
     this.#positions.set(group, position);
-    if (begins || !this.#liveFrom.has(group)) this.#liveFrom.set(group, position);
-    if (last && (begins || !told)) this.#tell("gap", { group, after: last, until: position });
+    if (begins || isAnew || !this.#liveFrom.has(group)) this.#liveFrom.set(group, position);
+    if (last && (begins || isAnew || !told)) this.#tell("gap", { group, after: last, until: position });
     return true;
   }
 
@@ -456,28 +460,33 @@ export class Client extends EventTarget {
     if (this.#state !== "ready") return Promise.reject(new RequestError("disconnected", "not connected", true));
     return new Promise((resolve, reject) => {
       if (this.#waiting.length >= MOST_WAITING) return reject(new RequestError("busy", "too many requests wait", true));
-      this.#waiting.push({ frame, resolve, reject });
+      const id = this.#nextId;
+      let text;
+      try {
+        text = JSON.stringify({ ...frame, id });
+      } catch (error) {
+        return reject(new RequestError("bad_request", `this cannot be written as JSON: ${error}`, false));
+      }
+      const bytes = new TextEncoder().encode(text).length;
+      if (bytes > this.#mostBytes) return reject(new RequestError("too_large", "the message is too long", false));
+      this.#nextId = id >= 2 ** 32 - 1 ? 1 : id + 1;
+      this.#waiting.push({ id, text, bytes, resolve, reject });
       this.#askNext();
     });
   }
 
-  /** Sends the requests whose turn it is: so many are under way, and no faster than the server takes them. */
+  /** Sends the requests whose turn it is: so many are under way, and no faster than the server takes frames and bytes. */
   #askNext() {
     while (this.#waiting.length > 0 && this.#requests.size < MOST_REQUESTS) {
       const wait = this.#pace.wait(this.clock.now());
       if (wait > 0) return this.#timer("pace", wait, () => this.#askNext());
       const next = this.#waiting.shift();
-      if (next) this.#ask(next.frame, next.resolve, next.reject);
+      if (next) this.#ask(next);
     }
   }
 
-  /** @param {any} frame @param {(reply: any) => void} resolve @param {(error: Error) => void} reject */
-  #ask(frame, resolve, reject) {
-    const id = this.#nextId;
-    const text = JSON.stringify({ ...frame, id });
-    const bytes = new TextEncoder().encode(text).length;
-    if (bytes > this.#mostBytes) return reject(new RequestError("too_large", "the message is too long", false));
-    this.#nextId = id >= 2 ** 32 - 1 ? 1 : id + 1;
+  /** @param {{id: number, text: string, bytes: number, resolve: any, reject: any}} request */
+  #ask({ id, text, bytes, resolve, reject }) {
     const late = () => this.#answered(id, (request) => request.reject(new RequestError("timeout", "no answer", true)));
     this.#requests.set(id, { resolve, reject, timer: this.clock.setTimeout(late, REQUEST_TIMEOUT) });
     this.#pace.spend(bytes, this.clock.now());

@@ -264,6 +264,30 @@ test("joined again: what lies between the two memberships is a gap, told once", 
   assert.equal(client.liveFrom("h"), "1.40");
 });
 
+test("after a loss of all data smaller positions hold, of a group that is joined again too", async () => {
+  for (const how of ["answered", "live before the answer", "told"]) {
+    const { clock, made, client, of } = await connected({ groups: [group("g", "5.1000")] });
+    made[0].drop(4408);
+    await clock.advance(0);
+    const socket = await reopened(made);
+    socket.say(ready(clock));
+    const live = () => socket.say(message("g", 4));
+    if (how === "told") {
+      socket.say({ type: "group", group: "g", change: "joined", user: "alice", position: "1.3" });
+    } else {
+      const joined = client.join("g");
+      if (how === "live before the answer") live();
+      socket.say({ type: "reply", id: socket.of("join")[0].id, group: group("g", "1.3") });
+      await joined;
+    }
+    assert.equal(client.liveFrom("g"), how === "live before the answer" ? "1.4" : "1.3", how);
+    live();
+    assert.deepEqual(of("message").map(({ position }) => position), ["1.4"], how);
+    assert.deepEqual(of("gap").filter((gap) => gap.group), [{ group: "g", after: "5.1000", until: how === "live before the answer" ? "1.4" : "1.3" }], how);
+    assert.equal(client.lastHeard("g"), "1.4", how);
+  }
+});
+
 test("an error that no request waits for is the reason of a close only where that follows at once", async () => {
   const { clock, made, of } = await connected();
   const busy = { type: "error", code: "not_found", message: "no such group", retryable: false };

@@ -191,3 +191,15 @@ test("a message larger than the server takes fails by itself, and what follows i
   assert.deepEqual([long.state, long.error.code, next.state], ["failed", "too_large", "pending"]);
   assert.deepEqual(socket.of("send").map(({ body }) => body), ["short"]);
 });
+
+test("what cannot be written as JSON fails by itself, whatever waits beside it", async () => {
+  const { clock, client, open } = await connected();
+  const socket = await open({ limits: { frames_per_second: 10 } });
+  const asked = Array.from({ length: 5 }, () => client.notify({ user: "bob" }, "x").catch((error) => error.code));
+  const [bad, next] = [client.send("g", "1", { data: { n: 1n } }), client.send("g", "2")];
+  await assert.rejects(client.notify({ user: "bob" }, "y", { data: 1n }), { code: "bad_request", retryable: false });
+  await bad.done;
+  assert.deepEqual([bad.state, bad.error.code, next.state], ["failed", "bad_request", "pending"]);
+  await clock.advance(1000);
+  assert.deepEqual([socket.of("notify").length, socket.of("send").map(({ body }) => body)], [asked.length, ["2"]]);
+});

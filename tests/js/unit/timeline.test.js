@@ -275,6 +275,23 @@ for (const how of ["told", "asked for", "listed"]) {
   });
 }
 
+test("after a loss of all data a group that is joined again is loaded, and history is left alone then", async () => {
+  const { clock, client, made, server } = await room({ stored: 20 });
+  server.socket.drop(4408);
+  [server.stored, server.applied] = [upTo(3).map((seq) => message("g", seq)), 3];
+  await clock.advance(0);
+  server.socket = made.at(-1);
+  server.socket.onopen();
+  server.socket.say(ready(clock));
+  const joined = client.join("g");
+  server.socket.say({ type: "reply", id: server.socket.of("join")[0].id, group: group("g", "1.3") });
+  await joined;
+  const later = client.timeline("g", { page: 10 });
+  await later.open();
+  await clock.advance(5000);
+  assert.deepEqual([seqs(later), later.hasGap, server.asked], [upTo(3), false, 1]);
+});
+
 test("an empty group is at its start, and takes its first message", async () => {
   const { timeline, live } = await room();
   await timeline.open();
