@@ -40,14 +40,18 @@ pub(super) async fn missed(hub: &Hub, topic: Topic, after: Position, last: u64) 
     (read && is_whole(hub, topic, after, Instant::now()).await).then_some(events)
 }
 
-/// Whether the log had everything of `topic` after `after` at some time after `since`.
+/// Whether the log had everything of `topic` after `after` at some time after `since`; not where that cannot be known in time.
 pub(super) async fn is_whole(hub: &Hub, topic: Topic, after: Position, since: Instant) -> bool {
     let shard = hub.broker.shards().of(topic);
-    loop {
-        match hub.log_states.held(&*hub.broker, shard, after, since).await {
-            Ok(held) => return held,
-            Err(error) if error.is_retryable() && since.elapsed() < hub.limits.gap_fill_timeout => tokio::time::sleep(PAUSE).await,
-            Err(_) => return false,
+    let held = async {
+        loop {
+            match hub.log_states.held(&*hub.broker, shard, after, since).await {
+                Ok(held) => return held,
+                Err(error) if error.is_retryable() => tokio::time::sleep(PAUSE).await,
+                Err(_) => return false,
+            }
         }
-    }
+    };
+    // Also where others ask, or nobody answers.
+    tokio::time::timeout_at(since + hub.limits.gap_fill_timeout, held).await.unwrap_or(false)
 }

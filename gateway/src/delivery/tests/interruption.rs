@@ -374,3 +374,29 @@ async fn a_log_that_only_looks_shorter_has_come_to_all_that_it_was_said_to_have(
     assert_eq!(now, next);
     assert!(stage.hub.is_stored(topic, next, Instant::now()).await.unwrap(), "what was not there then may be now");
 }
+
+/// Each question of a log that does not answer would wait for the one before it.
+#[tokio::test]
+async fn first_events_that_cannot_be_judged_hold_up_a_shards_users_together_only() {
+    let stage = Stage::new().await;
+    let mut users = Vec::new();
+    for number in 0..10 {
+        let user = Member::new(&format!("user{number}")).await;
+        stage.hub.join_inbox(&user.session, Start::Now).await.unwrap();
+        users.push(user);
+    }
+    let late = Member::new("late").await;
+    stage.script.is_state_unknown.store(true, Ordering::Relaxed);
+    tokio::time::pause();
+    let begun = Instant::now();
+    for user in &users {
+        stage.script.store(Topic::User(user.session.key), &message("first"), false);
+    }
+    // Its turn comes behind them.
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert!(stage.hub.join_inbox(&late.session, Start::Now).await.is_ok());
+    assert!(begun.elapsed() < Duration::from_millis(2500), "{:?}", begun.elapsed());
+    for user in &users {
+        assert!(matches!(user.session.pop_notice(), Some(Notice::InboxLost { .. })));
+    }
+}
