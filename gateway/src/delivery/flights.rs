@@ -169,7 +169,24 @@ pub(super) async fn missed(
     }
 }
 
+/// Ends a flight that did not come to its end by itself: who waits for it holds what would tell them.
+struct Ends<'a> {
+    flights: &'a Flights,
+    group: GroupId,
+    flight: &'a Arc<Flight>,
+}
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        if !self.flight.has_ended() {
+            self.flights.forget(self.group, |other| Arc::ptr_eq(other, self.flight));
+            self.flight.outcome.send_replace(Some(Err("what was missed could not be read".to_owned())));
+        }
+    }
+}
+
 async fn fly(hub: Arc<Hub>, group: GroupId, meta: GroupMeta, flight: Arc<Flight>, is_herd: bool) {
+    let ends = Ends { flights: &hub.flights, group, flight: &flight };
     sleep(GATHER).await;
     let (asked, far) = {
         let mut begins = flight.begins.lock();
@@ -191,6 +208,7 @@ async fn fly(hub: Arc<Hub>, group: GroupId, meta: GroupMeta, flight: Arc<Flight>
     let is_kept = room.is_some();
     *flight.room.lock() = room;
     flight.outcome.send_replace(Some(outcome.map_err(|error| error.to_string())));
+    drop(ends);
     if is_kept {
         hub.flights.forget(group, |other| !Arc::ptr_eq(other, &flight) && other.has_ended() && other.is_within(&flight));
         let kept = Arc::downgrade(&flight);
@@ -221,4 +239,26 @@ async fn read(hub: &Hub, group: GroupId, meta: &GroupMeta, from: Position, floor
     hub.metrics.recoveries.inc();
     let reading = Reading { hub, topic, group: Some((group, meta)), user: None, from, floor };
     Ok(reading.run().await?.map(Arc::new))
+}
+
+#[cfg(test)]
+#[allow(clippy::panic, reason = "tests")]
+mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    use super::*;
+
+    #[test]
+    fn a_flight_that_dies_tells_who_waits_and_serves_nobody_more() {
+        let (flights, group) = (Flights::default(), GroupId(uuid::Uuid::nil()));
+        let flight = Arc::new(Flight::new(Position::START, Position::START));
+        flights.0.lock().insert(group, vec![Arc::clone(&flight)]);
+        let waits = flight.outcome.subscribe();
+        let died = catch_unwind(AssertUnwindSafe(|| {
+            let _ends = Ends { flights: &flights, group, flight: &flight };
+            panic!("a defect");
+        }));
+        assert!(died.is_err() && matches!(&*waits.borrow(), Some(Err(_))));
+        assert!(flights.0.lock().is_empty());
+    }
 }

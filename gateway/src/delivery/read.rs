@@ -34,8 +34,9 @@ const STREAM_EVENTS: usize = 256;
 /// So many times more than a session may be told is read to find the newest of it.
 const TIMES: usize = 4;
 
-/// Before an event that is known to be there is asked for again.
+/// Before an event that is known to be there is asked for again, and how often it is.
 const LAGGING: Duration = Duration::from_millis(20);
+const LAGGING_TIMES: usize = 256;
 
 /// What is read.
 pub(super) struct Reading<'a> {
@@ -118,7 +119,7 @@ impl Reading<'_> {
                         at = stored.position;
                         events.push(stored);
                     }
-                    None if lagging == STREAM_EVENTS => return Ok(None),
+                    None if lagging == LAGGING_TIMES => return Ok(None),
                     None => {
                         lagging += 1;
                         tokio::time::sleep(LAGGING).await;
