@@ -169,6 +169,8 @@ impl Hub {
     ) -> Result<Joined, JoinError> {
         let insistence = Insistence::of(session);
         let mut written = false;
+        // The topic's task has the session from then on.
+        let mut is_live = false;
         let joined = async {
             let mut complete = true;
             // What was missed is declared once it is known where live delivery begins.
@@ -184,6 +186,7 @@ impl Hub {
                 }
                 match answered.await {
                     Ok(Answer::Live(position)) => {
+                        is_live = true;
                         if is_anew {
                             recover::declare(self, &insistence, &mut whose, known, position, &mut telling).await?;
                         }
@@ -234,6 +237,12 @@ impl Hub {
             Err(JoinError::Unavailable("delivery could not catch up".to_owned()))
         }
         .await;
+        if is_live && joined.is_err() {
+            match whose.group() {
+                Some(group) => self.leave_group(group, session.id).await,
+                None => self.leave_inbox(session.key, session.id).await,
+            }
+        }
         let half_told = match &joined {
             Err(JoinError::Unavailable(_)) => true,
             // What was written is of a group that nobody will tell the client of.
@@ -312,11 +321,11 @@ impl Hub {
         recover::declare(self, &Insistence::of(session), &mut Whose::Inbox, position, position, &mut Telling::Nothing).await
     }
 
-    /// Ends what `session` hears of its user.
-    pub async fn leave_inbox(&self, session: &SessionHandle) {
-        let shard = self.broker.shards().of(Topic::User(session.key));
+    /// Ends what `session` hears of its `user`.
+    pub async fn leave_inbox(&self, user: UserKey, session: SessionId) {
+        let shard = self.broker.shards().of(Topic::User(user));
         if let Some(mailbox) = self.users.get(usize::from(shard.0)) {
-            let _ = mailbox.send(UserCommand::Leave(session.key, session.id)).await;
+            let _ = mailbox.send(UserCommand::Leave(user, session)).await;
         }
     }
 }

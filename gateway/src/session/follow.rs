@@ -126,18 +126,12 @@ impl App {
     }
 
     async fn hear_again(&self, session: &Arc<SessionHandle>, after: Position) -> Result<(), Refusal> {
-        let own = Topic::User(session.key);
-        if Insistence::of(session).ask(|| self.is_stored(own, after, Instant::now())).await? {
-            self.hub.join_inbox(session, Start::After(after)).await?;
-        } else {
-            // A position that was never given out, with which the session heard its user until its sign-in found that.
-            let joined = self.hub.join_inbox(session, Start::Now).await?;
-            self.hub.declare_inbox(session, joined.position).await?;
-        }
+        let heard = self.hear(session, after).await;
         if session.is_closed() {
-            self.hub.leave_inbox(session).await;
+            self.hub.leave_inbox(session.key, session.id).await;
             return Ok(());
         }
+        heard?;
         self.relist(session).await?;
         // Counts are told once, and not stored.
         let (session, broker) = (Arc::clone(session), Arc::clone(&self.broker));
@@ -147,6 +141,18 @@ impl App {
                 tracing::info!(session = %session.id, %error, "inbox_counts_not_told_again");
             }
         });
+        Ok(())
+    }
+
+    async fn hear(&self, session: &Arc<SessionHandle>, after: Position) -> Result<(), Refusal> {
+        let own = Topic::User(session.key);
+        if Insistence::of(session).ask(|| self.is_stored(own, after, Instant::now())).await? {
+            self.hub.join_inbox(session, Start::After(after)).await?;
+        } else {
+            // A position that was never given out, with which the session heard its user until its sign-in found that.
+            let joined = self.hub.join_inbox(session, Start::Now).await?;
+            self.hub.declare_inbox(session, joined.position).await?;
+        }
         Ok(())
     }
 }

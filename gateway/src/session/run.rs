@@ -68,15 +68,17 @@ impl Guard {
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        let (app, session) = (Arc::clone(&self.app), Arc::clone(&self.session));
+        let (app, session) = (Arc::clone(&self.app), &self.session);
         session.mark_closed();
         app.sessions.remove(&session.id);
         app.metrics.sessions.dec();
         let groups: Vec<GroupId> = session.groups.lock().drain().map(|(group, _)| group).collect();
+        // Not the session: it keeps the connection, and this may have to wait.
+        let (user, id) = (session.key, session.id);
         self.app.tasks.spawn(async move {
-            app.hub.leave_inbox(&session).await;
+            app.hub.leave_inbox(user, id).await;
             for group in groups {
-                app.hub.leave_group(group, session.id).await;
+                app.hub.leave_group(group, id).await;
             }
         });
     }

@@ -3,7 +3,7 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, atomic::Ordering},
+    sync::{Arc, Weak, atomic::Ordering},
     time::{Duration, Instant},
 };
 
@@ -28,7 +28,11 @@ use tokio_util::{
     task::TaskTracker,
 };
 
-use super::{Notice, handshake::open_v1};
+use super::{
+    Notice, Opened, Protocol, SessionHandle,
+    handshake::open_v1,
+    open::{OpenError, ResumeFrom},
+};
 use crate::{
     app::App,
     auth::Identity,
@@ -39,6 +43,7 @@ use crate::{
     edge,
     knowledge::Knowledge,
     memory::Memory,
+    socket::Outlet,
 };
 
 struct Stage {
@@ -53,17 +58,28 @@ impl Stage {
     }
 
     async fn limited(limit: impl FnOnce(&mut Limits)) -> Self {
-        let (script, stop, tasks) = (Script::new(), CancellationToken::new(), TaskTracker::new());
+        let stage = Self::begun(Script::new(), limit);
+        while !stage.app.hub.is_live() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        stage
+    }
+
+    /// Nothing is live yet.
+    fn begun(script: Arc<Script>, limit: impl FnOnce(&mut Limits)) -> Self {
+        let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         // Nothing is ever at position 0.
         script.store(Topic::Group(GroupId(uuid::Uuid::nil())), &message("before"), true);
         let mut config = Config::default();
         config.auth.secret = Some(Secret::new("0123456789abcdef0123456789abcdef"));
         limit(&mut config.limits);
         let app = edge::app(script.clone(), config, &Arc::new(Memory::new(1 << 60)), &tasks, &stop);
-        while !app.hub.is_live() {
-            tokio::time::sleep(Duration::from_millis(2)).await;
-        }
         Self { script, app, _ends: stop.drop_guard() }
+    }
+
+    async fn open(&self, name: &str) -> Result<Opened, OpenError> {
+        let outlet = Arc::new(Outlet::held(self.app.outlet_limits()));
+        self.app.open(Identity::of(user(name)), Protocol::V1, outlet, ResumeFrom::default()).await
     }
 }
 
@@ -170,4 +186,33 @@ async fn a_membership_that_cannot_be_found_is_looked_up_at_a_pace() {
     let looked_up = stage.app.metrics.looked_up.get();
     assert!((2..=10).contains(&looked_up), "{looked_up} times in a second");
     assert_eq!(stage.app.rates.take_look_ups(ann.session.key, 1), Ok(()), "a member's are not counted");
+}
+
+/// Each would keep its connection until somebody reads what it asked.
+#[tokio::test]
+async fn who_gives_up_signing_in_leaves_nothing_behind() {
+    let script = Script::new();
+    script.unfenced.store(true, Ordering::Relaxed);
+    let stage = Stage::begun(script, |_| ());
+    let attempts = (0..2000).map(async |number| {
+        let opened = tokio::time::timeout(Duration::from_millis(50), stage.open(&format!("user{number}"))).await;
+        assert!(opened.is_err(), "nobody follows it");
+    });
+    let seen = async {
+        let here = || stage.app.sessions.iter().map(|session| Arc::downgrade(&session)).collect::<Vec<Weak<SessionHandle>>>();
+        while here().len() < 2000 {
+            tokio::task::yield_now().await;
+        }
+        here()
+    };
+    let (_, sessions) = tokio::join!(futures::future::join_all(attempts), seen);
+    let gone = async {
+        while sessions.iter().any(|session| session.strong_count() > 0) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    assert!(tokio::time::timeout(Duration::from_secs(10), gone).await.is_ok(), "sessions are left behind");
+    stage.script.unfenced.store(false, Ordering::Relaxed);
+    let opened = tokio::time::timeout(Duration::from_secs(10), stage.open("ann")).await;
+    assert!(opened.is_ok_and(|opened| opened.is_ok()));
 }

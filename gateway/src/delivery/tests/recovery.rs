@@ -386,3 +386,26 @@ async fn what_a_chat_room_said_is_not_read_back_to_it() {
         assert_eq!(reads(&stage).0 > 0, said_before == 100);
     }
 }
+
+/// Else it would be written to until the end of the group's task, though nobody counts it as a member.
+#[tokio::test]
+async fn who_is_live_and_then_found_to_be_no_member_is_taken_out_again() {
+    let stage = Stage::new().await;
+    let said = say(&stage, 0..10);
+    let mut bob = Member::who_may_miss(1, "bob", Protocol::V1).await;
+    bob.session.outlet.release(Bytes::new());
+    let meta = GroupMeta { kind: GroupKind::Group, display_name: "lobby".into(), at: Position::START };
+    let joining = stage.hub.join_group(&bob.session, group(), &meta, Start::After(said[0]), said[0], Telling::Nothing);
+    let speaking = async {
+        // More than it may be told, each time; the last time it begins with what comes next, and SQL is asked once more.
+        while stage.script.asked_behind.lock().len() < 5 {
+            stage.say("too much");
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        *stage.script.member_since.lock() = Position::new(Epoch(1), 999_999);
+    };
+    let (joined, ()) = tokio::join!(joining, speaking);
+    assert!(matches!(joined, Err(JoinError::NotMember(_))), "{joined:?}");
+    stage.say("not for bob");
+    assert!(!bob.said().await.contains("not for bob"));
+}

@@ -1,11 +1,12 @@
 //! The delivery task of one shard's users: notifications, hints, counts. One subscription covers
 //! them all; a user who is not connected here costs one look into a table.
 
+mod away;
 mod check;
 mod counts;
 mod hints;
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use natter_shared::{
     broker::{Delivery, Interest, Stored, Subscription},
@@ -46,6 +47,10 @@ const BATCH: usize = 64;
 
 /// Batches taken at once at most: more than a full queue holds (`subscription_capacity`).
 const AT_ONCE: usize = 32;
+
+/// Before a subscription that could not be made is tried again: at first, and at most.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 /// What waits in the mailbox of a shard's users at most; who finds it full waits.
 pub(super) const MAILBOX: usize = 1024;
@@ -99,8 +104,8 @@ pub(super) struct UsersTask {
 impl UsersTask {
     /// Follows the users of `shard` until `stop`.
     pub(super) async fn run(hub: Arc<Hub>, shard: Shard, mut mailbox: mpsc::Receiver<UserCommand>, stop: CancellationToken) {
-        let mut users = HashMap::new();
-        let mut pause = std::time::Duration::from_millis(50);
+        let (mut users, mut asked) = (HashMap::new(), None);
+        let mut pause = FIRST_PAUSE;
         while !stop.is_cancelled() {
             // Before the fence: an interruption after it is not covered by it.
             let (interruptions, losses) = (hub.broker.interruptions(), knowledge::losses(&*hub.broker));
@@ -108,8 +113,9 @@ impl UsersTask {
                 let subscription = hub.broker.subscribe(Interest::Users(shard)).await?;
                 hub.broker.fence(shard).await.map(|floor| (subscription, floor))
             };
-            match subscribed.await {
-                Ok((subscription, fed)) => {
+            let subscribed = away::meanwhile(&mut users, &mut mailbox, &mut asked, stop.run_until_cancelled(subscribed)).await;
+            match subscribed {
+                Some(Ok((subscription, fed))) => {
                     let mut task = Self {
                         hub: Arc::clone(&hub),
                         shard,
@@ -123,19 +129,21 @@ impl UsersTask {
                     task.lose_all();
                     hub.hints_are_heard_after(shard, fed);
                     hub.users_are_live(shard, true);
+                    if let Some(asked) = asked.take() {
+                        task.on_command(asked);
+                    }
                     task.follow(subscription, &mut mailbox, &stop).await;
                     hub.users_are_live(shard, false);
                     users = task.users;
-                    pause = std::time::Duration::from_millis(50);
+                    pause = FIRST_PAUSE;
                 }
-                Err(error) => {
+                Some(Err(error)) => {
                     tracing::debug!(%shard, %error, "users_not_followed");
-                    tokio::select! {
-                        () = tokio::time::sleep(pause) => {}
-                        () = stop.cancelled() => {}
-                    }
-                    pause = (pause * 2).min(std::time::Duration::from_secs(2));
+                    let paused = stop.run_until_cancelled(tokio::time::sleep(pause));
+                    away::meanwhile(&mut users, &mut mailbox, &mut asked, paused).await;
+                    pause = (pause * 2).min(LONGEST_PAUSE);
                 }
+                None => return,
             }
         }
     }
@@ -198,14 +206,7 @@ impl UsersTask {
     fn on_command(&mut self, command: UserCommand) {
         match command {
             UserCommand::Join(join) => self.on_join(*join),
-            UserCommand::Leave(user, id) => {
-                if let Some(entry) = self.users.get_mut(&user) {
-                    entry.listeners.retain(|listener| listener.session.id != id);
-                    if entry.listeners.is_empty() {
-                        self.users.remove(&user);
-                    }
-                }
-            }
+            UserCommand::Leave(user, id) => away::leave(&mut self.users, user, id),
             // Of a check that has given up waiting.
             UserCommand::List(_, answer) if answer.is_closed() => {}
             UserCommand::List(disturbed, answer) => {
