@@ -1,15 +1,12 @@
 //! What every request and session of the gateway shares.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
-};
+use std::sync::Arc;
 
 use dashmap::DashMap;
 use natter_shared::{
     broker::Broker,
     config::Config,
-    id::{InstanceId, SessionId, UserKey},
+    id::{InstanceId, SessionId},
     rpc::JoinOpen,
 };
 use tokio::sync::watch;
@@ -18,12 +15,14 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     admission::Admission,
     auth::Authenticator,
+    connections::Connections,
     delivery::Hub,
     health::Health,
-    http::{Rates, team_pages::TeamPages},
+    http::team_pages::TeamPages,
     knowledge::Knowledge,
     metrics::Metrics,
     publish::Intake,
+    rates::Rates,
     session::{FirstJoins, SessionHandle, SignIns, Together},
     socket::{OutletLimits, ReadLimits},
     standings::Standings,
@@ -99,51 +98,5 @@ impl App {
     pub fn outlet_limits(&self) -> OutletLimits {
         let limits = &self.config.limits;
         OutletLimits { messages: limits.backlog_messages, bytes: limits.backlog_bytes, missed: 4 * limits.backlog_bytes }
-    }
-}
-
-/// Connections by user, to bound them.
-#[derive(Default)]
-pub struct Connections {
-    users: Arc<DashMap<UserKey, AtomicUsize>>,
-}
-
-/// A user's place among the connections; dropped, it is free again.
-pub struct Seat {
-    users: Arc<DashMap<UserKey, AtomicUsize>>,
-    user: UserKey,
-}
-
-impl Connections {
-    /// A place for a connection of `user`, if fewer than `limit` are taken.
-    pub fn sit(&self, user: &UserKey, limit: usize) -> Option<Seat> {
-        let taken = self.users.entry(*user).or_default().fetch_add(1, Ordering::Relaxed);
-        let seat = Seat { users: Arc::clone(&self.users), user: *user };
-        (taken < limit).then_some(seat)
-    }
-}
-
-impl Drop for Seat {
-    fn drop(&mut self) {
-        self.users.remove_if(&self.user, |_, taken| taken.fetch_sub(1, Ordering::Relaxed) <= 1);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_user_has_as_many_seats_as_allowed() {
-        let connections = Connections::default();
-        let user = UserKey(7);
-        let first = connections.sit(&user, 2);
-        let second = connections.sit(&user, 2);
-        assert!(first.is_some() && second.is_some());
-        assert!(connections.sit(&user, 2).is_none());
-        drop(first);
-        assert!(connections.sit(&user, 2).is_some());
-        drop(second);
-        assert!(connections.users.is_empty());
     }
 }

@@ -15,6 +15,7 @@ pub mod delivery;
 pub mod socket;
 
 pub mod app;
+mod connections;
 mod drain;
 pub mod health;
 pub mod knowledge;
@@ -23,6 +24,7 @@ mod memory;
 pub mod metrics;
 mod open_files;
 mod rate;
+pub mod rates;
 mod serve;
 pub mod standings;
 

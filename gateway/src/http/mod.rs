@@ -12,7 +12,6 @@ mod health;
 mod layers;
 mod pages;
 mod problem;
-mod rates;
 mod session;
 mod site;
 pub(crate) mod team_pages;
@@ -28,7 +27,6 @@ use axum::{
 };
 
 pub use problem::Problem;
-pub use rates::Rates;
 pub use site::Site;
 
 use crate::app::App;

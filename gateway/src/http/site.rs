@@ -2,11 +2,12 @@
 
 use natter_shared::{broker::Broker, config::Config, position::Position, subject::Shard};
 
-use super::{Rates, team_pages::TeamPages};
+use super::team_pages::TeamPages;
 use crate::{
     app::App,
     auth::{AuthError, Authenticator, Identity},
     publish::Intake,
+    rates::Rates,
 };
 
 /// The process behind the routes.

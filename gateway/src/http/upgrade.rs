@@ -19,13 +19,7 @@ use natter_shared::{
 };
 use socket2::SockRef;
 use tokio::net::TcpStream;
-use tokio_tungstenite::{
-    WebSocketStream,
-    tungstenite::{
-        handshake::derive_accept_key,
-        protocol::{Role, WebSocketConfig},
-    },
-};
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use uuid::Uuid;
 
 use super::Problem;
@@ -36,30 +30,13 @@ use crate::{
     auth::{AuthError, By, Identity, UNAUTHORIZED, origin},
     limit::Limit,
     session::{self, OpenError, Opened, RoomOrGroup, Serving},
-    socket::{Outlet, SocketIo, wire},
+    socket::{self, Outlet, Socket, wire},
     standings,
 };
-
-/// The smallest buffer that reads most frames at once: it is held by every idle connection.
-const READ_BUFFER: usize = 512;
 
 /// The routes of both protocols.
 pub(crate) fn routes(app: Arc<App>) -> Router {
     Router::new().route("/ws", get(v1)).route("/ws/chat/{room}/", get(chat_room)).with_state(app)
-}
-
-/// The reading side of an outlet's socket; `read` is what came behind the upgrade's headers.
-pub(crate) async fn websocket(app: &App, outlet: &Arc<Outlet>, mut read: Vec<u8>) -> session::Socket {
-    let limits = &app.config.limits;
-    let largest = limits.frame_bytes.max(limits.connect_frame_bytes);
-    let (io, good) = SocketIo::new(Arc::clone(outlet), Arc::clone(&app.read_limits), largest, &read);
-    read.truncate(good);
-    let config = WebSocketConfig::default()
-        .read_buffer_size(READ_BUFFER)
-        .write_buffer_size(0)
-        .max_message_size(Some(largest))
-        .max_frame_size(Some(largest));
-    Box::new(WebSocketStream::from_partially_read(io, read, Role::Server, Some(config)).await)
 }
 
 /// A request to upgrade that is in order, and admitted.
@@ -232,7 +209,7 @@ async fn chat_room(State(app): State<Arc<App>>, Path(room): Path<String>, mut re
     spawn(&app, ticket, async move {
         let (stream, read) = take_over(on_upgrade).await?;
         outlet.attach(stream);
-        let socket = websocket(&served, &outlet, read).await;
+        let socket = socket::websocket(&served, &outlet, read).await;
         match opened {
             Ok(opened) => Some(session::serve_chat_room(served, opened, socket)),
             Err(error) => {
@@ -261,7 +238,7 @@ async fn open_in_time(
     }
 }
 
-async fn refuse(app: &App, outlet: &Outlet, error: &OpenError, mut socket: session::Socket) {
+async fn refuse(app: &App, outlet: &Outlet, error: &OpenError, mut socket: Socket) {
     let code = error.close_code();
     outlet.refuse(wire::json(&serde_json::json!({"type": "error", "code": error.code, "message": error.message})), code);
     app.metrics.closed(code);

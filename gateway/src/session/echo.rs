@@ -18,13 +18,17 @@ use super::{
     open::Live,
     run::{self, Guard, Running, Serving, Step},
 };
-use crate::{app::App, auth::Identity, http::upgrade, socket::Outlet};
+use crate::{
+    app::App,
+    auth::Identity,
+    socket::{self, Outlet},
+};
 
 /// Opens a session from its 101 on.
 pub(crate) async fn open_echo(app: Arc<App>, stream: TcpStream, read: Vec<u8>) -> Option<Serving> {
     let outlet = Arc::new(Outlet::held(app.outlet_limits()));
     outlet.attach(stream);
-    let socket = upgrade::websocket(&app, &outlet, read).await;
+    let socket = socket::websocket(&app, &outlet, read).await;
     let user = UserId::new("echo").unwrap();
     let seat = app.connections.sit(&user.key(), usize::MAX).unwrap();
     let identity = Identity { expires_at: Timestamp(u64::MAX / 2), ..Identity::of(user) };

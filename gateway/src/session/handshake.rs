@@ -12,15 +12,14 @@ use tokio_tungstenite::tungstenite::Message;
 use super::{
     OpenError, Protocol,
     open::{Opened, ResumeFrom},
-    run::{self, Serving, Socket},
+    run::{self, Serving},
 };
 use crate::{
     app::App,
     auth::{AuthError, Identity, UNAUTHORIZED},
     drain,
-    http::upgrade,
     limit::Limit,
-    socket::{Outlet, wire},
+    socket::{self, Outlet, Socket, wire},
     standings,
 };
 
@@ -56,7 +55,7 @@ impl Failure {
 pub async fn open_v1(app: Arc<App>, stream: TcpStream, read: Vec<u8>, identity: Result<Option<Identity>, AuthError>) -> Option<Serving> {
     let outlet = Arc::new(Outlet::held(app.outlet_limits()));
     outlet.attach(stream);
-    let mut socket = upgrade::websocket(&app, &outlet, read).await;
+    let mut socket = socket::websocket(&app, &outlet, read).await;
     match sign_in(&app, &outlet, &mut socket, identity).await {
         Ok((id, mut opened)) => {
             announce(&app, id, &mut opened);

@@ -29,5 +29,5 @@ pub(crate) use echo::open_echo;
 pub use handle::{Lost, Notice, Protocol, SessionHandle};
 pub use handshake::open_v1;
 pub use open::{OpenError, Opened, RoomOrGroup, open_chat_room};
-pub use run::{Serving, Socket, finish, serve_chat_room};
+pub use run::{Serving, finish, serve_chat_room};
 pub use together::{FirstJoins, SignIns, Together};

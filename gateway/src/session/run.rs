@@ -16,12 +16,9 @@ use natter_shared::{
     timestamp::Timestamp,
 };
 use tokio::time;
-use tokio_tungstenite::{
-    WebSocketStream,
-    tungstenite::{
-        self, Message,
-        error::{CapacityError, ProtocolError},
-    },
+use tokio_tungstenite::tungstenite::{
+    self, Message,
+    error::{CapacityError, ProtocolError},
 };
 
 use super::{
@@ -31,18 +28,15 @@ use super::{
     open::Live,
 };
 use crate::{
-    app::{App, Seat},
+    app::App,
+    connections::Seat,
     limit::Limit,
     metrics::Metrics,
-    socket::{OutletState, SocketIo, breach_of, wire},
+    socket::{OutletState, Socket, breach_of, wire},
 };
 
 /// How long a session sleeps at most where nothing happens.
 const LONGEST_SLEEP: Duration = Duration::from_hours(1);
-
-/// The reading side of a session's socket. On the heap: a future that hands it on has room for each
-/// place that it is handed to.
-pub type Socket = Box<WebSocketStream<SocketIo>>;
 
 /// What serves a session from when it is open to its end.
 pub type Serving = Pin<Box<dyn Future<Output = ()> + Send>>;

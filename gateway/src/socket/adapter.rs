@@ -15,11 +15,37 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, Interest, ReadBuf},
     net::TcpStream,
 };
+use tokio_tungstenite::{
+    WebSocketStream,
+    tungstenite::protocol::{Role, WebSocketConfig},
+};
 
 use super::{
     Outlet,
     meter::{Breach, Meter, ReadLimits},
 };
+use crate::app::App;
+
+/// The smallest buffer that reads most frames at once: it is held by every idle connection.
+const READ_BUFFER: usize = 512;
+
+/// The reading side of a session's socket. On the heap: a future that hands it on has room for each
+/// place that it is handed to.
+pub type Socket = Box<WebSocketStream<SocketIo>>;
+
+/// The reading side of an outlet's socket; `read` is what came behind the upgrade's headers.
+pub(crate) async fn websocket(app: &App, outlet: &Arc<Outlet>, mut read: Vec<u8>) -> Socket {
+    let limits = &app.config.limits;
+    let largest = limits.frame_bytes.max(limits.connect_frame_bytes);
+    let (io, good) = SocketIo::new(Arc::clone(outlet), Arc::clone(&app.read_limits), largest, &read);
+    read.truncate(good);
+    let config = WebSocketConfig::default()
+        .read_buffer_size(READ_BUFFER)
+        .write_buffer_size(0)
+        .max_message_size(Some(largest))
+        .max_frame_size(Some(largest));
+    Box::new(WebSocketStream::from_partially_read(io, read, Role::Server, Some(config)).await)
+}
 
 /// The reading side of an attached [`Outlet`], as tungstenite's stream.
 pub struct SocketIo {

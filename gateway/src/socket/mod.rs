@@ -7,6 +7,7 @@ mod meter;
 pub mod outlet;
 pub mod wire;
 
-pub use adapter::{SocketIo, breach_of};
+pub(crate) use adapter::websocket;
+pub use adapter::{Socket, SocketIo, breach_of};
 pub use meter::{Breach, ReadLimits};
 pub use outlet::{Outlet, OutletLimits, OutletState};

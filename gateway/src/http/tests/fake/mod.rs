@@ -25,9 +25,10 @@ pub(crate) use self::broker::{API_KEY, FakeBroker};
 pub(super) use self::broker::{membership, profile};
 use crate::{
     auth::{AuthError, Authenticator, Identity},
-    http::{Rates, Site, team_pages::TeamPages},
+    http::{Site, team_pages::TeamPages},
     metrics::Metrics,
     publish::Intake,
+    rates::Rates,
 };
 
 const SECRET: &str = "0123456789abcdef0123456789abcdef";

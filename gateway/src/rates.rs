@@ -12,8 +12,8 @@ use natter_shared::{config::Limits, frame::ErrorCode, id::UserKey};
 use parking_lot::Mutex;
 use uuid::Uuid;
 
-use super::Problem;
 use crate::{
+    http::Problem,
     limit::Limit,
     rate::{Bucket, Rate},
 };
@@ -59,7 +59,7 @@ impl Rates {
     ///
     /// # Errors
     /// 429 with `Retry-After`.
-    pub(super) fn take_key(&self, key: Uuid) -> Result<(), Problem> {
+    pub(crate) fn take_key(&self, key: Uuid) -> Result<(), Problem> {
         self.keys.take(key)
     }
 
