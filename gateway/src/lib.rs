@@ -15,7 +15,7 @@ pub mod delivery;
 pub mod socket;
 
 pub mod app;
-mod connections;
+pub mod connections;
 mod drain;
 pub mod health;
 pub mod knowledge;

@@ -48,6 +48,10 @@ limits! {
     FrameBytes = "frame_bytes",
     /// Frames of one connection, control frames and fragments counted.
     FramesPerSecond = "frames_per_second",
+    /// What one user's connections ask to be stored, or told to others.
+    UserFramesPerSecond = "user_frames_per_second",
+    /// Notifications of one user to groups.
+    GroupNotificationsPerMinute = "group_notifications_per_minute",
     /// Bytes of one connection.
     BytesPerSecond = "bytes_per_second",
     /// Frames of one message.

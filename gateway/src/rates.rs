@@ -1,5 +1,5 @@
-//! How often somebody may call: a token bucket for each user and each API key, in tables that are
-//! bounded and forget who is quiet.
+//! How often somebody may call, or notify groups: a token bucket for each user and each API key, in tables
+//! that are bounded and forget who is quiet.
 
 use std::{
     hash::Hash,
@@ -8,12 +8,11 @@ use std::{
 };
 
 use moka::sync::Cache;
-use natter_shared::{config::Limits, frame::ErrorCode, id::UserKey};
+use natter_shared::{config::Limits, id::UserKey};
 use parking_lot::Mutex;
 use uuid::Uuid;
 
 use crate::{
-    http::Problem,
     limit::Limit,
     rate::{Bucket, Rate},
 };
@@ -29,6 +28,16 @@ pub struct Rates {
     users: Table<UserKey>,
     keys: Table<Uuid>,
     look_ups: Table<UserKey>,
+    group_notifications: Table<UserKey>,
+}
+
+/// Something comes faster than a limit allows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TooFast {
+    /// Which.
+    pub limit: Limit,
+    /// Until there is room for it.
+    pub wait: Duration,
 }
 
 struct Table<K> {
@@ -40,36 +49,44 @@ struct Table<K> {
 impl Rates {
     /// Nobody has called yet.
     pub fn new(limits: &Limits) -> Self {
+        let per_second = |rate: u32, burst: u32| Rate::new(rate.into(), burst.into());
+        let users = per_second(limits.http_requests_per_second, limits.http_requests_burst);
+        let keys = per_second(limits.server_requests_per_second, limits.server_requests_burst);
+        let look_ups = per_second(limits.http_requests_per_second, most_look_ups(limits));
+        let group_notifications = limits.group_notifications_per_minute.into();
+        let group_notifications = Rate::per_minute(group_notifications, group_notifications);
         Self {
-            users: Table::new(limits.http_requests_per_second, limits.http_requests_burst, Limit::HttpRequestsPerSecond),
-            keys: Table::new(limits.server_requests_per_second, limits.server_requests_burst, Limit::ServerRequestsPerSecond),
-            look_ups: Table::new(limits.http_requests_per_second, most_look_ups(limits), Limit::HttpRequestsPerSecond),
+            users: Table::new(users, Limit::HttpRequestsPerSecond),
+            keys: Table::new(keys, Limit::ServerRequestsPerSecond),
+            look_ups: Table::new(look_ups, Limit::HttpRequestsPerSecond),
+            group_notifications: Table::new(group_notifications, Limit::GroupNotificationsPerMinute),
         }
     }
 
     /// A call of a user, or a page that is shown to one.
-    ///
-    /// # Errors
-    /// 429 with `Retry-After`.
-    pub(crate) fn take_user(&self, user: UserKey) -> Result<(), Problem> {
-        self.users.take(user)
+    pub(crate) fn take_user(&self, user: UserKey) -> Result<(), TooFast> {
+        self.users.take(user, 1)
     }
 
     /// A call under an API key.
-    ///
-    /// # Errors
-    /// 429 with `Retry-After`.
-    pub(crate) fn take_key(&self, key: Uuid) -> Result<(), Problem> {
-        self.keys.take(key)
+    pub(crate) fn take_key(&self, key: Uuid) -> Result<(), TooFast> {
+        self.keys.take(key, 1)
     }
 
     /// So many look-ups behind the gateway for a user's sockets, `limits.groups_per_connection` at most: as many as calls in the
     /// long run, and at once enough to resume in every group that a connection may have.
-    ///
-    /// # Errors
-    /// How long it takes until there are so many again.
-    pub(crate) fn take_look_ups(&self, user: UserKey, count: u32) -> Result<(), Duration> {
-        self.look_ups.take_or_wait(user, count)
+    pub(crate) fn take_look_ups(&self, user: UserKey, count: u32) -> Result<(), TooFast> {
+        self.look_ups.take(user, count)
+    }
+
+    /// So many of them were not made.
+    pub(crate) fn give_back_look_ups(&self, user: UserKey, count: u32) {
+        self.look_ups.give_back(user, count);
+    }
+
+    /// A notification of a user to a group, which is a row for each of its members.
+    pub(crate) fn take_group_notification(&self, user: UserKey) -> Result<(), TooFast> {
+        self.group_notifications.take(user, 1)
     }
 }
 
@@ -78,20 +95,21 @@ fn most_look_ups(limits: &Limits) -> u32 {
 }
 
 impl<K: Hash + Eq + Send + Sync + 'static> Table<K> {
-    fn new(per_second: u32, burst: u32, limit: Limit) -> Self {
-        let rate = Rate::new(per_second.into(), burst.into());
+    fn new(rate: Rate, limit: Limit) -> Self {
         let idle = QUIET.max(rate.full_after());
         Self { buckets: Cache::builder().max_capacity(REMEMBERED).time_to_idle(idle).build(), rate, limit }
     }
 
-    fn take(&self, who: K) -> Result<(), Problem> {
-        self.take_or_wait(who, 1).map_err(|_| Problem::over(self.limit, ErrorCode::RateLimited, "calls come faster than allowed"))
-    }
-
-    fn take_or_wait(&self, who: K, tokens: u32) -> Result<(), Duration> {
+    fn take(&self, who: K, tokens: u32) -> Result<(), TooFast> {
         let now = Instant::now();
         let bucket = self.buckets.get_with(who, || Arc::new(Mutex::new(Bucket::new(now))));
-        bucket.lock().take_or_wait(&self.rate, tokens, now)
+        bucket.lock().take_or_wait(&self.rate, tokens, now).map_err(|wait| TooFast { limit: self.limit, wait })
+    }
+
+    fn give_back(&self, who: K, tokens: u32) {
+        if let Some(bucket) = self.buckets.get(&who) {
+            bucket.lock().give_back(&self.rate, tokens);
+        }
     }
 }
 
@@ -102,7 +120,7 @@ mod tests {
     #[test]
     fn who_has_a_debt_is_not_forgotten() {
         for (per_second, burst, idle) in [(50, 200, QUIET), (50, 100_000, Duration::from_secs(2000))] {
-            let table = Table::<UserKey>::new(per_second, burst, Limit::HttpRequestsPerSecond);
+            let table = Table::<UserKey>::new(Rate::new(per_second, burst), Limit::HttpRequestsPerSecond);
             assert_eq!(table.buckets.policy().time_to_idle(), Some(idle));
         }
     }

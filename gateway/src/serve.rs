@@ -94,7 +94,7 @@ pub async fn run(gateway: Gateway) -> Result<(), StartError> {
         pages,
         hub,
         sessions: DashMap::new(),
-        connections: Connections::default(),
+        connections: Connections::new(&config.limits),
         sign_ins,
         joins,
         first_joins,

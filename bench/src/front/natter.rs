@@ -13,10 +13,13 @@ use tempfile::TempDir;
 
 use crate::procs::Watched;
 
-/// Rates of one connection that are raised, so that they are not what is measured.
-pub const RAISED: [(&str, &str); 4] = [
+/// Rates of one connection or user that are raised, so that they are not what is measured.
+pub const RAISED: [(&str, &str); 7] = [
     ("NATTER_LIMITS__FRAMES_PER_SECOND", "1000000"),
     ("NATTER_LIMITS__FRAMES_BURST", "1000000"),
+    ("NATTER_LIMITS__USER_FRAMES_PER_SECOND", "1000000"),
+    ("NATTER_LIMITS__USER_FRAMES_BURST", "1000000"),
+    ("NATTER_LIMITS__GROUP_NOTIFICATIONS_PER_MINUTE", "1000000"),
     ("NATTER_LIMITS__BYTES_PER_SECOND", "1GiB"),
     ("NATTER_LIMITS__BYTES_BURST", "1GiB"),
 ];

@@ -107,7 +107,7 @@ pub(crate) fn app(
         pages: None,
         hub: Hub::start(Arc::clone(&broker), limits, Duration::ZERO, Arc::clone(&metrics), Arc::clone(&knowledge), tasks, stop),
         sessions: DashMap::new(),
-        connections: Connections::default(),
+        connections: Connections::new(limits),
         sign_ins: SignIns::new(Arc::clone(&broker), tasks.clone(), limits.sign_ins),
         joins: Together::new(Arc::clone(&broker), tasks.clone(), limits.sign_ins),
         first_joins: FirstJoins::new(&broker, tasks, limits.sign_ins),

@@ -17,7 +17,7 @@ use axum::{
 use natter_shared::{frame::ErrorCode, rpc::RpcError};
 use serde::Serialize;
 
-use crate::{auth::UNAUTHORIZED, limit::Limit, publish::NotAccepted};
+use crate::{auth::UNAUTHORIZED, limit::Limit, publish::NotAccepted, rates::TooFast};
 
 /// What a client waits before it tries again, in seconds, where nothing else is known.
 const RETRY_AFTER: u64 = 2;
@@ -130,6 +130,13 @@ impl From<NotAccepted> for Problem {
         }
         let retry_after = error.retry_after.map(|after| after.as_secs() + 1);
         Self { retry_after, ..RpcError::new(error.code, error.message).into() }
+    }
+}
+
+impl From<TooFast> for Problem {
+    fn from(TooFast { limit, wait }: TooFast) -> Self {
+        let detail = format!("this comes faster than limits.{} allows", limit.key());
+        Self { retry_after: Some(wait.as_secs() + 1), ..Self::over(limit, ErrorCode::RateLimited, detail) }
     }
 }
 

@@ -160,6 +160,40 @@ async fn what_has_to_be_looked_up_takes_of_the_users_rate() {
 }
 
 #[tokio::test]
+async fn what_a_resume_has_not_looked_up_is_given_back() {
+    let edge = Edge::start(|config| {
+        let limits = &mut config.limits;
+        limits.groups_per_connection = 20;
+        (limits.http_requests_per_second, limits.http_requests_burst) = (1, 20);
+    })
+    .await;
+    let session = session(&edge);
+    let points = (0..30).map(|number| (GroupRef::Id(GroupId(Uuid::from_u128(number))), Position::START)).collect();
+    edge.broker.away.store(true, Ordering::Relaxed);
+    assert_eq!(edge.app.resume(&session, points).await.err().map(|refusal| refusal.code), Some(ErrorCode::Unavailable));
+    assert!(edge.app.rates.take_look_ups(session.key, 20).is_err(), "the first was asked for");
+    assert_eq!(edge.app.rates.take_look_ups(session.key, 19), Ok(()));
+}
+
+#[tokio::test]
+async fn notifications_to_groups_take_of_the_users_rate() {
+    let edge = Edge::start(|config| config.limits.group_notifications_per_minute = 3).await;
+    let session = session(&edge);
+    let notify = async |to| {
+        let outcome = edge.app.notify(&session, to, Nonce::now(), "hello".to_owned(), None).await;
+        outcome.err().map(|refusal| (refusal.code, refusal.retry_after_ms))
+    };
+    let group = || Audience::Group(GroupId(Uuid::nil()));
+    for _ in 0..3 {
+        assert!(notify(group()).await.is_some_and(|(code, _)| code != ErrorCode::RateLimited));
+    }
+    let (code, after) = notify(group()).await.unwrap();
+    assert_eq!((code, edge.refused("group_notifications_per_minute")), (ErrorCode::RateLimited, 1));
+    assert!(after.is_some_and(|after| (15_000..=20_001).contains(&after)), "{after:?}");
+    assert_eq!(notify(Audience::User(session.user.clone())).await, None, "those to users are another matter");
+}
+
+#[tokio::test]
 async fn in_flight_sends_at_the_edge() {
     let edge = Edge::start(|config| config.limits.in_flight_sends = 3).await;
     let session = session(&edge);

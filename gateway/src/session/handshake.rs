@@ -167,7 +167,7 @@ fn announce(app: &App, id: Option<u32>, opened: &mut Opened) {
         limits: Limits {
             frame_bytes: limits.frame_bytes as u64,
             body_bytes: limits.body_bytes as u64,
-            frames_per_second: limits.frames_per_second,
+            frames_per_second: limits.frames_per_second.min(limits.user_frames_per_second),
             bytes_per_second: limits.bytes_per_second as u64,
             groups: limits.groups_per_connection as u32,
             history: limits.history_page,

@@ -39,6 +39,7 @@ impl Running {
     fn take_chat_frame(&self, text: &str) -> Result<(), Refusal> {
         let frame: ChatRoomFrame = serde_json::from_str(text)
             .map_err(|error| Refusal::new(ErrorCode::BadFrame, format!("a frame is one JSON object: {error}")))?;
+        self.take_frame()?;
         let body = |message: Option<String>| message.ok_or_else(|| Refusal::new(ErrorCode::BadRequest, "`message` is missing"));
         match frame.r#type.as_deref() {
             Some("chat") => {

@@ -15,6 +15,20 @@ use super::{
 };
 use crate::{app::App, limit::Limit, standings};
 
+/// Whether a frame asks for something to be stored, or told to others: the user's connections share a rate of these.
+fn is_for_others(frame: &ClientFrame) -> bool {
+    match frame {
+        ClientFrame::Send(_) | ClientFrame::Notify(_) | ClientFrame::Read(_) | ClientFrame::Seen(_) | ClientFrame::Typing(_) => true,
+        ClientFrame::Connect(_)
+        | ClientFrame::Resume(_)
+        | ClientFrame::Join(_)
+        | ClientFrame::Leave(_)
+        | ClientFrame::History(_)
+        | ClientFrame::Refresh(_)
+        | ClientFrame::Pong => false,
+    }
+}
+
 impl Running {
     /// Reads a frame and begins what it asks; answers come when they are ready.
     pub(super) fn on_frame(&mut self, text: &str) -> Step {
@@ -27,6 +41,12 @@ impl Running {
                 return if code == ErrorCode::BadFrame { Step::Close(CloseCode::BadFrame) } else { Step::Continue };
             }
         };
+        if is_for_others(&frame)
+            && let Err(refusal) = self.take_frame()
+        {
+            self.session.answer(frame.id(), Err(refusal));
+            return Step::Continue;
+        }
         match frame {
             ClientFrame::Pong => {}
             ClientFrame::Connect(connect) => {

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use natter_shared::{
     event::{Audience, Data, Ephemeral, Event, Read, Seen, SeenWhat},
-    frame::{ErrorCode, History, ReplyBody, SeenTo},
+    frame::{ErrorCode, GroupState, History, ReplyBody, SeenTo},
     id::{GroupId, GroupRef, Nonce, NotificationId},
     position::Position,
     rpc::{self, FindMembership, FindUser, LeaveGroup, MessageHistory, OpenGroup, ShardPosition},
@@ -13,7 +13,7 @@ use natter_shared::{
 use tokio::time::Instant;
 
 use super::{SessionHandle, open::OpenError, reply::Refusal};
-use crate::{app::App, delivery::message_frame, limit::Limit, publish::mark};
+use crate::{app::App, delivery::message_frame, publish::mark, rates::TooFast};
 
 /// Messages in a page of history where the client does not say.
 const HISTORY_DEFAULT: u32 = 50;
@@ -58,10 +58,24 @@ impl App {
 
     pub(super) async fn resume(self: &Arc<Self>, session: &Arc<SessionHandle>, points: BTreeMap<GroupRef, Position>) -> Outcome {
         let (most, came) = (self.config.limits.groups_per_connection, Instant::now());
-        self.take_look_ups(session, points.len().min(most))?;
+        let mut paid = points.len().min(most);
+        self.take_look_ups(session, paid)?;
+        let resumed = self.resume_all(session, points, came, &mut paid).await;
+        self.rates.give_back_look_ups(session.key, u32::try_from(paid).unwrap_or(u32::MAX));
+        Ok(ReplyBody::Resumed { groups: resumed? })
+    }
+
+    /// Goes on in the groups at these points; those of which nothing has been looked up are left in `paid`.
+    async fn resume_all(
+        self: &Arc<Self>,
+        session: &Arc<SessionHandle>,
+        points: BTreeMap<GroupRef, Position>,
+        came: Instant,
+        paid: &mut usize,
+    ) -> Result<Vec<GroupState>, Refusal> {
         let mut groups = Vec::new();
-        for (place, (group, position)) in points.into_iter().enumerate() {
-            if place >= most {
+        for (group, position) in points {
+            if *paid == 0 {
                 // More than it may have: nobody is asked about them.
                 self.hub.say_reset(session, group.id());
                 continue;
@@ -73,6 +87,7 @@ impl App {
             let topic = Topic::Group(group);
             let shard = self.broker.shards().of(topic);
             let find = || FindMembership { user: session.user.clone(), group };
+            *paid -= 1;
             let mut answer = rpc::call(&*self.broker, find(), None).await?;
             if answer.reply.is_none() && position > answer.applied(shard) && self.is_stored(topic, position, came).await? {
                 // The client was told of a membership that SQL does not know of yet.
@@ -83,7 +98,7 @@ impl App {
                 groups.extend(self.one_live(session, membership, applied, Some((position, came))).await?);
             }
         }
-        Ok(ReplyBody::Resumed { groups })
+        Ok(groups)
     }
 
     pub(super) async fn history(&self, session: &SessionHandle, asked: History) -> Outcome {
@@ -97,10 +112,7 @@ impl App {
             return Err(Refusal::new(ErrorCode::BadRequest, format!("`limit` is 1 to {most}")));
         }
         // A page costs the database the same over a socket, of which a user may have many.
-        self.rates.take_user(session.key).map_err(|_| {
-            self.metrics.refused(Limit::HttpRequestsPerSecond);
-            Refusal::new(ErrorCode::RateLimited, "pages of history are asked for faster than limits.http_requests_per_second allows")
-        })?;
+        self.rates.take_user(session.key).map_err(|too_fast| self.too_fast("pages of history are asked for", too_fast))?;
         let call = MessageHistory { user: Some(session.user.clone()), group, before: asked.before, after: asked.after, limit };
         let shard = self.broker.shards().of(Topic::Group(group));
         // One's own messages are in it.
@@ -123,8 +135,11 @@ impl App {
         data: Option<Data>,
     ) -> Outcome {
         match &to {
-            // Asked where it is stored.
-            Audience::Group(_) => {}
+            // Whether its user is a member is asked where it is stored.
+            Audience::Group(_) => {
+                let taken = self.rates.take_group_notification(session.key);
+                taken.map_err(|too_fast| self.too_fast("groups are notified", too_fast))?;
+            }
             Audience::User(user) => {
                 self.take_look_ups(session, 1)?;
                 let found = rpc::call(&*self.broker, FindUser::Id(user.clone()), None).await?.reply;
@@ -156,13 +171,17 @@ impl App {
 
     /// Takes so many look-ups of the user's rate: one account could keep all who answer them busy.
     pub(super) fn take_look_ups(&self, session: &SessionHandle, count: usize) -> Result<(), Refusal> {
-        self.rates.take_look_ups(session.key, u32::try_from(count).unwrap_or(u32::MAX)).map_err(|wait| {
-            self.metrics.refused(Limit::HttpRequestsPerSecond);
-            let message = "more has to be looked up than limits.http_requests_per_second allows; try again later";
-            let refusal = Refusal::new(ErrorCode::RateLimited, message);
-            // Rounded up.
-            Refusal { retry_after_ms: refusal.retry_after_ms.max(Some(wait.as_millis() as u64 + 1)), ..refusal }
-        })
+        let taken = self.rates.take_look_ups(session.key, u32::try_from(count).unwrap_or(u32::MAX));
+        taken.map_err(|too_fast| self.too_fast("what has to be looked up comes", too_fast))
+    }
+
+    /// Counts somebody who is faster than a limit allows, and says when to come back.
+    pub(super) fn too_fast(&self, what: &str, TooFast { limit, wait }: TooFast) -> Refusal {
+        self.metrics.refused(limit);
+        let message = format!("{what} faster than limits.{} allows; try again later", limit.key());
+        let refusal = Refusal::new(ErrorCode::RateLimited, message);
+        // Rounded up.
+        Refusal { retry_after_ms: refusal.retry_after_ms.max(Some(wait.as_millis() as u64 + 1)), ..refusal }
     }
 
     /// Stores a mark of the user's own on the user's topic.

@@ -26,10 +26,11 @@ use super::{
     follow::FollowUps,
     heartbeat::{Beat, Heartbeat},
     open::Live,
+    reply::Refusal,
 };
 use crate::{
     app::App,
-    connections::Seat,
+    connections::{Seat, Share},
     limit::Limit,
     metrics::Metrics,
     socket::{OutletState, Socket, breach_of, wire},
@@ -45,14 +46,14 @@ pub type Serving = Pin<Box<dyn Future<Output = ()> + Send>>;
 pub(super) struct Guard {
     app: Arc<App>,
     session: Arc<SessionHandle>,
-    _seat: Seat,
+    seat: Seat,
 }
 
 impl Guard {
     pub(super) fn register(app: Arc<App>, session: Arc<SessionHandle>, seat: Seat) -> Self {
         app.sessions.insert(session.id, Arc::clone(&session));
         app.metrics.sessions.inc();
-        Self { app, session, _seat: seat }
+        Self { app, session, seat }
     }
 
     pub(super) fn session(&self) -> &Arc<SessionHandle> {
@@ -85,6 +86,8 @@ const DONE_WITHIN: Duration = Duration::from_secs(2);
 pub(super) struct Running {
     pub(super) app: Arc<App>,
     pub(super) session: Arc<SessionHandle>,
+    /// What its user's connections share.
+    share: Arc<Share>,
     /// The group that the chat-room protocol's path names.
     pub(super) room: Option<GroupId>,
     follow_ups: Option<FollowUps>,
@@ -105,6 +108,7 @@ pub(super) fn run(app: Arc<App>, live: Live, mut socket: Socket) -> impl Future<
     let mut running = Running {
         app,
         session: Arc::clone(guard.session()),
+        share: Arc::clone(guard.seat.share()),
         room,
         follow_ups: None,
         #[cfg(test)]
@@ -199,6 +203,12 @@ impl Running {
                 return code;
             }
         }
+    }
+
+    /// Takes one of the frames that the user's connections may have stored, or told to others.
+    pub(super) fn take_frame(&self) -> Result<(), Refusal> {
+        let taken = self.app.connections.take_frame(&self.share);
+        taken.map_err(|too_fast| self.app.too_fast("this user's connections send", too_fast))
     }
 
     /// Until the token's end, or as long as one sleeps at most: a token may be good for ages.

@@ -12,7 +12,7 @@ use natter_shared::{
     broker::Broker,
     config::{Config, Limits, Secret},
     frame::{ErrorCode, ReplyBody},
-    id::{GroupId, GroupRef},
+    id::{GroupId, GroupRef, Nonce},
     position::{Epoch, Position},
     subject::Topic,
     timestamp::Timestamp,
@@ -29,7 +29,7 @@ use tokio_util::{
 };
 
 use super::{
-    Notice, Opened, Protocol, SessionHandle,
+    Notice, Opened, Protocol, Serving, SessionHandle,
     handshake::open_v1,
     open::{OpenError, ResumeFrom},
 };
@@ -96,6 +96,56 @@ async fn an_inbox_position_that_was_never_given_out_does_not_come_back() {
     assert!(told.contains("\"reset\""), "{told}");
 }
 
+/// A connection of ann's that is about to say `connect`, and what serves it then.
+async fn connection(stage: &Stage, connect: &Value) -> (WebSocketStream<TcpStream>, Serving) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    let server = listener.accept().await.unwrap().0;
+    let mut client = WebSocketStream::from_raw_socket(client, Role::Client, None).await;
+    client.send(Message::text(connect.to_string())).await.unwrap();
+    let identity = Identity { expires_at: Timestamp(u64::MAX), ..Identity::of(user("ann")) };
+    let serving = open_v1(Arc::clone(&stage.app), server, Vec::new(), Ok(Some(identity))).await.unwrap();
+    (client, serving)
+}
+
+async fn told(client: &mut WebSocketStream<TcpStream>) -> Value {
+    serde_json::from_str(client.next().await.unwrap().unwrap().to_text().unwrap()).unwrap()
+}
+
+#[tokio::test]
+async fn what_a_users_connections_have_stored_takes_of_one_rate() {
+    let stage = Stage::limited(|limits| (limits.user_frames_per_second, limits.user_frames_burst) = (1, 4)).await;
+    let (mut client, serving) = connection(&stage, &json!({"type": "connect", "id": 1})).await;
+    tokio::spawn(serving);
+    let ready = told(&mut client).await;
+    assert_eq!(ready["limits"]["frames_per_second"], 1, "the lesser of the two: {ready}");
+    // Another connection of ann's, that takes all there is.
+    let other = stage.app.connections.sit(&user("ann").key(), 2).unwrap();
+    let taken = || (0..).take_while(|_| stage.app.connections.take_frame(other.share()).is_ok()).count();
+    assert_eq!(taken(), 4);
+    let (group, nonce) = (uuid::Uuid::nil(), Nonce::now());
+    let frames = [
+        json!({"type": "send", "id": 2, "group": group, "nonce": nonce, "body": "x"}),
+        json!({"type": "notify", "id": 3, "to": {"user": "ann"}, "nonce": nonce, "body": "x"}),
+        json!({"type": "read", "id": 4, "group": group, "position": "1.1"}),
+        json!({"type": "seen", "id": 5, "ids": []}),
+        json!({"type": "typing", "group": group}),
+    ];
+    for frame in &frames {
+        taken();
+        client.send(Message::text(frame.to_string())).await.unwrap();
+        let answer = told(&mut client).await;
+        assert_eq!((&answer["code"], &answer["id"]), (&json!("rate_limited"), &frame["id"]), "{answer}");
+        assert!(answer["retry_after_ms"].as_u64() >= Some(500), "{answer}");
+    }
+    let refused = "natter_gateway_refused_total{limit=\"user_frames_per_second\"} 5";
+    assert!(stage.app.metrics.encode().contains(refused));
+    taken();
+    let history = json!({"type": "history", "id": 6, "group": group, "limit": 0});
+    client.send(Message::text(history.to_string())).await.unwrap();
+    assert_eq!(told(&mut client).await["code"], "bad_request", "pages are another matter");
+}
+
 /// Else a client that remembers the greatest position it was told, and loses the connection before what it missed has come, would go
 /// on behind that.
 #[tokio::test]
@@ -103,19 +153,12 @@ async fn ready_tells_of_an_inbox_the_position_it_was_resumed_from() {
     let stage = Stage::new().await;
     let store = |body| stage.script.store(Topic::User(user("ann").key()), &notification("ann", body), false);
     let [seen, ..] = ["seen", "first", "second"].map(store);
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-    let server = listener.accept().await.unwrap().0;
-    let mut client = WebSocketStream::from_raw_socket(client, Role::Client, None).await;
     let connect = json!({"type": "connect", "resume": {"groups": {}, "inbox": seen}});
-    client.send(Message::text(connect.to_string())).await.unwrap();
-    let identity = Identity { expires_at: Timestamp(u64::MAX), ..Identity::of(user("ann")) };
-    let _serving = open_v1(Arc::clone(&stage.app), server, Vec::new(), Ok(Some(identity))).await.unwrap();
-    let mut told = async || -> Value { serde_json::from_str(client.next().await.unwrap().unwrap().to_text().unwrap()).unwrap() };
-    let ready = told().await;
+    let (mut client, _serving) = connection(&stage, &connect).await;
+    let ready = told(&mut client).await;
     assert_eq!((&ready["inbox_position"], &ready["inbox_recovered"]), (&json!(seen), &json!(true)));
     for body in ["first", "second"] {
-        assert_eq!(told().await["body"], body);
+        assert_eq!(told(&mut client).await["body"], body);
     }
 }
 

@@ -141,6 +141,12 @@ fn check_bursts(limits: &Limits, values: &mut Values) {
             format!("is smaller than {frames}, what clients send at once under limits.frames_per_second: raise it, or lower that");
         values.problem("limits.frames_burst", &message);
     }
+    let frames = limits.user_frames_per_second / 4 + 1;
+    if limits.user_frames_burst < frames {
+        let message =
+            format!("is smaller than {frames}, what clients send at once under limits.user_frames_per_second: raise it, or lower that");
+        values.problem("limits.user_frames_burst", &message);
+    }
     let bytes = limits.bytes_per_second / 4 + limits.frame_bytes + limits.connect_frame_bytes;
     if limits.bytes_burst < bytes {
         let message = format!(

@@ -266,6 +266,15 @@ section! {
         pub frames_per_second: u32 = 100 => 1..=1_000_000,
         /// Frames that one connection may send at once: a quarter of `limits.frames_per_second`, and 4 more, at least.
         pub frames_burst: u32 = 200 => 1..=1_000_000,
+        /// Frames per second that one user's connections to one gateway may together have stored, or told to others, in the long
+        /// run: `send`, `notify`, `read`, `seen`, `typing`. Further ones are answered "rate_limited".
+        pub user_frames_per_second: u32 = 200 => 1..=1_000_000,
+        /// Such frames that one user's connections may send at once: a quarter of `limits.user_frames_per_second`, and one more, at
+        /// least.
+        pub user_frames_burst: u32 = 400 => 1..=1_000_000,
+        /// Notifications per minute of one user to groups, over one gateway's sockets and HTTP, in the long run, and as many at once:
+        /// each is a row for each member. Further ones are answered "rate_limited" (429). The server API is not bound by it.
+        pub group_notifications_per_minute: u32 = 30 => 1..=1_000_000,
         /// Bytes per second of one connection in the long run, as they are on the wire.
         pub bytes_per_second: usize as Bytes = MIB as usize => KIB..=GIB as usize,
         /// Bytes that one connection may send at once: a quarter of `limits.bytes_per_second`, a frame and a `connect` frame at least.

@@ -214,6 +214,7 @@ fn each_mistake_of_meaning_is_named() {
         ("NATTER_LIMITS__BACKLOG_BYTES", "4KiB", "limits.backlog_bytes"),
         ("NATTER_LIMITS__FRAMES_BURST", "28", "limits.frames_burst: is smaller than 29"),
         ("NATTER_LIMITS__FRAMES_PER_SECOND", "1000", "limits.frames_burst: is smaller than 254"),
+        ("NATTER_LIMITS__USER_FRAMES_BURST", "50", "limits.user_frames_burst: is smaller than 51"),
         ("NATTER_LIMITS__BYTES_BURST", "575KiB", "limits.bytes_burst: is smaller than 589824 bytes"),
         ("NATTER_LIMITS__HEADER_TIMEOUT", "11s", "limits.handshake_timeout"),
         (

@@ -289,6 +289,7 @@ async fn silence_and_haste_are_bounded() -> Result<()> {
 async fn who_does_not_read_is_closed_and_nobody_waits_for_it() -> Result<()> {
     let builder = Cluster::builder().gateways(1).env("NATTER_LIMITS__FRAMES_PER_SECOND", "100000");
     let builder = builder.env("NATTER_LIMITS__FRAMES_BURST", "100000").env("NATTER_LIMITS__BACKLOG_BYTES", "64KiB");
+    let builder = builder.env("NATTER_LIMITS__USER_FRAMES_PER_SECOND", "100000").env("NATTER_LIMITS__USER_FRAMES_BURST", "100000");
     let builder = builder.env("NATTER_LIMITS__BYTES_PER_SECOND", "100MiB").env("NATTER_LIMITS__BYTES_BURST", "100MiB");
     let cluster = builder.start().await?;
     let gateway = cluster.gateway(0);

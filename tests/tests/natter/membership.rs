@@ -202,6 +202,8 @@ async fn memberships_that_follow_each_other_are_told_in_the_groups_own_order() -
         .gateways(2)
         .env("NATTER_LIMITS__FRAMES_PER_SECOND", "100000")
         .env("NATTER_LIMITS__FRAMES_BURST", "100000")
+        .env("NATTER_LIMITS__USER_FRAMES_PER_SECOND", "100000")
+        .env("NATTER_LIMITS__USER_FRAMES_BURST", "100000")
         .start()
         .await?;
     let ann = Client::connect(cluster.gateway(0), &User::named("ann")).await?;

@@ -51,8 +51,9 @@ async fn fill(cluster: &Cluster) -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_room_of_ten_thousand_scrolls_to_its_beginning_with_each_message_once() -> Result<()> {
-    let cluster =
-        Cluster::builder().env("NATTER_LIMITS__FRAMES_PER_SECOND", "100000").env("NATTER_LIMITS__FRAMES_BURST", "100000").start().await?;
+    let cluster = Cluster::builder().env("NATTER_LIMITS__FRAMES_PER_SECOND", "100000").env("NATTER_LIMITS__FRAMES_BURST", "100000");
+    let cluster = cluster.env("NATTER_LIMITS__USER_FRAMES_PER_SECOND", "100000").env("NATTER_LIMITS__USER_FRAMES_BURST", "100000");
+    let cluster = cluster.start().await?;
     fill(&cluster).await?;
     let browser = Browser::start("long-room").await?;
     come_in(&browser, "ann", cluster.gateway(0)).await?;

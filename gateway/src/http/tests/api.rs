@@ -228,6 +228,25 @@ async fn callers_are_held_to_their_rate() {
 }
 
 #[tokio::test]
+async fn notifications_to_groups_are_held_to_their_rate() {
+    let routes = Routes::over(FakeSite::limited(|_, _| (), |limits| limits.group_notifications_per_minute = 2));
+    let (alice, key) = (bearer(&routes), format!("Bearer {API_KEY}"));
+    let notify = async |path: &str, by: &str, to: &str| {
+        routes.send("POST", path, &[JSON, ("authorization", by)], &format!("{{\"to\":{to},\"body\":\"x\"}}")).await
+    };
+    let (lobby, bob) = ("{\"group\":\"lobby\"}", "{\"user\":\"bob\"}");
+    for _ in 0..2 {
+        assert_eq!(notify("/api/v1/notifications", &alice, lobby).await.status, StatusCode::CREATED);
+    }
+    let answer = notify("/api/v1/notifications", &alice, lobby).await;
+    assert_eq!(answer.problem(), (429, "rate_limited".to_owned()));
+    let wait: u64 = answer.header("retry-after").parse().unwrap();
+    assert!((20..=30).contains(&wait), "{wait}");
+    assert_eq!(notify("/api/v1/notifications", &alice, bob).await.status, StatusCode::CREATED, "to a user");
+    assert_eq!(notify("/api/v1/server/notifications", &key, lobby).await.status, StatusCode::CREATED, "the back end's");
+}
+
+#[tokio::test]
 async fn pages_and_sessions_take_of_the_same_rate() {
     let limit = |limits: &mut natter_shared::config::Limits| (limits.http_requests_per_second, limits.http_requests_burst) = (1, 1);
     let requests = [

@@ -35,7 +35,7 @@ const API_KEY_SHA256: &str = "0ad927332f39d6be174988bba90abf1404c990c576e2f4ef24
 #[derive(Default)]
 pub(crate) struct FakeBroker {
     /// The persister is away.
-    pub(in crate::http::tests) away: AtomicBool,
+    pub(crate) away: AtomicBool,
     /// What is published is not stored.
     pub(crate) stores_nothing: AtomicBool,
     /// What is published is refused for good.
