@@ -63,7 +63,7 @@ pub(super) async fn chat_page(context: &Context, call: ChatPage) -> Result<Answe
     let snapshot = context.snapshot().await?;
     let own = snapshot.one("SELECT id, handle, display_name FROM users WHERE id = ?", [call.user.as_str().into()]).await?;
     let profile = users::profile(&own.ok_or_else(not_found)?)?;
-    let (groups, _) = memberships::page(&snapshot, &call.user, None, call.groups).await?;
+    let (groups, more_groups) = memberships::page(&snapshot, &call.user, None, call.groups).await?;
     let groups = groups::overviews(&snapshot, &call.user, groups).await?;
     let sql = "SELECT id, handle, display_name FROM users WHERE id <> ? AND erased_at IS NULL ORDER BY id LIMIT ?";
     let rows = snapshot.all(sql, [call.user.as_str().into(), i64::from(call.users.min(MAX_ROWS)).into()]).await?;
@@ -72,7 +72,7 @@ pub(super) async fn chat_page(context: &Context, call: ChatPage) -> Result<Answe
     let newest = Page { before: None, archived: false, unseen: false, limit: call.notifications, bytes: MAX_BYTES / 2 };
     let Found { entries: notifications, .. } = notifications(context, &snapshot, &call.user, newest).await?;
     let inbox = counts(context, &snapshot, &call.user).await?;
-    snapshot.answer(ChatPageData { profile, groups, users, notifications, inbox }).await
+    snapshot.answer(ChatPageData { profile, groups, more_groups, users, notifications, inbox }).await
 }
 
 pub(super) async fn list(context: &Context, call: ListNotifications) -> Result<Answer<NotificationsPage>, RpcError> {

@@ -42,7 +42,7 @@ pub struct ChatPage {
     pub notifications: u32,
     /// How many other users.
     pub users: u32,
-    /// How many groups at most.
+    /// How many groups at most; of those, the first page.
     pub groups: u32,
 }
 
@@ -51,8 +51,11 @@ pub struct ChatPage {
 pub struct ChatPageData {
     /// The user.
     pub profile: Profile,
-    /// The user's groups.
+    /// The user's groups, ordered by group id.
     pub groups: Vec<GroupOverview>,
+    /// There are more, which `list_groups` lists; never of persisters of the release before.
+    #[serde(default)]
+    pub more_groups: bool,
     /// Other users.
     pub users: Vec<Profile>,
     /// Newest first, seen ones included, archived ones not: those among the newest of the inbox.

@@ -9,8 +9,8 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use natter_shared::{
-    id::{GroupId, RoomName},
-    rpc::{self, ChatPage, GroupOverview, InboxEntry, Profile, SignIn},
+    id::{GroupId, RoomName, UserId},
+    rpc::{self, ChatPage, ChatPageData, GroupOverview, InboxEntry, ListGroups, Profile, SignIn},
 };
 
 use super::{Room, group_of, path_of};
@@ -27,8 +27,8 @@ const ASKS_AGAIN: &str = "3";
 /// Newest first, seen ones included.
 const NOTIFICATIONS: u32 = 100;
 const OTHER_USERS: u32 = 200;
-/// All of them, for all that a person has; an answer is cut at its size anyway.
-const GROUPS: u32 = 10_000;
+/// Groups asked for at once; as many as persisters tell of in one answer.
+const GROUPS: u32 = 200;
 
 #[derive(Template)]
 #[template(path = "chat.html")]
@@ -73,8 +73,7 @@ async fn shown(site: Arc<dyn Site>, Room(room): Room, caller: Caller) -> Result<
         issued_at: Some(identity.issued_at),
     };
     rpc::call(site.broker(), sign_in, None).await?;
-    let call = ChatPage { user: identity.user.clone(), notifications: NOTIFICATIONS, users: OTHER_USERS, groups: GROUPS };
-    let data = rpc::call(site.broker(), call, None).await?.reply;
+    let data = data_of(&*site, &identity.user).await?;
 
     let csrf = caller.csrf_token(&*site);
     if let Some(pages) = site.pages() {
@@ -99,4 +98,19 @@ async fn shown(site: Arc<dyn Site>, Room(room): Room, caller: Caller) -> Result<
         unseen: data.inbox.unseen,
     };
     html(&*site, &caller, &csrf, &page)
+}
+
+/// What the page of `user` shows: of groups as many as are delivered on its socket, and the same ones.
+async fn data_of(site: &dyn Site, user: &UserId) -> Result<ChatPageData, Problem> {
+    let most = site.config().limits.groups_per_connection;
+    let call = ChatPage { user: user.clone(), notifications: NOTIFICATIONS, users: OTHER_USERS, groups: GROUPS };
+    let mut data = rpc::call(site.broker(), call, None).await?.reply;
+    while data.more_groups && data.groups.len() < most {
+        let after = data.groups.last().map(|last| last.membership.group);
+        let page = rpc::call(site.broker(), ListGroups { user: user.clone(), after, limit: GROUPS }, None).await?.reply;
+        data.more_groups = page.more && !page.groups.is_empty();
+        data.groups.extend(page.groups);
+    }
+    data.groups.truncate(most);
+    Ok(data)
 }

@@ -9,8 +9,9 @@ use natter_shared::{
     rpc::{ChatPageData, GroupOverview, InboxEntry},
     timestamp::Timestamp,
 };
+use uuid::Uuid;
 
-use super::fake::{MALLORY, Routes, membership, profile};
+use super::fake::{FakeSite, MALLORY, Routes, membership, profile};
 
 fn cookie(routes: &Routes, name: &str) -> String {
     routes.site.session(name)
@@ -43,6 +44,7 @@ async fn the_page_has_the_elements_that_scripts_look_for() {
     *routes.site.broker.page.lock() = Some(ChatPageData {
         profile: profile("alice"),
         groups: vec![overview(group, "alice_with_bob")],
+        more_groups: false,
         users: vec![profile("bob")],
         notifications: vec![new.clone(), old.clone()],
         inbox: InboxCounts { unseen: 1, ..InboxCounts::default() },
@@ -81,12 +83,34 @@ async fn the_page_has_the_elements_that_scripts_look_for() {
     assert!(!routes.get("/chat/lobby/", &[("cookie", &others)]).await.set_cookie("csrftoken").unwrap().contains(csrf));
 }
 
+/// Whoever makes groups with somebody chooses which ids come first.
+#[tokio::test]
+async fn the_page_has_each_group_that_a_connection_has() {
+    let routes = Routes::over(FakeSite::limited(|_, _| (), |limits| limits.groups_per_connection = 450));
+    for (groups, shown) in [(200, 200), (201, 201), (401, 401), (460, 450)] {
+        let group = |number| overview(GroupId(Uuid::from_u128(number)), &format!("group {number}"));
+        *routes.site.broker.page.lock() = Some(ChatPageData {
+            profile: profile("alice"),
+            groups: (1..=groups).map(group).collect(),
+            more_groups: false,
+            users: Vec::new(),
+            notifications: Vec::new(),
+            inbox: InboxCounts::default(),
+        });
+        let page = routes.get("/chat/lobby/", &[("cookie", &cookie(&routes, "alice"))]).await;
+        assert_eq!(page.status, StatusCode::OK, "{}", page.body);
+        assert_eq!(page.body.matches(r#"<li id="room_"#).count(), shown, "of {groups}");
+        assert!(page.body.contains(&format!(">group {shown}<")));
+    }
+}
+
 #[tokio::test]
 async fn nothing_that_people_write_becomes_markup() {
     let routes = Routes::new();
     *routes.site.broker.page.lock() = Some(ChatPageData {
         profile: profile(MALLORY),
         groups: vec![overview(GroupId(Nonce::now().uuid()), MALLORY)],
+        more_groups: false,
         users: vec![profile(MALLORY)],
         notifications: vec![entry(MALLORY, false)],
         inbox: InboxCounts::default(),

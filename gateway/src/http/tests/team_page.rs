@@ -42,6 +42,7 @@ async fn the_team_s_page_is_served_with_its_own_policy() {
     *routes.site.broker.page.lock() = Some(ChatPageData {
         profile: profile("alice"),
         groups: vec![GroupOverview { membership: membership(lobby, "lobby"), last_message: None, other: None }],
+        more_groups: false,
         users: vec![profile(MALLORY)],
         notifications: Vec::new(),
         inbox: InboxCounts::default(),

@@ -19,8 +19,8 @@ use natter_shared::{
     position::{Epoch, Position},
     rpc::{
         AfterUser, Answer, ApiKey, AwaitApplied, ChatPage, ChatPageData, CheckApiKey, CreateSingle, FindMembership, FindUser,
-        FirstJoinMany, InboxEntry, JoinOpen, JoinOpenMany, ListUsers, Members, MembersPage, Membership, OneOfMany, Profile,
-        Request as RpcRequest, Rpc, RpcError, SignIn, SignInMany, SignedIn, UsersPage,
+        FirstJoinMany, InboxEntry, JoinOpen, JoinOpenMany, ListGroups, ListUsers, ListedGroups, Members, MembersPage, Membership,
+        OneOfMany, Profile, Request as RpcRequest, Rpc, RpcError, SignIn, SignInMany, SignedIn, UsersPage,
     },
     subject::{Shard, Shards, Topic},
     timestamp::Timestamp,
@@ -78,16 +78,30 @@ impl FakeBroker {
     }
 
     fn chat_page(&self, call: &ChatPage) -> ChatPageData {
-        assert_eq!((call.notifications, call.users), (100, 200));
-        let page = self.page.lock().clone();
+        assert_eq!((call.notifications, call.users, call.groups), (100, 200, 200));
+        let page = self.page.lock().clone().map(|mut page| {
+            page.more_groups = page.groups.len() > 200;
+            page.groups.truncate(200);
+            page
+        });
         page.unwrap_or_else(|| ChatPageData {
             profile: profile(call.user.as_str()),
             groups: Vec::new(),
+            more_groups: false,
             users: Vec::new(),
             notifications: Vec::<InboxEntry>::new(),
             inbox: InboxCounts::default(),
         })
     }
+}
+
+/// A page of the groups of `page`.
+fn list_groups(page: Option<ChatPageData>, call: &ListGroups) -> ListedGroups {
+    let of_page = page.map(|page| page.groups).unwrap_or_default();
+    let mut groups: Vec<_> = of_page.into_iter().filter(|group| Some(group.membership.group) > call.after).collect();
+    let more = groups.len() > call.limit as usize;
+    groups.truncate(call.limit as usize);
+    ListedGroups { groups, more }
 }
 
 fn signed_in(call: &SignIn) -> SignedIn {
@@ -158,6 +172,7 @@ impl Broker for FakeBroker {
                 Self::answer(&payload, |call: FirstJoinMany, _| Ok(call.joins.iter().map(|_| OneOfMany::Alone).collect()))
             }
             ChatPage::NAME => Self::answer(&payload, |call: ChatPage, _| Ok(self.chat_page(&call))),
+            ListGroups::NAME => Self::answer(&payload, |call: ListGroups, _| Ok(list_groups(self.page.lock().clone(), &call))),
             FindUser::NAME => Self::answer(&payload, |call: FindUser, _| match call {
                 FindUser::Id(user) if user.as_str() == "nobody" => Ok(None),
                 FindUser::Id(user) => Ok(Some(profile(user.as_str()))),
