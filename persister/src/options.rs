@@ -22,6 +22,8 @@ pub struct Options {
     pub max_group_members: usize,
     /// Groups of a user, without those for two, from which on the user makes no more; those counted, from which on none for two.
     pub max_groups: usize,
+    /// Groups, left ones included, that a user makes in a day.
+    pub max_groups_made_per_day: usize,
     /// Groups of a user, without those for two, from which on others bring the user into no more.
     pub max_groups_by_others: usize,
     /// Notifications of an inbox that are counted, the newest ones.
@@ -59,6 +61,7 @@ impl Options {
             rpc_concurrency: config.persister.rpc_concurrency,
             max_group_members: config.limits.group_members,
             max_groups: config.limits.groups_per_connection,
+            max_groups_made_per_day: config.limits.groups_made_per_day,
             max_groups_by_others: config.limits.groups_by_others.min(config.limits.groups_per_connection),
             inbox_counted: config.limits.inbox_counted,
             keep_messages: config.retention.messages,
@@ -78,6 +81,7 @@ impl Default for Options {
             rpc_concurrency: 512,
             max_group_members: 1000,
             max_groups: 1000,
+            max_groups_made_per_day: 1000,
             max_groups_by_others: 500,
             inbox_counted: 10_000,
             inbox_looked_through: 10_000,

@@ -50,6 +50,7 @@ const EDGES: &[(&str, &str, &str)] = &[
     ("recoveries", "gateway/src/delivery/edge_tests.rs", "recoveries_at_the_edge"),
     ("group_members", "persister/tests/persister/commands.rs", "a_group_takes_as_many_as_it_may"),
     ("groups_by_others", "persister/tests/persister/commands.rs", "others_bring_nobody_into_more_groups_than_there_may_be"),
+    ("groups_made_per_day", "persister/tests/persister/commands.rs", "one_user_makes_so_many_groups_and_joins_what_there_is"),
     ("inbox_counted", "persister/tests/persister/inbox.rs", "counts_are_of_the_newest"),
     ("history_page", "tests/tests/natter/limits.rs", "recovery_events_and_a_page_of_history_at_the_edge"),
     ("header_bytes", "gateway/src/edge/http_limits.rs", "headers_by_number_and_by_bytes"),

@@ -1,9 +1,11 @@
-//! How many members a group takes, and into how many groups a user is brought.
+//! How many members a group takes, into how many groups a user is brought, and how many a user makes.
 //!
 //! A connection has room for so many groups, in the order of their ids: whoever is in more hears nothing of some. So a user whom others may
 //! bring into groups is brought into no more than leave room. Groups for two do not count there: others open them, and nobody can leave
 //! one. Each pair has one at most, so who opens them is bounded instead. SQL is counted as it is: commands at the same moment, and those
 //! that are made while it lags, may overshoot by as many as there are.
+
+use std::{collections::HashMap, time::Instant};
 
 use natter_shared::{
     frame::ErrorCode,
@@ -48,6 +50,32 @@ pub(super) async fn check_groups(
     counted: Counted,
     most: usize,
 ) -> Result<(), RpcError> {
+    match full(context, users, counted, most).await?.first() {
+        None => Ok(()),
+        Some(user) => Err(too_many(user, counted, most)),
+    }
+}
+
+/// Those of `users` who may make no more groups, and why.
+pub(super) async fn refused_makers(context: &Context, users: &[&UserId]) -> Result<HashMap<String, RpcError>, RpcError> {
+    let (counted, most) = (Counted::ThatCanBeLeft, context.options.max_groups);
+    let full = full(context, users.iter().copied(), counted, most).await?;
+    let mut refused: HashMap<_, _> = full.into_iter().map(|user| (user.clone(), too_many(&user, counted, most))).collect();
+    let (most, now) = (context.options.max_groups_made_per_day, Instant::now());
+    for user in users.iter().filter(|user| context.makers.made(user, now) >= most) {
+        let message = format!("user {user} has made {most} groups today; make more tomorrow, or join those that there are");
+        refused.insert(user.as_str().to_owned(), RpcError::new(ErrorCode::TooManyGroups, message));
+    }
+    Ok(refused)
+}
+
+/// Refuses where `user` may make no more groups.
+pub(super) async fn check_maker(context: &Context, user: &UserId) -> Result<(), RpcError> {
+    refused_makers(context, &[user]).await?.into_values().next().map_or(Ok(()), Err)
+}
+
+/// Those of `users` who are in `most` groups, or more.
+async fn full(context: &Context, users: impl IntoIterator<Item = &UserId>, counted: Counted, most: usize) -> Result<Vec<String>, RpcError> {
     let mut rows = Rows::new([("i", Kind::Text)]);
     for user in users {
         rows.push([user.as_str().into()]);
@@ -63,17 +91,13 @@ pub(super) async fn check_groups(
          LIMIT 1 OFFSET {last}) IS NOT NULL"
     );
     let full = rows.query(context.store.database(), &sql).await.map_err(|error| unavailable(&error))?;
-    match full.first() {
-        None => Ok(()),
-        Some(row) => {
-            let user: String = column(row, "i")?;
-            let message = match counted {
-                Counted::All => format!("user {user} is in {most} groups or more, and opens none for two any more"),
-                Counted::ThatCanBeLeft => {
-                    format!("user {user} is in {most} groups or more, beside those for two, and has to leave some first")
-                }
-            };
-            Err(RpcError::new(ErrorCode::TooManyGroups, message))
-        }
-    }
+    full.iter().map(|row| column(row, "i")).collect()
+}
+
+fn too_many(user: &str, counted: Counted, most: usize) -> RpcError {
+    let message = match counted {
+        Counted::All => format!("user {user} is in {most} groups or more, and opens none for two any more"),
+        Counted::ThatCanBeLeft => format!("user {user} is in {most} groups or more, beside those for two, and has to leave some first"),
+    };
+    RpcError::new(ErrorCode::TooManyGroups, message)
 }

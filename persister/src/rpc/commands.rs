@@ -3,7 +3,7 @@
 //! Each event's id follows from what it does and the version of the membership it does it to, so
 //! that the same command given twice, at once or after a crash, is one event.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, time::Instant};
 
 use futures::future::join_all;
 use natter_shared::{
@@ -147,7 +147,8 @@ pub(super) async fn join_open(context: &Context, call: JoinOpen) -> Result<Answe
     let standing = standing(context, group, &call.user).await?;
     if standing.role.is_none() {
         if standing.kind.is_none() {
-            make_open(context, &call.group).await?;
+            bounds::check_maker(context, &call.user).await?;
+            make_open(context, &call).await?;
         }
         add(context, &call, &standing).await?;
     }
@@ -155,9 +156,13 @@ pub(super) async fn join_open(context: &Context, call: JoinOpen) -> Result<Answe
 }
 
 /// Makes an open group that somebody joins first, where that is allowed.
-async fn make_open(context: &Context, group: &OpenGroup) -> Result<(), RpcError> {
+async fn make_open(context: &Context, JoinOpen { user, group }: &JoinOpen) -> Result<(), RpcError> {
     match group {
-        OpenGroup::Name(name) if context.options.open_groups => creation::open(context, group.id(), name.clone(), None).await,
+        OpenGroup::Name(name) if context.options.open_groups => {
+            creation::open(context, group.id(), name.clone(), None).await?;
+            context.makers.count(user, Instant::now());
+            Ok(())
+        }
         OpenGroup::Name(_) | OpenGroup::Id(_) => Err(not_found()),
     }
 }
@@ -179,13 +184,23 @@ pub(super) async fn first_join_many(context: &Context, call: FirstJoinMany) -> R
     many::check(&call.joins)?;
     let asked: Vec<_> = call.joins.iter().map(|join| (&join.user, join.group.id())).collect();
     let standings = standings(context, &asked).await?;
-    let made = make_those_that_are_not(context, &call.joins, &standings).await;
+    let first = call.joins.iter().filter(|join| {
+        let standing = standings.get(&(join.user.as_str().to_owned(), join.group.id()));
+        standing.is_some_and(|standing| standing.kind.is_none())
+    });
+    let first: Vec<&JoinOpen> = first.collect();
+    let mut makers: Vec<&UserId> = first.iter().map(|join| &join.user).collect();
+    makers.sort_unstable_by_key(|user| user.as_str());
+    makers.dedup();
+    let refused = bounds::refused_makers(context, &makers).await?;
+    let made = make_those_that_are_not(context, first.into_iter().filter(|join| !refused.contains_key(join.user.as_str()))).await;
     let joined = call.joins.iter().zip(&asked).map(async |(join, (user, group))| {
         let Some(standing) = standings.get(&(user.as_str().to_owned(), *group)) else { return Ok(()) };
-        match made.get(group) {
-            Some(Err(refused)) => Err(refused.clone()),
-            Some(Ok(())) | None if standing.role.is_some() => Ok(()),
-            Some(Ok(())) | None => add(context, join, standing).await,
+        match (made.get(group), refused.get(user.as_str())) {
+            (Some(Err(refused)), _) => Err(refused.clone()),
+            (None, Some(refused)) if standing.kind.is_none() => Err(refused.clone()),
+            (Some(Ok(())) | None, _) if standing.role.is_some() => Ok(()),
+            (Some(Ok(())) | None, _) => add(context, join, standing).await,
         }
     });
     let joined = join_all(joined).await;
@@ -200,24 +215,17 @@ pub(super) async fn first_join_many(context: &Context, call: FirstJoinMany) -> R
     snapshot.answer(answers).await
 }
 
-/// Makes the groups that there are not, each once, whoever comes to it; what became of each.
-async fn make_those_that_are_not(
-    context: &Context,
-    joins: &[JoinOpen],
-    standings: &HashMap<(String, GroupId), Standing>,
-) -> HashMap<GroupId, Result<(), RpcError>> {
-    let mut new: HashMap<GroupId, &OpenGroup> = HashMap::new();
-    for JoinOpen { user, group } in joins {
-        let id = group.id();
-        if standings.get(&(user.as_str().to_owned(), id)).is_some_and(|standing| standing.kind.is_none()) {
-            let known = new.entry(id).or_insert(group);
-            // Only by its name can one be made.
-            if matches!(group, OpenGroup::Name(_)) {
-                *known = group;
-            }
+/// Makes the groups that there are not, of those who join them first, each once, whoever comes to it; what became of each.
+async fn make_those_that_are_not(context: &Context, first: impl Iterator<Item = &JoinOpen>) -> HashMap<GroupId, Result<(), RpcError>> {
+    let mut new: HashMap<GroupId, &JoinOpen> = HashMap::new();
+    for join in first {
+        let known = new.entry(join.group.id()).or_insert(join);
+        // Only by its name can one be made.
+        if matches!(join.group, OpenGroup::Name(_)) {
+            *known = join;
         }
     }
-    join_all(new.into_iter().map(async |(id, group)| (id, make_open(context, group).await))).await.into_iter().collect()
+    join_all(new.into_iter().map(async |(id, join)| (id, make_open(context, join).await))).await.into_iter().collect()
 }
 
 pub(super) async fn leave(context: &Context, call: LeaveGroup) -> Result<Answer<LeftGroup>, RpcError> {

@@ -22,6 +22,7 @@ use tokio::{
     time::{Instant, sleep},
 };
 
+use super::makers::Makers;
 use crate::{
     checkpoint,
     database::{
@@ -44,6 +45,8 @@ pub(super) struct Context {
     pub(super) broker: Arc<dyn Broker>,
     pub(super) progress: Arc<Progress>,
     pub(super) standings: Arc<Standings>,
+    /// Who makes how many groups.
+    pub(super) makers: Makers,
     /// Whose inbox is counted and told.
     pub(super) changes: mpsc::Sender<Change>,
     pub(super) options: Options,

@@ -1,6 +1,8 @@
 //! Commands that make and name groups. A group's id follows from what it is made of (two users, a
 //! name, a nonce), and so does the event that makes it: whoever comes twice, or at once, makes one.
 
+use std::time::Instant;
+
 use natter_shared::{
     event::{Event, GroupCreated, GroupKind, GroupRenamed, MemberAdded, Role},
     frame::ErrorCode,
@@ -113,12 +115,15 @@ async fn make(
             return Err(not_found());
         }
         if let Some(by) = by {
-            bounds::check_groups(context, [by], Counted::ThatCanBeLeft, context.options.max_groups).await?;
+            bounds::check_maker(context, by).await?;
             let others = users.iter().filter(|user| *user != by);
             bounds::check_groups(context, others, Counted::ThatCanBeLeft, context.options.max_groups_by_others).await?;
         }
         let (display_name, members) = (display_name.clone(), members.clone());
         create(context, GroupCreated { group, kind: GroupKind::Group, name: None, display_name, members }).await?;
+        if let Some(by) = by {
+            context.makers.count(by, Instant::now());
+        }
     }
     // Of two at once with the same nonce, one is first: what is stored says which.
     let stored = match before {

@@ -8,6 +8,7 @@ mod groups;
 mod history;
 mod inbox;
 mod keys;
+mod makers;
 mod many;
 pub(crate) mod memberships;
 mod search;
@@ -39,7 +40,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub(crate) use self::commands::member_event;
-use self::context::Context;
+use self::{context::Context, makers::Makers};
 use crate::{database::Store, inbox::Change, lease::Leases, metrics::Metrics, options::Options, progress::Progress, standings::Standings};
 
 /// An answer later than this finds nobody waiting ([`natter_shared::rpc::TIMEOUT`]).
@@ -76,7 +77,16 @@ impl Server {
     ) -> Self {
         let concurrency = options.rpc_concurrency.max(1);
         Self {
-            context: Arc::new(Context { store, broker, progress, standings, changes, options, answered: AtomicBool::default() }),
+            context: Arc::new(Context {
+                store,
+                broker,
+                progress,
+                standings,
+                makers: Makers::default(),
+                changes,
+                options,
+                answered: AtomicBool::default(),
+            }),
             metrics,
             concurrency,
         }

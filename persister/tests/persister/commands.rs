@@ -6,7 +6,10 @@ use natter_shared::{
     event::{Event, GroupKind, MemberRemoved, Role},
     frame::ErrorCode,
     id::{GroupId, Nonce, RoomName, UserId, derived_event, single_group},
-    rpc::{AddMember, CreateGroup, CreateSingle, EnsureGroup, FindUser, JoinOpen, LeaveGroup, Members, NewGroup, OpenGroup, RemoveMember},
+    rpc::{
+        AddMember, CreateGroup, CreateSingle, EnsureGroup, FindUser, FirstJoinMany, JoinOpen, LeaveGroup, Members, NewGroup, OneOfMany,
+        OpenGroup, RemoveMember,
+    },
     subject::Topic,
 };
 
@@ -22,6 +25,7 @@ on_both!(
     groups_are_made_once_and_kept_by_their_admins,
     a_group_takes_as_many_as_it_may,
     others_bring_nobody_into_more_groups_than_there_may_be,
+    one_user_makes_so_many_groups_and_joins_what_there_is,
     one_to_one_groups_lock_nobody_out,
     a_leave_that_comes_late_ends_no_newer_membership,
     a_command_whose_first_try_is_void_is_not_answered_as_done,
@@ -197,6 +201,7 @@ async fn others_bring_nobody_into_more_groups_than_there_may_be(mut harness: Har
     let members = vec![(bob.clone(), Role::Member)];
     let group = NewGroup::Group { nonce: Nonce::now(), display_name: "all".to_owned(), members };
     harness.call(EnsureGroup { group }).await.unwrap();
+    harness.call(JoinOpen { user: carol.clone(), group: room("another") }).await.unwrap();
     join("another").await.unwrap();
     assert_eq!(make(&bob, Nonce::now()).await, Err(ErrorCode::TooManyGroups), "nor are there more of one's own making");
     for left in harness.sign_in(&bob, None).await.groups.into_iter().filter(|group| group.kind != GroupKind::Single) {
@@ -204,6 +209,45 @@ async fn others_bring_nobody_into_more_groups_than_there_may_be(mut harness: Har
     }
     make(&carol, Nonce::now()).await.unwrap();
     make(&bob, Nonce::now()).await.unwrap();
+}
+
+async fn one_user_makes_so_many_groups_and_joins_what_there_is(mut harness: Harness) {
+    harness.stop().await;
+    (harness.options.max_groups, harness.options.max_groups_made_per_day) = (3, 5);
+    harness.start().await;
+    let [mallory, ann] = ["mallory", "ann"].map(user);
+    for user in [&mallory, &ann] {
+        harness.sign_in(user, None).await;
+    }
+    let join = async |user: &UserId, name: &str| {
+        let call = JoinOpen { user: user.clone(), group: room(name) };
+        harness.call(call).await.map(|joined| joined.reply.group).map_err(|error| error.code)
+    };
+    let first_join = async |joining: &[(&UserId, &str)]| {
+        let joins = joining.iter().map(|(user, name)| JoinOpen { user: (*user).clone(), group: room(name) }).collect();
+        let answers = harness.call(FirstJoinMany { joins }).await.unwrap().reply;
+        answers.into_iter().map(|answer| matches!(answer, OneOfMany::Answered(_))).collect::<Vec<_>>()
+    };
+    let leave = async |group| harness.call(LeaveGroup { user: mallory.clone(), group, since: None }).await.map(drop);
+    let made = [join(&mallory, "r0").await.unwrap(), join(&mallory, "r1").await.unwrap(), join(&mallory, "r2").await.unwrap()];
+    join(&ann, "anns").await.unwrap();
+    // In three.
+    assert_eq!(join(&mallory, "r3").await, Err(ErrorCode::TooManyGroups));
+    assert_eq!(first_join(&[(&mallory, "r3"), (&mallory, "anns")]).await, [false, true], "who joins what there is is not held up");
+    assert_eq!(join(&mallory, "r0").await, Ok(made[0]));
+    // Leaving makes room, for so many in a day.
+    for group in made {
+        leave(group).await.unwrap();
+    }
+    assert_eq!(first_join(&[(&mallory, "r3")]).await, [true]);
+    leave(join(&mallory, "r4").await.unwrap()).await.unwrap();
+    assert_eq!(join(&mallory, "r5").await, Err(ErrorCode::TooManyGroups));
+    let nonce = Nonce::now();
+    let call = CreateGroup { user: mallory.clone(), nonce, display_name: "r5".to_owned(), members: Vec::new() };
+    assert_eq!(harness.call(call).await.map(drop).unwrap_err().code, ErrorCode::TooManyGroups);
+    assert_eq!(first_join(&[(&mallory, "r5"), (&mallory, "r6"), (&ann, "r6")]).await, [false, true, true], "made by another one");
+    assert_eq!(harness.count("groups").await, 7);
+    assert_eq!(join(&mallory, "r0").await, Ok(made[0]), "there is one");
 }
 
 /// One-to-one groups are opened by others, and cannot be left.

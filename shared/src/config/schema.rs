@@ -338,6 +338,10 @@ section! {
         /// More than `limits.groups_per_connection` is as that.
         /// Set it on the persisters: they alone read it.
         pub groups_by_others: usize = 500 => 1..=100_000,
+        /// Groups that one user makes in a day, those counted that were left since: open ones by joining them first, and those of people.
+        /// Each persister counts what it was asked for, since it started. Those for two and the server API are not counted. Set it on the
+        /// persisters: they alone read it.
+        pub groups_made_per_day: usize = 1000 => 1..=1_000_000,
         /// Notifications of an inbox that its counts are of, the newest ones: no inbox takes longer to count. Set it on the
         /// persisters: they alone read it.
         pub inbox_counted: u32 = 10_000 => 1..=1_000_000,
