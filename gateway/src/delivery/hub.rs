@@ -10,7 +10,7 @@ use natter_shared::{
     frame::CloseCode,
     id::{GroupId, SessionId, UserKey},
     position::Position,
-    rpc::ShardPosition,
+    rpc::{ShardPosition, applied_in},
     subject::{Shard, Topic},
 };
 use parking_lot::Mutex;
@@ -25,6 +25,7 @@ use super::{
     flights::Flights,
     group::{self, Command, GroupTask},
     join::{Answer, Join},
+    lists::Lists,
     log_states::LogStates,
     recover::{self, Whose},
     recoveries::Recoveries,
@@ -55,8 +56,7 @@ pub struct Hub {
     /// Cancelled: nothing is followed any more.
     pub(super) stop: CancellationToken,
     live: Mutex<Vec<bool>>,
-    /// After where every hint of a shard was heard, and since when.
-    heard: Mutex<Vec<Option<(Position, Instant)>>>,
+    pub(super) lists: Lists,
     pub(super) tasks: TaskTracker,
 }
 
@@ -87,13 +87,15 @@ impl Hub {
             users: senders,
             stop: stop.clone(),
             live: Mutex::new(vec![false; usize::from(shards.count())]),
-            heard: Mutex::new(vec![None; usize::from(shards.count())]),
+            lists: Lists::new(shards),
             tasks: tasks.clone(),
         });
         for (shard, mailbox) in shards.iter().zip(receivers) {
             tasks.spawn(UsersTask::run(Arc::clone(&hub), shard, mailbox, stop.clone()));
         }
         tasks.spawn(super::tail::run(Arc::clone(&hub), stop.clone()));
+        let (lister, stop) = (Arc::clone(&hub), stop.clone());
+        tasks.spawn(async move { stop.run_until_cancelled(lister.lists.keep(&*lister.broker)).await });
         hub
     }
 
@@ -108,21 +110,14 @@ impl Hub {
         }
     }
 
-    /// From now on every hint after `position` is heard; one before it may have been missed.
-    pub(super) fn hints_are_heard_after(&self, shard: Shard, position: Position) {
-        if let Some(slot) = self.heard.lock().get_mut(usize::from(shard.0)) {
-            let before = slot.map_or(position, |(before, _)| before);
-            *slot = Some((position.max(before), Instant::now()));
+    /// Whether SQL, which had come to `applied` when it listed the groups of `user`, can have missed none; without it, whether it
+    /// does now. Asked once the user's inbox is live: a hint that is told by that is none that was missed.
+    pub fn has_listed_all(&self, user: UserKey, applied: Option<&[ShardPosition]>) -> bool {
+        let users = self.broker.shards().of(Topic::User(user));
+        match applied {
+            Some(applied) => self.lists.are_whole(users, Some(&|shard| applied_in(applied, shard))),
+            None => self.lists.are_whole(users, None),
         }
-    }
-
-    /// Up to where SQL has to have come when it lists a user's groups, that a hint which was missed
-    /// is no membership that is missed: shortly after an interruption.
-    pub fn hints_missed_until(&self, user: UserKey) -> Option<ShardPosition> {
-        let shard = self.broker.shards().of(Topic::User(user));
-        let heard = self.heard.lock().get(usize::from(shard.0)).copied().flatten();
-        let (position, _) = heard.filter(|(_, since)| since.elapsed() < users::RECENT_FOR)?;
-        Some(ShardPosition { shard: shard.0, position })
     }
 
     /// Makes `session` a member of `group`'s delivery, from `start` on; what was missed since is

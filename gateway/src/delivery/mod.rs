@@ -4,7 +4,7 @@
 //! ([`hold`]) until a check. Who comes back after a while gets what was missed from the ring, or through
 //! [`recover`], read once for all ([`flights`], [`read`]), which asks again ([`insist`]) for what cannot
 //! be answered just now; [`tail`] finds what was lost without
-//! a trace.
+//! a trace, and [`lists`] knows whether SQL knew of all groups of a user.
 
 mod arrived;
 mod batch;
@@ -21,6 +21,7 @@ mod hold;
 mod hub;
 mod insist;
 mod join;
+mod lists;
 mod log_states;
 mod missed;
 mod read;

@@ -70,6 +70,8 @@ pub enum Notice {
         /// Everything up to here was delivered.
         after: Position,
     },
+    /// SQL may have known of a membership too late to list it: list the user's groups again.
+    Unlisted,
 }
 
 /// Where delivery of a group ended under a session.
@@ -136,6 +138,8 @@ pub struct SessionHandle {
     pub outlet: Arc<Outlet>,
     notices: Notices,
     closed: AtomicBool,
+    /// The user's groups are to be listed once more.
+    lists_again: AtomicBool,
     /// When the token that it stands on ends, and when that was issued.
     token: Mutex<(Timestamp, Timestamp)>,
     in_flight: AtomicUsize,
@@ -178,6 +182,7 @@ impl SessionHandle {
             outlet,
             notices: Notices::default(),
             closed: AtomicBool::new(false),
+            lists_again: AtomicBool::new(false),
             token: Mutex::new((identity.expires_at, identity.issued_at)),
             in_flight: AtomicUsize::new(0),
             leaving: AtomicBool::new(false),
@@ -223,6 +228,17 @@ impl SessionHandle {
     /// registers it.
     pub(crate) fn is_closed(&self) -> bool {
         self.closed.load(Ordering::Acquire)
+    }
+
+    /// The user's groups are to be listed once more; false where that is known.
+    pub(super) fn begin_list(&self) -> bool {
+        !self.lists_again.swap(true, Ordering::AcqRel)
+    }
+
+    /// Now they are.
+    pub(super) fn list_again(&self) {
+        self.lists_again.store(false, Ordering::Release);
+        self.notice(Notice::Unlisted);
     }
 
     /// A number for a join.

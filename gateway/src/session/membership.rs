@@ -254,14 +254,17 @@ impl App {
     }
 
     /// Lists the user's groups anew, and goes live in those that the session has not: hints may have
-    /// been missed, and SQL keeps none. That one has ended, the group's own order says.
+    /// been missed, and SQL keeps none. That one has ended, the group's own order says. Where SQL may not know of all yet, they
+    /// are listed once more when it does.
     pub(super) async fn relist(&self, session: &Arc<SessionHandle>) -> Result<(), Refusal> {
-        let heard = self.hub.hints_missed_until(session.key);
         let mut after = None;
         loop {
             let call = Groups { user: session.user.clone(), after, limit: GROUPS_PAGE };
-            let answer = Insistence::of(session).call(&*self.broker, call, heard).await?;
+            let answer = Insistence::of(session).call(&*self.broker, call, None).await?;
             let applied = answer.applied;
+            if !self.hub.has_listed_all(session.key, Some(&applied)) {
+                self.list_later(session);
+            }
             for membership in answer.reply.groups {
                 let group = membership.group;
                 after = Some(group);

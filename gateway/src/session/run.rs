@@ -253,7 +253,7 @@ impl Running {
             Notice::Left(left) => {
                 self.app.tasks.spawn(async move { app.end_membership(&session, left.group, left.until).await });
             }
-            Notice::Joined(_) | Notice::GroupLost { .. } | Notice::InboxLost { .. } => {
+            Notice::Joined(_) | Notice::GroupLost { .. } | Notice::InboxLost { .. } | Notice::Unlisted => {
                 let work = move |notice| {
                     let (app, session) = (Arc::clone(&app), Arc::clone(&session));
                     async move {

@@ -7,6 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
 use futures::{SinkExt, StreamExt};
 use natter_shared::{
     broker::Broker,
@@ -38,7 +39,7 @@ use crate::{
     auth::Identity,
     delivery::{
         Joined, Start,
-        tests::{Member, group, message, notification, script::Script, user},
+        tests::{Member, group, hint_of, message, notification, script::Script, user},
     },
     edge,
     knowledge::Knowledge,
@@ -78,7 +79,10 @@ impl Stage {
     }
 
     async fn open(&self, name: &str) -> Result<Opened, OpenError> {
-        let outlet = Arc::new(Outlet::held(self.app.outlet_limits()));
+        self.open_over(name, Arc::new(Outlet::held(self.app.outlet_limits()))).await
+    }
+
+    async fn open_over(&self, name: &str, outlet: Arc<Outlet>) -> Result<Opened, OpenError> {
         self.app.open(Identity::of(user(name)), Protocol::V1, outlet, ResumeFrom::default()).await
     }
 }
@@ -258,4 +262,38 @@ async fn who_gives_up_signing_in_leaves_nothing_behind() {
     stage.script.unfenced.store(false, Ordering::Relaxed);
     let opened = tokio::time::timeout(Duration::from_secs(10), stage.open("ann")).await;
     assert!(opened.is_ok_and(|opened| opened.is_ok()));
+}
+
+/// Too many others had hints before its rows were in SQL: nobody can tell it of its own.
+#[tokio::test]
+async fn groups_whose_hint_was_forgotten_before_sql_had_them_are_listed_once_it_has() {
+    let stage = Stage::new().await;
+    let since = stage.script.store(Topic::Group(group()), &message("it begins"), true);
+    *stage.script.sql_is_at.lock() = Some(Position::new(since.epoch, since.seq - 1));
+    *stage.script.member_since.lock() = since;
+    stage.script.is_listed.store(true, Ordering::Relaxed);
+    let hint = |name: &str| stage.script.store(Topic::User(user(name).key()), &hint_of(name, since), false);
+    hint("bob");
+    let ann = Member::new("ann").await;
+    stage.app.hub.join_inbox(&ann.session, Start::Now).await.unwrap();
+    for _ in 0..5 {
+        for number in 0..1_000 {
+            hint(&format!("user{number}"));
+        }
+        hint("ann");
+        tokio::time::timeout(Duration::from_secs(10), ann.session.next_notice()).await.expect("its hint, behind the others'");
+    }
+    let mut bob = Member::held("bob").await;
+    let opened = stage.open_over("bob", Arc::clone(&bob.session.outlet)).await.unwrap();
+    let session = opened.session();
+    session.outlet.release(Bytes::new());
+    stage.script.announce();
+    let told = tokio::time::timeout(Duration::from_secs(2), session.next_notice()).await;
+    assert!(told.is_err(), "SQL has not come so far: {told:?}");
+    *stage.script.sql_is_at.lock() = None;
+    stage.script.announce();
+    let told = tokio::time::timeout(Duration::from_secs(20), session.next_notice()).await.expect("it lists them again");
+    stage.app.follow(session, told).await;
+    stage.script.store(Topic::Group(group()), &message("hello"), false);
+    assert!(bob.until("hello").await.contains("joined"));
 }

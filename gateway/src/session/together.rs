@@ -149,18 +149,14 @@ impl SignIns {
         Self { broker, together, alone: Semaphore::new(limit) }
     }
 
-    /// Signs a user in, once SQL has come to `min_position`.
-    pub(super) async fn sign_in(
-        &self,
-        call: SignIn,
-        min_position: Option<ShardPosition>,
-    ) -> Result<Known<<SignIn as rpc::Rpc>::Reply>, RpcError> {
-        if let Some(answer) = self.together.call(call.clone(), min_position).await {
+    /// Signs a user in.
+    pub(super) async fn sign_in(&self, call: SignIn) -> Result<Known<<SignIn as rpc::Rpc>::Reply>, RpcError> {
+        if let Some(answer) = self.together.call(call.clone(), None).await {
             return answer;
         }
         // Those who would have to wait there would give up and ask once more, and be answered twice.
         let _turn = self.alone.acquire().await;
-        rpc::call(&*self.broker, call, min_position).await.map(Known::from)
+        rpc::call(&*self.broker, call, None).await.map(Known::from)
     }
 }
 
@@ -249,7 +245,7 @@ mod tests {
         let asking: Vec<_> = (0..6)
             .map(|number| {
                 let sign_ins = Arc::clone(&sign_ins);
-                tokio::spawn(async move { sign_ins.sign_in(asked(&format!("u{number}")), None).await })
+                tokio::spawn(async move { sign_ins.sign_in(asked(&format!("u{number}"))).await })
             })
             .collect();
         let (first, second) = (calls.next().await.unwrap(), calls.next().await.unwrap());
@@ -277,7 +273,7 @@ mod tests {
         let (sign_ins, mut calls, _directory) = sign_ins(1).await;
         let ask = |name: &str| {
             let (sign_ins, call) = (Arc::clone(&sign_ins), asked(name));
-            tokio::spawn(async move { sign_ins.sign_in(call, None).await })
+            tokio::spawn(async move { sign_ins.sign_in(call).await })
         };
         let first = ask("ann");
         let out = calls.next().await.unwrap();
@@ -338,7 +334,7 @@ mod tests {
         let (sign_ins, mut calls, _directory) = sign_ins(1).await;
         let ask = |name: &str| {
             let (sign_ins, call) = (Arc::clone(&sign_ins), asked(name));
-            tokio::spawn(async move { sign_ins.sign_in(call, None).await })
+            tokio::spawn(async move { sign_ins.sign_in(call).await })
         };
         let alone = ask("ann");
         let call = calls.next().await.unwrap();

@@ -259,8 +259,7 @@ async fn a_user_who_comes_during_a_check_misses_nothing_that_it_is_behind() {
     let fresh = Member::new("bob").await;
     let joined = stage.hub.join_inbox(&fresh.session, Start::Now).await.unwrap();
     assert!(joined.position >= lost, "what came before is read from SQL, not waited for");
-    let behind = stage.hub.hints_missed_until(fresh.session.key).expect("SQL is asked up to where nobody was listening");
-    assert!(behind.position >= lost);
+    assert!(!stage.has_listed_all(&fresh, Position::new(lost.epoch, lost.seq - 1)), "nobody was listening");
     let (session, recoveries) = (Arc::clone(&bob.session), stage.metrics.recoveries.get());
     let resuming = async {
         assert!(stage.hub.join_inbox(&session, Start::After(before)).await.unwrap().complete);
@@ -312,8 +311,7 @@ async fn who_came_after_a_hint_that_was_lost_lists_the_groups_anew() {
     stage.script.notice();
     let told = tokio::time::timeout(PATIENCE, bob.session.next_notice()).await.expect("a hint was missed");
     assert!(matches!(told, Notice::InboxLost { after } if after >= seen), "{told:?}");
-    let behind = stage.hub.hints_missed_until(bob.session.key).expect("SQL is asked up to where nobody was listening");
-    assert!(behind.position >= lost);
+    stage.lists_behind(&bob, lost).await;
     // A later check knows that this has been done.
     stage.script.store(Topic::User(ann.session.key), &hint("ann"), false);
     assert!(stage.hub.join_inbox(&bob.session, Start::After(joined.position)).await.unwrap().complete);
@@ -337,13 +335,12 @@ async fn a_disturbance_that_is_noticed_late_has_groups_listed_behind_it() {
     let checks = stage.script.checks();
     tokio::time::pause();
     stage.until_within("a quiet check", Duration::from_secs(70), || stage.script.checks() > checks).await;
-    assert!(stage.hub.hints_missed_until(bob.session.key).is_none(), "long after the start");
+    assert!(stage.has_listed_all(&bob, Position::new(lost.epoch, lost.seq - 1)), "long after the start");
     stage.script.notice();
     stage.script.is_state_unknown.store(false, Ordering::Relaxed);
     let told = tokio::time::timeout(PATIENCE, bob.session.next_notice()).await.expect("a hint was missed");
     assert!(matches!(told, Notice::InboxLost { .. }), "{told:?}");
-    let behind = stage.hub.hints_missed_until(bob.session.key).expect("SQL is asked up to where nobody was listening");
-    assert!(behind.position >= lost);
+    stage.lists_behind(&bob, lost).await;
 }
 
 /// A client that was told of a membership elsewhere resumes ahead of this gateway; SQL may have known nothing of it.

@@ -4,6 +4,7 @@
 
 mod allocations;
 mod flights;
+mod hints;
 mod interruption;
 mod names;
 mod recovery;
@@ -18,6 +19,7 @@ use natter_shared::{
     event::{Audience, Event, GroupJoined, GroupKind, MemberRemoved, Message, Notification, Role},
     id::{GroupId, MessageId, Nonce, NotificationId, RoomName, UserId, open_group},
     position::Position,
+    rpc::ShardPosition,
     subject::Topic,
     telemetry::metrics::Registry,
 };
@@ -68,6 +70,10 @@ pub(crate) fn notification(to: &str, body: &str) -> Event {
 }
 
 pub(crate) fn hint(name: &str) -> Event {
+    hint_of(name, Position::START)
+}
+
+pub(crate) fn hint_of(name: &str, since: Position) -> Event {
     Event::GroupJoined(GroupJoined {
         group: group(),
         user: user(name),
@@ -75,7 +81,7 @@ pub(crate) fn hint(name: &str) -> Event {
         name: None,
         display_name: "lobby".to_owned(),
         role: Role::Member,
-        since: Position::START,
+        since,
     })
 }
 
@@ -122,6 +128,18 @@ impl Stage {
             }
         };
         assert!(tokio::time::timeout(patience, waited).await.is_ok(), "waited in vain for {what}");
+    }
+
+    /// Whether nothing is missed of `member`'s groups that SQL lists when it has come to `applied`.
+    fn has_listed_all(&self, member: &Member, applied: Position) -> bool {
+        self.hub.has_listed_all(member.session.key, Some(&[ShardPosition { shard: 0, position: applied }]))
+    }
+
+    /// What SQL lists of `member`'s groups is all once it has come to where the log ends, and not before `lost`.
+    async fn lists_behind(&self, member: &Member, lost: Position) {
+        assert!(!self.has_listed_all(member, Position::new(lost.epoch, lost.seq - 1)), "nobody was listening");
+        self.until("the end of the log", || self.has_listed_all(member, self.script.fence_now())).await;
+        assert!(!self.has_listed_all(member, Position::new(lost.epoch, lost.seq - 1)), "nobody was listening");
     }
 
     fn say(&self, body: &str) -> Position {

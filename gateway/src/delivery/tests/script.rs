@@ -18,7 +18,7 @@ use natter_shared::{
         Outgoing, Stored, Subscription, Tails,
     },
     event::{Ephemeral, Event, GroupKind, InboxCounts, Message, Role},
-    id::{EventId, UserId},
+    id::{EventId, GroupId, UserId},
     position::{Epoch, Position},
     rpc::{
         Answer, AwaitApplied, EventsAfter, EventsPage, FindMembership, Groups, GroupsPage, Membership, OneOfMany, Profile, RecoveredEvent,
@@ -28,7 +28,7 @@ use natter_shared::{
     timestamp::Timestamp,
 };
 use parking_lot::Mutex;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{broadcast, mpsc, watch};
 
 #[derive(Default)]
 struct Log {
@@ -62,6 +62,9 @@ pub(crate) struct Script {
     pub(crate) called: Mutex<String>,
     /// Since when a user is a member, in SQL.
     pub(crate) member_since: Mutex<Position>,
+    /// Users are members of the group, as SQL lists it.
+    pub(crate) is_listed: AtomicBool,
+    announced: broadcast::Sender<Position>,
     /// Up to where SQL was asked to have come.
     pub(crate) asked_behind: Mutex<Vec<Position>>,
     /// No subscription can be made.
@@ -93,6 +96,8 @@ impl Script {
             looks_shorter_by: AtomicU64::new(0),
             called: Mutex::new("lobby".to_owned()),
             member_since: Mutex::default(),
+            is_listed: AtomicBool::new(false),
+            announced: broadcast::Sender::new(16),
             asked_behind: Mutex::default(),
             is_deaf: AtomicBool::new(false),
             sql_begins: AtomicU64::new(0),
@@ -159,6 +164,11 @@ impl Script {
         self.status.send_modify(|status| status.generation += 1);
     }
 
+    /// The persister says how far SQL has come.
+    pub(crate) fn announce(&self) {
+        let _ = self.announced.send(self.applied());
+    }
+
     /// Where the log ends now.
     pub(crate) fn fence_now(&self) -> Position {
         Position::new(Epoch(1), self.log.lock().all.len() as u64)
@@ -177,6 +187,21 @@ impl Script {
 
     fn applied(&self) -> Position {
         self.sql_is_at.lock().unwrap_or_else(|| self.fence_now())
+    }
+
+    /// What SQL knows of a membership.
+    fn membership(&self, group: GroupId) -> Option<Membership> {
+        let since = *self.member_since.lock();
+        (since <= self.applied()).then(|| Membership {
+            group,
+            kind: GroupKind::Group,
+            name: None,
+            display_name: self.called.lock().clone(),
+            role: Role::Member,
+            since,
+            last_read: None,
+            unread: 0,
+        })
     }
 
     /// SQL has come to where a call wants it.
@@ -303,7 +328,11 @@ impl Broker for Script {
     }
 
     async fn controls(&self) -> Result<Controls, BrokerError> {
-        Err(BrokerError::Busy)
+        let told = stream::unfold(self.announced.subscribe(), |mut announced| async move {
+            let position = announced.recv().await.ok()?;
+            Some((Control::Applied { shard: 0, position, unapplied: None }, announced))
+        });
+        Ok(Box::pin(told))
     }
 
     async fn request(&self, name: &str, payload: Bytes, _timeout: Duration) -> Result<Bytes, BrokerError> {
@@ -335,20 +364,7 @@ impl Broker for Script {
             FindMembership::NAME => {
                 tokio::time::sleep(Duration::from_millis(20)).await;
                 self.sql_answers().await;
-                let since = *self.member_since.lock();
-                let is_known = since <= self.applied();
-                self.answer(&payload, |call: FindMembership| {
-                    Ok(is_known.then(|| Membership {
-                        group: call.group,
-                        kind: GroupKind::Group,
-                        name: None,
-                        display_name: self.called.lock().clone(),
-                        role: Role::Member,
-                        since,
-                        last_read: None,
-                        unread: 0,
-                    }))
-                })
+                self.answer(&payload, |call: FindMembership| Ok(self.membership(call.group)))
             }
             SignInMany::NAME => self.answer(&payload, |call: SignInMany| {
                 let signed_in = |call: &SignIn| SignedIn {
@@ -360,7 +376,10 @@ impl Broker for Script {
                 Ok(call.users.iter().map(|one| OneOfMany::Answered(Box::new(signed_in(&one.call)))).collect())
             }),
             AwaitApplied::NAME => self.answer(&payload, |_: AwaitApplied| Ok(())),
-            Groups::NAME => self.answer(&payload, |_: Groups| Ok(GroupsPage { groups: Vec::new(), more: false })),
+            Groups::NAME => self.answer(&payload, |_: Groups| {
+                let listed = self.membership(super::group()).filter(|_| self.is_listed.load(Ordering::Relaxed));
+                Ok(GroupsPage { groups: listed.into_iter().collect(), more: false })
+            }),
             TellInboxes::NAME => {
                 let answer = self.answer(&payload, |call: TellInboxes| {
                     self.told_again.lock().push(call.users);

@@ -42,7 +42,7 @@ impl UsersTask {
         // recovered, or read from SQL, for it may have been lost.
         if let Some(upto) = disturbed {
             self.fed = self.fed.max(upto);
-            self.hub.hints_are_heard_after(self.shard, upto);
+            self.hub.lists.hints_missed(self.shard);
         }
         Listed { users: self.users.keys().copied().collect(), unchecked }
     }
@@ -79,11 +79,11 @@ impl UsersTask {
         if interruptions > self.interruptions {
             // A hint may have been among what was missed.
             self.interruptions = interruptions;
-            self.hub.hints_are_heard_after(self.shard, upto);
+            self.hub.lists.hints_missed(self.shard);
         }
         if !unlisted.is_empty() {
             // A disturbance may have been noticed after they were listed, and a hint lie behind the check.
-            self.hub.hints_are_heard_after(self.shard, self.fed);
+            self.hub.lists.hints_missed(self.shard);
         }
         for user in unlisted {
             self.list_anew(user);

@@ -3,49 +3,90 @@
 use std::{collections::VecDeque, time::Duration};
 
 use natter_shared::{
-    event::{Event, GroupJoined},
-    id::UserKey,
+    event::{Event, GroupJoined, GroupLeft},
+    id::{GroupId, UserKey},
+    position::Position,
+    subject::{Shard, Topic},
 };
 use smallvec::SmallVec;
 use tokio::time::Instant;
 
-use crate::session::{Notice, SessionHandle};
+use crate::{
+    delivery::hub::Hub,
+    session::{Notice, SessionHandle},
+};
 
 /// How the payloads of hints begin; a test of the events' encoding keeps it true.
 const HINTS: [&[u8]; 2] = [br#"{"type":"group_joined""#, br#"{"type":"group_left""#];
 
-/// How many are kept of a shard's users, and for how long.
+/// How many are kept of a shard's users at most, and for how long at least, where there is room.
 const RECENT: usize = 4096;
-pub(in crate::delivery) const RECENT_FOR: Duration = Duration::from_secs(10);
+const RECENT_FOR: Duration = Duration::from_secs(10);
 
-/// The last hints of users, connected or not: a hint is told before its rows are committed, and a
-/// session that signs in between finds it here. Copies: the originals hold a read buffer each.
-#[derive(Default)]
-pub(super) struct RecentHints(VecDeque<(Instant, UserKey, Box<[u8]>)>);
+/// The last hints of users, connected or not: a hint is told before its rows are committed, however long that takes, and a
+/// session that signs in between finds it here.
+pub(super) struct RecentHints {
+    /// Of which users.
+    shard: Shard,
+    hints: VecDeque<(Instant, UserKey, Hint)>,
+}
+
+enum Hint {
+    Joined(Box<GroupJoined>),
+    Left(GroupLeft),
+}
+
+impl Hint {
+    /// Of the event of which group it is, and where that stands.
+    fn of(&self) -> (GroupId, Position) {
+        match self {
+            Self::Joined(joined) => (joined.group, joined.since),
+            Self::Left(left) => (left.group, left.until),
+        }
+    }
+}
 
 impl RecentHints {
-    /// Keeps the event of `user`, if it is a hint.
-    pub(super) fn keep(&mut self, user: UserKey, payload: &[u8]) {
-        while self.0.len() >= RECENT || self.0.front().is_some_and(|(at, ..)| at.elapsed() > RECENT_FOR) {
-            self.0.pop_front();
+    /// None, of the users of `shard`.
+    pub(super) fn new(shard: Shard) -> Self {
+        Self { shard, hints: VecDeque::new() }
+    }
+
+    /// Keeps the event of `user`, if it is a hint. One that is no longer kept is in SQL, or whoever lists groups has to know of it.
+    pub(super) fn keep(&mut self, hub: &Hub, user: UserKey, payload: &[u8]) {
+        while let Some((at, _, hint)) = self.hints.front() {
+            let (group, position) = hint.of();
+            let shard = hub.broker.shards().of(Topic::Group(group));
+            let is_full = self.hints.len() >= RECENT;
+            if !is_full && (at.elapsed() <= RECENT_FOR || !hub.lists.is_applied(shard, position)) {
+                break;
+            }
+            if is_full {
+                hub.lists.hint_forgotten(self.shard, shard, position);
+            }
+            self.hints.pop_front();
         }
         if HINTS.iter().any(|hint| payload.starts_with(hint)) {
-            self.0.push_back((Instant::now(), user, payload.into()));
+            let hint = match Event::decode(payload) {
+                Ok(Event::GroupJoined(joined)) => Hint::Joined(Box::new(joined)),
+                Ok(Event::GroupLeft(left)) => Hint::Left(left),
+                Ok(_) | Err(_) => return,
+            };
+            self.hints.push_back((Instant::now(), user, hint));
         }
     }
 
     /// Tells a session of its user's memberships that began lately and go on.
     pub(super) fn tell(&self, session: &SessionHandle) {
-        let mut begun: SmallVec<[GroupJoined; 4]> = SmallVec::new();
-        for (.., payload) in self.0.iter().filter(|(_, user, _)| *user == session.key) {
-            match Event::decode(payload) {
-                Ok(Event::GroupJoined(joined)) => begun.push(joined),
-                Ok(Event::GroupLeft(left)) => begun.retain(|joined| joined.group != left.group || joined.since >= left.until),
-                Ok(_) | Err(_) => {}
+        let mut begun: SmallVec<[&GroupJoined; 4]> = SmallVec::new();
+        for (.., hint) in self.hints.iter().filter(|(_, user, _)| *user == session.key) {
+            match hint {
+                Hint::Joined(joined) => begun.push(joined),
+                Hint::Left(left) => begun.retain(|joined| joined.group != left.group || joined.since >= left.until),
             }
         }
         for joined in begun {
-            session.notice(Notice::Joined(Box::new(joined)));
+            session.notice(Notice::Joined(Box::new(joined.clone())));
         }
     }
 }
@@ -54,9 +95,8 @@ impl RecentHints {
 #[allow(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use natter_shared::{
-        event::{GroupKind, GroupLeft, Role},
-        id::{GroupId, UserId},
-        position::Position,
+        event::{GroupKind, Role},
+        id::UserId,
     };
 
     use super::*;

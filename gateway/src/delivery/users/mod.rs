@@ -23,10 +23,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-pub(super) use self::{
-    check::{Checked, Listed},
-    hints::RECENT_FOR,
-};
+pub(super) use self::check::{Checked, Listed};
 use self::{counts::Recounts, hints::RecentHints};
 use super::{
     Start, arrived,
@@ -121,13 +118,13 @@ impl UsersTask {
                         shard,
                         users: std::mem::take(&mut users),
                         fed,
-                        hints: RecentHints::default(),
+                        hints: RecentHints::new(shard),
                         interruptions,
                         hold: None,
                         recounts: Recounts::after(losses),
                     };
                     task.lose_all();
-                    hub.hints_are_heard_after(shard, fed);
+                    hub.lists.hints_missed(shard);
                     hub.users_are_live(shard, true);
                     if let Some(asked) = asked.take() {
                         task.on_command(asked);
@@ -248,7 +245,7 @@ impl UsersTask {
     async fn on_stored(&mut self, stored: Stored, came: Instant) {
         let Topic::User(user) = stored.topic else { return };
         self.fed = self.fed.max(stored.position);
-        self.hints.keep(user, &stored.payload);
+        self.hints.keep(&self.hub, user, &stored.payload);
         let Some(entry) = self.users.get_mut(&user) else { return };
         let is_next = match entry.cursor.judge(stored.position, stored.previous) {
             Verdict::Next => true,
