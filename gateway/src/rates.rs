@@ -3,13 +3,12 @@
 
 use std::{
     hash::Hash,
-    sync::Arc,
+    sync::atomic::{AtomicUsize, Ordering},
     time::{Duration, Instant},
 };
 
-use moka::sync::Cache;
+use dashmap::{DashMap, Entry};
 use natter_shared::{config::Limits, id::UserKey};
-use parking_lot::Mutex;
 use uuid::Uuid;
 
 use crate::{
@@ -17,11 +16,12 @@ use crate::{
     rate::{Bucket, Rate},
 };
 
-/// Callers that are remembered.
-const REMEMBERED: u64 = 100_000;
+/// Callers that a table remembers after it has forgotten those who need not be.
+const REMEMBERED: usize = 100_000;
 
-/// Who has been quiet for so long is forgotten, and for as long as an empty bucket takes to fill.
-const QUIET: Duration = Duration::from_mins(10);
+/// After so many new callers, or as many as there are, a table looks whom it need not remember: a bucket costs 32 bytes, and for
+/// most it is full again within a second.
+const LOOKED_AT: usize = 1024;
 
 /// The rates of all callers.
 pub struct Rates {
@@ -41,7 +41,10 @@ pub struct TooFast {
 }
 
 struct Table<K> {
-    buckets: Cache<K, Arc<Mutex<Bucket>>>,
+    buckets: DashMap<K, Bucket>,
+    /// Callers who were entered since it last looked whom to forget, and after how many it looks again.
+    entered: AtomicUsize,
+    look_after: AtomicUsize,
     rate: Rate,
     limit: Limit,
 }
@@ -81,7 +84,7 @@ impl Rates {
 
     /// So many of them were not made.
     pub(crate) fn give_back_look_ups(&self, user: UserKey, count: u32) {
-        self.look_ups.give_back(user, count);
+        self.look_ups.give_back(&user, count);
     }
 
     /// A notification of a user to a group, which is a row for each of its members.
@@ -94,22 +97,47 @@ fn most_look_ups(limits: &Limits) -> u32 {
     u32::try_from(limits.groups_per_connection).unwrap_or(u32::MAX).max(limits.http_requests_burst)
 }
 
-impl<K: Hash + Eq + Send + Sync + 'static> Table<K> {
+impl<K: Hash + Eq> Table<K> {
     fn new(rate: Rate, limit: Limit) -> Self {
-        let idle = QUIET.max(rate.full_after());
-        Self { buckets: Cache::builder().max_capacity(REMEMBERED).time_to_idle(idle).build(), rate, limit }
+        Self { buckets: DashMap::new(), entered: AtomicUsize::new(0), look_after: AtomicUsize::new(LOOKED_AT), rate, limit }
     }
 
     fn take(&self, who: K, tokens: u32) -> Result<(), TooFast> {
         let now = Instant::now();
-        let bucket = self.buckets.get_with(who, || Arc::new(Mutex::new(Bucket::new(now))));
-        bucket.lock().take_or_wait(&self.rate, tokens, now).map_err(|wait| TooFast { limit: self.limit, wait })
+        let too_fast = |wait| TooFast { limit: self.limit, wait };
+        match self.buckets.entry(who) {
+            Entry::Occupied(mut known) => return known.get_mut().take_or_wait(&self.rate, tokens, now).map_err(too_fast),
+            Entry::Vacant(unknown) => {
+                let mut bucket = Bucket::new(now);
+                bucket.take_or_wait(&self.rate, tokens, now).map_err(too_fast)?;
+                unknown.insert(bucket);
+            }
+        }
+        if self.entered.fetch_add(1, Ordering::Relaxed) >= self.look_after.load(Ordering::Relaxed) {
+            self.forget(now);
+        }
+        Ok(())
     }
 
-    fn give_back(&self, who: K, tokens: u32) {
-        if let Some(bucket) = self.buckets.get(&who) {
-            bucket.lock().give_back(&self.rate, tokens);
+    fn give_back(&self, who: &K, tokens: u32) {
+        if let Some(mut bucket) = self.buckets.get_mut(who) {
+            bucket.give_back(&self.rate, tokens);
         }
+    }
+
+    /// Forgets those whose bucket is full, as an unknown one's is; next time after as many more as there are left.
+    fn forget(&self, now: Instant) {
+        self.entered.store(0, Ordering::Relaxed);
+        self.buckets.retain(|_, bucket| !bucket.is_full(now));
+        let mut excess = self.buckets.len().saturating_sub(REMEMBERED);
+        if excess > 0 {
+            self.buckets.retain(|_, _| {
+                let stays = excess == 0;
+                excess = excess.saturating_sub(1);
+                stays
+            });
+        }
+        self.look_after.store(self.buckets.len().max(LOOKED_AT), Ordering::Relaxed);
     }
 }
 
@@ -118,10 +146,30 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_has_a_debt_is_not_forgotten() {
-        for (per_second, burst, idle) in [(50, 200, QUIET), (50, 100_000, Duration::from_secs(2000))] {
-            let table = Table::<UserKey>::new(Rate::new(per_second, burst), Limit::HttpRequestsPerSecond);
-            assert_eq!(table.buckets.policy().time_to_idle(), Some(idle));
+    fn who_has_a_debt_is_not_forgotten_and_others_are() {
+        let table = Table::<u128>::new(Rate::new(1, 100), Limit::HttpRequestsPerSecond);
+        assert_eq!(table.take(0, 100), Ok(()));
+        let others = LOOKED_AT as u128;
+        let has_come = Instant::now() + Duration::from_secs(2);
+        assert!((1..=others).all(|who| table.take(who, 1).is_ok()));
+        table.forget(has_come);
+        assert!(table.take(0, 1).is_err(), "it owes still");
+        assert_eq!(table.buckets.len(), 1);
+    }
+
+    #[test]
+    fn who_asks_for_too_much_at_once_is_not_remembered() {
+        let table = Table::<u128>::new(Rate::new(1, 100), Limit::HttpRequestsPerSecond);
+        assert!(table.take(0, 101).is_err() && table.buckets.is_empty());
+    }
+
+    #[test]
+    fn a_table_does_not_grow_without_end() {
+        let table = Table::<u128>::new(Rate::new(1, 100_000), Limit::HttpRequestsPerSecond);
+        let most = REMEMBERED * 2 + LOOKED_AT;
+        for who in 0..(3 * REMEMBERED) as u128 {
+            assert_eq!(table.take(who, 100), Ok(()));
         }
+        assert!(table.buckets.len() <= most, "{}", table.buckets.len());
     }
 }
