@@ -11,6 +11,8 @@ const MOST_ROWS = 240;
 const STEP = 80;
 /** So many messages are kept at the end of a room, and twice as many before the others are forgotten. */
 const KEPT = 2_000;
+/** So many come below somebody who reads further up before those are forgotten too: nobody has been there for long. */
+const MOST_BELOW = 20_000;
 /** How near to an end (px) the window moves. */
 const NEAR = 800;
 /** Nearer to the end than this is at the end. */
@@ -25,6 +27,7 @@ export class History {
   /** @type {Map<string, any>} */ #rows = new Map();
   /** What lies after this is new. @type {string|undefined} */ #newAfter;
   #pinned = true;
+  /** How many have come below since it was pinned. */ #below = 0;
   #drawing = false;
   #first = true;
   /** @type {Outgoing[]} */ outgoing = [];
@@ -79,10 +82,10 @@ export class History {
   }
 
   /** @param {{added: Message[], restarted: boolean}} change */
-  #onChange({ restarted }) {
+  #onChange({ added, restarted }) {
     if (this.timeline.isOpen) this.element.removeAttribute("aria-busy");
     if (restarted) this.#window = {};
-    if (this.#pinned && this.#messages.length > 2 * KEPT) this.timeline.forget(KEPT);
+    this.#forget(added);
     const { start, end } = this.#range();
     // Not before it has opened, which is where what is new begins.
     if (end - start > MOST_ROWS && !(this.#first && this.#pinned)) {
@@ -93,6 +96,19 @@ export class History {
       this.#setWindow(Math.min(end - STEP, this.#firstNew - 10), end);
     }
     this.update();
+  }
+
+  /** Keeps bounded what nobody looks at. @param {Message[]} added */
+  #forget(added) {
+    const isBelow = added.length > 0 && added[added.length - 1] === this.#messages[this.#messages.length - 1];
+    if (isBelow) this.#below += added.length;
+    if (this.#pinned) this.#below = 0;
+    if (this.#pinned ? this.#messages.length <= 2 * KEPT : this.#below <= MOST_BELOW) return;
+    this.timeline.forget(KEPT);
+    if (this.#pinned || this.#messages.length > KEPT) return;
+    // Not to the end: nothing counts as read.
+    this.#below = 0;
+    this.#setWindow(0, MOST_ROWS);
   }
 
   /** The index of the first message that is new; past the last one where none is. */

@@ -109,6 +109,25 @@ test("a room that stays open forgets what is far up, and loads it again for who 
   assert.deepEqual(shown.timeline.messages.slice(0, 60).map(({ body }) => Number(body)), upTo(first + 9, first - 50).map(({ body }) => Number(body)));
 });
 
+test("a room that is left scrolled up does not grow for ever, and nothing of it is read", async () => {
+  await opened(upTo(100), "1.100");
+  scrollTo(SHOWN);
+  marks.length = 0;
+  const draws = [];
+  globalThis.requestAnimationFrame = (run) => draws.push(run);
+  let most = 0;
+  for (let seq = 101; seq <= 100_000; seq += 1) {
+    live(seq);
+    most = Math.max(most, shown.timeline.messages.length);
+  }
+  for (const draw of draws.splice(0)) draw();
+  assert.ok(most < 25_000, `${most} messages`);
+  assert.deepEqual([lines()[0], marks, shown.jump.hidden], [`m${shown.timeline.messages[0].body}`, [], false]);
+  assert.ok(lines().length <= 240, `${lines().length} rows`);
+  shown.toEnd();
+  assert.equal(lines().at(-1), "m100000");
+});
+
 test("a room with much that is new opens where that begins, whatever comes before it is drawn", async () => {
   room("1.0");
   const draws = [];
