@@ -127,6 +127,19 @@ with transaction.atomic():
     transaction.set_rollback(True)";
     django.change("cleo", rolled_back)?;
     assert_eq!(blocked(&natter).await?, 1, "eve, who is deleted");
+    // Through a proxy of the user model, as an application may have one.
+    let by_proxy = |change: &str| {
+        format!(
+            "Meta = type('Meta', (), {{'proxy': True, 'app_label': 'chatsite'}})
+Staff = type('Staff', (type(user),), {{'__module__': 'chatsite', 'Meta': Meta}})
+user = Staff.objects.get(pk=user.pk)
+{change}"
+        )
+    };
+    for (change, wanted) in [("user.is_active = False; user.save()", 2), ("user.is_active = True; user.save()", 1), ("user.delete()", 2)] {
+        django.change("cleo", &by_proxy(change))?;
+        assert_eq!(blocked(&natter).await?, wanted, "by a proxy: {change}");
+    }
 
     ben.eval(NOTE_CLOSE).await?;
     django.change("ben", "user.delete()")?;
