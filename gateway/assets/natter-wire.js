@@ -14,7 +14,7 @@
  *   position: Position, role?: string, kind?: string, name?: string, display_name?: string}} GroupChange
  * @typedef {{unseen: number, unread: number, version: Position}} Inbox
  * @typedef {{user: User, session: string, time: string, groups: Group[], more: boolean, inbox: Inbox,
- *   inbox_recovered: boolean, limits: Record<string, number>}} Ready
+ *   inbox_position: Position, inbox_recovered: boolean, ping_interval_ms: number, limits: Record<string, number>}} Ready
  * @typedef {{messages: Message[], more: boolean, position: Position}} Page
  * @typedef {"idle"|"connecting"|"ready"|"waiting"|"closed"} State
  * @typedef {{state: State, retryAt?: number, code?: number, reason?: string}} StateChange

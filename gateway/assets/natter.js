@@ -62,7 +62,7 @@ const AT_ONCE = 1_000;
  * @property {string} url  the gateway's socket, `wss://<host>/ws`
  * @property {() => string|undefined|Promise<string|undefined>} [token]  gives a token, anew for each connection and
  *   before the last one expires; not needed where the page's cookie signs in
- * @property {any} [WebSocket]  the implementation; the platform's unless said (in Node: the package `ws`)
+ * @property {any} [WebSocket]  the implementation; the platform's unless said (in Node before 22: the package `ws`)
  * @property {number} [firstPause]  the longest first pause before a reconnect, in ms (500)
  * @property {number} [longestPause]  the longest of all, in ms (30,000)
  * @property {number} [giveUp]  how long a message is tried again after the first refusal, in ms (60,000)
@@ -160,7 +160,7 @@ export class Client extends EventTarget {
     void this.#open();
   }
 
-  /** While waiting to reconnect: does so now. */
+  /** While waiting to reconnect, or closed: does so now. */
   reconnect() {
     if (this.#state === "waiting" || this.#state === "closed") void this.#open();
   }

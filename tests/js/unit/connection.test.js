@@ -137,6 +137,22 @@ test("a token that does not come is a lost connection, and one that comes late i
   assert.equal(asked.length, 4, "who connects after a close may be somebody else");
 });
 
+test("docs/client.md asks for a token such that a page of errors does not end the client", async (t) => {
+  const manual = readFileSync(new URL("../../../docs/client.md", import.meta.url), "utf8");
+  const [, written] = manual.match(/^  token: (async[^]*?),\n\}\);/m);
+  const answers = [new Response("<html>Bad Gateway</html>", { status: 502 }), new Response("a.b.c")];
+  t.mock.method(globalThis, "fetch", async () => answers.shift());
+  const clock = new FakeClock();
+  const { FakeSocket, made } = fakeSockets();
+  new Client({ url: "ws://x/ws", WebSocket: FakeSocket, clock, token: new Function(`return ${written}`)() }).connect();
+  // The answer's text comes when Node has read it.
+  for (let turns = 0; turns < 100 && made.length === 0; turns += 1) {
+    await new Promise((resolve) => setImmediate(resolve));
+    await clock.advance(100);
+  }
+  assert.equal((await reopened(made)).sent[0].token, "a.b.c");
+});
+
 test("a page of groups that comes after what was told of them does not turn back", async () => {
   const { clock, made, client, of } = await connected({ groups: [group("g", "1.10"), group("h", "1.10")] });
   made[0].drop(4408);
