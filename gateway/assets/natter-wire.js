@@ -1,6 +1,6 @@
 // @ts-check
 /**
- * The words of protocol v1 (PROTOCOL.md) as natter.js uses them: types, positions, nonces, close codes, rates.
+ * The words of protocol v1 (PROTOCOL.md) as natter.js uses them: types, errors, positions, nonces, close codes.
  *
  * @typedef {string} Position  `<epoch>.<seq>`; of one group or one inbox, see {@link comparePositions}
  * @typedef {{id: string, handle: string, display_name: string}} User
@@ -51,33 +51,6 @@ export class Told extends Event {
   }
 }
 
-/** A message on its way. `done` resolves with it, accepted or failed, and never rejects. */
-export class Outgoing {
-  /** @param {string} group @param {string} body @param {{replyTo?: string, data?: any}} more */
-  constructor(group, body, more) {
-    this.group = group;
-    this.body = body;
-    this.replyTo = more.replyTo;
-    this.data = more.data;
-    /** @type {"pending"|"accepted"|"failed"} */
-    this.state = "pending";
-    /** Made at the first transmission, and the same in every other. @type {string|undefined} */
-    this.nonce = undefined;
-    /** Of an accepted one. @type {string|undefined} */
-    this.messageId = undefined;
-    /** @type {Position|undefined} */
-    this.position = undefined;
-    /** Of a failed one. @type {RequestError|undefined} */
-    this.error = undefined;
-    this.tries = 0;
-    this.failingSince = 0;
-    /** @type {(item: Outgoing) => void} */
-    this.settle = () => {};
-    /** @type {Promise<Outgoing>} */
-    this.done = new Promise((resolve) => { this.settle = resolve; });
-  }
-}
-
 /**
  * Orders two positions: below, at or above zero.
  * @param {Position} a @param {Position} b @returns {number}
@@ -101,35 +74,6 @@ export function uuidv7(time) {
   bytes[8] = 0x80 | (bytes[8] & 0x3f);
   const hex = Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
   return [hex.slice(0, 8), hex.slice(8, 12), hex.slice(12, 16), hex.slice(16, 20), hex.slice(20)].join("-");
-}
-
-/** So much of what `ready.limits` allows is made use of; pongs are not counted. */
-const SHARE = 0.9;
-/** What may go at once, in ms of the rate. */
-const AT_ONCE = 250;
-
-/** Frames as fast as the server takes them: who sends faster is closed with 4429. */
-export class Pace {
-  #perFrame = 0;
-  #perByte = 0;
-  /** What has gone would have taken until then (ms). */ #until = 0;
-
-  /** Begins anew, with the limits of `ready`; what they do not name is not limited. @param {Record<string, number>} limits */
-  begin(limits) {
-    this.#perFrame = 1000 / SHARE / (limits.frames_per_second ?? Infinity);
-    this.#perByte = 1000 / SHARE / (limits.bytes_per_second ?? Infinity);
-    this.#until = 0;
-  }
-
-  /** For how many ms the next frame has to wait. @param {number} now @returns {number} */
-  wait(now) {
-    return Math.max(0, this.#until - now);
-  }
-
-  /** A frame goes. @param {number} bytes @param {number} now */
-  spend(bytes, now) {
-    this.#until = Math.max(this.#until, now - AT_ONCE) + Math.max(this.#perFrame, bytes * this.#perByte);
-  }
 }
 
 /**

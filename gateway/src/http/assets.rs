@@ -21,8 +21,12 @@ macro_rules! assets {
 }
 
 /// `natter*.js` is the client module, for other pages too; `page/` is our own page.
-const ASSETS: [(&str, &str, &str); 18] = assets! {
+const ASSETS: [(&str, &str, &str); 22] = assets! {
     "natter.js": SCRIPT,
+    "natter-clock.js": SCRIPT,
+    "natter-outbox.js": SCRIPT,
+    "natter-positions.js": SCRIPT,
+    "natter-requests.js": SCRIPT,
     "natter-timeline.js": SCRIPT,
     "natter-wire.js": SCRIPT,
     "page/api.js": SCRIPT,

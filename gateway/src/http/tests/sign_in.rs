@@ -133,6 +133,15 @@ async fn health_assets_and_unknown_paths() {
         let again = routes.get(&path, &[("if-none-match", asset.header("etag"))]).await;
         assert_eq!((again.status, again.body.as_str()), (StatusCode::NOT_MODIFIED, ""));
     }
+    for folder in ["", "page/"] {
+        for file in std::fs::read_dir(format!("{}/assets/{folder}", env!("CARGO_MANIFEST_DIR"))).unwrap() {
+            let name = file.unwrap().file_name().into_string().unwrap();
+            if name.ends_with(".js") {
+                let status = routes.get(&format!("/assets/{folder}{name}"), &[]).await.status;
+                assert_eq!(status, StatusCode::OK, "{folder}{name}, which others import");
+            }
+        }
+    }
     for path in ["/assets/..%2Fchat.html", "/assets/x", "/nothing", "/chat", "/chat/"] {
         assert_eq!(routes.get(path, &[]).await.problem(), (404, "not_found".to_owned()), "{path}");
     }
