@@ -6,7 +6,7 @@
 #   tests/setup.sh --check    only says what is missing; exit status 1 if anything is
 #
 # By apt-get, as root or with sudo: PostgreSQL, nginx, openssl, Chromium and its driver, jQuery, Python's venv, Node,
-#   libfaketime.
+#   libfaketime, for root iproute2.
 # In .cache/nats, without root: a NATS server, unless PATH has one that is new enough.
 # In .cache/schemathesis, without root: Schemathesis, which tries the HTTP API.
 # In tests/js/node_modules, without root: what the tests of natter.js and of the page use.
@@ -67,6 +67,8 @@ missing_packages() {
     any_exists /usr/sbin/nginx || echo nginx-light
     have curl || echo curl
     have openssl || echo openssl
+    # For network namespaces, which only root may make.
+    [ "$(id -u)" -ne 0 ] || have ip || echo iproute2
     any_exists /usr/lib/*/faketime/libfaketimeMT.so.1 || echo libfaketime
     have python3 || echo python3
     { have python3 && python3 -c 'import ensurepip, venv' 2>/dev/null; } || echo python3-venv

@@ -7,6 +7,8 @@
 # kubernetes-schemas.txt; Go by those of go.txt, unless PATH has one that is new enough; a linter of
 # Dockerfiles, compose's own parser and the proxies by those of tools.txt.
 set -euo pipefail
+# What fails within $(…) has failed, too.
+shopt -s inherit_errexit
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 root=$(dirname "$(dirname "$here")")

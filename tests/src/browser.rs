@@ -14,7 +14,7 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use crate::process::{Folder, Process, free_port};
+use crate::process::{Folder, Process, free_port, send_signal};
 
 /// How long anything in a page may take.
 pub const IN_PAGE: Duration = Duration::from_secs(15);
@@ -36,9 +36,10 @@ impl Drop for Browser {
         let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
         for process in processes {
             let command = std::fs::read(process.path().join("cmdline")).unwrap_or_default();
-            if String::from_utf8_lossy(&command).split('\0').any(|arg| arg == self.profile) {
-                let pid = process.file_name();
-                let _ = std::process::Command::new("kill").arg("-KILL").arg(pid).status();
+            if String::from_utf8_lossy(&command).split('\0').any(|arg| arg == self.profile)
+                && let Some(pid) = process.file_name().to_str().and_then(|pid| pid.parse().ok())
+            {
+                let _ = send_signal(pid, libc::SIGKILL);
             }
         }
     }

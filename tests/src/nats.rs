@@ -13,7 +13,7 @@ use std::{
 
 use tempfile::TempDir;
 
-use crate::process::free_port;
+use crate::process::{free_port, send_signal};
 
 /// How long it may take to answer.
 const START_WITHIN: Duration = Duration::from_secs(20);
@@ -194,18 +194,18 @@ impl NatsServer {
     /// Ends it as an operator does (SIGTERM).
     pub fn stop(&mut self) -> io::Result<()> {
         let Some(mut child) = self.child.take() else { return Ok(()) };
-        signal(child.id(), libc::SIGTERM)?;
+        send_signal(child.id(), libc::SIGTERM)?;
         child.wait().map(drop)
     }
 
     /// Stops it in its tracks (SIGSTOP): its connections stay open, and nothing is answered.
     pub fn pause(&self) -> io::Result<()> {
-        signal(self.running()?, libc::SIGSTOP)
+        send_signal(self.running()?, libc::SIGSTOP)
     }
 
     /// Lets it go on after [`Self::pause`].
     pub fn go_on(&self) -> io::Result<()> {
-        signal(self.running()?, libc::SIGCONT)
+        send_signal(self.running()?, libc::SIGCONT)
     }
 
     fn running(&self) -> io::Result<u32> {
@@ -285,13 +285,6 @@ pub(crate) fn monitor(address: SocketAddr, path: &str) -> Option<serde_json::Val
     stream.read_to_string(&mut answer).ok()?;
     let (_, body) = answer.split_once("\r\n\r\n")?;
     serde_json::from_str(body).ok()
-}
-
-#[allow(unsafe_code, reason = "kill(2) has no safe wrapper in libc")]
-fn signal(pid: u32, signal: libc::c_int) -> io::Result<()> {
-    let pid = libc::pid_t::try_from(pid).map_err(io::Error::other)?;
-    // SAFETY: no memory is involved; the pid is our own child's, not yet waited for.
-    if unsafe { libc::kill(pid, signal) } == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// The server's binary: `NATTER_TEST_NATS_SERVER`, else the workspace's cache, else the path's.

@@ -30,6 +30,11 @@ fn ip(line: &str) -> Result<()> {
     Ok(())
 }
 
+/// Whether there is the command that makes networks.
+pub(crate) fn has_command() -> bool {
+    ip("netns list").is_ok()
+}
+
 impl Network {
     /// With so many places. Nothing where it is not allowed, and a line says so.
     pub fn new(places: usize) -> Result<Option<Self>> {

@@ -3,7 +3,7 @@
 
 use std::{
     fs, io,
-    net::{Ipv4Addr, SocketAddr, TcpListener},
+    net::{Ipv4Addr, SocketAddr},
     os::unix::{fs::chown, process::CommandExt},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -13,6 +13,8 @@ use std::{
 
 use anyhow::{Context, bail, ensure};
 use tempfile::TempDir;
+
+use crate::process::{free_port, send_signal};
 
 /// How long the server may take to answer, or to end.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -56,8 +58,8 @@ impl Postgres {
         if let Some((uid, gid)) = user {
             chown(directory.path(), Some(uid), Some(gid))?;
         }
-        let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
-        let mut postgres = Self { binaries, directory, port, fsync, password, user, server: None, databases: AtomicU32::new(0) };
+        let mut postgres =
+            Self { binaries, directory, port: free_port(), fsync, password, user, server: None, databases: AtomicU32::new(0) };
         let data = postgres.data();
         let mut initdb = postgres.command("initdb");
         initdb.args(["--username=natter", "--encoding=UTF8", "--locale=C.UTF-8", "--no-sync", "-D"]).arg(&data);
@@ -125,19 +127,19 @@ impl Postgres {
 
     /// Shuts the server down; open connections are cut.
     pub fn stop(&mut self) -> anyhow::Result<()> {
-        self.end("INT")
+        self.end(libc::SIGINT)
     }
 
     /// Kills the server as a crash would.
     pub fn kill(&mut self) -> anyhow::Result<()> {
-        self.end("KILL")
+        self.end(libc::SIGKILL)
     }
 
-    fn end(&mut self, signal: &str) -> anyhow::Result<()> {
+    fn end(&mut self, signal: libc::c_int) -> anyhow::Result<()> {
         let Some(mut server) = self.server.take() else { return Ok(()) };
-        let sent = Command::new("kill").args([&format!("-{signal}"), &server.id().to_string()]).status()?;
+        let sent = send_signal(server.id(), signal);
         let deadline = Instant::now() + PATIENCE;
-        while sent.success() && Instant::now() < deadline {
+        while sent.is_ok() && Instant::now() < deadline {
             if server.try_wait()?.is_some() {
                 return Ok(());
             }
@@ -202,7 +204,7 @@ impl Postgres {
 impl Drop for Postgres {
     fn drop(&mut self) {
         // The directory goes with it: there is nothing to save.
-        let _ = self.end("INT");
+        let _ = self.end(libc::SIGINT);
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::{
     fs::{self, File, OpenOptions},
+    io,
     net::TcpListener,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
@@ -55,6 +56,14 @@ pub fn free_port() -> u16 {
         .filter_map(|port| u16::try_from(port).ok())
         .find(|&port| TcpListener::bind(("127.0.0.1", port)).is_ok())
         .expect("a free loopback port")
+}
+
+/// Sends a signal to a process that is a child of ours, or of one.
+#[allow(unsafe_code, reason = "kill(2) has no safe wrapper in libc")]
+pub(crate) fn send_signal(pid: u32, signal: libc::c_int) -> io::Result<()> {
+    let pid = libc::pid_t::try_from(pid).map_err(io::Error::other)?;
+    // SAFETY: no memory is involved.
+    if unsafe { libc::kill(pid, signal) } == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// The path of one of our binaries: beside our own executable or its folder, or in
@@ -139,17 +148,15 @@ impl Process {
         Ok(())
     }
 
-    /// Sends a signal by name.
-    pub fn signal(&self, signal: &str) -> Result<()> {
+    /// Sends a signal.
+    pub fn signal(&self, signal: libc::c_int) -> Result<()> {
         let pid = self.pid().context("not running")?;
-        let status = Command::new("kill").args([&format!("-{signal}"), &pid.to_string()]).status()?;
-        ensure!(status.success(), "kill -{signal} {pid}: {status}");
-        Ok(())
+        send_signal(pid, signal).with_context(|| format!("signal {signal} to {}", self.name))
     }
 
     /// SIGTERM, and waits for the end.
     pub fn terminate(&mut self) -> Result<ExitStatus> {
-        self.signal("TERM")?;
+        self.signal(libc::SIGTERM)?;
         self.wait(PATIENCE)
     }
 

@@ -19,6 +19,7 @@ use crate::{
     clock,
     cluster::Cluster,
     leaders::Absence,
+    partition,
     token::{self, User},
 };
 
@@ -27,6 +28,7 @@ pub(super) fn cannot(fault: Fault) -> Option<String> {
     match fault {
         Fault::NatsDiskFull | Fault::DatabaseFull if !disk::can_mount() => Some("needs root, to mount a tmpfs".to_owned()),
         Fault::NatsPartition if !disk::can_mount() => Some("needs root, for network namespaces".to_owned()),
+        Fault::NatsPartition if !partition::has_command() => Some("needs ip (apt-get install iproute2)".to_owned()),
         Fault::ClockJump if clock::library().is_none() => Some("needs libfaketime (apt-get install libfaketime)".to_owned()),
         _ => None,
     }
@@ -159,7 +161,7 @@ async fn drain(cluster: &mut Cluster, run: &mut Run) -> Result<()> {
     for round in 0..run.rounds(1, 3, 10) {
         let index = round % cluster.gateways.len();
         let began = Instant::now();
-        cluster.gateways[index].process.signal("TERM")?;
+        cluster.gateways[index].process.signal(libc::SIGTERM)?;
         // It drains while the traffic goes on.
         while cluster.gateways[index].process.is_running() {
             ensure!(began.elapsed() < may_take, "it has not ended {may_take:.0?} after SIGTERM");
@@ -253,14 +255,14 @@ async fn nats_store_lost(cluster: &mut Cluster, run: &mut Run) -> Result<()> {
     for _ in 0..run.rounds(1, 2, 5) {
         pause(run, 500, 1500).await;
         for gateway in &cluster.gateways {
-            gateway.process.signal("STOP")?;
+            gateway.process.signal(libc::SIGSTOP)?;
         }
         let settled = caught_up(cluster).await;
         let before = epoch().await?;
         cluster.nats.wipe()?;
         cluster.nats.restart()?;
         for gateway in &cluster.gateways {
-            gateway.process.signal("CONT")?;
+            gateway.process.signal(libc::SIGCONT)?;
         }
         settled?;
         let until = Instant::now() + Duration::from_secs(20);

@@ -38,7 +38,7 @@ async fn publishes_fail_fast_in_an_outage_and_subscribers_go_on_after_it() {
     let begun = Instant::now();
     let refused = broker.publish(lost.clone()).await;
     assert!(matches!(refused, Err(BrokerError::Unavailable(_))), "{refused:?}");
-    assert!(begun.elapsed() < Duration::from_millis(500), "without waiting");
+    assert!(begun.elapsed() < Duration::from_secs(2), "without waiting");
     assert!(matches!(broker.fence(shard).await, Err(BrokerError::Unavailable(_))));
     nats.server.restart().expect("a server that comes back");
     connected(&*broker).await;
@@ -135,7 +135,7 @@ async fn starts_without_nats_and_connects_when_it_comes() {
     let options = nats_options(&nats.server);
     let begun = Instant::now();
     let gateway = NatsBroker::connect(options, Role::Gateway, InstanceId::random()).await.expect("options that work");
-    assert!(begun.elapsed() < Duration::from_secs(1), "without waiting");
+    assert!(begun.elapsed() < Duration::from_secs(3), "without waiting");
     assert!(!gateway.status().borrow().connected);
     let topic = group_in(&*gateway, shards().next().expect("a shard"));
     let refused = gateway.publish(event(&*gateway, topic, 1)).await;

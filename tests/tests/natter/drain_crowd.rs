@@ -52,7 +52,7 @@ async fn a_crowd_that_is_told_to_leave_comes_back_evenly() -> Result<()> {
     }
 
     let begun = Instant::now();
-    cluster.gateways[0].process.signal("TERM")?;
+    cluster.gateways[0].process.signal(libc::SIGTERM)?;
     let over = CancellationToken::new();
     let back = async {
         let back = settled.into_iter().map(|listening| {

@@ -198,7 +198,7 @@ async fn rows_that_come_late_cost_nobody_who_joins_the_connection() -> Result<()
     // shorter than a command does (4 s).
     let slow = sql.hold("SELECT shard FROM applied FOR UPDATE").await?;
     let (joined, ()) = tokio::join!(ben.join("lobby"), async {
-        tokio::time::sleep(Duration::from_secs(3)).await;
+        tokio::time::sleep(Duration::from_secs(2)).await;
         drop(slow);
     });
     assert_eq!(joined?, group);

@@ -59,18 +59,16 @@ async fn wait_for_rows(cluster: &Cluster, count: usize) -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn windows_that_are_full_answer_busy_at_once_and_nothing_overtakes_what_is_sent_again() -> Result<()> {
+async fn windows_that_are_full_answer_busy_at_once() -> Result<()> {
     let cluster = Cluster::builder()
         .gateways(1)
         .env("NATTER_LIMITS__IN_FLIGHT_SENDS", "4")
         .env("NATTER_NATS__IN_FLIGHT", "2")
-        .env("NATTER_LIMITS__SEND_DEADLINE", "2s")
+        .env("NATTER_LIMITS__SEND_DEADLINE", "10s")
         .start()
         .await?;
     let ann = Client::connect(cluster.gateway(0), &User::named("ann")).await?;
-    let ben = Client::connect(cluster.gateway(0), &User::named("ben")).await?;
     let group = ann.join("lobby").await?;
-    ben.join("lobby").await?;
     let mut rooms = Vec::new();
     for room in ["one", "two", "three"] {
         rooms.push(ann.join(room).await?);
@@ -88,7 +86,7 @@ async fn windows_that_are_full_answer_busy_at_once_and_nothing_overtakes_what_is
         // Nor does anything else fit in.
         let refused = ann.request(json!({"type": "seen", "ids": []})).await;
         assert_eq!(error_of(&refused)["code"], "busy");
-        assert!(begun.elapsed() < Duration::from_millis(1900), "at once: {:?}", begun.elapsed());
+        assert!(begun.elapsed() < Duration::from_secs(5), "at once: {:?}", begun.elapsed());
         let sample = "natter_gateway_refused_total{limit=\"in_flight_sends\"}";
         assert_eq!(metric::<u64>(&cluster, 0, sample).await.unwrap_or_default(), 3);
         cluster.nats.node(0).go_on().unwrap();
@@ -110,14 +108,22 @@ async fn windows_that_are_full_answer_busy_at_once_and_nothing_overtakes_what_is
             metric::<u64>(&cluster, 0, "natter_gateway_busy_total{reason=\"gateway\"}").await.unwrap_or_default() == 1
         })
         .await;
-        assert!(begun.elapsed() < Duration::from_millis(1900), "at once: {:?}", begun.elapsed());
+        assert!(begun.elapsed() < Duration::from_secs(5), "at once: {:?}", begun.elapsed());
         cluster.nats.node(0).go_on().unwrap();
     });
     let refused: Vec<_> = outcomes.iter().filter(|outcome| outcome.is_err()).collect();
     assert_eq!(refused.len(), 1, "{outcomes:?}");
     assert_eq!(error_of(refused[0])["code"], "busy");
+    Ok(())
+}
 
-    // The deadline: the first is pending, and what waits behind it is not tried.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_overtakes_a_send_that_ran_out_of_time_and_is_sent_again() -> Result<()> {
+    let cluster = Cluster::builder().gateways(1).env("NATTER_LIMITS__SEND_DEADLINE", "2s").start().await?;
+    let ann = Client::connect(cluster.gateway(0), &User::named("ann")).await?;
+    let ben = Client::connect(cluster.gateway(0), &User::named("ben")).await?;
+    let group = ann.join("lobby").await?;
+    ben.join("lobby").await?;
     cluster.nats.node(0).pause()?;
     let begun = Instant::now();
     let sent = notes("late", 4);

@@ -227,10 +227,10 @@ async fn a_session_ends_with_its_token_unless_a_fresh_one_comes() -> Result<()> 
     let ends_at = |seconds: u64| Instant::now() + Duration::from_secs(seconds);
 
     // Left alone, it is closed when the token ends: not before its last second, and not long after.
-    let ends = ends_at(4);
-    let mut alone = Client::with_token(&ann, short(&ann, 4));
+    let ends = ends_at(10);
+    let mut alone = Client::with_token(&ann, short(&ann, 10));
     alone.reconnect(gateway).await?;
-    let mut refreshed = Client::with_token(&ann, short(&ann, 4));
+    let mut refreshed = Client::with_token(&ann, short(&ann, 10));
     refreshed.reconnect(gateway).await?;
 
     let refresh = async |token: String| refreshed.request(json!({"type": "refresh", "token": token})).await;
@@ -240,8 +240,8 @@ async fn a_session_ends_with_its_token_unless_a_fresh_one_comes() -> Result<()> 
     assert_eq!(refused("nonsense".to_owned()).await.as_deref(), Some("unauthorized"));
     // Signed with a key that was published a moment ago, which has to be fetched first.
     issuer.publishes(&[JWK_A, JWK_B]);
-    until("a refresh with a new key", async || Ok(refresh(token::sign_rs256(&claims(&ann, 9), KEY_B, "b")).await.is_ok())).await?;
-    let extended = ends_at(9);
+    until("a refresh with a new key", async || Ok(refresh(token::sign_rs256(&claims(&ann, 15), KEY_B, "b")).await.is_ok())).await?;
+    let extended = ends_at(15);
     // One that ends sooner takes nothing away.
     assert!(refresh(short(&ann, 1)).await.is_ok());
 
@@ -294,7 +294,7 @@ async fn an_issuer_that_is_away_keeps_nobody_out_whose_key_is_known() -> Result<
     while Instant::now() < deadline {
         let begun = Instant::now();
         assert!(signs_in(gateway, &ann, signed(&ann, KEY_A, "a")).await?);
-        assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+        assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
         let begun = Instant::now();
         assert!(!signs_in(gateway, &ann, signed(&ann, KEY_B, "b")).await?);
         assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());

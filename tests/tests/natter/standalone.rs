@@ -165,7 +165,7 @@ async fn foreign_files_in_the_data_folder_are_left_alone() -> Result<()> {
 async fn sigterm_ends_it_well_while_clients_are_connected() -> Result<()> {
     let mut natter = Standalone::start(&[]).await?;
     let ann = sign_in(&natter, "ann").await?;
-    natter.node.process.signal("TERM")?;
+    natter.node.process.signal(libc::SIGTERM)?;
     let (code, _) = ann.wait_for_close(ANSWER).await?;
     assert_eq!(code, 1012);
     assert!(natter.node.process.wait(PATIENCE)?.success());
@@ -205,7 +205,7 @@ async fn sigterm_ends_it_well_while_it_opens_its_log() -> Result<()> {
     let mut natter = Process::start("natter", &binary("natter"), &[], &env, folder.path())?;
     // The last of what comes before the log.
     wait_until("its database's file", async || data.join("natter.db").exists()).await;
-    natter.signal("TERM")?;
+    natter.signal(libc::SIGTERM)?;
     let status = natter.wait(Duration::from_secs(5))?;
     assert!(status.success(), "{status}");
     Ok(())
@@ -264,7 +264,7 @@ async fn from_its_own_broker_to_nats_nothing_is_left_behind() -> Result<()> {
     natter.node.wait_ready().await?;
     ann.reconnect(natter.node.addr).await?;
     let held = send_past_the_database(&natter, &ann, &["four"]).await?;
-    natter.node.process.signal("TERM")?;
+    natter.node.process.signal(libc::SIGTERM)?;
     ann.wait_for_close(ANSWER).await?;
     tokio::time::sleep(Duration::from_millis(500)).await;
     drop(held);
@@ -312,7 +312,7 @@ async fn it_says_what_it_leaves_unapplied_before_its_time_to_drain_is_over() -> 
     let mut natter = Standalone::start(&[("NATTER_GATEWAY__DRAIN_TIMEOUT", "2s")]).await?;
     let ann = sign_in(&natter, "ann").await?;
     let _held = send_past_the_database(&natter, &ann, &["one"]).await?;
-    natter.node.process.signal("TERM")?;
+    natter.node.process.signal(libc::SIGTERM)?;
     natter.node.process.wait(PATIENCE)?;
     let log = natter.node.process.log();
     assert!(log.contains("events_left_to_the_next_start"), "{log}");
