@@ -34,11 +34,11 @@ faults: ## Makes everything go wrong under traffic: SEED=, FAULTS=a,b, ROUNDS=, 
 				&& ./target/release/natter-faults $(if $(LONG),--long) $$(echo "$(FAULTS)" | tr , ' '); \
 		fi
 
-# What CI has time for: some faults in short, and that each sabotage is found.
+# What CI has time for: some faults in short, each under which a sabotage shows among them, and that each sabotage is found.
 faults-short:
 	@server=$$(tests/setup.sh) && export NATTER_TEST_NATS_SERVER="$$server" \
 		&& cargo build --workspace --bins --features failpoints \
-		&& ./target/debug/natter-faults --short gateway-kill nats-restart database-down \
+		&& ./target/debug/natter-faults --short calm gateway-kill nats-restart lost-acks joins late-copy persister-kill database-down \
 		&& ./target/debug/natter-faults --sabotage all
 
 lint: ## Checks format, lints, docs

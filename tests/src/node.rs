@@ -54,6 +54,13 @@ impl Node {
         self.status("/readyz").await == Some(200)
     }
 
+    /// A sample of its metrics, named with its labels; none where it is not there (yet).
+    pub async fn metric(&self, sample: &str) -> Result<Option<f64>> {
+        let text = reqwest::get(format!("http://{}/metrics", self.addr)).await?.text().await?;
+        let value = text.lines().find_map(|line| line.strip_prefix(sample)?.strip_prefix(' '));
+        Ok(value.map(str::parse).transpose()?)
+    }
+
     /// The status of a GET, if it is answered.
     pub async fn status(&self, path: &str) -> Option<u16> {
         let answer = reqwest::get(format!("http://{}{path}", self.addr)).await.ok()?;

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::{
-    checker::{Content, Fact},
+    checker::{Content, Fact, InVain},
     client::{ANSWER, Client, RequestError},
     inboxes::Note,
     owner::Owned,
@@ -50,19 +50,10 @@ pub(crate) struct Person {
     pub(crate) longest: Wait,
     /// Which last messages of groups it waited for in vain.
     pub(crate) in_vain: Vec<InVain>,
+    /// How many it sent several at once.
+    pub(crate) together: usize,
     /// What was accepted of a burst after something before it was not: what is sent again may come before or behind it.
     pub(crate) overtaking: HashSet<MessageId>,
-}
-
-/// A group's last message that a client waited for in vain.
-pub(crate) struct InVain {
-    /// As the checker knows it.
-    pub(crate) client: String,
-    pub(crate) group: GroupId,
-    /// How the client stood.
-    pub(crate) state: String,
-    /// It was told last that something of the group is missing, which may have been just that.
-    pub(crate) is_declared: bool,
 }
 
 /// How long a message took to be accepted.
@@ -104,6 +95,7 @@ impl Person {
             notes: Vec::new(),
             longest: Wait::default(),
             in_vain: Vec::new(),
+            together: 0,
             overtaking: HashSet::new(),
         };
         while person.groups.len() < plan.groups_per_user.min(plan.groups) {
@@ -173,6 +165,7 @@ impl Person {
     async fn say_together(&mut self, group: GroupId, body: &str) -> Result<()> {
         let messages: Vec<(Nonce, String)> = (0..TOGETHER).map(|number| (Nonce::now(), format!("{body} {number}"))).collect();
         self.attempted.extend(messages.iter().map(|(nonce, _)| self.client.message_id(*nonce)));
+        self.together += messages.len();
         let began = Instant::now();
         let sent = self.client.send_together(group, &messages).await;
         let mut is_whole = true;

@@ -179,6 +179,13 @@ impl Proxy {
         count
     }
 
+    /// How many of these connections are open and not [frozen](Self::freeze).
+    pub fn alive(&self, select: &Select) -> usize {
+        let connections = self.shared.connections.lock();
+        let alive = connections.iter().filter(|connection| !connection.frozen.load(Ordering::Relaxed));
+        alive.filter(|connection| select.matches(connection.name.lock().as_deref())).count()
+    }
+
     /// The names of the open connections; empty where there is none or it is not known yet.
     pub fn names(&self) -> Vec<String> {
         self.shared.connections.lock().iter().map(|connection| connection.name.lock().clone().unwrap_or_default()).collect()
@@ -388,8 +395,10 @@ mod tests {
         assert!(answers(&mut one, LONG).await, "nothing is lost");
         assert_eq!(proxy.freeze(&Select::named("publish")), 1);
         assert!(!round_trip(&mut one, SHORT).await, "half open");
+        assert_eq!(proxy.alive(&Select::named("publish")), 0);
         let mut next = open(&proxy, "natter-gateway-publish").await;
         assert!(round_trip(&mut next, LONG).await, "the next one is fair");
+        assert_eq!(proxy.alive(&Select::named("publish")), 1);
     }
 
     #[tokio::test]

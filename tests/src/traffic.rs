@@ -217,14 +217,11 @@ impl Traffic {
         }
         // What clients have been told of by now is stored by now.
         self.read(sql, &mut seen).await?;
+        seen.in_vain = self.people.iter().flat_map(|person| person.in_vain.iter().cloned()).collect();
         let mut report = check(&seen);
         report.recovered = recovered;
-        for missed in self.people.iter().flat_map(|person| &person.in_vain) {
-            report.in_vain.push(missed.state.clone());
-            if !missed.is_declared {
-                report.violations.push(Violation::LastMissing(missed.client.clone(), missed.group));
-            }
-        }
+        report.together = self.people.iter().map(|person| person.together).sum();
+        report.unjudged = self.people.iter().map(|person| person.overtaking.len()).sum();
         report.stored += inboxes.rows.len();
         report.accepted += inboxes.accepted.len();
         report.resets += inboxes::resets(&inboxes);

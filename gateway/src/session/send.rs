@@ -10,6 +10,7 @@ use std::{
 
 use natter_shared::{
     event::{Audience, Data},
+    failpoint,
     frame::{ErrorCode, ReplyBody},
     id::{GroupId, MessageId, Nonce},
     position::Position,
@@ -86,6 +87,8 @@ impl App {
                     if retried.is_some() {
                         behind = std::mem::take(lane);
                         None
+                    } else if failpoint::hit("unordered") {
+                        lane.pop_back()
                     } else {
                         lane.pop_front()
                     }

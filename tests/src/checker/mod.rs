@@ -107,6 +107,21 @@ pub struct Observation {
     pub accepted: Vec<Fact>,
     /// What SQL holds.
     pub rows: Vec<Fact>,
+    /// Last messages of groups that were waited for in vain.
+    pub in_vain: Vec<InVain>,
+}
+
+/// A group's last message that a client waited for in vain.
+#[derive(Debug, Clone)]
+pub struct InVain {
+    /// The client, by its name.
+    pub client: String,
+    /// The group.
+    pub group: GroupId,
+    /// How the client stood.
+    pub state: String,
+    /// It was told last that something of the group is missing, which may have been just that.
+    pub is_declared: bool,
 }
 
 /// A broken promise.
@@ -182,6 +197,10 @@ pub struct Report {
     pub notes: Vec<String>,
     /// Who was waited for in vain at the end.
     pub in_vain: Vec<String>,
+    /// Messages that went several at once.
+    pub together: usize,
+    /// Those of them that were accepted after one before them was not: what is sent again may come before or behind them.
+    pub unjudged: usize,
 }
 
 impl Report {
@@ -212,6 +231,12 @@ pub fn check(seen: &Observation) -> Report {
     }
     for (client, record) in &seen.clients {
         view::check_client(client, record, &truth, seen, &mut report);
+    }
+    for missed in &seen.in_vain {
+        report.in_vain.push(missed.state.clone());
+        if !missed.is_declared {
+            report.violations.push(Violation::LastMissing(missed.client.clone(), missed.group));
+        }
     }
     report.violations.extend(check_following(seen));
     report.violations.extend(check_commanded(seen));

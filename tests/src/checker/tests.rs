@@ -171,6 +171,18 @@ fn a_sender_who_is_overtaken_by_itself_is_found() {
 }
 
 #[test]
+fn a_last_message_that_is_waited_for_in_vain_is_found_unless_a_gap_was_declared() {
+    let found = |is_declared| {
+        let missed = InVain { client: "whole".into(), group: GROUP, state: "whole: at 5".into(), is_declared };
+        let report = check(&Observation { in_vain: vec![missed], ..good() });
+        assert_eq!(report.in_vain, ["whole: at 5"]);
+        report.violations
+    };
+    assert_eq!(found(false), [Violation::LastMissing("whole".into(), GROUP)]);
+    assert_eq!(found(true), []);
+}
+
+#[test]
 fn a_second_membership_is_a_time_of_its_own() {
     let found = violations(|seen| {
         seen.clients[1].1.push(Entry::Joined(GROUP, at(5)));

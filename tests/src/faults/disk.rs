@@ -76,12 +76,16 @@ pub(super) async fn move_database(cluster: &mut Cluster) -> Result<Tmpfs> {
 }
 
 /// SQL finds its disk full; later there is room again.
-pub(super) async fn fill_database(cluster: &mut Cluster, run: &mut Run) -> Result<()> {
+pub(super) async fn fill_database(cluster: &Cluster, run: &mut Run) -> Result<()> {
     let path = PathBuf::from(cluster.database_url.strip_prefix("sqlite://").context("SQLite")?);
     let folder = path.parent().context("a folder")?;
+    let persister = cluster.persisters.first().context("a persister")?;
+    let retries = async || anyhow::Ok(persister.metric("natter_persister_retries_total").await?.unwrap_or_default());
     for _ in 0..run.rounds(1, 2, 5) {
+        let before = retries().await?;
         let ballast = fill(folder)?;
         tokio::time::sleep(Duration::from_secs(6)).await;
+        ensure!(retries().await? > before, "no batch was refused for want of room");
         fs::remove_file(ballast)?;
         tokio::time::sleep(Duration::from_secs(3)).await;
     }

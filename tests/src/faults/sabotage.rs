@@ -24,12 +24,27 @@ pub enum Sabotage {
     Removal,
     /// The inbox's count is off by one.
     Count,
+    /// A sender's last message goes before those that wait.
+    Overtake,
+    /// A live notification is lost.
+    Note,
 }
 
 impl Sabotage {
     /// All of them.
-    pub const ALL: [Self; 9] =
-        [Self::Checkpoint, Self::Dedup, Self::Fence, Self::Void, Self::Drop, Self::Double, Self::Swap, Self::Removal, Self::Count];
+    pub const ALL: [Self; 11] = [
+        Self::Checkpoint,
+        Self::Dedup,
+        Self::Fence,
+        Self::Void,
+        Self::Drop,
+        Self::Double,
+        Self::Swap,
+        Self::Removal,
+        Self::Count,
+        Self::Overtake,
+        Self::Note,
+    ];
 
     /// As it is called.
     pub fn name(self) -> &'static str {
@@ -43,6 +58,8 @@ impl Sabotage {
             Self::Swap => "swap",
             Self::Removal => "removal",
             Self::Count => "count",
+            Self::Overtake => "overtake",
+            Self::Note => "note",
         }
     }
 
@@ -58,6 +75,8 @@ impl Sabotage {
             Self::Swap => "some live deliveries change places",
             Self::Removal => "a removed member stays in delivery",
             Self::Count => "the counts of inboxes are off by one",
+            Self::Overtake => "of a sender's messages that wait the last one goes first",
+            Self::Note => "some notifications are lost on their way to users",
         }
     }
 
@@ -78,6 +97,8 @@ impl Sabotage {
             Self::Swap => "swap=return",
             Self::Removal => "after-removal=return",
             Self::Count => "count=return",
+            Self::Overtake => "unordered=return",
+            Self::Note => "drop-note=5%return",
         }
     }
 
@@ -88,7 +109,7 @@ impl Sabotage {
             Self::Dedup => Fault::LostAcks,
             Self::Fence => Fault::Joins,
             Self::Void => Fault::LateCopy,
-            Self::Drop | Self::Double | Self::Swap | Self::Removal | Self::Count => Fault::Calm,
+            Self::Drop | Self::Double | Self::Swap | Self::Removal | Self::Count | Self::Overtake | Self::Note => Fault::Calm,
         }
     }
 
@@ -97,7 +118,16 @@ impl Sabotage {
     pub fn rounds(self) -> Option<usize> {
         match self {
             Self::Checkpoint => Some(30),
-            Self::Dedup | Self::Fence | Self::Void | Self::Drop | Self::Double | Self::Swap | Self::Removal | Self::Count => None,
+            Self::Dedup
+            | Self::Fence
+            | Self::Void
+            | Self::Drop
+            | Self::Double
+            | Self::Swap
+            | Self::Removal
+            | Self::Count
+            | Self::Overtake
+            | Self::Note => None,
         }
     }
 
@@ -110,12 +140,13 @@ impl Sabotage {
             Violation::OutOfOrder(..) => self == Self::Swap,
             Violation::NotMember(..) | Violation::Lingers(..) => self == Self::Removal,
             Violation::Inbox(InboxViolation::Counts(..)) => self == Self::Count,
+            Violation::Inbox(InboxViolation::Missing(..)) => self == Self::Note,
+            Violation::Overtook(..) => self == Self::Overtake,
             Violation::NeverSent(_)
             | Violation::Moved(..)
             | Violation::AlteredInSql(_)
             | Violation::Altered(..)
             | Violation::Unknown(..)
-            | Violation::Overtook(..)
             | Violation::Unaware(..)
             | Violation::JoinedLate(..)
             | Violation::EndedWrongly(..)

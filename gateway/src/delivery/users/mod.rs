@@ -11,6 +11,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use natter_shared::{
     broker::{Delivery, Interest, Stored, Subscription},
     event::{Ephemeral, Event},
+    failpoint,
     frame::CloseCode,
     id::{SessionId, UserKey},
     position::Position,
@@ -314,6 +315,9 @@ fn tell(hub: &Hub, listeners: &[Listener], stored: &Stored) {
             return;
         }
     };
+    if matches!(event, Event::Notification(_)) && failpoint::hit("drop-note") {
+        return;
+    }
     let for_chat = listeners.iter().any(|listener| listener.session.protocol == Protocol::ChatRoom);
     let encoded = encode_event(event, stored.position, stored.stored_at, None, for_chat);
     let v1 = encoded.v1.map(|frame| wire::text(&frame));
