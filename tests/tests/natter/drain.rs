@@ -28,6 +28,12 @@ fn is_draining(push: &Value) -> bool {
     push["type"] == "draining"
 }
 
+/// Waits until the gateway has read what the client sent: it reads frames in their order.
+async fn has_read(client: &Client) {
+    let refused = client.request(json!({"type": "nothing"})).await.expect_err("no such type");
+    assert_eq!(refused.code(), "unknown_type", "{refused}");
+}
+
 /// Waits for the close of each client; when each came.
 async fn closes(clients: &[Client]) -> Result<Vec<Instant>> {
     let closes = clients.iter().map(|client| async {
@@ -102,10 +108,10 @@ async fn what_was_begun_is_answered_and_nothing_new_is() -> Result<()> {
     let mut room = ChatRoom::open(cluster.gateway(0), &User::named("ben"), "lobby").await?;
     cluster.nats.node(0).pause()?;
     let (sent, drained) = tokio::join!(ann.send(group, "under way"), async {
-        // The frame is with the gateway before the signal is.
-        tokio::time::sleep(Duration::from_millis(500)).await;
+        has_read(&ann).await;
         room.chat(None, "under way, too").await?;
-        tokio::time::sleep(Duration::from_millis(500)).await;
+        room.send_text(r#"{"type": "nothing"}"#).await?;
+        while room.next(ANSWER).await?["code"] != "unknown_type" {}
         cluster.gateways[0].process.signal(libc::SIGTERM)?;
         ann.wait_for("to be told to leave", ANSWER, is_draining).await?;
         let refused = ann.send(group, "too late").await.expect_err("nothing new");
@@ -138,7 +144,7 @@ async fn a_second_signal_ends_it_at_once() -> Result<()> {
     let group = ann.join("lobby").await?;
     cluster.nats.node(0).pause()?;
     ann.say(&json!({"type": "send", "id": 77, "group": group, "nonce": Nonce::now(), "body": "never answered"}))?;
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    has_read(&ann).await;
     cluster.gateways[0].process.signal(libc::SIGTERM)?;
     ann.wait_for("to be told to leave", ANSWER, is_draining).await?;
     let begun = Instant::now();

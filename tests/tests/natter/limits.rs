@@ -116,3 +116,27 @@ async fn open_files_are_raised_and_bound_connections() -> Result<()> {
     drop(held);
     Ok(())
 }
+
+/// These are no keys of the config.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_thousand_of_a_list_are_taken_and_no_more() -> Result<()> {
+    let cluster = Cluster::builder().gateways(1).start().await?;
+    let (ann, key) = (Client::connect(cluster.gateway(0), &User::named("ann")).await?, cluster.api_key("shop")?);
+    let seen = async |count: usize| {
+        let ids: Vec<_> = (0..count).map(|_| uuid::Uuid::now_v7()).collect();
+        ann.request(json!({"type": "seen", "ids": ids})).await
+    };
+    seen(1000).await?;
+    let refused = seen(1001).await.expect_err("one too many");
+    assert_eq!(refused.code(), "too_large", "{refused}");
+    let notify = async |count: usize| {
+        let users: Vec<_> = (0..count).map(|number| format!("user-{number}")).collect();
+        let body = json!({"to": {"users": users}, "body": "sale"});
+        call(&cluster, 0, &key, Method::POST, "server/notifications", Some(&count.to_string()), body).await
+    };
+    let (status, told) = notify(1000).await?;
+    assert_eq!((status.as_u16(), told["notifications"].as_array().map(Vec::len)), (201, Some(1000)), "{told}");
+    let (status, refused) = notify(1001).await?;
+    assert_eq!((status.as_u16(), &refused["code"]), (413, &json!("too_large")), "{refused}");
+    Ok(())
+}

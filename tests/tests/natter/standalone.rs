@@ -266,7 +266,8 @@ async fn from_its_own_broker_to_nats_nothing_is_left_behind() -> Result<()> {
     let held = send_past_the_database(&natter, &ann, &["four"]).await?;
     natter.node.process.signal(libc::SIGTERM)?;
     ann.wait_for_close(ANSWER).await?;
-    tokio::time::sleep(Duration::from_millis(500)).await;
+    wait_until("nobody listens", async || natter.node.status("/healthz").await.is_none()).await;
+    assert!(natter.node.process.is_running(), "it stays until all is in the database");
     drop(held);
     assert!(natter.node.process.wait(PATIENCE)?.success());
 
