@@ -107,7 +107,7 @@ struct Connection {
 }
 
 struct Shared {
-    target: Mutex<SocketAddr>,
+    target: SocketAddr,
     rules: watch::Sender<Rules>,
     connections: Mutex<Vec<Arc<Connection>>>,
     carried: AtomicU64,
@@ -128,7 +128,7 @@ impl Proxy {
         let address = listener.local_addr()?;
         let listener = TcpListener::from_std(listener)?;
         let (rules, connections) = (watch::Sender::new(Vec::new()), Mutex::default());
-        let shared = Arc::new(Shared { target: Mutex::new(target), rules, connections, carried: AtomicU64::new(0) });
+        let shared = Arc::new(Shared { target, rules, connections, carried: AtomicU64::new(0) });
         let accepting = tokio::spawn(accept(listener, Arc::clone(&shared)));
         Ok(Self { address, shared, accepting })
     }
@@ -141,11 +141,6 @@ impl Proxy {
     /// The URL for services.
     pub fn nats_url(&self) -> String {
         format!("nats://{}", self.address)
-    }
-
-    /// New connections go there from now on.
-    pub fn set_target(&self, target: SocketAddr) {
-        *self.shared.target.lock() = target;
     }
 
     /// From now on these connections, new ones too, behave so.
@@ -226,8 +221,7 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
 }
 
 async fn serve(mut client: TcpStream, connection: Arc<Connection>, shared: Arc<Shared>) {
-    let target = *shared.target.lock();
-    if let Ok(mut server) = TcpStream::connect(target).await {
+    if let Ok(mut server) = TcpStream::connect(shared.target).await {
         let _ = client.set_nodelay(true);
         let _ = server.set_nodelay(true);
         let way = |direction| Way { direction, connection: Arc::clone(&connection), shared: Arc::clone(&shared) };

@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use natter_tests::{client::Client, cluster::Cluster, token::User};
+use natter_tests::{client::Client, cluster::Cluster, process::rss, token::User};
 use serde_json::json;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -78,12 +78,6 @@ impl Raw {
         });
         close.map_or_else(|| "reset".to_owned(), |at| format!("close {}", u16::from_be_bytes([got[at + 2], got[at + 3]])))
     }
-}
-
-fn rss(pid: u32) -> Result<u64> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("VmRSS")?;
-    Ok(line.trim().trim_end_matches(" kB").trim().parse()?)
 }
 
 /// One row: what was done, the answer, and by how many KiB the gateway has grown at most.

@@ -143,10 +143,8 @@ impl Service {
 
     /// How many sockets it has now.
     async fn sockets(&self) -> Result<u64> {
-        let metrics = reqwest::get(format!("http://{}/metrics", self.node.addr)).await?.text().await?;
-        let line =
-            metrics.lines().find_map(|line| line.strip_prefix("natter_gateway_connections ")).context("natter_gateway_connections")?;
-        Ok(line.parse()?)
+        let now = self.node.metric("natter_gateway_connections").await?;
+        Ok(now.context("natter_gateway_connections")? as u64)
     }
 }
 

@@ -184,10 +184,9 @@ fn api_key(natter: &Standalone) -> Result<String> {
 }
 
 /// How many sockets a gateway has now.
-async fn sockets(gateway: SocketAddr) -> Result<u64> {
-    let metrics = reqwest::get(format!("http://{gateway}/metrics")).await?.text().await?;
-    let line = metrics.lines().find_map(|line| line.strip_prefix("natter_gateway_connections ")).context("natter_gateway_connections")?;
-    Ok(line.parse()?)
+async fn sockets(gateway: &Node) -> Result<u64> {
+    let now = gateway.metric("natter_gateway_connections").await?;
+    Ok(now.context("natter_gateway_connections")? as u64)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -220,7 +219,7 @@ async fn the_example_works_with_a_cluster_behind_one_host() -> Result<()> {
     assert_eq!(proxy.status("/metrics").await, Some(404), "Django has none, and Natter's are for who is inside");
 
     let (ann, ben) = tokio::try_join!(django::enter("ann", &site), django::enter("ben", &site))?;
-    assert_eq!([sockets(cluster.gateway(0)).await?, sockets(cluster.gateway(1)).await?], [1, 1], "each on another gateway");
+    assert_eq!([sockets(&cluster.gateways[0]).await?, sockets(&cluster.gateways[1]).await?], [1, 1], "each on another gateway");
     chat(&ann, &ben).await?;
     greet(&ann, &ben, &django, &cluster.sql().await?).await?;
     ben.screenshot("cluster").await?;

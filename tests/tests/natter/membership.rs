@@ -14,19 +14,14 @@ use natter_tests::{
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
-use super::chat::wait_until;
+use super::{api::done, chat::wait_until};
 
 /// How old the knowledge of the gateway that accepts a message may be.
 const BOUND: Duration = Duration::from_secs(5);
 
 /// A call of the server API that must work.
 async fn server(cluster: &Cluster, key: &str, method: Method, path: &str, body: &Value) -> Result<Value> {
-    let url = format!("http://{}/api/v1/server/{path}", cluster.gateway(0));
-    let answer = reqwest::Client::new().request(method, url).bearer_auth(key).json(body).send().await?;
-    let status = answer.status();
-    let text = answer.text().await?;
-    ensure!(status.is_success(), "{path}: {status} {text}");
-    Ok(serde_json::from_str(&text).unwrap_or_default())
+    done(cluster, 0, key, method, &format!("server/{path}"), body.clone()).await
 }
 
 /// A group of ann and ben, made by the back end.
@@ -71,9 +66,8 @@ async fn a_removed_member_is_refused_within_five_seconds_by_a_gateway_that_hears
     assert_eq!(refused.code(), "not_found", "{refused}");
     // As operators see it.
     let tells = async |path: &str| anyhow::Ok(reqwest::get(format!("http://{}{path}", cluster.gateway(1))).await?.text().await?);
-    let metrics = tells("/metrics").await?;
-    let looked_up = metrics.lines().find_map(|line| line.strip_prefix("natter_gateway_memberships_looked_up_total "));
-    assert!(looked_up.is_some_and(|count| count != "0"), "{looked_up:?}");
+    let looked_up = cluster.gateways[1].metric("natter_gateway_memberships_looked_up_total").await?;
+    assert!(looked_up > Some(0.0), "{looked_up:?}");
     wait_until("what is missing", async || tells("/readyz").await.is_ok_and(|missing| missing.contains("streams"))).await;
     proxy.heal();
     // What the others said after the removal is not for ben, however late it comes.

@@ -58,13 +58,7 @@ fn notify(to: &Value, nonce: Nonce, body: &str) -> Value {
 
 /// A call of the user API as `user`, or of the server API with a key.
 async fn call(cluster: &Cluster, gateway: usize, bearer: &str, method: Method, path: &str, body: &Value) -> Result<Value> {
-    let url = format!("http://{}/api/v1/{path}", cluster.gateway(gateway));
-    let request = reqwest::Client::new().request(method.clone(), url).bearer_auth(bearer);
-    let request = if method == Method::GET { request } else { request.json(body) };
-    let answer = request.send().await?;
-    let (status, text) = (answer.status(), answer.text().await?);
-    ensure!(status.is_success(), "{method} {path}: {status} {text}");
-    Ok(serde_json::from_str(&text).unwrap_or_default())
+    super::api::done(cluster, gateway, bearer, method, path, body.clone()).await
 }
 
 /// The last counts a client was told.

@@ -44,11 +44,10 @@ fn error_of<T: std::fmt::Debug>(outcome: &Result<T, RequestError>) -> &Value {
     }
 }
 
-/// A sample of a gateway's metrics, 0 if it is not there.
-async fn metric<T: std::str::FromStr + Default>(cluster: &Cluster, gateway: usize, sample: &str) -> Result<T> {
-    let text = reqwest::get(format!("http://{}/metrics", cluster.gateway(gateway))).await?.text().await?;
-    let value = text.lines().find_map(|line| line.strip_prefix(sample)?.trim().parse().ok());
-    Ok(value.unwrap_or_default())
+/// How many sends the first gateway has answered with `busy` for this reason.
+async fn busy(cluster: &Cluster, reason: &str) -> u64 {
+    let told = cluster.gateways[0].metric(&format!("natter_gateway_busy_total{{reason=\"{reason}\"}}")).await;
+    told.ok().flatten().unwrap_or_default() as u64
 }
 
 /// Waits until SQL has exactly so many messages.
@@ -79,16 +78,13 @@ async fn windows_that_are_full_answer_busy_at_once() -> Result<()> {
     let begun = Instant::now();
     let sent = notes("window", 6);
     let (outcomes, ()) = tokio::join!(pipeline(&ann, group, &sent), async {
-        wait_until("two refusals", async || {
-            metric::<u64>(&cluster, 0, "natter_gateway_busy_total{reason=\"connection\"}").await.unwrap_or_default() == 2
-        })
-        .await;
+        wait_until("two refusals", async || busy(&cluster, "connection").await == 2).await;
         // Nor does anything else fit in.
         let refused = ann.request(json!({"type": "seen", "ids": []})).await;
         assert_eq!(error_of(&refused)["code"], "busy");
         assert!(begun.elapsed() < Duration::from_secs(5), "at once: {:?}", begun.elapsed());
         let sample = "natter_gateway_refused_total{limit=\"in_flight_sends\"}";
-        assert_eq!(metric::<u64>(&cluster, 0, sample).await.unwrap_or_default(), 3);
+        assert_eq!(cluster.gateways[0].metric(sample).await.unwrap(), Some(3.0));
         cluster.nats.node(0).go_on().unwrap();
     });
     let accepted: Vec<_> = outcomes.iter().take(4).map(|outcome| outcome.as_ref().map(|fact| fact.position)).collect();
@@ -104,10 +100,7 @@ async fn windows_that_are_full_answer_busy_at_once() -> Result<()> {
     let begun = Instant::now();
     let sends = join_all(rooms.iter().map(|room| ann.send(*room, "through a narrow door")));
     let (outcomes, ()) = tokio::join!(sends, async {
-        wait_until("a refusal", async || {
-            metric::<u64>(&cluster, 0, "natter_gateway_busy_total{reason=\"gateway\"}").await.unwrap_or_default() == 1
-        })
-        .await;
+        wait_until("a refusal", async || busy(&cluster, "gateway").await == 1).await;
         assert!(begun.elapsed() < Duration::from_secs(5), "at once: {:?}", begun.elapsed());
         cluster.nats.node(0).go_on().unwrap();
     });
@@ -248,8 +241,8 @@ async fn fill_without(
     let notify = ann.request(json!({"type": "notify", "to": {"group": group}, "nonce": Nonce::now(), "body": "hear"})).await;
     assert_eq!(error_of(&notify)["code"], "busy");
     ben.wait_for_body(&format!("{} {body}", accepted.len() - 1)).await?;
-    assert!(metric::<u64>(&cluster, 0, "natter_gateway_busy_total{reason=\"shard\"}").await? >= 1);
-    let ratio: f64 = metric(&cluster, 0, "natter_gateway_unapplied_ratio{shard=\"0\"}").await?;
+    assert!(busy(&cluster, "shard").await >= 1);
+    let ratio = cluster.gateways[0].metric("natter_gateway_unapplied_ratio{shard=\"0\"}").await?.context("a ratio")?;
     assert!((0.8..1.0).contains(&ratio), "{ratio}");
     let missing = reqwest::get(format!("http://{}/readyz", cluster.gateway(0))).await?.text().await?;
     assert!(!missing.contains("streams") && !missing.contains("broker"), "the path works: {missing}");

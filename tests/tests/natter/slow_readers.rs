@@ -13,7 +13,7 @@ use std::{
 
 use anyhow::{Context, Result};
 use futures::{SinkExt, StreamExt, future};
-use natter_tests::{client::Client, cluster::Cluster, token::User};
+use natter_tests::{client::Client, cluster::Cluster, process::rss, token::User};
 use parking_lot::Mutex;
 use serde_json::json;
 use tokio::{
@@ -128,12 +128,6 @@ async fn speak(mut socket: Socket, room: String, pause: Duration, first: Duratio
     }
 }
 
-fn rss(pid: u32) -> Result<u64> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("VmRSS")?;
-    Ok(line.trim().trim_end_matches(" kB").trim().parse()?)
-}
-
 /// KiB that the kernel keeps for the peers of `port`, and has not got rid of.
 pub(super) fn unsent(port: u16) -> Result<u64> {
     let local = format!(":{port:04X}");
@@ -147,9 +141,8 @@ pub(super) fn unsent(port: u16) -> Result<u64> {
 }
 
 async fn closed_as_slow(cluster: &Cluster) -> Result<u64> {
-    let text = reqwest::get(format!("http://{}/metrics", cluster.gateway(0))).await?.text().await?;
-    let line = text.lines().find_map(|line| line.strip_prefix("natter_gateway_closes_total{code=\"4408\"} "));
-    Ok(line.map_or(Ok(0), str::parse)?)
+    let closes = cluster.gateways[0].metric("natter_gateway_closes_total{code=\"4408\"}").await?;
+    Ok(closes.unwrap_or_default() as u64)
 }
 
 /// One round.

@@ -63,13 +63,6 @@ async fn refused(cluster: &Cluster, gateway: usize, token: &str) -> Result<(Stri
     }
 }
 
-/// A gateway's metric.
-async fn metric(cluster: &Cluster, gateway: usize, name: &str) -> Result<f64> {
-    let text = reqwest::get(format!("http://{}/metrics", cluster.gateway(gateway))).await?.text().await?;
-    let line = text.lines().find_map(|line| line.strip_prefix(name)).context("a metric")?;
-    Ok(line.trim().parse()?)
-}
-
 async fn a_block_ends_everything_on_every_gateway_until_it_is_taken_back(store: Store) -> Result<()> {
     let cluster = Cluster::builder().gateways(3).persisters(2).store(store).start().await?;
     let (ann, ben) = (User::named("ann"), User::named("ben"));
@@ -97,7 +90,7 @@ async fn a_block_ends_everything_on_every_gateway_until_it_is_taken_back(store: 
         assert_eq!(get(&cluster, gateway, &ben.token(), "me").await?, (403, "blocked".to_owned()));
         assert_eq!(get(&cluster, gateway, &ben.token(), &format!("groups/{group}/messages")).await?, (403, "blocked".to_owned()));
         assert_eq!(refused(&cluster, gateway, &ben.token()).await?, ("blocked".to_owned(), 4403));
-        assert!(metric(&cluster, gateway, "natter_gateway_revoked_total").await? >= 1.0);
+        assert!(cluster.gateways[gateway].metric("natter_gateway_revoked_total").await? >= Some(1.0));
     }
     assert!(tabs.iter().all(|tab| tab.bodies(group).is_empty()), "delivered to who is blocked");
     let again = order(&cluster, 2, &key, "id-ben", "block", &json!({})).await?;
@@ -158,7 +151,7 @@ async fn revoked_tokens_are_void_and_newer_ones_are_not(store: Store) -> Result<
     for client in [&with_new, &refreshed] {
         client.join("lobby").await.context("stands on a token that holds")?;
     }
-    assert!(metric(&cluster, 1, "natter_gateway_refreshed_total").await? >= 1.0);
+    assert!(cluster.gateways[1].metric("natter_gateway_refreshed_total").await? >= Some(1.0));
     let url = format!("http://{}/api/v1/server/users/id-ben/revoke", cluster.gateway(0));
     let future = json!({"before": time_of(now() + 60)});
     let answer = reqwest::Client::new().post(url).bearer_auth(&key).json(&future).send().await?;
