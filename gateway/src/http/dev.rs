@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     Problem, Site,
     extract::{Caller, JsonBody},
-    session,
+    sign_in,
 };
 use crate::auth::Identity;
 
@@ -53,8 +53,8 @@ pub(super) async fn login(
         Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "no token could be issued")
     })?;
     let identity = Identity { user, handle: Some(name.clone()), display_name: Some(name), expires_at, issued_at: Timestamp::now() };
-    let user = session::make_known(&*site, &identity).await?;
-    let (headers, expires_at) = session::cookies_for(&*site, &identity, caller.https)?;
+    let user = sign_in::make_known(&*site, &identity).await?;
+    let (headers, expires_at) = sign_in::cookies_for(&*site, &identity, caller.https)?;
     Ok((headers, Json(LoggedIn { token, user, expires_at })).into_response())
 }
 

@@ -8,11 +8,11 @@ mod chat;
 mod cookies;
 mod dev;
 pub(crate) mod extract;
-mod health;
 mod layers;
 mod pages;
+mod probes;
 mod problem;
-mod session;
+mod sign_in;
 mod site;
 pub(crate) mod team_pages;
 pub(crate) mod upgrade;
@@ -50,7 +50,7 @@ fn routes(site: Arc<dyn Site>) -> Router {
     };
     // What pages of listed origins may call and load; they may read why not, too.
     let shared = api::routes(Arc::clone(&site))
-        .route("/api/v1/session", get(session::current).post(session::sign_in).delete(session::sign_out))
+        .route("/api/v1/session", get(sign_in::current).post(sign_in::sign_in).delete(sign_in::sign_out))
         .route("/assets/{*path}", get(assets::asset))
         .method_not_allowed_fallback(problem::method_not_allowed);
     let shared = bounded(shared).layer(api::cors(&site.config().http));
@@ -61,9 +61,9 @@ fn routes(site: Arc<dyn Site>) -> Router {
         .route("/chat/{room}/", get(chat::page).post(chat::form))
         .route("/api/v1/dev/login", post(dev::login))
         .route("/static/{*path}", get(team_pages::static_file))
-        .route("/healthz", get(health::healthz))
-        .route("/readyz", get(health::readyz))
-        .route("/metrics", get(health::metrics))
+        .route("/healthz", get(probes::healthz))
+        .route("/readyz", get(probes::readyz))
+        .route("/metrics", get(probes::metrics))
         .fallback(problem::not_found)
         .method_not_allowed_fallback(problem::method_not_allowed);
     bounded(own).merge(shared).layer(middleware::from_fn(layers::safe_headers)).with_state(site)
