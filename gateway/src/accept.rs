@@ -17,7 +17,7 @@ use axum::{
     Router,
     extract::ConnectInfo,
     http::{HeaderValue, header},
-    response::IntoResponse,
+    response::{IntoResponse, Response},
 };
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -118,49 +118,17 @@ impl Server {
     }
 
     async fn serve(self, stream: TcpStream, peer: SocketAddr, entry: Entry) {
-        let accepted = Instant::now();
         let limits = &self.app.config.limits;
-        // Frames are small and whole: waiting to join them only delays them.
-        let _ = stream.set_nodelay(true);
-        // A peer that does not read is to be noticed here, where its backlog is bounded: the kernel would
-        // take megabytes for it.
-        let _ = SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT);
-        // An answer that nobody reads does not wait for ever.
-        let _ = SockRef::from(&stream).set_tcp_user_timeout(Some(limits.http_timeout));
+        tune(&stream, limits.http_timeout);
         let (place, refusal, asked) = match entry {
-            // Shared: an upgraded connection keeps its place.
             Entry::Place(place) => (Some(Arc::new(place)), None, Arc::default()),
             Entry::Refused(problem, asked) => (None, Some(problem), asked),
         };
         let said_nothing = refusal.as_ref().map_or(Some(Limit::HeaderTimeout), Problem::limit);
         let header_timeout = if refusal.is_some() { REFUSAL_TIMEOUT.min(limits.header_timeout) } else { limits.header_timeout };
-        let handshake_timeout = limits.handshake_timeout;
-        let (app, router) = (Arc::clone(&self.app), self.router.clone());
-        let first = Cell::new(Some(accepted));
-        let asks = Arc::clone(&asked);
-        let service = service_fn(move |mut request: hyper::Request<Incoming>| {
-            asks.store(true, Ordering::Relaxed);
-            let since = first.take().unwrap_or_else(Instant::now);
-            let refused = refusal.clone().filter(|_| !WATCHED.contains(&request.uri().path()));
-            let extensions = request.extensions_mut();
-            extensions.insert(ConnectInfo(peer));
-            extensions.insert(HandshakeDeadline(since + handshake_timeout));
-            place.clone().map(|place| extensions.insert(place));
-            let (app, router, last) = (Arc::clone(&app), router.clone(), refusal.is_some());
-            async move {
-                let mut response = match refused {
-                    Some(problem) => problem.into_response(),
-                    None => router.oneshot(request).await?,
-                };
-                if let Some(limit) = response.extensions().get::<Limit>() {
-                    app.metrics.refused(*limit);
-                }
-                if last {
-                    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-                }
-                Ok::<_, Infallible>(response)
-            }
-        });
+        let (app, router, first) = (Arc::clone(&self.app), self.router.clone(), Cell::new(Some(Instant::now())));
+        let requests = Requests { app, router, peer, place, refusal, asked: Arc::clone(&asked), first };
+        let service = service_fn(move |request| requests.answer(request));
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(header_timeout)
@@ -182,14 +150,67 @@ impl Server {
         };
         if let Err(error) = ended {
             // One that has asked before is mostly kept alive for a next request, which does not come.
-            if error.is_timeout() && !asked.load(Ordering::Relaxed) {
-                if let Some(limit) = said_nothing {
-                    self.app.metrics.refused(limit);
-                }
-            } else if error.is_parse_too_large() {
-                self.app.metrics.refused(Limit::HeaderBytes);
+            let limit = if error.is_timeout() && !asked.load(Ordering::Relaxed) {
+                said_nothing
+            } else {
+                error.is_parse_too_large().then_some(Limit::HeaderBytes)
+            };
+            if let Some(limit) = limit {
+                self.app.metrics.refused(limit);
             }
             tracing::debug!(%peer, %error, "connection_ended");
+        }
+    }
+}
+
+/// Sets what a client's connection is to be like.
+fn tune(stream: &TcpStream, http_timeout: Duration) {
+    // Frames are small and whole: waiting to join them only delays them.
+    let _ = stream.set_nodelay(true);
+    // A peer that does not read is to be noticed here, where its backlog is bounded: the kernel would
+    // take megabytes for it.
+    let _ = SockRef::from(stream).set_tcp_notsent_lowat(UNSENT);
+    // An answer that nobody reads does not wait for ever.
+    let _ = SockRef::from(stream).set_tcp_user_timeout(Some(http_timeout));
+}
+
+/// What answers the requests of one connection.
+struct Requests {
+    app: Arc<App>,
+    router: Router,
+    peer: SocketAddr,
+    /// Shared: an upgraded connection keeps it.
+    place: Option<Arc<Place>>,
+    /// Why it has no place.
+    refusal: Option<Problem>,
+    /// Set by its first request.
+    asked: Arc<AtomicBool>,
+    /// Since when the first request is waited for; none after it.
+    first: Cell<Option<Instant>>,
+}
+
+impl Requests {
+    fn answer(&self, mut request: hyper::Request<Incoming>) -> impl Future<Output = Result<Response, Infallible>> + use<> {
+        self.asked.store(true, Ordering::Relaxed);
+        let since = self.first.take().unwrap_or_else(Instant::now);
+        let refused = self.refusal.clone().filter(|_| !WATCHED.contains(&request.uri().path()));
+        let extensions = request.extensions_mut();
+        extensions.insert(ConnectInfo(self.peer));
+        extensions.insert(HandshakeDeadline(since + self.app.config.limits.handshake_timeout));
+        self.place.clone().map(|place| extensions.insert(place));
+        let (app, router, last) = (Arc::clone(&self.app), self.router.clone(), self.refusal.is_some());
+        async move {
+            let mut response = match refused {
+                Some(problem) => problem.into_response(),
+                None => router.oneshot(request).await?,
+            };
+            if let Some(limit) = response.extensions().get::<Limit>() {
+                app.metrics.refused(*limit);
+            }
+            if last {
+                response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
+            Ok(response)
         }
     }
 }
