@@ -14,12 +14,13 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     admission::Admission,
-    auth::Authenticator,
+    auth::{Authenticator, AuthenticatorError},
     connections::Connections,
     delivery::Hub,
     health::Health,
-    http::team_pages::TeamPages,
+    http::team_pages::{PagesError, TeamPages},
     knowledge::Knowledge,
+    memory::Memory,
     metrics::Metrics,
     publish::Intake,
     rates::Rates,
@@ -78,7 +79,76 @@ pub struct App {
     pub hard: CancellationToken,
 }
 
+/// What a gateway is made over.
+pub struct AppParts {
+    /// This process.
+    pub instance: InstanceId,
+    /// Everything behind the gateway.
+    pub broker: Arc<dyn Broker>,
+    /// As validated.
+    pub config: Config,
+    /// Whether the persister of the same process is ready, where it has one.
+    pub database: Option<watch::Receiver<bool>>,
+    /// What the gateway counts.
+    pub metrics: Arc<Metrics>,
+    /// How much memory the process takes.
+    pub memory: Arc<Memory>,
+    /// Everything that runs beside the sessions' own tasks.
+    pub tasks: TaskTracker,
+    /// Cancelled: delivery ends, as the last session has left.
+    pub stop: CancellationToken,
+    /// Cancelled: everything breaks off.
+    pub hard: CancellationToken,
+}
+
+/// Why a gateway does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The config's issuers cannot be used.
+    #[error(transparent)]
+    Authenticator(#[from] AuthenticatorError),
+    /// The team's own pages cannot be used.
+    #[error(transparent)]
+    Pages(#[from] PagesError),
+}
+
 impl App {
+    /// A gateway with nobody on it. Its delivery runs from here on.
+    ///
+    /// # Errors
+    /// Where the config's issuers or the team's own pages cannot be used.
+    pub fn new(parts: AppParts) -> Result<Self, StartError> {
+        let AppParts { instance, broker, config, database, metrics, memory, tasks, stop, hard } = parts;
+        let (auth, pages) = (Authenticator::from_config(&config.auth)?, TeamPages::of_config(&config.http)?);
+        let (limits, linger, shards) = (&config.limits, config.gateway.interest_linger, broker.shards());
+        let knowledge = Arc::new(Knowledge::new(shards));
+        Ok(Self {
+            instance,
+            intake: Intake::new(shards, Arc::clone(&metrics)),
+            auth,
+            rates: Rates::new(limits),
+            pages,
+            hub: Hub::start(Arc::clone(&broker), limits, linger, Arc::clone(&metrics), Arc::clone(&knowledge), &tasks, &stop),
+            sessions: DashMap::new(),
+            connections: Connections::new(limits),
+            sign_ins: SignIns::new(Arc::clone(&broker), tasks.clone(), limits.sign_ins),
+            joins: Together::new(Arc::clone(&broker), tasks.clone(), limits.sign_ins),
+            first_joins: FirstJoins::new(&broker, &tasks, limits.sign_ins),
+            admission: Admission::new(limits, memory, Arc::clone(&metrics)),
+            read_limits: Arc::new(ReadLimits::new(limits)),
+            metrics,
+            health: Health::default(),
+            database,
+            knowledge,
+            standings: Standings::default(),
+            closing: CancellationToken::new(),
+            tasks,
+            hard,
+            broker,
+            config,
+        })
+    }
+
     /// What is missing before sessions can be served.
     pub fn readiness(&self) -> Vec<&'static str> {
         let mut missing = self.health.missing();

@@ -32,5 +32,8 @@ pub mod standings;
 mod edge;
 #[cfg(any(test, feature = "fuzz"))]
 pub mod fuzz;
+#[cfg(test)]
+mod testing;
 
+pub use app::StartError;
 pub use serve::{Gateway, run};

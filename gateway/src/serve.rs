@@ -3,34 +3,18 @@
 
 use std::sync::Arc;
 
-use dashmap::DashMap;
 use natter_shared::{broker::Broker, config::Config, id::InstanceId, lifecycle::Lifecycle, telemetry::metrics::Registry};
 use tokio::{net::TcpListener, sync::watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     accept::{self, Server},
-    admission::Admission,
-    app::App,
-    auth::{Authenticator, AuthenticatorError},
-    connections::Connections,
-    delivery::Hub,
-    drain,
-    health::Health,
-    http::{
-        self,
-        team_pages::{PagesError, TeamPages},
-    },
-    knowledge::Knowledge,
+    app::{App, AppParts, StartError},
+    drain, http,
     memory::Memory,
     metrics::Metrics,
     open_files,
-    publish::Intake,
-    rates::Rates,
     refusals::Refusals,
-    session::{FirstJoins, SignIns, Together},
-    socket::ReadLimits,
-    standings::Standings,
 };
 
 /// What a gateway is made of.
@@ -52,17 +36,6 @@ pub struct Gateway {
     pub lifecycle: Lifecycle,
 }
 
-/// Why a gateway does not start.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// The config's issuers cannot be used.
-    #[error(transparent)]
-    Authenticator(#[from] AuthenticatorError),
-    /// The team's own pages cannot be used.
-    #[error(transparent)]
-    Pages(#[from] PagesError),
-}
-
 /// Serves until the lifecycle's soft token, then drains ([`crate::drain`]).
 ///
 /// # Errors
@@ -70,54 +43,14 @@ pub enum StartError {
 pub async fn run(gateway: Gateway) -> Result<(), StartError> {
     let Gateway { listener, broker, mut config, instance, database, registry, lifecycle } = gateway;
     config.limits.connections = open_files::bound(config.limits.connections);
-    let auth = Authenticator::from_config(&config.auth)?;
-    let pages = TeamPages::of_config(&config.http)?;
     let metrics = Arc::new(Metrics::new(&registry));
     let memory = Arc::new(Memory::new(config.limits.memory_bytes));
     // Delivery goes on until the last session has left.
     let stop = CancellationToken::new();
-    let tasks = lifecycle.tasks.clone();
-    auth.keep_keys(&tasks, &stop);
-    let linger = config.gateway.interest_linger;
-    let knowledge = Arc::new(Knowledge::new(broker.shards()));
-    let hub = Hub::start(Arc::clone(&broker), &config.limits, linger, Arc::clone(&metrics), Arc::clone(&knowledge), &tasks, &stop);
-    let intake = Intake::new(broker.shards(), Arc::clone(&metrics));
-    let sign_ins = SignIns::new(Arc::clone(&broker), tasks.clone(), config.limits.sign_ins);
-    let joins = Together::new(Arc::clone(&broker), tasks.clone(), config.limits.sign_ins);
-    let first_joins = FirstJoins::new(&broker, &tasks, config.limits.sign_ins);
-    let app = Arc::new(App {
-        instance,
-        broker,
-        intake,
-        auth,
-        rates: Rates::new(&config.limits),
-        pages,
-        hub,
-        sessions: DashMap::new(),
-        connections: Connections::new(&config.limits),
-        sign_ins,
-        joins,
-        first_joins,
-        admission: Admission::new(&config.limits, Arc::clone(&memory), Arc::clone(&metrics)),
-        read_limits: Arc::new(ReadLimits::new(&config.limits)),
-        metrics,
-        health: Health::default(),
-        database,
-        knowledge,
-        standings: Standings::default(),
-        tasks: tasks.clone(),
-        closing: CancellationToken::new(),
-        hard: lifecycle.hard.clone(),
-        config,
-    });
-    let (of_memory, watching) = (Arc::clone(&app.metrics), stop.clone());
-    tasks.spawn(async move { memory.watch(of_memory, watching).await });
-    let (watched, watching) = (Arc::clone(&app), stop.clone());
-    tasks.spawn(async move { watched.health.watch(&*watched.broker, &watched.metrics, &watched.knowledge, watching).await });
-    let (keeper, keeping) = (Arc::clone(&app), stop.clone());
-    tasks.spawn(async move { keeper.keep_standings(keeping).await });
-    let (watched, watching) = (Arc::clone(&app), stop.clone());
-    tasks.spawn(async move { watched.intake.watch(Arc::clone(&watched.broker), watching).await });
+    let (tasks, hard) = (lifecycle.tasks.clone(), lifecycle.hard.clone());
+    let parts = AppParts { instance, broker, config, database, metrics, memory: Arc::clone(&memory), tasks, stop: stop.clone(), hard };
+    let app = Arc::new(App::new(parts)?);
+    watch(&app, memory, &stop);
     let connections = TaskTracker::new();
     let server = Server {
         router: http::router(Arc::clone(&app)),
@@ -143,4 +76,17 @@ pub async fn run(gateway: Gateway) -> Result<(), StartError> {
     }
     stop.cancel();
     Ok(())
+}
+
+/// Starts what looks after the gateway until `stop`.
+fn watch(app: &Arc<App>, memory: Arc<Memory>, stop: &CancellationToken) {
+    app.auth.keep_keys(&app.tasks, stop);
+    let (of_memory, watching) = (Arc::clone(&app.metrics), stop.clone());
+    app.tasks.spawn(async move { memory.watch(of_memory, watching).await });
+    let (watched, watching) = (Arc::clone(app), stop.clone());
+    app.tasks.spawn(async move { watched.health.watch(&*watched.broker, &watched.metrics, &watched.knowledge, watching).await });
+    let (keeper, keeping) = (Arc::clone(app), stop.clone());
+    app.tasks.spawn(async move { keeper.keep_standings(keeping).await });
+    let (watched, watching) = (Arc::clone(app), stop.clone());
+    app.tasks.spawn(async move { watched.intake.watch(Arc::clone(&watched.broker), watching).await });
 }

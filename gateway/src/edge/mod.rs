@@ -12,13 +12,7 @@ mod utf8;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use dashmap::DashMap;
-use natter_shared::{
-    broker::Broker,
-    config::{Config, Secret},
-    id::InstanceId,
-    telemetry::metrics::Registry,
-};
+use natter_shared::config::{Config, Secret};
 use tokio::net::TcpListener;
 use tokio_util::{
     sync::{CancellationToken, DropGuard},
@@ -27,22 +21,11 @@ use tokio_util::{
 
 use crate::{
     accept::{self, Server},
-    admission::Admission,
     app::App,
-    auth::Authenticator,
-    connections::Connections,
-    delivery::Hub,
-    health::Health,
-    http::{self, tests::fake::FakeBroker, upgrade},
-    knowledge::Knowledge,
+    http::{self, upgrade},
     memory::Memory,
-    metrics::Metrics,
-    publish::Intake,
-    rates::Rates,
     refusals::Refusals,
-    session::{FirstJoins, SignIns, Together},
-    socket::ReadLimits,
-    standings::Standings,
+    testing::{self, FakeBroker},
 };
 
 /// How long anything may take here.
@@ -66,7 +49,7 @@ impl Edge {
         let memory = Arc::new(Memory::new(config.limits.memory_bytes));
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
         let broker = Arc::new(FakeBroker::default());
-        let app = app(Arc::clone(&broker) as _, config, &memory, &tasks, &stop);
+        let app = testing::app(Arc::clone(&broker) as _, config, &memory, &tasks, &stop);
         let router = http::router(Arc::clone(&app)).merge(upgrade::echo_routes(Arc::clone(&app)));
         let refusals = Refusals::default();
         let server = Server { app: Arc::clone(&app), router, refusals, tasks, soft: stop.clone(), hard: stop.clone() };
@@ -86,42 +69,4 @@ impl Edge {
         let line = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
         line.unwrap_or_else(|| panic!("no {name} in {metrics}")).parse().unwrap()
     }
-}
-
-/// A gateway over `broker`, with nothing in front of it.
-pub(crate) fn app(
-    broker: Arc<dyn Broker>,
-    config: Config,
-    memory: &Arc<Memory>,
-    tasks: &TaskTracker,
-    stop: &CancellationToken,
-) -> Arc<App> {
-    let metrics = Arc::new(Metrics::new(&Registry::new("test")));
-    let knowledge = Arc::new(Knowledge::new(broker.shards()));
-    let limits = &config.limits;
-    Arc::new(App {
-        instance: InstanceId::random(),
-        intake: Intake::new(broker.shards(), Arc::clone(&metrics)),
-        auth: Authenticator::from_config(&config.auth).unwrap(),
-        rates: Rates::new(limits),
-        pages: None,
-        hub: Hub::start(Arc::clone(&broker), limits, Duration::ZERO, Arc::clone(&metrics), Arc::clone(&knowledge), tasks, stop),
-        sessions: DashMap::new(),
-        connections: Connections::new(limits),
-        sign_ins: SignIns::new(Arc::clone(&broker), tasks.clone(), limits.sign_ins),
-        joins: Together::new(Arc::clone(&broker), tasks.clone(), limits.sign_ins),
-        first_joins: FirstJoins::new(&broker, tasks, limits.sign_ins),
-        admission: Admission::new(limits, Arc::clone(memory), Arc::clone(&metrics)),
-        read_limits: Arc::new(ReadLimits::new(limits)),
-        metrics,
-        health: Health::default(),
-        database: None,
-        knowledge,
-        standings: Standings::of_nobody(),
-        tasks: tasks.clone(),
-        closing: CancellationToken::new(),
-        hard: stop.clone(),
-        broker,
-        config,
-    })
 }

@@ -17,11 +17,11 @@ use natter_shared::{
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Problem, Site,
+    Problem,
     extract::{Caller, JsonBody},
     sign_in,
 };
-use crate::auth::Identity;
+use crate::{app::App, auth::Identity};
 
 /// `{"name":"alice"}`.
 #[derive(Deserialize)]
@@ -38,33 +38,33 @@ struct LoggedIn {
 
 /// Signs in by name: a token in the answer, and as a cookie.
 pub(super) async fn login(
-    State(site): State<Arc<dyn Site>>,
+    State(app): State<Arc<App>>,
     caller: Caller,
     body: Result<JsonBody<Login>, Problem>,
 ) -> Result<Response, Problem> {
-    require_enabled(&*site, &caller)?;
+    require_enabled(&app, &caller)?;
     // A foreign page must not sign its visitor in as somebody of its choice.
     caller.require_origin()?;
     let JsonBody(Login { name }) = body?;
     let user = checked(&name)?;
-    let lifetime = site.config().auth.session_lifetime;
-    let (token, expires_at) = site.auth().issue(&user, &name, Timestamp::now(), lifetime).map_err(|reason| {
+    let lifetime = app.config.auth.session_lifetime;
+    let (token, expires_at) = app.auth.issue(&user, &name, Timestamp::now(), lifetime).map_err(|reason| {
         tracing::error!(%reason, "token_not_issued");
         Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "no token could be issued")
     })?;
     let identity = Identity { user, handle: Some(name.clone()), display_name: Some(name), expires_at, issued_at: Timestamp::now() };
-    let user = sign_in::make_known(&*site, &identity).await?;
-    let (headers, expires_at) = sign_in::cookies_for(&*site, &identity, caller.https)?;
+    let user = sign_in::make_known(&app, &identity).await?;
+    let (headers, expires_at) = sign_in::cookies_for(&app, &identity, caller.https)?;
     Ok((headers, Json(LoggedIn { token, user, expires_at })).into_response())
 }
 
 /// Whether this caller may sign in so.
-pub(super) fn is_offered(site: &dyn Site, caller: &Caller) -> bool {
-    require_enabled(site, caller).is_ok()
+pub(super) fn is_offered(app: &App, caller: &Caller) -> bool {
+    require_enabled(app, caller).is_ok()
 }
 
-fn require_enabled(site: &dyn Site, caller: &Caller) -> Result<(), Problem> {
-    let config = site.config();
+fn require_enabled(app: &App, caller: &Caller) -> Result<(), Problem> {
+    let config = &app.config;
     if !config.auth.dev_login {
         return Err(Problem::not_found("dev sign-in is switched off"));
     }

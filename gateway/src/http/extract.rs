@@ -17,8 +17,9 @@ use axum::{
 use natter_shared::{config::Http, frame::ErrorCode};
 use serde::de::DeserializeOwned;
 
-use super::{Problem, Site};
+use super::Problem;
 use crate::{
+    app::App,
     auth::{AuthError, By, CSRF_COOKIE, Identity, SignedIn, cookie, origin},
     limit::Limit,
     standings,
@@ -41,11 +42,11 @@ pub(super) struct Caller {
     headers: HeaderMap,
 }
 
-impl FromRequestParts<Arc<dyn Site>> for Caller {
+impl FromRequestParts<Arc<App>> for Caller {
     type Rejection = Infallible;
 
-    async fn from_request_parts(parts: &mut Parts, site: &Arc<dyn Site>) -> Result<Self, Infallible> {
-        Ok(Self::of(parts, &**site).await)
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Infallible> {
+        Ok(Self::of(parts, app).await)
     }
 }
 
@@ -56,11 +57,11 @@ pub(super) fn peer(parts: &Parts) -> Option<IpAddr> {
 
 impl Caller {
     /// The caller of a request.
-    pub(super) async fn of(parts: &Parts, site: &dyn Site) -> Self {
+    pub(super) async fn of(parts: &Parts, app: &App) -> Self {
         let peer = peer(parts);
-        let http = &site.config().http;
-        let who = site.auth().identify(&parts.headers).await;
-        let who = who.and_then(|found| found.map(|signed_in| site.judge(&signed_in.identity).map(|()| signed_in)).transpose());
+        let http = &app.config.http;
+        let who = app.auth.identify(&parts.headers).await;
+        let who = who.and_then(|found| found.map(|signed_in| app.judge(&signed_in.identity).map(|()| signed_in)).transpose());
         if let Err(reason) = &who {
             tracing::debug!(%reason, "token_refused");
         }
@@ -79,12 +80,12 @@ impl Caller {
 
     /// The user of a call that changes something: as of a form, and a cookie counts only on a page
     /// that says where it is from.
-    pub(super) fn require_own_page(&self, site: &dyn Site) -> Result<&Identity, Problem> {
+    pub(super) fn require_own_page(&self, app: &App) -> Result<&Identity, Problem> {
         let by_cookie = matches!(&self.who, Ok(Some(SignedIn { by: By::Cookie, .. })));
         if by_cookie && self.origin == Ok(origin::OriginVerdict::Absent) {
             return Err(Problem::new(StatusCode::FORBIDDEN, "origin", "with a cookie, a call that changes something says its Origin"));
         }
-        self.require_form(site, None)
+        self.require_form(app, None)
     }
 
     /// The user of a page; one whose token does not hold has to sign in again.
@@ -124,7 +125,7 @@ impl Caller {
     /// The user of a form: refuses foreign pages (403), nobody (401), and a user signed in by
     /// cookie whose form does not echo the CSRF cookie (403). `field` is the form's
     /// `csrfmiddlewaretoken`.
-    pub(super) fn require_form(&self, site: &dyn Site, field: Option<&str>) -> Result<&Identity, Problem> {
+    pub(super) fn require_form(&self, app: &App, field: Option<&str>) -> Result<&Identity, Problem> {
         self.require_origin()?;
         let Ok(Some(SignedIn { identity, by })) = &self.who else { return Err(self.refusal()) };
         match by {
@@ -134,7 +135,7 @@ impl Caller {
                 let held = self
                     .csrf_cookie()
                     .zip(header.or(field))
-                    .is_some_and(|(cookie, echo)| site.auth().csrf().holds(&cookie, echo, &identity.user));
+                    .is_some_and(|(cookie, echo)| app.auth.csrf().holds(&cookie, echo, &identity.user));
                 if held {
                     Ok(identity)
                 } else {
@@ -145,9 +146,9 @@ impl Caller {
     }
 
     /// The CSRF token of a page: the one that the browser has, if it holds, else a fresh one.
-    pub(super) fn csrf_token(&self, site: &dyn Site) -> String {
+    pub(super) fn csrf_token(&self, app: &App) -> String {
         let user = self.identity().map(|identity| &identity.user);
-        let csrf = site.auth().csrf();
+        let csrf = app.auth.csrf();
         self.csrf_cookie().filter(|token| csrf.is_ours(token, user)).unwrap_or_else(|| csrf.issue(user))
     }
 

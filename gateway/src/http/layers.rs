@@ -10,7 +10,8 @@ use axum::{
 };
 use natter_shared::frame::ErrorCode;
 
-use super::{Problem, Site};
+use super::Problem;
+use crate::app::App;
 use crate::limit::Limit;
 
 /// Scripts, styles and sockets of this host only, and nothing inline. Escaping is the first wall
@@ -36,8 +37,8 @@ pub(super) async fn deadline(State(timeout): State<Duration>, request: Request, 
 
 /// Refuses what would change something once the process is on its way out; who asks again finds
 /// another one.
-pub(super) async fn closing(State(site): State<Arc<dyn Site>>, request: Request, next: Next) -> Response {
-    if site.is_closing() && !request.method().is_safe() {
+pub(super) async fn closing(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+    if app.closing.is_cancelled() && !request.method().is_safe() {
         return Problem::of(ErrorCode::Draining, "this gateway is shutting down: try again elsewhere").into_response();
     }
     next.run(request).await

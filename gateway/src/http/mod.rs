@@ -13,7 +13,6 @@ mod pages;
 mod probes;
 mod problem;
 mod sign_in;
-mod site;
 pub(crate) mod team_pages;
 pub(crate) mod upgrade;
 
@@ -27,33 +26,27 @@ use axum::{
 };
 
 pub use problem::Problem;
-pub use site::Site;
 
 use crate::app::App;
 
 /// All routes.
 pub fn router(app: Arc<App>) -> Router {
-    routes(Arc::clone(&app) as Arc<dyn Site>).merge(upgrade::routes(app))
-}
-
-/// The routes over whatever stands behind them.
-fn routes(site: Arc<dyn Site>) -> Router {
-    let limits = &site.config().limits;
+    let limits = &app.config.limits;
     // A message's text fits even where JSON doubles it.
     let body_bytes = limits.http_body_bytes.max(2 * limits.body_bytes);
     let timeout = limits.http_timeout;
-    let bounded = |routes: Router<Arc<dyn Site>>| {
+    let bounded = |routes: Router<Arc<App>>| {
         routes
             .layer(DefaultBodyLimit::max(body_bytes))
-            .layer(middleware::from_fn_with_state(Arc::clone(&site), layers::closing))
+            .layer(middleware::from_fn_with_state(Arc::clone(&app), layers::closing))
             .layer(middleware::from_fn_with_state(timeout, layers::deadline))
     };
     // What pages of listed origins may call and load; they may read why not, too.
-    let shared = api::routes(Arc::clone(&site))
+    let shared = api::routes(Arc::clone(&app))
         .route("/api/v1/session", get(sign_in::current).post(sign_in::sign_in).delete(sign_in::sign_out))
         .route("/assets/{*path}", get(assets::asset))
         .method_not_allowed_fallback(problem::method_not_allowed);
-    let shared = bounded(shared).layer(api::cors(&site.config().http));
+    let shared = bounded(shared).layer(api::cors(&app.config.http));
     let own = Router::new()
         .route("/", get(pages::root))
         .route("/sign-in", get(pages::sign_in))
@@ -66,7 +59,8 @@ fn routes(site: Arc<dyn Site>) -> Router {
         .route("/metrics", get(probes::metrics))
         .fallback(problem::not_found)
         .method_not_allowed_fallback(problem::method_not_allowed);
-    bounded(own).merge(shared).layer(middleware::from_fn(layers::safe_headers)).with_state(site)
+    let plain = bounded(own).merge(shared).layer(middleware::from_fn(layers::safe_headers));
+    plain.with_state(Arc::clone(&app)).merge(upgrade::routes(app))
 }
 
 #[cfg(test)]

@@ -12,10 +12,11 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 
 use super::{
-    Problem, Site, cookies, dev,
+    Problem, cookies, dev,
     extract::Caller,
     team_pages::{self, TeamPages},
 };
+use crate::app::App;
 
 const LOBBY: &str = "/chat/lobby/";
 
@@ -42,18 +43,18 @@ pub(super) async fn root(caller: Caller) -> Redirect {
 
 /// The sign-in page.
 pub(super) async fn sign_in(
-    State(site): State<Arc<dyn Site>>,
+    State(app): State<Arc<App>>,
     caller: Caller,
     query: Result<Query<Next>, QueryRejection>,
 ) -> Result<Response, Problem> {
     let next = query.ok().and_then(|Query(query)| query.next).filter(|next| is_local(next));
-    let csrf = caller.csrf_token(&*site);
-    if let Some(pages) = site.pages().filter(|pages| pages.has_sign_in()) {
-        let page = team_pages::SignIn { next: next.as_deref().unwrap_or(LOBBY), csrf: &csrf, dev_login: dev::is_offered(&*site, &caller) };
-        return team_html(&*site, &caller, &csrf, pages, pages.sign_in(&page));
+    let csrf = caller.csrf_token(&app);
+    if let Some(pages) = app.pages.as_ref().filter(|pages| pages.has_sign_in()) {
+        let page = team_pages::SignIn { next: next.as_deref().unwrap_or(LOBBY), csrf: &csrf, dev_login: dev::is_offered(&app, &caller) };
+        return team_html(&app, &caller, &csrf, pages, pages.sign_in(&page));
     }
-    let page = SignInPage { dev_login: dev::is_offered(&*site, &caller), next: next.as_deref().unwrap_or(LOBBY) };
-    html(&*site, &caller, &csrf, &page)
+    let page = SignInPage { dev_login: dev::is_offered(&app, &caller), next: next.as_deref().unwrap_or(LOBBY) };
+    html(&app, &caller, &csrf, &page)
 }
 
 /// Sends somebody who asked for `path`, as the URL had it, to sign in and come back.
@@ -67,19 +68,19 @@ pub(super) fn encode_path(path: &str) -> String {
 }
 
 /// Renders a page, with the CSRF cookie that its forms echo.
-pub(super) fn html(site: &dyn Site, caller: &Caller, csrf: &str, page: &impl Template) -> Result<Response, Problem> {
-    Ok(with_cookie(site, caller, csrf, page.render().map_err(|error| not_rendered(&error))?))
+pub(super) fn html(app: &App, caller: &Caller, csrf: &str, page: &impl Template) -> Result<Response, Problem> {
+    Ok(with_cookie(app, caller, csrf, page.render().map_err(|error| not_rendered(&error))?))
 }
 
 /// A page of the team's own, with its own policy.
 pub(super) fn team_html(
-    site: &dyn Site,
+    app: &App,
     caller: &Caller,
     csrf: &str,
     pages: &TeamPages,
     rendered: Result<String, minijinja::Error>,
 ) -> Result<Response, Problem> {
-    let mut response = with_cookie(site, caller, csrf, rendered.map_err(|error| not_rendered(&error))?);
+    let mut response = with_cookie(app, caller, csrf, rendered.map_err(|error| not_rendered(&error))?);
     response.headers_mut().insert(header::CONTENT_SECURITY_POLICY, pages.policy.clone());
     Ok(response)
 }
@@ -89,10 +90,10 @@ fn not_rendered(error: &dyn std::fmt::Display) -> Problem {
     Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "the page could not be made")
 }
 
-fn with_cookie(site: &dyn Site, caller: &Caller, csrf: &str, page: String) -> Response {
+fn with_cookie(app: &App, caller: &Caller, csrf: &str, page: String) -> Response {
     let mut response = Html(page).into_response();
     let headers = response.headers_mut();
-    headers.extend(cookies::csrf(csrf, site.config().auth.session_lifetime, caller.https).map(|cookie| (header::SET_COOKIE, cookie)));
+    headers.extend(cookies::csrf(csrf, app.config.auth.session_lifetime, caller.https).map(|cookie| (header::SET_COOKIE, cookie)));
     headers.insert(header::VARY, HeaderValue::from_static("Cookie, Authorization"));
     response
 }

@@ -15,8 +15,11 @@ use natter_shared::{
 };
 use serde::Serialize;
 
-use super::{Problem, Site, cookies, extract::Caller};
-use crate::auth::{By, Identity, SignedIn};
+use super::{Problem, cookies, extract::Caller};
+use crate::{
+    app::App,
+    auth::{By, Identity, SignedIn},
+};
 
 #[derive(Serialize)]
 struct Session {
@@ -26,29 +29,29 @@ struct Session {
 
 /// `POST`: who holds a bearer token is signed in by cookie from now on, for `auth.session_lifetime`.
 /// A cookie does not do: it would renew itself for ever.
-pub(super) async fn sign_in(State(site): State<Arc<dyn Site>>, caller: Caller) -> Result<Response, Problem> {
+pub(super) async fn sign_in(State(app): State<Arc<App>>, caller: Caller) -> Result<Response, Problem> {
     // A foreign page must not sign its visitor in as somebody of its choice.
     caller.require_origin()?;
     let Ok(Some(SignedIn { identity, by: By::Bearer })) = &caller.who else { return Err(caller.refusal()) };
-    site.rates().take_user(identity.user.key())?;
-    let user = make_known(&*site, identity).await?;
-    let (headers, expires_at) = cookies_for(&*site, identity, caller.https)?;
+    app.rates.take_user(identity.user.key())?;
+    let user = make_known(&app, identity).await?;
+    let (headers, expires_at) = cookies_for(&app, identity, caller.https)?;
     Ok((headers, Json(Session { user, expires_at })).into_response())
 }
 
 /// `GET`: who is signed in, and until when. Sets the CSRF cookie where the browser has none.
-pub(super) async fn current(State(site): State<Arc<dyn Site>>, caller: Caller) -> Result<Response, Problem> {
+pub(super) async fn current(State(app): State<Arc<App>>, caller: Caller) -> Result<Response, Problem> {
     let Ok(Some(SignedIn { identity, by })) = &caller.who else { return Err(caller.refusal()) };
-    site.rates().take_user(identity.user.key())?;
-    let found = rpc::call(site.broker(), FindUser::Id(identity.user.clone()), None).await?.reply;
+    app.rates.take_user(identity.user.key())?;
+    let found = rpc::call(&*app.broker, FindUser::Id(identity.user.clone()), None).await?.reply;
     let user = match found {
         Some(user) => user,
-        None => make_known(&*site, identity).await?,
+        None => make_known(&app, identity).await?,
     };
     let mut headers = HeaderMap::new();
     match by {
         By::Cookie => {
-            let csrf = cookies::csrf(&caller.csrf_token(&*site), site.config().auth.session_lifetime, caller.https);
+            let csrf = cookies::csrf(&caller.csrf_token(&app), app.config.auth.session_lifetime, caller.https);
             headers.extend(csrf.map(|cookie| (header::SET_COOKIE, cookie)));
         }
         By::Bearer => {}
@@ -58,20 +61,20 @@ pub(super) async fn current(State(site): State<Arc<dyn Site>>, caller: Caller) -
 }
 
 /// `DELETE`: forgets the cookies. Who is signed in by one has to prove that the page is ours.
-pub(super) async fn sign_out(State(site): State<Arc<dyn Site>>, caller: Caller) -> Result<Response, Problem> {
+pub(super) async fn sign_out(State(app): State<Arc<App>>, caller: Caller) -> Result<Response, Problem> {
     caller.require_origin()?;
     if caller.identity().is_some() {
-        caller.require_form(&*site, None)?;
+        caller.require_form(&app, None)?;
     }
     let cleared = cookies::cleared(caller.https).into_iter().map(|cookie| (header::SET_COOKIE, cookie));
     Ok((StatusCode::NO_CONTENT, cleared.collect::<HeaderMap>()).into_response())
 }
 
 /// The cookies of somebody who has just signed in, and when that ends.
-pub(super) fn cookies_for(site: &dyn Site, identity: &Identity, https: bool) -> Result<(HeaderMap, Timestamp), Problem> {
-    let lifetime = site.config().auth.session_lifetime;
-    let (session, expires_at) = site.auth().sessions().issue(identity, Timestamp::now(), lifetime);
-    let csrf = site.auth().csrf().issue(Some(&identity.user));
+pub(super) fn cookies_for(app: &App, identity: &Identity, https: bool) -> Result<(HeaderMap, Timestamp), Problem> {
+    let lifetime = app.config.auth.session_lifetime;
+    let (session, expires_at) = app.auth.sessions().issue(identity, Timestamp::now(), lifetime);
+    let csrf = app.auth.csrf().issue(Some(&identity.user));
     let cookies = [cookies::session(&session, lifetime, https), cookies::csrf(&csrf, lifetime, https)];
     let mut headers = HeaderMap::new();
     for cookie in cookies {
@@ -82,7 +85,7 @@ pub(super) fn cookies_for(site: &dyn Site, identity: &Identity, https: bool) -> 
 }
 
 /// So that the user is there at once, for others to write to.
-pub(super) async fn make_known(site: &dyn Site, identity: &Identity) -> Result<Profile, Problem> {
+pub(super) async fn make_known(app: &App, identity: &Identity) -> Result<Profile, Problem> {
     let Identity { user, handle, display_name, issued_at, .. } = identity.clone();
-    Ok(rpc::call(site.broker(), SignIn { user, handle, display_name, limit: 1, issued_at: Some(issued_at) }, None).await?.reply.profile)
+    Ok(rpc::call(&*app.broker, SignIn { user, handle, display_name, limit: 1, issued_at: Some(issued_at) }, None).await?.reply.profile)
 }

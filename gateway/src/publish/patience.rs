@@ -124,7 +124,7 @@ mod tests {
     use natter_shared::{id::UserId, subject::Topic, telemetry::metrics::Registry};
 
     use super::*;
-    use crate::{http::tests::fake::FakeBroker, metrics::Metrics};
+    use crate::{metrics::Metrics, testing::FakeBroker};
 
     #[tokio::test(start_paused = true)]
     async fn a_refusal_after_a_try_in_doubt_is_no_refusal() {

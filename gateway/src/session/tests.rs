@@ -41,10 +41,10 @@ use crate::{
         Joined, Start,
         tests::{Member, group, hint_of, message, notification, script::Script, user},
     },
-    edge,
     knowledge::Knowledge,
     memory::Memory,
     socket::Outlet,
+    testing,
 };
 
 struct Stage {
@@ -74,7 +74,7 @@ impl Stage {
         let mut config = Config::default();
         config.auth.secret = Some(Secret::new("0123456789abcdef0123456789abcdef"));
         limit(&mut config.limits);
-        let app = edge::app(script.clone(), config, &Arc::new(Memory::new(1 << 60)), &tasks, &stop);
+        let app = testing::app(script.clone(), config, &Arc::new(Memory::new(1 << 60)), &tasks, &stop);
         Self { script, app, _ends: stop.drop_guard() }
     }
 

@@ -47,17 +47,17 @@ pub(crate) struct FakeBroker {
     /// From when on what was published can be read back; never without.
     pub(crate) readable_from: Mutex<Option<tokio::time::Instant>>,
     /// What was published, and the position that was waited for after it.
-    pub(in crate::http::tests) published: Mutex<Vec<(Topic, Event)>>,
-    pub(in crate::http::tests) awaited: Mutex<Vec<Position>>,
-    pub(in crate::http::tests) page: Mutex<Option<ChatPageData>>,
-    pub(in crate::http::tests) key_checks: AtomicU32,
+    pub(crate) published: Mutex<Vec<(Topic, Event)>>,
+    pub(crate) awaited: Mutex<Vec<Position>>,
+    pub(crate) page: Mutex<Option<ChatPageData>>,
+    pub(crate) key_checks: AtomicU32,
 }
 
-pub(in crate::http::tests) fn profile(name: &str) -> Profile {
+pub(crate) fn profile(name: &str) -> Profile {
     Profile { id: UserId::new(name).unwrap(), handle: name.to_owned(), display_name: format!("The {name}") }
 }
 
-pub(in crate::http::tests) fn membership(group: GroupId, display_name: &str) -> Membership {
+pub(crate) fn membership(group: GroupId, display_name: &str) -> Membership {
     Membership {
         group,
         kind: GroupKind::Single,

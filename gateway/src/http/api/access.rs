@@ -7,7 +7,7 @@ use std::{
 };
 
 use axum::{extract::FromRequestParts, http::request::Parts};
-use natter_shared::rpc::{ApiKey, SignIn};
+use natter_shared::rpc::SignIn;
 
 use super::Api;
 use crate::{
@@ -27,10 +27,10 @@ impl FromRequestParts<Arc<Api>> for User {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<Self, Problem> {
-        let caller = Caller::of(parts, &*api.site).await;
+        let caller = Caller::of(parts, &api.app).await;
         let safe = parts.method.is_safe();
-        let identity = if safe { caller.require_user()? } else { caller.require_own_page(&*api.site)? };
-        api.site.rates().take_user(identity.user.key())?;
+        let identity = if safe { caller.require_user()? } else { caller.require_own_page(&api.app)? };
+        api.app.rates.take_user(identity.user.key())?;
         if !safe {
             api.introduce(identity).await?;
         }
@@ -58,16 +58,16 @@ pub(super) fn sign_in(identity: &Identity) -> SignIn {
     SignIn { user, handle, display_name, limit: 1, issued_at: Some(issued_at) }
 }
 
-/// A call of the server API.
-pub(super) struct BackEnd(#[allow(dead_code, reason = "who calls is for the log alone")] pub(super) ApiKey);
+/// A call of the server API, by a key that holds.
+pub(super) struct BackEnd;
 
 impl FromRequestParts<Arc<Api>> for BackEnd {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<Self, Problem> {
-        let address = peer(parts).map(|peer| client_address(peer, &parts.headers, &api.site.config().http));
+        let address = peer(parts).map(|peer| client_address(peer, &parts.headers, &api.app.config.http));
         let key = api.keys.check(api.broker(), &parts.headers, address).await?;
-        api.site.rates().take_key(key.id)?;
-        Ok(Self(key))
+        api.app.rates.take_key(key.id)?;
+        Ok(Self)
     }
 }

@@ -110,7 +110,7 @@ fn key_of(headers: &HeaderMap) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::http::tests::fake::{API_KEY, FakeBroker};
+    use crate::testing::{API_KEY, FakeBroker};
 
     #[tokio::test]
     async fn wrong_keys_do_not_hold_up_one_that_has_held() {

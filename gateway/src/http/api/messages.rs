@@ -142,7 +142,7 @@ pub(super) async fn post_message(
 pub(super) async fn send(api: &Api, sender: &UserId, group: GroupId, nonce: Nonce, said: Said) -> Result<Sent, Problem> {
     let (message_id, draft) = Draft::message(api.limits(), sender, group, nonce, said, None)?;
     let position = accept(api.broker(), api.intake(), draft, PATIENCE).await?;
-    api.site.accepted();
+    api.app.metrics.accepted.inc();
     Ok(Sent { message_id, position })
 }
 

@@ -34,8 +34,8 @@ use natter_shared::{
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use self::keys::Keys;
-use super::{Problem, Site};
-use crate::publish::Intake;
+use super::Problem;
+use crate::{app::App, publish::Intake};
 pub(super) use cors::cors;
 
 /// How long a call tries to get something stored, or waits until SQL shows it. Shorter than the
@@ -47,7 +47,7 @@ const REMEMBERED: u64 = 100_000;
 
 /// What all calls share.
 struct Api {
-    site: Arc<dyn Site>,
+    app: Arc<App>,
     keys: Keys,
     /// Users whom the persister was told of lately, by a hash of what their token says.
     introduced: Cache<u64, ()>,
@@ -56,22 +56,22 @@ struct Api {
 }
 
 impl Api {
-    fn new(site: Arc<dyn Site>) -> Self {
+    fn new(app: Arc<App>) -> Self {
         let cache = |lifetime| Cache::builder().max_capacity(REMEMBERED).time_to_live(lifetime).build();
         let sent = Cache::builder().max_capacity(REMEMBERED).time_to_live(Duration::from_mins(1)).build();
-        Self { site, keys: Keys::new(), introduced: cache(Duration::from_mins(5)), sent }
+        Self { app, keys: Keys::new(), introduced: cache(Duration::from_mins(5)), sent }
     }
 
     fn broker(&self) -> &dyn Broker {
-        self.site.broker()
+        &*self.app.broker
     }
 
     fn intake(&self) -> &Intake {
-        self.site.intake()
+        &self.app.intake
     }
 
     fn limits(&self) -> &Limits {
-        &self.site.config().limits
+        &self.app.config.limits
     }
 
     async fn call<T: Rpc>(&self, call: T) -> Result<Answer<T::Reply>, Problem> {
@@ -86,8 +86,8 @@ impl Api {
     /// shard until a few seconds ago, and where it is behind, the call fails and may be repeated.
     async fn call_of_member<T: Rpc>(&self, call: T, group: GroupId, at: Option<Position>) -> Result<Answer<T::Reply>, Problem> {
         let shard = self.broker().shards().of(Topic::Group(group));
-        let floor = match self.site.recent(shard) {
-            Some(recent) => recent,
+        let floor = match self.app.knowledge.recent(shard) {
+            Some((_, position)) => position,
             None => {
                 let log = self.broker().log_state(shard).await.map_err(rpc::RpcError::from)?;
                 Position::new(log.epoch, log.last)
@@ -123,9 +123,9 @@ fn described() -> OpenApiRouter<Arc<Api>> {
 }
 
 /// The routes over whatever stands behind them.
-pub(super) fn routes(site: Arc<dyn Site>) -> Router<Arc<dyn Site>> {
+pub(super) fn routes(app: Arc<App>) -> Router<Arc<App>> {
     let (router, _) = described().split_for_parts();
-    router.with_state(Arc::new(Api::new(site)))
+    router.with_state(Arc::new(Api::new(app)))
 }
 
 /// No such group, or not for this user to know of.

@@ -131,7 +131,7 @@ pub(super) async fn post_notification(
         }
         Recipient::Group(group) => {
             require_member(&api, &identity.user, group.id()).await?;
-            api.site.rates().take_group_notification(identity.user.key())?;
+            api.app.rates.take_group_notification(identity.user.key())?;
             Audience::Group(group.id())
         }
     };

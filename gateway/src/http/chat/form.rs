@@ -17,9 +17,10 @@ use serde::Serialize;
 
 use super::Room;
 use crate::{
+    app::App,
     auth::Identity,
     http::{
-        Problem, Site,
+        Problem,
         extract::{Caller, FormFields},
     },
     publish::{mark, wait_until_applied},
@@ -37,43 +38,43 @@ struct Created<'a> {
 
 /// A form, told apart by its `type`.
 pub(in crate::http) async fn form(
-    State(site): State<Arc<dyn Site>>,
+    State(app): State<Arc<App>>,
     Room(_): Room,
     caller: Caller,
     fields: Result<FormFields, Problem>,
 ) -> Result<Response, Problem> {
     let field = fields.as_ref().ok().and_then(|fields| fields.get("csrfmiddlewaretoken"));
-    let identity = caller.require_form(&*site, field)?;
-    site.rates().take_user(identity.user.key())?;
+    let identity = caller.require_form(&app, field)?;
+    app.rates.take_user(identity.user.key())?;
     let fields = fields?;
     match fields.get("type") {
-        Some("Clean_Seen") => clean_seen(&*site, identity, &fields).await,
-        Some("Create_Group_Single") => create_single(&*site, identity, &fields).await,
+        Some("Clean_Seen") => clean_seen(&app, identity, &fields).await,
+        Some("Create_Group_Single") => create_single(&app, identity, &fields).await,
         Some(_) | None => Err(Problem::bad_request("`type` is Clean_Seen or Create_Group_Single")),
     }
 }
 
 /// Marks notifications of the user seen and read. Other users' are not touched: the event says
 /// whose it is about.
-async fn clean_seen(site: &dyn Site, identity: &Identity, fields: &FormFields) -> Result<Response, Problem> {
+async fn clean_seen(app: &App, identity: &Identity, fields: &FormFields) -> Result<Response, Problem> {
     let ids = fields.all("seen_id[]").chain(fields.all("seen_id")).map(str::parse::<NotificationId>);
     let ids: Vec<_> = ids.collect::<Result<_, _>>().map_err(|_| Problem::bad_request("`seen_id[]` is a notification's id"))?;
     if !ids.is_empty() {
         let seen = Seen { user: identity.user.clone(), what: SeenWhat::Ids(ids), read: true, archived: false };
-        let at = mark(site.broker(), site.intake(), identity.user.key(), &Event::Seen(seen), VISIBLE_WITHIN).await?;
-        wait_until_applied(site.broker(), at, VISIBLE_WITHIN).await?;
+        let at = mark(&*app.broker, &app.intake, identity.user.key(), &Event::Seen(seen), VISIBLE_WITHIN).await?;
+        wait_until_applied(&*app.broker, at, VISIBLE_WITHIN).await?;
     }
     Ok(text_html(String::new()))
 }
 
 /// Finds or makes the one-to-one group with another user.
-async fn create_single(site: &dyn Site, identity: &Identity, fields: &FormFields) -> Result<Response, Problem> {
+async fn create_single(app: &App, identity: &Identity, fields: &FormFields) -> Result<Response, Problem> {
     let other = fields.get("user").and_then(|user| UserId::new(user).ok());
     let other = other.ok_or_else(|| Problem::bad_request("`user` is a user's id"))?;
     if other == identity.user {
         return Err(Problem::bad_request("a group of two takes two"));
     }
-    let broker = site.broker();
+    let broker = &*app.broker;
     let user = identity.user.clone();
     let sign_in = SignIn {
         user: user.clone(),

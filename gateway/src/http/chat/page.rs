@@ -14,11 +14,14 @@ use natter_shared::{
 };
 
 use super::{Room, group_of, path_of};
-use crate::http::{
-    Problem, Site, dev,
-    extract::Caller,
-    pages::{html, team_html, to_sign_in},
-    team_pages,
+use crate::{
+    app::App,
+    http::{
+        Problem, dev,
+        extract::Caller,
+        pages::{html, team_html, to_sign_in},
+        team_pages,
+    },
 };
 
 /// After so many seconds.
@@ -44,8 +47,8 @@ struct ChatRoom<'a> {
 }
 
 /// The page, for who is signed in; others sign in first. Where it cannot be shown just now, the browser asks again by itself.
-pub(in crate::http) async fn page(State(site): State<Arc<dyn Site>>, room: Room, caller: Caller) -> Response {
-    shown(site, room, caller).await.unwrap_or_else(|problem| {
+pub(in crate::http) async fn page(State(app): State<Arc<App>>, room: Room, caller: Caller) -> Response {
+    shown(app, room, caller).await.unwrap_or_else(|problem| {
         let is_retryable = problem.is_retryable();
         let mut response = problem.into_response();
         if is_retryable {
@@ -55,7 +58,7 @@ pub(in crate::http) async fn page(State(site): State<Arc<dyn Site>>, room: Room,
     })
 }
 
-async fn shown(site: Arc<dyn Site>, Room(room): Room, caller: Caller) -> Result<Response, Problem> {
+async fn shown(app: Arc<App>, Room(room): Room, caller: Caller) -> Result<Response, Problem> {
     let Some(identity) = caller.identity() else {
         return match caller.refusal() {
             // Whether the user may come in cannot be told just now: signing in again would not help.
@@ -63,7 +66,7 @@ async fn shown(site: Arc<dyn Site>, Room(room): Room, caller: Caller) -> Result<
             _ => Ok(to_sign_in(&path_of(&room)).into_response()),
         };
     };
-    site.rates().take_user(identity.user.key())?;
+    app.rates.take_user(identity.user.key())?;
     // Somebody may come with the token of an issuer of one's own, never seen here before.
     let sign_in = SignIn {
         user: identity.user.clone(),
@@ -72,20 +75,20 @@ async fn shown(site: Arc<dyn Site>, Room(room): Room, caller: Caller) -> Result<
         limit: 1,
         issued_at: Some(identity.issued_at),
     };
-    rpc::call(site.broker(), sign_in, None).await?;
-    let data = data_of(&*site, &identity.user).await?;
+    rpc::call(&*app.broker, sign_in, None).await?;
+    let data = data_of(&app, &identity.user).await?;
 
-    let csrf = caller.csrf_token(&*site);
-    if let Some(pages) = site.pages() {
+    let csrf = caller.csrf_token(&app);
+    if let Some(pages) = &app.pages {
         let page = team_pages::Chat {
             room: &room,
             room_group: group_of(&room),
             path: &path_of(&room),
             csrf: &csrf,
-            dev_login: dev::is_offered(&*site, &caller),
+            dev_login: dev::is_offered(&app, &caller),
             data: &data,
         };
-        return team_html(&*site, &caller, &csrf, pages, pages.chat(&page));
+        return team_html(&app, &caller, &csrf, pages, pages.chat(&page));
     }
     let page = ChatRoom {
         room: &room,
@@ -97,17 +100,17 @@ async fn shown(site: Arc<dyn Site>, Room(room): Room, caller: Caller) -> Result<
         notifications: &data.notifications,
         unseen: data.inbox.unseen,
     };
-    html(&*site, &caller, &csrf, &page)
+    html(&app, &caller, &csrf, &page)
 }
 
 /// What the page of `user` shows: of groups as many as are delivered on its socket, and the same ones.
-async fn data_of(site: &dyn Site, user: &UserId) -> Result<ChatPageData, Problem> {
-    let most = site.config().limits.groups_per_connection;
+async fn data_of(app: &App, user: &UserId) -> Result<ChatPageData, Problem> {
+    let most = app.config.limits.groups_per_connection;
     let call = ChatPage { user: user.clone(), notifications: NOTIFICATIONS, users: OTHER_USERS, groups: GROUPS };
-    let mut data = rpc::call(site.broker(), call, None).await?.reply;
+    let mut data = rpc::call(&*app.broker, call, None).await?.reply;
     while data.more_groups && data.groups.len() < most {
         let after = data.groups.last().map(|last| last.membership.group);
-        let page = rpc::call(site.broker(), ListGroups { user: user.clone(), after, limit: GROUPS }, None).await?.reply;
+        let page = rpc::call(&*app.broker, ListGroups { user: user.clone(), after, limit: GROUPS }, None).await?.reply;
         data.more_groups = page.more && !page.groups.is_empty();
         data.groups.extend(page.groups);
     }

@@ -10,7 +10,7 @@ use axum::{
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
 
-use crate::http::{Problem, Site};
+use crate::{app::App, http::Problem};
 
 /// What an end of a name says of the content. Else it is bytes, for which browsers ask what to do.
 const TYPES: [(&str, &str); 28] = [
@@ -65,11 +65,11 @@ impl StaticFile {
 
 /// A file; browsers keep it and ask whether it has changed.
 pub(in crate::http) async fn static_file(
-    State(site): State<Arc<dyn Site>>,
+    State(app): State<Arc<App>>,
     Path(path): Path<String>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    let file = site.pages().and_then(|pages| pages.files.get(&path));
+    let file = app.pages.as_ref().and_then(|pages| pages.files.get(&path));
     let file = file.ok_or_else(|| Problem::not_found("there is no such file"))?;
     let asked = headers.get(header::IF_NONE_MATCH).and_then(|tags| tags.to_str().ok());
     let known = asked.zip(file.etag.to_str().ok()).is_some_and(|(tags, etag)| tags.contains(etag));

@@ -6,7 +6,8 @@ use axum::http::StatusCode;
 use natter_shared::event::Event;
 use serde_json::{Value, json};
 
-use super::fake::{API_KEY, FakeSite, Routes};
+use super::fake::{FakeSite, Routes};
+use crate::testing::API_KEY;
 
 const JSON: (&str, &str) = ("content-type", "application/json");
 const MESSAGES: &str = "/api/v1/groups/lobby/messages";
@@ -190,8 +191,8 @@ async fn listed_origins_may_read_and_others_not() {
 #[tokio::test(start_paused = true)]
 async fn listed_origins_may_read_that_a_gateway_is_closing_or_too_slow() {
     let origin = ("origin", "https://listed.test");
-    let mut site = FakeSite::new(|_, _| ());
-    site.closing = true;
+    let site = FakeSite::new(|_, _| ());
+    site.app.closing.cancel();
     let routes = Routes::over(site);
     let token = bearer(&routes);
     let answer = routes.send("POST", MESSAGES, &[JSON, ("authorization", &token), origin], "{}").await;
@@ -331,7 +332,7 @@ async fn an_api_key_is_asked_for_once_and_wrong_ones_are() {
 async fn a_post_to_a_shard_that_is_behind_is_busy_and_says_when_to_come_back() {
     let routes = Routes::new();
     for shard in 0..4 {
-        routes.site.intake.set(shard, false);
+        routes.site.app.intake.set(shard, false);
     }
     let token = bearer(&routes);
     let headers = [JSON, ("authorization", token.as_str())];

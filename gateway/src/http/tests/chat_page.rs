@@ -11,7 +11,8 @@ use natter_shared::{
 };
 use uuid::Uuid;
 
-use super::fake::{FakeSite, MALLORY, Routes, membership, profile};
+use super::fake::{FakeSite, MALLORY, Routes};
+use crate::testing::{membership, profile};
 
 fn cookie(routes: &Routes, name: &str) -> String {
     routes.site.session(name)

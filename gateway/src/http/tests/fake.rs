@@ -1,8 +1,9 @@
-//! A site over the fake broker, and its routes, asked without a socket.
+//! A gateway over the fake broker, and its routes, asked without a socket.
 
-mod broker;
-
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use axum::{
     Router,
@@ -14,21 +15,21 @@ use natter_shared::{
     config::{Auth, Config, Http, Limits, Secret},
     id::UserId,
     position::Position,
-    subject::Shard,
-    telemetry::metrics::Registry,
     timestamp::Timestamp,
 };
 use serde_json::Value;
+use tokio_util::{
+    sync::{CancellationToken, DropGuard},
+    task::TaskTracker,
+};
 use tower::ServiceExt;
 
-pub(crate) use self::broker::{API_KEY, FakeBroker};
-pub(super) use self::broker::{membership, profile};
 use crate::{
-    auth::{AuthError, Authenticator, Identity},
-    http::{Site, team_pages::TeamPages},
-    metrics::Metrics,
-    publish::Intake,
-    rates::Rates,
+    app::App,
+    auth::Identity,
+    http::router,
+    memory::Memory,
+    testing::{self, FakeBroker},
 };
 
 const SECRET: &str = "0123456789abcdef0123456789abcdef";
@@ -36,63 +37,11 @@ const SECRET: &str = "0123456789abcdef0123456789abcdef";
 /// A user whose every text is hostile.
 pub(super) const MALLORY: &str = r#"m"><script>x</script>"#;
 
+/// A gateway whose persister is the fake broker.
 pub(super) struct FakeSite {
-    pub(super) broker: FakeBroker,
-    pub(super) intake: Intake,
-    config: Config,
-    auth: Authenticator,
-    rates: Rates,
-    pages: Option<TeamPages>,
-    pub(super) missing: Vec<&'static str>,
-    pub(super) closing: bool,
-}
-
-impl Site for FakeSite {
-    fn broker(&self) -> &dyn Broker {
-        &self.broker
-    }
-
-    fn intake(&self) -> &Intake {
-        &self.intake
-    }
-
-    fn config(&self) -> &Config {
-        &self.config
-    }
-
-    fn auth(&self) -> &Authenticator {
-        &self.auth
-    }
-
-    fn rates(&self) -> &Rates {
-        &self.rates
-    }
-
-    fn pages(&self) -> Option<&TeamPages> {
-        self.pages.as_ref()
-    }
-
-    fn missing(&self) -> Vec<&'static str> {
-        self.missing.clone()
-    }
-
-    fn judge(&self, _: &Identity) -> Result<(), AuthError> {
-        Ok(())
-    }
-
-    fn recent(&self, _: Shard) -> Option<Position> {
-        Some(Position::START)
-    }
-
-    fn is_closing(&self) -> bool {
-        self.closing
-    }
-
-    fn metrics(&self) -> String {
-        "# EOF\n".to_owned()
-    }
-
-    fn accepted(&self) {}
+    pub(super) app: Arc<App>,
+    pub(super) broker: Arc<FakeBroker>,
+    _ends: DropGuard,
 }
 
 impl FakeSite {
@@ -107,17 +56,18 @@ impl FakeSite {
         config.auth.dev_login = true;
         config.http.allowed_origins = vec!["https://listed.test".to_owned()];
         change(&mut config.http, &mut config.auth);
-        let auth = Authenticator::from_config(&config.auth).unwrap();
-        let pages = TeamPages::of_config(&config.http).unwrap();
-        let broker = FakeBroker::default();
-        let intake = Intake::new(broker.shards(), Arc::new(Metrics::new(&Registry::new("test"))));
-        let rates = Rates::new(&config.limits);
-        Self { broker, intake, config, auth, rates, pages, missing: Vec::new(), closing: false }
+        let (broker, stop) = (Arc::new(FakeBroker::default()), CancellationToken::new());
+        let app = testing::app(Arc::clone(&broker) as _, config, &Arc::new(Memory::new(1 << 60)), &TaskTracker::new(), &stop);
+        // What is stored is known.
+        for shard in broker.shards().iter() {
+            app.knowledge.canary(shard, Instant::now(), Position::START, 0);
+        }
+        Self { app, broker, _ends: stop.drop_guard() }
     }
 
     pub(super) fn token(&self, name: &str) -> String {
         let user = UserId::new(name).unwrap();
-        self.auth.issue(&user, name, Timestamp::now(), Duration::from_mins(1)).unwrap().0
+        self.app.auth.issue(&user, name, Timestamp::now(), Duration::from_mins(1)).unwrap().0
     }
 
     /// The session cookie of a user.
@@ -132,11 +82,11 @@ impl FakeSite {
     fn session_since(&self, name: &str, since: Timestamp) -> String {
         let (user, handle) = (UserId::new(name).unwrap(), Some(name.to_owned()));
         let identity = Identity { user, display_name: handle.clone(), handle, expires_at: since, issued_at: since };
-        format!("natter_session={}", self.auth.sessions().issue(&identity, since, Duration::from_mins(1)).0)
+        format!("natter_session={}", self.app.auth.sessions().issue(&identity, since, Duration::from_mins(1)).0)
     }
 
     pub(super) fn csrf(&self, name: &str) -> String {
-        self.auth.csrf().issue(Some(&UserId::new(name).unwrap()))
+        self.app.auth.csrf().issue(Some(&UserId::new(name).unwrap()))
     }
 }
 
@@ -153,7 +103,7 @@ impl Routes {
 
     pub(super) fn over(site: FakeSite) -> Self {
         let site = Arc::new(site);
-        Self { router: crate::http::routes(site.clone()), site }
+        Self { router: router(Arc::clone(&site.app)), site }
     }
 
     /// A request to `natter.test` with these headers.

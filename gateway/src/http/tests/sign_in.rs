@@ -116,14 +116,11 @@ async fn the_sign_in_page_has_no_inline_script_and_goes_on_within_this_host() {
 
 #[tokio::test]
 async fn health_assets_and_unknown_paths() {
-    let mut site = FakeSite::new(|_, _| ());
-    site.missing = vec!["broker"];
-    let routes = Routes::over(site);
+    let routes = Routes::new();
     assert_eq!(routes.get("/healthz", &[]).await.status, StatusCode::OK);
     let ready = routes.get("/readyz", &[]).await;
     assert_eq!((ready.status, &ready.json()["missing"][0]), (StatusCode::SERVICE_UNAVAILABLE, &"broker".into()));
-    assert_eq!(Routes::new().get("/readyz", &[]).await.status, StatusCode::OK);
-    assert_eq!(routes.get("/metrics", &[]).await.body, "# EOF\n");
+    assert!(routes.get("/metrics", &[]).await.body.ends_with("# EOF\n"));
     for (name, kind) in
         [("natter.js", "text/javascript"), ("page/main.js", "text/javascript"), ("natter.css", "text/css"), ("icon.svg", "image/svg+xml")]
     {

@@ -10,7 +10,8 @@ use natter_shared::{
 };
 use tempfile::TempDir;
 
-use super::fake::{FakeSite, MALLORY, Routes, membership, profile};
+use super::fake::{FakeSite, MALLORY, Routes};
+use crate::testing::{membership, profile};
 
 const CHAT: &str = "{% load static %}<script src=\"{% static 'room.js' %}\"></script>
 {{ room_name|json_script:\"room-name\" }}{{ user.username }}
