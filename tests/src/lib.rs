@@ -1,9 +1,9 @@
 //! The harness of the integration tests. What tests run against: `process`, `nats`, `nats_cluster` with
-//! `partition` and `leaders`, `postgres`, a `cluster` of which each process is a `node`, or the one that is `standalone`, `proxy` in between, `nginx` and `django` before it, under a `clock` that is
-//! wrong; what cannot run here is `skipped`. Who talks to
-//! it: `token`, `socket`, `record`, `client`, `chatroom`, `http`, `customer`, `browser`, and a `crowd`. Who judges:
-//! `sql`, `checker`, `inboxes`; `traffic` and its `person`, which may be an `owner`, random use of all of it; and `faults`, the
-//! suite of everything that goes wrong.
+//! `partition` and `leaders`, `postgres`, a `cluster` of which each process is a `node`, or the one that is
+//! `standalone`, `proxy` in between, `nginx` and `django` before it, under a `clock` that is wrong; what cannot
+//! run here is `skipped`. Who talks to it: `token`, `socket`, `record`, `client`, `chatroom`, `http`, `customer`,
+//! `browser`, and a `crowd`. Who judges: `sql`, `checker`, `inboxes`; `traffic` and its `person`, which may be an
+//! `owner`, random use of all of it; and `faults`, the suite of everything that goes wrong.
 #![allow(
     clippy::expect_used,
     clippy::unwrap_used,
