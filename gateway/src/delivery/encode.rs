@@ -1,8 +1,9 @@
 //! From an event to the bytes of its frames, once for each protocol.
 
 use natter_shared::{
+    broker::Stored,
     event::{Audience, Ephemeral, Event, GroupJoined, GroupKind, GroupLeft, Message},
-    frame::{GroupChange, GroupFrame, InboxFrame, MessageFrame, NotificationFrame, ReadFrame, ServerFrame, TypingFrame},
+    frame::{GroupChange, GroupFrame, InboxFrame, MessageFrame, NotificationFrame, ReadFrame, ResetFrame, ServerFrame, TypingFrame},
     id::{GroupId, NotificationId, SessionId, UserId},
     position::Position,
     timestamp::Timestamp,
@@ -51,12 +52,27 @@ enum ChatFrame<'a> {
     Notification { message: &'a str, id: NotificationId },
 }
 
+/// Most frames have room in so many bytes.
+const FRAME: usize = 512;
+
 fn json(value: &impl Serialize) -> Option<Vec<u8>> {
-    serde_json::to_vec(value).inspect_err(|error| tracing::error!(%error, "frame_not_encodable")).ok()
+    let mut frame = Vec::with_capacity(FRAME);
+    let written = serde_json::to_writer(&mut frame, value);
+    written.inspect_err(|error| tracing::error!(%error, "frame_not_encodable")).ok()?;
+    Some(frame)
 }
 
-fn group_frame(group: GroupId, change: GroupChange, user: UserId, position: Position) -> GroupFrame {
-    GroupFrame { group, change, user: Some(user), position, role: None, kind: None, name: None, display_name: None }
+fn group_frame(group: GroupId, change: GroupChange, user: Option<UserId>, position: Position) -> GroupFrame {
+    GroupFrame { group, change, user, position, role: None, kind: None, name: None, display_name: None }
+}
+
+/// The event that is stored; none where it is void, or of a later release.
+pub(super) fn readable(stored: &Stored) -> Option<Event> {
+    if stored.is_void() {
+        return None;
+    }
+    let event = Event::decode(&stored.payload);
+    event.inspect_err(|error| tracing::warn!(topic = ?stored.topic, position = %stored.position, %error, "event_unreadable")).ok()
 }
 
 /// Encodes an event that stands at `position`. `meta` describes the group whose topic it is on;
@@ -92,28 +108,22 @@ pub(super) fn encode_event(event: Event, position: Position, stored_at: Timestam
             // Telling a whole open room of each who comes would be a storm of no use.
             let tell = meta.is_some_and(|meta| meta.kind == GroupKind::Group);
             let frame = tell.then(|| {
-                let frame = group_frame(added.group, GroupChange::MemberAdded, added.user, position);
+                let frame = group_frame(added.group, GroupChange::MemberAdded, Some(added.user), position);
                 json(&ServerFrame::Group(GroupFrame { role: Some(added.role), ..frame }))
             });
             Encoded { v1: frame.flatten(), ..Encoded::silent(Effect::None) }
         }
         Event::MemberRemoved(removed) => {
             let tell = meta.is_some_and(|meta| meta.kind == GroupKind::Group);
-            let frame = tell
-                .then(|| json(&ServerFrame::Group(group_frame(removed.group, GroupChange::MemberRemoved, removed.user.clone(), position))));
+            let frame = tell.then(|| {
+                let user = Some(removed.user.clone());
+                json(&ServerFrame::Group(group_frame(removed.group, GroupChange::MemberRemoved, user, position)))
+            });
             Encoded { v1: frame.flatten(), ..Encoded::silent(Effect::Removed(removed.user)) }
         }
         Event::GroupRenamed(renamed) => {
-            let frame = GroupFrame {
-                group: renamed.group,
-                change: GroupChange::Renamed,
-                user: renamed.by,
-                position,
-                role: None,
-                kind: None,
-                name: None,
-                display_name: Some(renamed.display_name),
-            };
+            let frame = group_frame(renamed.group, GroupChange::Renamed, renamed.by, position);
+            let frame = GroupFrame { display_name: Some(renamed.display_name), ..frame };
             Encoded { v1: json(&ServerFrame::Group(frame)), ..Encoded::silent(Effect::None) }
         }
         // Told in the group's own order, where delivery comes to it.
@@ -131,14 +141,19 @@ pub(super) fn encode_event(event: Event, position: Position, stored_at: Timestam
 /// The beginning of its user's membership, as protocol v1 tells it.
 pub(super) fn encode_joined(joined: GroupJoined) -> Option<Vec<u8>> {
     let GroupJoined { group, user, kind, name, display_name, role, since } = joined;
-    let frame = group_frame(group, GroupChange::Joined, user, since);
+    let frame = group_frame(group, GroupChange::Joined, Some(user), since);
     let frame = GroupFrame { role: Some(role), kind: Some(kind), name, display_name: Some(display_name), ..frame };
     json(&ServerFrame::Group(frame))
 }
 
 /// The end of a membership, as protocol v1 tells it to whose it was.
 pub(super) fn encode_left(group: GroupId, user: UserId, at: Position) -> Option<Vec<u8>> {
-    json(&ServerFrame::Group(group_frame(group, GroupChange::Left, user, at)))
+    json(&ServerFrame::Group(group_frame(group, GroupChange::Left, Some(user), at)))
+}
+
+/// That something may be missing, of a group or of the inbox.
+pub(super) fn encode_reset(group: Option<GroupId>) -> Option<Vec<u8>> {
+    json(&ServerFrame::Reset(ResetFrame { group }))
 }
 
 /// Encodes what is passed on live only; the chat-room protocol has none of it.

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use bytes::{Bytes, BytesMut};
 use natter_shared::{
-    event::{Event, GroupJoined, GroupLeft},
+    event::{Event, GroupJoined},
     id::{MessageId, SessionId, UserId},
     position::Position,
     timestamp::Timestamp,
@@ -23,15 +23,8 @@ use crate::{
 #[derive(Debug, Clone, Copy)]
 pub(super) struct MissedLimits {
     pub(super) events: usize,
+    /// Of protocol v1's frames alone.
     pub(super) bytes: usize,
-}
-
-/// What an event changes for one user.
-enum Change {
-    None,
-    Removed(UserId),
-    Joined(Box<GroupJoined>),
-    Left(GroupLeft),
 }
 
 struct One {
@@ -39,7 +32,7 @@ struct One {
     v1: Bytes,
     chat: Bytes,
     by: By,
-    change: Change,
+    effect: Effect,
 }
 
 /// Which connection said it: the chat-room protocol does not echo.
@@ -83,7 +76,7 @@ pub(super) struct Missed {
 
 /// What became of it for one session.
 pub(super) struct Told {
-    /// Where the session was when it was looked at: all after its position was written.
+    /// Everything after the session's position, up to the floor, was written.
     pub(super) complete: bool,
     /// Where its user was removed; nothing after that was written.
     pub(super) ended: Option<Position>,
@@ -108,21 +101,15 @@ impl Missed {
         }
         let by = By::of(&event);
         let encoded = encode_event(event, position, stored_at, self.meta.as_ref(), true);
-        let change = match encoded.effect {
-            Effect::Removed(user) => Change::Removed(user),
-            Effect::Joined(joined) => Change::Joined(joined),
-            Effect::Left(left) => Change::Left(left),
-            Effect::None => Change::None,
-        };
         let framed = |frame: Option<Vec<u8>>| frame.map_or_else(Bytes::new, |frame| wire::text(&frame));
-        let one = One { position, v1: framed(encoded.v1), chat: framed(encoded.chat), by, change };
+        let one = One { position, v1: framed(encoded.v1), chat: framed(encoded.chat), by, effect: encoded.effect };
         self.bytes += one.v1.len();
         self.events.push_back(one);
         while self.events.len() > self.limits.events || self.bytes > self.limits.bytes {
             let Some(oldest) = self.events.pop_front() else { return };
             self.bytes -= oldest.v1.len();
             self.from = oldest.position;
-            if let Change::Removed(user) = oldest.change {
+            if let Effect::Removed(user) = oldest.effect {
                 self.removed.push((oldest.position, user));
             }
         }
@@ -131,7 +118,7 @@ impl Missed {
     /// Whether a membership that is hinted at ended before `floor`: nothing of it is told any more.
     fn ends(&self, joined: &GroupJoined, floor: Position) -> bool {
         let mut hints = self.events.iter().take_while(|one| one.position <= floor);
-        hints.any(|one| matches!(&one.change, Change::Left(left) if left.group == joined.group && left.until > joined.since))
+        hints.any(|one| matches!(&one.effect, Effect::Left(left) if left.group == joined.group && left.until > joined.since))
     }
 
     /// Bytes that it takes to keep it.
@@ -152,12 +139,12 @@ impl Missed {
             if ended.is_some() {
                 break;
             }
-            match &one.change {
-                Change::Joined(joined) if self.ends(joined, floor) => continue,
-                Change::Joined(joined) if one.position > from => session.notice(Notice::Joined(joined.clone())),
-                Change::Left(left) if one.position > from => session.notice(Notice::Left(left.clone())),
-                Change::Removed(user) if *user == session.user && one.position > known => ended = Some(one.position),
-                Change::Removed(_) | Change::Joined(_) | Change::Left(_) | Change::None => {}
+            match &one.effect {
+                Effect::Joined(joined) if self.ends(joined, floor) => continue,
+                Effect::Joined(joined) if one.position > from => session.notice(Notice::Joined(joined.clone())),
+                Effect::Left(left) if one.position > from => session.notice(Notice::Left(left.clone())),
+                Effect::Removed(user) if *user == session.user && one.position > known => ended = Some(one.position),
+                Effect::Removed(_) | Effect::Joined(_) | Effect::Left(_) | Effect::None => {}
             }
             if one.position > from && !(chat && one.by.is(session)) {
                 frames.extend_from_slice(if chat { &one.chat } else { &one.v1 });

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use natter_shared::{
     broker::{BrokerError, Stored},
-    event::Event,
     id::{GroupId, UserId},
     position::Position,
     rpc::{self, EventsAfter},
@@ -15,6 +14,7 @@ use tokio::time::Instant;
 
 use super::{
     GroupMeta, JoinError,
+    encode::readable,
     hub::Hub,
     missed::{Missed, MissedLimits},
 };
@@ -134,10 +134,9 @@ impl Reading<'_> {
 }
 
 fn add(events: Vec<Stored>, missed: &mut Missed) {
-    for stored in events.into_iter().filter(|stored| !stored.is_void()) {
-        match Event::decode(&stored.payload) {
-            Ok(event) => missed.push(event, stored.position, stored.stored_at),
-            Err(error) => tracing::warn!(position = %stored.position, %error, "event_unreadable"),
+    for stored in events {
+        if let Some(event) = readable(&stored) {
+            missed.push(event, stored.position, stored.stored_at);
         }
     }
 }

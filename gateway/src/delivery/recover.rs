@@ -4,14 +4,16 @@
 use std::{sync::Arc, time::Duration};
 
 use natter_shared::{
-    frame::{ResetFrame, ServerFrame},
     id::GroupId,
     position::Position,
     rpc::{AwaitApplied, FindMembership, ShardPosition},
     subject::Topic,
 };
 
-use super::{GroupMeta, Insistence, JoinError, Start, Telling, flights, hub::Hub, join::say_left, missed::Missed, read::Reading};
+use super::{
+    GroupMeta, Insistence, JoinError, Start, Telling, encode::encode_reset, flights, hub::Hub, join::say_left, missed::Missed,
+    read::Reading,
+};
 use crate::{
     session::{Protocol, SessionHandle},
     socket::wire,
@@ -180,7 +182,9 @@ async fn read_inbox(hub: &Hub, session: &SessionHandle, from: Position, floor: P
 /// Tells `session` that what it missed cannot be told.
 pub(super) fn say_reset(hub: &Hub, session: &SessionHandle, group: Option<GroupId>) {
     hub.metrics.resets.inc();
-    if session.protocol == Protocol::V1 {
-        session.outlet.push(&wire::json(&ServerFrame::Reset(ResetFrame { group })), 1);
+    if session.protocol == Protocol::V1
+        && let Some(frame) = encode_reset(group)
+    {
+        session.outlet.push(&wire::text(&frame), 1);
     }
 }

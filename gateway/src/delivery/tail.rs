@@ -26,7 +26,7 @@ use crate::knowledge;
 /// How often without a disturbance.
 const EVERY: Duration = Duration::from_mins(1);
 
-/// Between the end of a check and the next one where nothing waits for it: a subscription that nobody reads fast enough loses
+/// Pause between two checks at least, where nothing waits for the next: a subscription that nobody reads fast enough loses
 /// something with each read.
 const APART: Duration = Duration::from_secs(1);
 

@@ -306,19 +306,22 @@ impl App {
     ) -> Result<LiveGroup, Refusal> {
         let shard = self.broker.shards().of(Topic::Group(group));
         let is_known = |live: &LiveGroup| self.knowledge.is_fresh(shard) || live.found.is_some_and(knowledge::is_recent);
+        let mut live = session.group(group);
         // A member pays nothing for what this gateway has not heard.
-        if session.group(group).is_none() {
+        if live.is_none() {
             self.take_look_ups(session, 1)?;
         }
         loop {
-            let live = session.group(group);
-            if let Some(live) = live.as_ref().filter(|live| is_known(live)) {
-                return Ok(live.clone());
+            if let Some(live) = live.take_if(|live| is_known(live)) {
+                return Ok(live);
             }
             // A call may take longer than there is time, or than it takes until messages arrive again.
             let found = tokio::select! {
                 found = tokio::time::timeout_at(deadline.into(), self.look_up(session, group, shard)) => found,
-                () = self.arrives_again(shard), if live.is_some() => continue,
+                () = self.arrives_again(shard), if live.is_some() => {
+                    live = session.group(group);
+                    continue;
+                }
             };
             let late = || Err(Refusal::new(ErrorCode::Unavailable, "whether the user is a member cannot be known now"));
             match found.unwrap_or_else(|_| late()) {
@@ -333,6 +336,7 @@ impl App {
             if session.is_closed() {
                 return Err(Refusal::new(ErrorCode::Unavailable, "the session is closing"));
             }
+            live = session.group(group);
         }
     }
 

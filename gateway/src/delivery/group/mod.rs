@@ -1,8 +1,8 @@
 //! The delivery task of one group: it owns the members and the ring, checks order once, encodes
 //! once, and writes the same bytes to every member's socket.
 
+mod gaps;
 mod members;
-mod missed;
 
 use std::sync::Arc;
 
@@ -24,7 +24,7 @@ use super::{
     GroupMeta, arrived,
     batch::Batch,
     cursor::{Cursor, Verdict},
-    encode::{encode_ephemeral, encode_event},
+    encode::{encode_ephemeral, encode_event, readable},
     hold::{Hold, HoldLimits},
     hub::Hub,
     join::{Answer, Join, say_left},
@@ -282,16 +282,7 @@ impl GroupTask {
     /// Returns who is no member any more after it.
     fn add(&mut self, stored: &Stored) -> Option<UserId> {
         self.cursor = Cursor(stored.position);
-        if stored.is_void() {
-            return None;
-        }
-        let event = match Event::decode(&stored.payload) {
-            Ok(event) => event,
-            Err(error) => {
-                tracing::warn!(group = %self.group, position = %stored.position, %error, "event_unreadable");
-                return None;
-            }
-        };
+        let event = readable(stored)?;
         // A person who waits for the end of a membership would wait for ever: that is not what this shows.
         if matches!(event, Event::Message(_)) && failpoint::hit("drop") {
             return None;

@@ -29,7 +29,7 @@ use self::{counts::Recounts, hints::RecentHints};
 use super::{
     Start, arrived,
     cursor::{Cursor, Verdict},
-    encode::{Effect, encode_ephemeral, encode_event},
+    encode::{Effect, encode_ephemeral, encode_event, readable},
     fill,
     hold::{Hold, HoldLimits},
     hub::Hub,
@@ -305,16 +305,7 @@ impl UsersTask {
 
 /// Writes an event to the user's sessions, and tells them what follows from it.
 fn tell(hub: &Hub, listeners: &[Listener], stored: &Stored) {
-    if stored.is_void() {
-        return;
-    }
-    let event = match Event::decode(&stored.payload) {
-        Ok(event) => event,
-        Err(error) => {
-            tracing::warn!(position = %stored.position, %error, "event_unreadable");
-            return;
-        }
-    };
+    let Some(event) = readable(stored) else { return };
     if matches!(event, Event::Notification(_)) && failpoint::hit("drop-note") {
         return;
     }

@@ -3,7 +3,6 @@
 
 use natter_shared::{
     broker::Stored,
-    frame::{ResetFrame, ServerFrame},
     position::{Epoch, Position},
     subject::Topic,
 };
@@ -12,6 +11,7 @@ use tokio::time::Instant;
 use super::{Checked, GroupTask};
 use crate::delivery::{
     cursor::{Cursor, Verdict},
+    encode::encode_reset,
     fill,
 };
 
@@ -120,8 +120,9 @@ impl GroupTask {
 
     async fn reset(&mut self, floor: Position) {
         self.hub.metrics.resets.inc();
-        let frame = serde_json::to_vec(&ServerFrame::Reset(ResetFrame { group: Some(self.group) }));
-        self.batch.add_frame(&frame.unwrap_or_default());
+        if let Some(frame) = encode_reset(Some(self.group)) {
+            self.batch.add_frame(&frame);
+        }
         self.flush().await;
         let known = self.cursor.0;
         self.go_on_after(floor);
