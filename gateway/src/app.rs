@@ -7,6 +7,7 @@ use natter_shared::{
     broker::Broker,
     config::Config,
     id::{InstanceId, SessionId},
+    lifecycle::Lifecycle,
     rpc::JoinOpen,
 };
 use tokio::sync::watch;
@@ -93,12 +94,10 @@ pub struct AppParts {
     pub metrics: Arc<Metrics>,
     /// How much memory the process takes.
     pub memory: Arc<Memory>,
-    /// Everything that runs beside the sessions' own tasks.
-    pub tasks: TaskTracker,
+    /// When the process ends, and what that waits for.
+    pub lifecycle: Lifecycle,
     /// Cancelled: delivery ends, as the last session has left.
     pub stop: CancellationToken,
-    /// Cancelled: everything breaks off.
-    pub hard: CancellationToken,
 }
 
 /// Why a gateway does not start.
@@ -118,17 +117,18 @@ impl App {
     /// # Errors
     /// Where the config's issuers or the team's own pages cannot be used.
     pub fn new(parts: AppParts) -> Result<Self, StartError> {
-        let AppParts { instance, broker, config, database, metrics, memory, tasks, stop, hard } = parts;
+        let AppParts { instance, broker, config, database, metrics, memory, lifecycle, stop } = parts;
         let (auth, pages) = (Authenticator::from_config(&config.auth)?, TeamPages::of_config(&config.http)?);
         let (limits, linger, shards) = (&config.limits, config.gateway.interest_linger, broker.shards());
         let knowledge = Arc::new(Knowledge::new(shards));
+        let (tasks, hard) = (lifecycle.tasks.clone(), lifecycle.hard.clone());
         Ok(Self {
             instance,
             intake: Intake::new(shards, Arc::clone(&metrics)),
             auth,
             rates: Rates::new(limits),
             pages,
-            hub: Hub::start(Arc::clone(&broker), limits, linger, Arc::clone(&metrics), Arc::clone(&knowledge), &tasks, &stop),
+            hub: Hub::start(Arc::clone(&broker), limits, linger, Arc::clone(&metrics), Arc::clone(&knowledge), &lifecycle, &stop),
             sessions: DashMap::new(),
             connections: Connections::new(limits),
             sign_ins: SignIns::new(Arc::clone(&broker), tasks.clone(), limits.sign_ins),

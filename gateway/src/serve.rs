@@ -47,10 +47,10 @@ pub async fn run(gateway: Gateway) -> Result<(), StartError> {
     let memory = Arc::new(Memory::new(config.limits.memory_bytes));
     // Delivery goes on until the last session has left.
     let stop = CancellationToken::new();
-    let (tasks, hard) = (lifecycle.tasks.clone(), lifecycle.hard.clone());
-    let parts = AppParts { instance, broker, config, database, metrics, memory: Arc::clone(&memory), tasks, stop: stop.clone(), hard };
+    let (of_app, until) = (lifecycle.clone(), stop.clone());
+    let parts = AppParts { instance, broker, config, database, metrics, memory: Arc::clone(&memory), lifecycle: of_app, stop: until };
     let app = Arc::new(App::new(parts)?);
-    watch(&app, memory, &stop);
+    watch(&app, memory, &lifecycle, &stop);
     let connections = TaskTracker::new();
     let server = Server {
         router: http::router(Arc::clone(&app)),
@@ -79,14 +79,16 @@ pub async fn run(gateway: Gateway) -> Result<(), StartError> {
 }
 
 /// Starts what looks after the gateway until `stop`.
-fn watch(app: &Arc<App>, memory: Arc<Memory>, stop: &CancellationToken) {
+fn watch(app: &Arc<App>, memory: Arc<Memory>, lifecycle: &Lifecycle, stop: &CancellationToken) {
     app.auth.keep_keys(&app.tasks, stop);
     let (of_memory, watching) = (Arc::clone(&app.metrics), stop.clone());
     app.tasks.spawn(async move { memory.watch(of_memory, watching).await });
     let (watched, watching) = (Arc::clone(app), stop.clone());
-    app.tasks.spawn(async move { watched.health.watch(&*watched.broker, &watched.metrics, &watched.knowledge, watching).await });
+    lifecycle.spawn_vital("health", async move {
+        watched.health.watch(&*watched.broker, &watched.metrics, &watched.knowledge, watching).await;
+    });
     let (keeper, keeping) = (Arc::clone(app), stop.clone());
-    app.tasks.spawn(async move { keeper.keep_standings(keeping).await });
+    lifecycle.spawn_vital("standings", async move { keeper.keep_standings(keeping).await });
     let (watched, watching) = (Arc::clone(app), stop.clone());
-    app.tasks.spawn(async move { watched.intake.watch(Arc::clone(&watched.broker), watching).await });
+    lifecycle.spawn_vital("intake", async move { watched.intake.watch(Arc::clone(&watched.broker), watching).await });
 }

@@ -4,6 +4,7 @@
 //! that whoever supervises it starts it anew.
 
 use std::{
+    convert::Infallible,
     fmt::Display,
     future::Future,
     io,
@@ -81,6 +82,14 @@ impl Lifecycle {
                     this.fail();
                 }
             }
+        });
+    }
+
+    /// [`Self::spawn_critical`] of a task that fails only by ending.
+    pub fn spawn_vital(&self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+        self.spawn_critical(name, async move {
+            task.await;
+            Ok::<_, Infallible>(())
         });
     }
 
@@ -245,6 +254,13 @@ mod tests {
             assert!(lifecycle_is_sound(), "on purpose");
             Ok::<_, String>(())
         });
+        assert_eq!(stop(&lifecycle, &[]).await, (false, Duration::ZERO));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn panic_of_a_vital_task_stops_the_others() {
+        let lifecycle = Lifecycle::new();
+        lifecycle.spawn_vital("reader", async { assert!(lifecycle_is_sound(), "on purpose") });
         assert_eq!(stop(&lifecycle, &[]).await, (false, Duration::ZERO));
     }
 

@@ -53,6 +53,13 @@ pub(crate) async fn run(mut config: Config) -> anyhow::Result<ExitCode> {
     let registry = Registry::new("natter");
     let lifecycle = Lifecycle::new();
 
+    if let Some(log) = brokers.log {
+        let stopping = lifecycle.soft.clone();
+        lifecycle.spawn_vital("log", async move {
+            stopping.run_until_cancelled(log.ended()).await;
+        });
+    }
+
     // The persister goes on until the gateway's last session has left: what that sends is answered.
     let drained = CancellationToken::new();
     let holder = if config.nats.url.is_some() { InstanceId::random() } else { holder::load_or_make(&folder)? };
@@ -85,6 +92,8 @@ pub(crate) async fn run(mut config: Config) -> anyhow::Result<ExitCode> {
 struct Brokers {
     gateway: Arc<dyn Broker>,
     persister: Arc<dyn Broker>,
+    /// The one that is built in.
+    log: Option<Arc<EmbeddedBroker>>,
 }
 
 impl Brokers {
@@ -93,11 +102,11 @@ impl Brokers {
             moved::check(config, folder).await?;
             let gateway = NatsBroker::connect(config.nats_options(), Role::Gateway, instance).await?;
             let persister = NatsBroker::connect(config.nats_options(), Role::Persister, InstanceId::random()).await?;
-            return Ok(Self { gateway, persister });
+            return Ok(Self { gateway, persister, log: None });
         }
         let path = folder.private_file(LOG_FILE)?;
         let opened = EmbeddedBroker::open(&path, config.embedded_options()).await;
         let broker = opened.with_context(|| format!("the log {}", path.display()))?;
-        Ok(Self { gateway: broker.clone(), persister: broker })
+        Ok(Self { gateway: broker.clone(), persister: broker.clone(), log: Some(broker) })
     }
 }

@@ -9,6 +9,7 @@ use natter_shared::{
     config::Limits,
     frame::CloseCode,
     id::{GroupId, SessionId, UserKey},
+    lifecycle::Lifecycle,
     position::Position,
     rpc::{ShardPosition, applied_in},
     subject::{Shard, Topic},
@@ -68,7 +69,7 @@ impl Hub {
         linger: Duration,
         metrics: Arc<Metrics>,
         knowledge: Arc<Knowledge>,
-        tasks: &TaskTracker,
+        lifecycle: &Lifecycle,
         stop: &CancellationToken,
     ) -> Arc<Self> {
         let shards = broker.shards();
@@ -88,14 +89,16 @@ impl Hub {
             stop: stop.clone(),
             live: Mutex::new(vec![false; usize::from(shards.count())]),
             lists: Lists::new(shards),
-            tasks: tasks.clone(),
+            tasks: lifecycle.tasks.clone(),
         });
         for (shard, mailbox) in shards.iter().zip(receivers) {
-            tasks.spawn(UsersTask::run(Arc::clone(&hub), shard, mailbox, stop.clone()));
+            lifecycle.spawn_vital("users", UsersTask::run(Arc::clone(&hub), shard, mailbox, stop.clone()));
         }
-        tasks.spawn(super::tail::run(Arc::clone(&hub), stop.clone()));
+        lifecycle.spawn_vital("tail_checks", super::tail::run(Arc::clone(&hub), stop.clone()));
         let (lister, stop) = (Arc::clone(&hub), stop.clone());
-        tasks.spawn(async move { stop.run_until_cancelled(lister.lists.keep(&*lister.broker)).await });
+        lifecycle.spawn_vital("lists", async move {
+            stop.run_until_cancelled(lister.lists.keep(&*lister.broker)).await;
+        });
         hub
     }
 

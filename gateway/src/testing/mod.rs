@@ -5,7 +5,7 @@ mod fake_broker;
 
 use std::{sync::Arc, time::Duration};
 
-use natter_shared::{broker::Broker, config::Config, id::InstanceId, telemetry::metrics::Registry};
+use natter_shared::{broker::Broker, config::Config, id::InstanceId, lifecycle::Lifecycle, telemetry::metrics::Registry};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub(crate) use self::fake_broker::{API_KEY, FakeBroker, membership, profile};
@@ -25,6 +25,8 @@ pub(crate) fn app(
     stop: &CancellationToken,
 ) -> Arc<App> {
     config.gateway.interest_linger = Duration::ZERO;
+    let mut lifecycle = Lifecycle::new();
+    (lifecycle.tasks, lifecycle.hard) = (tasks.clone(), stop.clone());
     let parts = AppParts {
         instance: InstanceId::random(),
         broker,
@@ -32,9 +34,8 @@ pub(crate) fn app(
         database: None,
         metrics: Arc::new(Metrics::new(&Registry::new("test"))),
         memory: Arc::clone(memory),
-        tasks: tasks.clone(),
+        lifecycle,
         stop: stop.clone(),
-        hard: stop.clone(),
     };
     Arc::new(App { standings: Standings::of_nobody(), ..App::new(parts).unwrap() })
 }

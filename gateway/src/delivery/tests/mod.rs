@@ -18,6 +18,7 @@ use natter_shared::{
     config::Limits,
     event::{Audience, Event, GroupJoined, GroupKind, MemberRemoved, Message, Notification, Role},
     id::{GroupId, MessageId, Nonce, NotificationId, RoomName, UserId, open_group},
+    lifecycle::Lifecycle,
     position::Position,
     rpc::ShardPosition,
     subject::Topic,
@@ -27,7 +28,7 @@ use tokio::{
     io::AsyncReadExt,
     net::{TcpListener, TcpStream},
 };
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::sync::CancellationToken;
 
 use self::script::Script;
 use super::{GroupMeta, Hub, JoinError, Joined, Start, Telling};
@@ -111,7 +112,7 @@ impl Stage {
         // Nothing is ever at position 0.
         script.store(Topic::Group(GroupId(uuid::Uuid::nil())), &message("before"), true);
         let knowledge = Arc::new(Knowledge::new(Broker::shards(&*script)));
-        let hub = Hub::start(script.clone(), limits, Duration::from_mins(1), Arc::clone(&metrics), knowledge, &TaskTracker::new(), &stop);
+        let hub = Hub::start(script.clone(), limits, Duration::from_mins(1), Arc::clone(&metrics), knowledge, &Lifecycle::new(), &stop);
         let stage = Self { script, hub, metrics, stop };
         stage.until("the first check", || stage.hub.is_live() && stage.script.checks() <= 1).await;
         stage

@@ -123,6 +123,15 @@ pub struct EmbeddedBroker {
     writer: Mutex<Option<tokio::task::JoinHandle<()>>>,
 }
 
+/// Nothing is written any more: held by the writer's task, whether that stops or panics.
+struct Ends(Arc<watch::Sender<BrokerStatus>>);
+
+impl Drop for Ends {
+    fn drop(&mut self) {
+        self.0.send_modify(|status| status.connected = false);
+    }
+}
+
 /// The log's time never goes back, so a machine's clock that was ahead once stays in it.
 fn warn_of_lead(lead: Duration) {
     if lead > LEAD {
@@ -164,7 +173,11 @@ impl EmbeddedBroker {
             max_age: options.max_age,
             going: std::collections::VecDeque::new(),
         };
-        let writer = tokio::spawn(writer.run(queue));
+        let ends = Ends(Arc::clone(&status));
+        let writer = tokio::spawn(async move {
+            let _ends = ends;
+            writer.run(queue).await;
+        });
         let (controls, _) = tokio::sync::broadcast::channel(1024);
         Ok(Arc::new(Self {
             window: Window::new(options.max_in_flight, options.max_in_flight_bytes),
@@ -191,8 +204,12 @@ impl EmbeddedBroker {
             // A writer that panicked has nothing left to write.
             let _ = writer.await;
         }
-        self.status.send_modify(|status| status.connected = false);
         self.file.close().await;
+    }
+
+    /// Waits until nothing is written any more.
+    pub async fn ended(&self) {
+        let _ = self.status.subscribe().wait_for(|status| !status.connected).await;
     }
 
     async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<Result<T, BrokerError>>) -> Command) -> Result<T, BrokerError> {
@@ -326,5 +343,21 @@ impl Broker for EmbeddedBroker {
 
     async fn applied(&self, shard: Shard, position: Position) {
         self.applied.set(shard, position);
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_writer_that_dies_is_a_broker_that_is_gone() {
+        let directory = tempfile::tempdir().unwrap();
+        let log = EmbeddedBroker::open(&directory.path().join("log.db"), EmbeddedOptions::default()).await.unwrap();
+        assert!(log.status().borrow().connected);
+        log.writer.lock().as_ref().unwrap().abort();
+        tokio::time::timeout(Duration::from_secs(10), log.ended()).await.unwrap();
+        assert!(log.open_epoch(Shard(0), Epoch(1)).await.is_err());
     }
 }
