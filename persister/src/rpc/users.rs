@@ -2,14 +2,15 @@
 //!
 //! A handle is first come, first served, for good. Whose claim is taken, or is another user's id,
 //! or is none, goes by the id; and where somebody claimed that before, by the id with a suffix no
-//! claim may have. So no claim can make one pass for a user who is known already. Claims and
+//! claim may have. So no claim takes the handle or id of a user who is known already, and none has
+//! characters that cannot be seen; letters that look alike are the issuer's to prevent. Claims and
 //! [`FindUser::Handle`] compare exactly; only lists of users ignore case.
 
 use std::collections::HashMap;
 
 use natter_shared::{
     id::UserId,
-    rpc::{Answer, FindUser, MAX_NAME_CHARS, Profile, RpcError, SignIn},
+    rpc::{Answer, FindUser, Profile, RpcError, SignIn, is_display_name, is_handle},
     timestamp::Timestamp,
 };
 use sea_orm::{ConnectionTrait, DbErr, QueryResult};
@@ -55,13 +56,13 @@ pub(super) struct Claims {
 
 impl Claims {
     pub(super) fn of(call: &SignIn) -> Self {
-        let clean = |text: &Option<String>| {
+        let clean = |text: &Option<String>, fits: fn(&str) -> bool| {
             let text = text.as_deref()?.trim();
-            let fits = !text.is_empty() && text.chars().count() <= MAX_NAME_CHARS && !text.chars().any(char::is_control);
-            fits.then(|| text.to_owned())
+            fits(text).then(|| text.to_owned())
         };
         // The tilde marks the suffix of ids whose handle was taken.
-        Self { handle: clean(&call.handle).filter(|handle| !handle.contains('~')), name: clean(&call.display_name) }
+        let handle = clean(&call.handle, is_handle).filter(|handle| !handle.contains('~'));
+        Self { handle, name: clean(&call.display_name, is_display_name) }
     }
 }
 

@@ -338,6 +338,7 @@ async fn handles_are_first_come_first_served(harness: Harness) {
     let longest = "\u{20000}".repeat(64);
     assert_eq!(handle("u6", Some(&longest)).await, longest, "of four bytes each");
     assert_eq!(handle("u7", Some(&"x".repeat(65))).await, "u7");
+    assert_eq!(handle("u8", Some("ali\u{200b}cia")).await, "u8", "what looks like another's handle is none");
     let at_once = join_all((0..20).map(|n| {
         let (harness, id) = (&harness, format!("w{n}"));
         async move { harness.sign_in(&user(&id), Some("wanted")).await.profile.handle }

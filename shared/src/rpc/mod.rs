@@ -27,7 +27,7 @@ pub use self::{
     many::{Gathered, MANY, OneOfMany},
     messages::{Accepted, AwaitApplied, EventsAfter, EventsPage, FindAccepted, HistoryPage, MessageHistory, RecoveredEvent},
     standings::{ChangeStanding, Standing, StandingChange, StandingChanged, Standings, StandingsPage},
-    users::{AfterUser, FindUser, ListUsers, MAX_NAME_CHARS, Profile, SignIn, SignInMany, SignedIn, UsersPage},
+    users::{AfterUser, FindUser, ListUsers, MAX_NAME_CHARS, Profile, SignIn, SignInMany, SignedIn, UsersPage, is_display_name, is_handle},
 };
 use crate::{
     broker::{Broker, BrokerError},

@@ -1,6 +1,7 @@
 //! Users: signing in, finding, listing.
 
 use serde::{Deserialize, Serialize};
+use unicode_properties::{GeneralCategory, UnicodeGeneralCategory};
 
 use super::{Gathered, Membership, OneOfMany, Request, rpc};
 use crate::{event::InboxCounts, id::UserId, timestamp::Timestamp};
@@ -18,6 +19,25 @@ pub struct Profile {
 
 /// Characters of a handle and of a display name at most.
 pub const MAX_NAME_CHARS: usize = 64;
+
+/// Whether `text` can be a handle: nothing in it is invisible, or another's handle could be shown by it.
+pub fn is_handle(text: &str) -> bool {
+    let hidden = |c: char| {
+        matches!(c.general_category(), GeneralCategory::Format | GeneralCategory::LineSeparator | GeneralCategory::ParagraphSeparator)
+    };
+    is_name(text) && !text.chars().any(hidden)
+}
+
+/// Whether `text` can be a display name: one line, which leaves the direction of what follows it alone. It may have
+/// the joiners that scripts and emoji need.
+pub fn is_display_name(text: &str) -> bool {
+    let turns = |c: char| matches!(c, '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    is_name(text) && !text.chars().any(turns)
+}
+
+fn is_name(text: &str) -> bool {
+    (1..=MAX_NAME_CHARS).contains(&text.chars().count()) && !text.chars().any(char::is_control) && text.trim() == text
+}
 
 /// Signs a user in: claims the handle, and tells all that a session starts with.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -116,3 +136,25 @@ pub struct AfterUser {
     pub name: Option<String>,
 }
 rpc!("list_users", ListUsers => UsersPage, repeatable);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn handles_hide_nothing_and_display_names_turn_nothing_around() {
+        for good in ["alice", "大", "Zoë O'Neil", "علی"] {
+            assert!(is_handle(good) && is_display_name(good), "{good}");
+        }
+        // A name as Persian writes it, and a family of emoji.
+        for joined in ["علی\u{200c}رضا", "👩\u{200d}👧"] {
+            assert!(!is_handle(joined) && is_display_name(joined), "{joined:?}");
+        }
+        for invisible in ["al\u{200b}ice", "alice\u{200e}", "\u{feff}alice", "al\u{ad}ice"] {
+            assert!(!is_handle(invisible), "{invisible:?}");
+        }
+        for turned in ["\u{202e}ecila", "alice\u{2066}", "al\u{2028}ice", "al\u{2029}ice", "al\u{7}ice", "", " alice"] {
+            assert!(!is_handle(turned) && !is_display_name(turned), "{turned:?}");
+        }
+    }
+}

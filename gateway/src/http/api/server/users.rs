@@ -6,7 +6,7 @@ use axum::{Json, extract::State, http::StatusCode};
 use natter_shared::{
     event::Ephemeral,
     id::{InstanceId, UserId},
-    rpc::{ChangeStanding, MAX_NAME_CHARS, RpcError, SignIn, StandingChange},
+    rpc::{ChangeStanding, MAX_NAME_CHARS, RpcError, SignIn, StandingChange, is_display_name, is_handle},
     subject::Topic,
     timestamp::Timestamp,
 };
@@ -48,19 +48,18 @@ pub(in crate::http::api) async fn server_put_user(
     At(user): At<UserId>,
     JsonBody(known): JsonBody<Known>,
 ) -> Result<Json<UserWord>, Problem> {
-    let (handle, display_name) = (name("handle", known.handle)?, name("display_name", known.display_name)?);
+    let (handle, display_name) = (name("handle", known.handle, is_handle)?, name("display_name", known.display_name, is_display_name)?);
     let profile = api.call(SignIn { user, handle, display_name, limit: 1, issued_at: None }).await?.reply.profile;
     Ok(Json(profile.into()))
 }
 
-fn name(what: &str, name: Option<String>) -> Result<Option<String>, Problem> {
+fn name(what: &str, name: Option<String>, fits: fn(&str) -> bool) -> Result<Option<String>, Problem> {
     let Some(name) = name else { return Ok(None) };
-    let fits = (1..=MAX_NAME_CHARS).contains(&name.chars().count()) && !name.chars().any(char::is_control) && name.trim() == name;
-    if fits {
+    if fits(&name) {
         Ok(Some(name))
     } else {
         Err(Problem::bad_request(format!(
-            "`{what}` has 1 to {MAX_NAME_CHARS} characters, none of them control characters or a space at an end"
+            "`{what}` has 1 to {MAX_NAME_CHARS} characters, none of them invisible or control characters or a space at an end"
         )))
     }
 }
