@@ -381,7 +381,10 @@ export class Client extends EventTarget {
     await this.request({ type: "read", group, position });
   }
 
-  /** Marks notifications seen. @param {{ids: string[]}|{upto: Position}} what */
+  /**
+   * Marks notifications seen, or more. `upto` leaves out those to groups.
+   * @param {({ids: string[]}|{upto: Position}) & {mark?: "seen"|"read"|"archived"}} what
+   */
   async seen(what) {
     await this.request({ type: "seen", ...what });
   }

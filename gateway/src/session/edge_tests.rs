@@ -220,7 +220,7 @@ async fn send_deadline_at_the_edge() {
     let deadline = Duration::from_secs(15);
     let edge = Edge::start(|config| config.limits.send_deadline = deadline).await;
     let session = session(&edge);
-    let seen = || async { edge.app.seen(&session, SeenTo { id: None, ids: Some(Vec::new()), upto: None }).await };
+    let seen = || async { edge.app.seen(&session, SeenTo { id: None, ids: Some(Vec::new()), upto: None, mark: None }).await };
     edge.broker.stores_nothing.store(true, Ordering::Relaxed);
     let begun = Instant::now();
     assert_eq!(seen().await.err().map(|refusal| refusal.code), Some(ErrorCode::Pending));

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use natter_shared::{
     event::{Audience, Data, Ephemeral, Event, Read, Seen, SeenWhat},
-    frame::{ErrorCode, GroupState, History, ReplyBody, SeenTo},
+    frame::{ErrorCode, GroupState, History, InboxMark, ReplyBody, SeenTo},
     id::{GroupId, GroupRef, Nonce, NotificationId},
     position::Position,
     rpc::{self, FindMembership, FindUser, LeaveGroup, MessageHistory, OpenGroup, ShardPosition},
@@ -166,7 +166,9 @@ impl App {
                 return Err(Refusal::new(ErrorCode::BadRequest, "`seen` takes `ids` or `upto`"));
             }
         };
-        self.mark(session, Event::Seen(Seen { user: session.user.clone(), what, read: false, archived: false })).await
+        let mark = seen.mark.unwrap_or_default();
+        let (read, archived) = (mark >= InboxMark::Read, mark == InboxMark::Archived);
+        self.mark(session, Event::Seen(Seen { user: session.user.clone(), what, read, archived })).await
     }
 
     /// Takes so many look-ups of the user's rate: one account could keep all who answer them busy.

@@ -21,6 +21,7 @@ use super::{
     memberships, users,
 };
 use crate::{
+    checkpoint,
     database::rows::{Kind, Rows},
     error::not_found,
     inbox::{Change, counting, version},
@@ -120,7 +121,7 @@ struct Found {
 /// A page of `user`'s notifications, newest first. What is not asked for is read over one by one, so a page is looked for in so many only.
 async fn notifications(context: &Context, snapshot: &Snapshot<'_>, user: &UserId, page: Page) -> Result<Found, RpcError> {
     let end = end_of_look(context, snapshot, user, page.before).await?;
-    let mut sql = "SELECT n.id AS notification, n.group_id, n.body, n.data, n.sent_at, n.sender, e.payload, \
+    let mut sql = "SELECT n.id AS notification, n.group_id, n.epoch, n.seq, n.body, n.data, n.sent_at, n.sender, e.payload, \
                    coalesce(s.seen, FALSE) AS seen, coalesce(s.is_read, FALSE) AS is_read, coalesce(s.archived, FALSE) AS archived, \
                    u.handle, u.display_name FROM notifications n \
                    LEFT JOIN inbox_state s ON s.recipient = n.recipient AND s.notification = n.id \
@@ -208,6 +209,7 @@ fn entry(row: &QueryResult) -> Result<InboxEntry, RpcError> {
         sender,
         group: column::<Option<uuid::Uuid>>(row, "group_id")?.map(GroupId),
         body,
+        position: Some(checkpoint::position(column(row, "epoch")?, column(row, "seq")?)),
         sent_at: Timestamp(column::<i64>(row, "sent_at")? as u64),
         seen: column(row, "seen")?,
         read: column(row, "is_read")?,

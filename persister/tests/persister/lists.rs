@@ -93,6 +93,7 @@ async fn notifications_come_newest_first_in_pages(harness: Harness) {
     let (group, ack) = harness.create(GroupKind::Group, &[&alice, &bob]).await;
     harness.applied(Topic::Group(group), ack).await;
     let data = || Some(RawValue::from_string(r#"{"n":1}"#.into()).unwrap().into());
+    let mut positions = Vec::new();
     for n in 0..6 {
         let to = if n % 2 == 0 { Audience::User(bob.clone()) } else { Audience::Group(group) };
         let topic = if n % 2 == 0 { Topic::User(bob.key()) } else { Topic::Group(group) };
@@ -101,11 +102,13 @@ async fn notifications_come_newest_first_in_pages(harness: Harness) {
         let notification = Notification { id, to, sender: Some(alice.clone()), nonce, body: n.to_string(), data: data() };
         let ack = harness.publish(topic, id.into(), &Event::Notification(notification)).await;
         harness.applied(topic, ack).await;
+        positions.push(Some(ack.position));
     }
     let all = harness.call(page(&bob)).await.unwrap().reply;
     assert_eq!(bodies(&all.notifications), ["5", "4", "3", "2", "1", "0"]);
     assert!(all.notifications.iter().all(|entry| entry.data.as_ref().unwrap().get() == r#"{"n":1}"#));
     assert_eq!(all.notifications[0].group, Some(group));
+    assert!(all.notifications.iter().rev().map(|entry| entry.position).eq(positions), "that of its topic");
     assert_eq!((all.inbox.unseen, all.more), (6, false));
     let (mut before, mut paged) = (None, Vec::new());
     loop {

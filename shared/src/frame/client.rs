@@ -192,7 +192,20 @@ pub struct ReadTo {
     pub position: Position,
 }
 
-/// Which notifications the user has seen: these, or all up to a position of the inbox.
+/// What the user did with a notification; each includes the one before.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum InboxMark {
+    /// It was shown.
+    #[default]
+    Seen,
+    /// It was opened.
+    Read,
+    /// It is done with: out of the list, and never counted.
+    Archived,
+}
+
+/// Which notifications the user has seen: these, or all to the user alone up to a position of the inbox.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct SeenTo {
     /// Comes back in the answer, where one is wanted.
@@ -204,6 +217,9 @@ pub struct SeenTo {
     /// All up to here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub upto: Option<Position>,
+    /// Seen without it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mark: Option<InboxMark>,
 }
 
 /// The user is typing.

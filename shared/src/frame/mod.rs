@@ -6,8 +6,8 @@ mod code;
 mod server;
 
 pub use client::{
-    ClientFrame, Connect, FrameError, History, Join, Leave, Notify, ReadTo, Recipient, Refresh, Resume, ResumePoints, SeenTo, Send, Typing,
-    UnreadableFrame,
+    ClientFrame, Connect, FrameError, History, InboxMark, Join, Leave, Notify, ReadTo, Recipient, Refresh, Resume, ResumePoints, SeenTo,
+    Send, Typing, UnreadableFrame,
 };
 pub use code::{CloseCode, ErrorCode, Reconnect};
 pub use server::{

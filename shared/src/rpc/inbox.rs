@@ -6,6 +6,7 @@ use super::{GroupOverview, Profile, rpc};
 use crate::{
     event::{Data, InboxCounts},
     id::{GroupId, NotificationId, UserId},
+    position::Position,
     timestamp::Timestamp,
 };
 
@@ -20,6 +21,9 @@ pub struct InboxEntry {
     pub group: Option<GroupId>,
     /// The text.
     pub body: String,
+    /// Of the inbox, or with `group` of that group; persisters of the release before do not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub position: Option<Position>,
     /// When it was stored.
     pub sent_at: Timestamp,
     /// The user has seen it.

@@ -57,6 +57,10 @@ async fn notifications_reach_their_recipient_and_are_counted_until_seen(store: S
     counts(&other, 1).await?;
     ben.request(json!({"type": "seen", "upto": second["position"]})).await?;
     counts(&other, 0).await?;
+    for (id, mark, unread) in [(&reply["notification_id"], "read", 1), (&second["notification_id"], "archived", 0)] {
+        ben.request(json!({"type": "seen", "ids": [id], "mark": mark})).await?;
+        other.wait_for("fewer unread", ANSWER, |push| push["type"] == "inbox" && push["unread"] == unread).await?;
+    }
     let mut fresh = Client::new(&User::named("ben"));
     let ready = fresh.reconnect(cluster.gateway(1)).await?;
     assert_eq!(ready["inbox"]["unseen"], 0, "{ready}");

@@ -146,7 +146,7 @@ pub(super) struct Marked {
     /// These, 1,000 at most. Other users' have no effect.
     #[schema(value_type = Option<Vec<uuid::Uuid>>, max_items = 1000)]
     ids: Option<Vec<NotificationId>>,
-    /// All up to this position of the inbox.
+    /// All to the user alone, up to this position of the inbox. Those to a group are marked by `ids`.
     #[schema(value_type = Option<String>)]
     upto: Option<Position>,
 }

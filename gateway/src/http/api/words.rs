@@ -228,6 +228,10 @@ pub(super) struct NotificationWord {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<serde_json::Value>)]
     data: Option<Data>,
+    /// Of the inbox, or with `group` of that group.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, nullable = false)]
+    position: Option<Position>,
     #[schema(value_type = String, format = DateTime)]
     sent_at: Timestamp,
     seen: bool,
@@ -237,8 +241,8 @@ pub(super) struct NotificationWord {
 
 impl From<InboxEntry> for NotificationWord {
     fn from(entry: InboxEntry) -> Self {
-        let InboxEntry { id, sender, group, body, sent_at, seen, read, archived, data } = entry;
-        Self { id, sender: sender.map(UserWord::from), group, body, data, sent_at, seen, read, archived }
+        let InboxEntry { id, sender, group, body, position, sent_at, seen, read, archived, data } = entry;
+        Self { id, sender: sender.map(UserWord::from), group, body, data, position, sent_at, seen, read, archived }
     }
 }
 

@@ -25,6 +25,7 @@ fn entry(body: &str, seen: bool) -> InboxEntry {
         sender: None,
         group: None,
         body: body.to_owned(),
+        position: None,
         sent_at: Timestamp(0),
         seen,
         read: seen,
