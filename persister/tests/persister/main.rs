@@ -8,6 +8,7 @@ mod postgres;
 
 mod commands;
 mod dead_letters;
+mod documented;
 mod erasing;
 mod figures;
 mod inbox;
