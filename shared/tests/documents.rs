@@ -142,6 +142,21 @@ fn wrong_link(link: &str, of: &Path, document: &Document) -> Option<String> {
     (!found).then(|| "leads to no heading".to_owned())
 }
 
+/// What is quoted of a NATS config's accounts, in its order: the subjects that each identity may use. `from` begins them.
+fn subjects(text: &str, from: &str) -> Vec<String> {
+    let accounts = text.split_once(from).unwrap().1;
+    let lines = accounts.lines().take_while(|line| !line.starts_with("```")).filter(|line| !line.trim_start().starts_with('#'));
+    lines.flat_map(|line| line.split('"').skip(1).step_by(2)).map(str::to_owned).collect()
+}
+
+#[test]
+fn nats_gives_each_identity_the_same_by_either_config() {
+    let read = |path: &str| fs::read_to_string(Path::new(ROOT).join(path)).unwrap();
+    let of_the_file = subjects(&read("deploy/nats.conf"), "\naccounts {");
+    assert!(of_the_file.len() > 40, "{of_the_file:?}");
+    assert_eq!(of_the_file, subjects(&read("docs/kubernetes.md"), "\n    accounts:"));
+}
+
 #[test]
 fn links_lead_somewhere_and_quotes_are_what_they_quote() {
     let mistakes = mistakes(Path::new(ROOT));
