@@ -5,6 +5,9 @@ mod harness;
 #[path = "../../../tests/src/postgres.rs"]
 #[allow(dead_code, unreachable_pub, reason = "shared with the integration tests")]
 mod postgres;
+#[path = "../../../tests/src/process.rs"]
+#[allow(dead_code, unreachable_pub, reason = "what PostgreSQL is started by")]
+mod process;
 
 mod commands;
 mod dead_letters;
