@@ -38,11 +38,7 @@ const EDGES: &[(&str, &str, &str)] = &[
     ("memory_bytes", "gateway/src/admission/tests.rs", "memory_at_the_edge"),
     ("groups_per_connection", "gateway/src/session/edge_tests.rs", "groups_per_connection_at_the_edge"),
     ("in_flight_sends", "gateway/src/session/edge_tests.rs", "in_flight_sends_at_the_edge"),
-    (
-        "in_flight_sends",
-        "tests/tests/natter/sending.rs",
-        "windows_that_are_full_answer_busy_at_once_and_nothing_overtakes_what_is_sent_again",
-    ),
+    ("in_flight_sends", "tests/tests/natter/sending.rs", "windows_that_are_full_answer_busy_at_once"),
     ("ring_bytes", "gateway/src/delivery/ring.rs", "the_budget_is_kept_across_topics"),
     ("ring_events_per_group", "gateway/src/delivery/ring.rs", "the_floor_rises_with_what_is_dropped"),
     ("recovery_events", "tests/tests/natter/limits.rs", "recovery_events_and_a_page_of_history_at_the_edge"),
