@@ -75,6 +75,17 @@ async fn connections_of_an_address_before_they_say_a_word() {
 }
 
 #[tokio::test]
+async fn upgrades_that_are_refused_for_another_reason_take_nothing_from_the_rate() {
+    let edge = edge(|limits| limits.handshakes_per_second = 5).await;
+    let no_room = format!("/ws/chat/{}/", "x".repeat(65));
+    for _ in 0..20 {
+        assert_eq!(status(&ask(&edge, &upgrade_request(edge.addr, &no_room)).await), "400");
+    }
+    assert_eq!(edge.refused("handshakes_per_second"), 0);
+    let _good = Raw::open(&edge, "/ws").await;
+}
+
+#[tokio::test]
 async fn connections_of_the_process() {
     let edge = edge(|limits| limits.connections = 2).await;
     let held = [Raw::echo(&edge).await, Raw::echo(&edge).await];

@@ -80,10 +80,10 @@ impl Handshake {
             return Err(Problem::of(ErrorCode::Draining, "this gateway is shutting down"));
         }
         let place = request.extensions().get::<Arc<Place>>().cloned();
-        let ticket = app.admission.admit(place, peer, headers, &app.config)?;
         let Some(on_upgrade) = request.extensions_mut().remove::<OnUpgrade>() else {
             return Err(Problem::bad_request("this connection cannot be upgraded"));
         };
+        let ticket = app.admission.admit(place, peer, request.headers(), &app.config)?;
         Ok(Self { accept, offers_v1, on_upgrade, ticket, identity })
     }
 
@@ -182,16 +182,17 @@ pub(crate) fn echo_routes(app: Arc<App>) -> Router {
 }
 
 async fn chat_room(State(app): State<Arc<App>>, Path(room): Path<String>, mut request: Request) -> Response {
-    let (handshake, deadline) = match Handshake::check(&app, &mut request).await {
-        Ok(checked) => checked,
-        Err(problem) => return problem.into_response(),
-    };
+    // Before it is admitted: what is refused takes nothing from everybody else's rate.
     let room = match Uuid::parse_str(&room) {
         Ok(id) => RoomOrGroup::Group(GroupId(id)),
         Err(_) => match RoomName::room(&room) {
             Ok(name) => RoomOrGroup::Room(name),
             Err(error) => return Problem::bad_request(error.to_string()).into_response(),
         },
+    };
+    let (handshake, deadline) = match Handshake::check(&app, &mut request).await {
+        Ok(checked) => checked,
+        Err(problem) => return problem.into_response(),
     };
     let response = handshake.respond(None);
     let Handshake { on_upgrade, ticket, identity, .. } = handshake;
