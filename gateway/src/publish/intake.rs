@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use futures::StreamExt;
+use futures::{StreamExt, future::join_all};
 use natter_shared::{
     broker::{Broker, BrokerError, Control, Meter, Unapplied},
     position::Position,
@@ -95,6 +95,11 @@ impl Intake {
 
     /// Follows what is announced, and looks by itself where nobody announces, until `stop`.
     pub async fn watch(&self, broker: Arc<dyn Broker>, stop: CancellationToken) {
+        // Whatever it waits for: a broker that is away may take longer to say so than a process has to stop.
+        stop.run_until_cancelled(self.follow(&*broker)).await;
+    }
+
+    async fn follow(&self, broker: &dyn Broker) {
         let fresh = |_| Known {
             applied: None,
             applied_at: None,
@@ -121,13 +126,12 @@ impl Intake {
                 }
             };
             tokio::select! {
-                () = stop.cancelled() => return,
                 control = next => match control {
                     Some(Control::Applied { shard, position, unapplied }) => self.hear(&mut known, shard, position, unapplied),
                     Some(Control::Epoch { .. } | Control::Standings { .. } | Control::Gateway { .. }) => {}
                     None => controls = None,
                 },
-                _ = look.tick() => self.look(&*broker, &mut known).await,
+                _ = look.tick() => self.look(broker, &mut known).await,
             }
         }
     }
@@ -146,16 +150,19 @@ impl Intake {
     }
 
     async fn look(&self, broker: &dyn Broker, known: &mut [Known]) {
-        for (shard, known) in broker.shards().iter().zip(known) {
-            if known.measured.elapsed() < SILENT && !(known.by_ourselves && known.ratio > WORRYING) {
-                continue;
-            }
-            match known.measure(broker, shard).await {
-                Ok(Some(unapplied)) => self.learn(usize::from(shard.0), unapplied),
-                Ok(None) | Err(_) if known.measured.elapsed() > UNKNOWN => self.set(usize::from(shard.0), false),
-                Ok(None) => {}
-                Err(error) => tracing::debug!(%shard, %error, "log_not_measured"),
-            }
+        // At once: one that is away takes its time to say so.
+        join_all(broker.shards().iter().zip(known).map(|(shard, known)| self.look_at(broker, shard, known))).await;
+    }
+
+    async fn look_at(&self, broker: &dyn Broker, shard: Shard, known: &mut Known) {
+        if known.measured.elapsed() < SILENT && !(known.by_ourselves && known.ratio > WORRYING) {
+            return;
+        }
+        match known.measure(broker, shard).await {
+            Ok(Some(unapplied)) => self.learn(usize::from(shard.0), unapplied),
+            Ok(None) | Err(_) if known.measured.elapsed() > UNKNOWN => self.set(usize::from(shard.0), false),
+            Ok(None) => {}
+            Err(error) => tracing::debug!(%shard, %error, "log_not_measured"),
         }
     }
 }
@@ -174,5 +181,59 @@ impl Known {
         let unapplied = self.meter.measure(&size, applied, applied_at, broker.now());
         (self.measured, self.ratio, self.by_ourselves) = (Instant::now(), unapplied.ratio(), true);
         Ok(Some(unapplied))
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use natter_shared::{position::Epoch, telemetry::metrics::Registry};
+    use tokio::{sync::mpsc, time::timeout};
+
+    use super::*;
+    use crate::http::tests::fake::FakeBroker;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    /// An intake that watches a broker, of whose first shard a position is known; and what announces more, and ends it.
+    async fn watched(broker: FakeBroker) -> (Arc<Intake>, impl Fn(Option<Unapplied>), impl AsyncFnOnce()) {
+        let (announce, announced) = mpsc::unbounded_channel();
+        *broker.announced.lock() = Some(announced);
+        let intake = Arc::new(Intake::new(broker.shards(), Arc::new(Metrics::new(&Registry::new("test")))));
+        let (watching, stop) = (Arc::clone(&intake), CancellationToken::new());
+        let stopping = stop.clone();
+        let watch = tokio::spawn(async move { watching.watch(Arc::new(broker), stopping).await });
+        let applied = move |unapplied| {
+            announce.send(Control::Applied { shard: 0, position: Position::new(Epoch(1), 1), unapplied }).unwrap();
+        };
+        applied(None);
+        let end = async move || {
+            stop.cancel();
+            timeout(Duration::from_millis(100), watch).await.expect("it goes on").unwrap();
+        };
+        (intake, applied, end)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stop_waits_for_no_broker() {
+        let broker = FakeBroker::default();
+        broker.hides_size.store(true, Ordering::Relaxed);
+        let (_, _, end) = watched(broker).await;
+        // Long enough to have asked.
+        tokio::time::sleep(2 * SILENT).await;
+        end().await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_shard_of_which_nothing_is_known_for_a_minute_takes_nothing_until_something_is() {
+        let (intake, applied, end) = watched(FakeBroker::default()).await;
+        tokio::time::sleep(UNKNOWN - SECOND).await;
+        assert!(intake.admits(Shard(0)));
+        tokio::time::sleep(3 * SECOND).await;
+        assert!(!intake.admits(Shard(0)));
+        applied(Some(Unapplied { bytes: 1, max_bytes: 100, age_ms: 0, max_age_ms: None }));
+        tokio::time::sleep(SECOND).await;
+        assert!(intake.admits(Shard(0)) && !intake.admits(Shard(1)));
+        end().await;
     }
 }

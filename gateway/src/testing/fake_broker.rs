@@ -8,6 +8,7 @@ use std::{
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures::stream;
 use natter_shared::{
     broker::{
         Ack, Broker, BrokerError, BrokerStatus, Calls, Control, Controls, CurrentEpoch, Interest, LogReader, LogSize, LogState, Outgoing,
@@ -26,7 +27,7 @@ use natter_shared::{
     timestamp::Timestamp,
 };
 use parking_lot::Mutex;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 /// The only key of the server API.
 pub(crate) const API_KEY: &str = "ntr_good";
@@ -36,6 +37,12 @@ const API_KEY_SHA256: &str = "0ad927332f39d6be174988bba90abf1404c990c576e2f4ef24
 pub(crate) struct FakeBroker {
     /// The persister is away.
     pub(crate) away: AtomicBool,
+    /// Whoever asks SQL, or how the log stands, meets a defect.
+    pub(crate) is_defective: AtomicBool,
+    /// Nobody says how much a log holds, not even that it cannot be said.
+    pub(crate) hides_size: AtomicBool,
+    /// What is announced; nothing can be heard without.
+    pub(crate) announced: Mutex<Option<mpsc::UnboundedReceiver<Control>>>,
     /// What is published is not stored.
     pub(crate) stores_nothing: AtomicBool,
     /// What is published is refused for good.
@@ -157,6 +164,7 @@ impl Broker for FakeBroker {
     }
 
     async fn request(&self, name: &str, payload: Bytes, _timeout: Duration) -> Result<Bytes, BrokerError> {
+        assert!(!self.is_defective.load(Ordering::Relaxed), "a defect");
         if self.away.load(Ordering::Relaxed) {
             return Err(BrokerError::NoResponder);
         }
@@ -221,10 +229,14 @@ impl Broker for FakeBroker {
     }
 
     async fn log_state(&self, shard: Shard) -> Result<LogState, BrokerError> {
+        assert!(!self.is_defective.load(Ordering::Relaxed), "a defect");
         Err(BrokerError::NoLog(shard))
     }
 
     async fn log_size(&self, shard: Shard) -> Result<LogSize, BrokerError> {
+        if self.hides_size.load(Ordering::Relaxed) {
+            return std::future::pending().await;
+        }
         Err(BrokerError::NoLog(shard))
     }
 
@@ -273,7 +285,8 @@ impl Broker for FakeBroker {
     }
 
     async fn controls(&self) -> Result<Controls, BrokerError> {
-        Err(BrokerError::Busy)
+        let mut announced = self.announced.lock().take().ok_or(BrokerError::Busy)?;
+        Ok(Box::pin(stream::poll_fn(move |cx| announced.poll_recv(cx))))
     }
 
     async fn serve(&self) -> Result<Calls, BrokerError> {
