@@ -76,7 +76,9 @@ impl Standings {
     /// The list, with nobody on it.
     #[cfg(test)]
     pub(crate) fn of_nobody() -> Self {
-        Self { loaded: AtomicBool::new(true), ..Self::default() }
+        // Nobody announces anything.
+        let heard_ourselves = Mutex::new(Instant::now() + Duration::from_hours(1));
+        Self { loaded: AtomicBool::new(true), heard_ourselves, ..Self::default() }
     }
 
     /// Whether the list is here.
@@ -87,8 +89,17 @@ impl Standings {
     /// Lets `user` in with a token issued at `issued_at`, or says why not.
     ///
     /// # Errors
-    /// [`AuthError::Blocked`], [`AuthError::Revoked`], or [`AuthError::Unknown`] before the list is here.
+    /// [`AuthError::Blocked`], [`AuthError::Revoked`], or [`AuthError::Unknown`] before the list is here, and while nobody would tell of a
+    /// newer one.
     pub fn judge(&self, user: &UserId, issued_at: Timestamp) -> Result<(), AuthError> {
+        if self.is_deaf() {
+            return Err(AuthError::Unknown);
+        }
+        self.judge_known(user, issued_at)
+    }
+
+    /// The same by what is known, however old, for a session: those end by themselves where nobody is heard while messages arrive.
+    fn judge_known(&self, user: &UserId, issued_at: Timestamp) -> Result<(), AuthError> {
         if !self.is_loaded() {
             return Err(AuthError::Unknown);
         }
@@ -161,6 +172,11 @@ impl App {
         self.standings.judge(&identity.user, identity.issued_at)
     }
 
+    /// Whether a verified identity may extend a session.
+    pub(crate) fn judge_refresh(&self, identity: &Identity) -> Result<(), AuthError> {
+        self.standings.judge_known(&identity.user, identity.issued_at)
+    }
+
     async fn hear_standings(&self) {
         loop {
             match self.broker.controls().await {
@@ -219,6 +235,10 @@ impl App {
         // Only who keeps to all of it says so: first the sessions end.
         self.end_refused();
         self.standings.version.store(after, Ordering::Release);
+        if !self.standings.is_loaded() {
+            // Before, nothing was said that could be heard.
+            *self.standings.heard_ourselves.lock() = Instant::now();
+        }
         self.standings.loaded.store(true, Ordering::Release);
         Ok(())
     }
@@ -305,5 +325,8 @@ mod tests {
         set(false, 0);
         assert_eq!(standings.judge(&user, Timestamp(5)), Ok(()));
         assert!(standings.marks.read().is_empty());
+        *standings.heard_ourselves.lock() = Instant::now().checked_sub(DEAF_AFTER + EVERY).unwrap();
+        assert_eq!(standings.judge(&user, Timestamp(5)), Err(AuthError::Unknown), "it may have been blocked meanwhile");
+        assert_eq!(standings.judge_known(&user, Timestamp(5)), Ok(()), "a session goes on until it is ended");
     }
 }

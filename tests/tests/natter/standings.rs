@@ -51,6 +51,15 @@ async fn get(cluster: &Cluster, gateway: usize, token: &str, path: &str) -> Resu
     Ok((status, body["code"].as_str().unwrap_or_default().to_owned()))
 }
 
+/// The status of a call, and the code of its problem.
+async fn post(cluster: &Cluster, gateway: usize, token: &str, path: &str, body: &Value) -> Result<(u16, String)> {
+    let url = format!("http://{}/api/v1/{path}", cluster.gateway(gateway));
+    let answer = reqwest::Client::new().post(url).bearer_auth(token).json(body).send().await?;
+    let status = answer.status().as_u16();
+    let body: Value = answer.json().await?;
+    Ok((status, body["code"].as_str().unwrap_or_default().to_owned()))
+}
+
 /// How signing in with this token is refused: the error's code, and the close.
 async fn refused(cluster: &Cluster, gateway: usize, token: &str) -> Result<(String, u16)> {
     let mut socket = upgrade_v1(cluster.gateway(gateway), &[]).await?;
@@ -206,6 +215,10 @@ async fn a_gateway_that_is_cut_off_ends_its_sessions_by_itself() -> Result<()> {
     let (code, _) = cut_off.wait_for_close(2 * BOUND).await?;
     assert_eq!(code, 1013, "it cannot know who is blocked");
     assert!(cut_off.reconnect(cluster.gateway(1)).await.is_err(), "let in before it knows who is blocked");
+    // Nor over HTTP, where it would do for a message that its publishing is not cut off.
+    let said = post(&cluster, 1, &ben.token(), &format!("groups/{group}/messages"), &json!({"body": "not by ben"})).await?;
+    let read = get(&cluster, 1, &ben.token(), &format!("groups/{group}/messages")).await?;
+    assert_eq!((said.0, read.0), (503, 503), "{said:?} {read:?}");
     sender.send(group, "not for ben").await?;
     proxy.heal();
     cluster.gateways[1].wait_ready().await?;
