@@ -262,6 +262,7 @@ export class Client extends EventTarget {
       case "notification": return this.#onNotification(frame);
       case "group": return this.#onGroup(frame);
       case "reset": return this.#tell("gap", { group: frame.group, after: this.#positions.last(frame.group) });
+      case "time": this.#offset = Date.parse(frame.time) - this.clock.now(); return;
       case "draining": return this.#onDraining(frame);
       case "read": case "typing": case "inbox": return this.#tell(frame.type, frame);
       default: // Later releases may say more.

@@ -89,6 +89,8 @@ fn watch(app: &Arc<App>, memory: Arc<Memory>, lifecycle: &Lifecycle, stop: &Canc
     });
     let (keeper, keeping) = (Arc::clone(app), stop.clone());
     lifecycle.spawn_vital("standings", async move { keeper.keep_standings(keeping).await });
+    let (teller, telling) = (Arc::clone(app), stop.clone());
+    lifecycle.spawn_vital("time", async move { teller.tell_time(telling).await });
     let (watched, watching) = (Arc::clone(app), stop.clone());
     lifecycle.spawn_vital("intake", async move { watched.intake.watch(Arc::clone(&watched.broker), watching).await });
 }

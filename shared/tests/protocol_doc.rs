@@ -66,8 +66,22 @@ fn client_frame(frame: &ClientFrame) -> &'static str {
     }
 }
 
-const SERVER_FRAMES: [&str; 13] =
-    ["ready", "groups", "reply", "error", "message", "notification", "group", "read", "typing", "inbox", "reset", "ping", "draining"];
+const SERVER_FRAMES: [&str; 14] = [
+    "ready",
+    "groups",
+    "reply",
+    "error",
+    "message",
+    "notification",
+    "group",
+    "read",
+    "typing",
+    "inbox",
+    "reset",
+    "ping",
+    "time",
+    "draining",
+];
 
 fn server_frame(frame: &ServerFrame) -> &'static str {
     match frame {
@@ -83,6 +97,7 @@ fn server_frame(frame: &ServerFrame) -> &'static str {
         ServerFrame::Inbox(_) => "inbox",
         ServerFrame::Reset(_) => "reset",
         ServerFrame::Ping => "ping",
+        ServerFrame::Time(_) => "time",
         ServerFrame::Draining(_) => "draining",
     }
 }

@@ -7,10 +7,10 @@ use std::{
 
 use natter_shared::{
     event::{Audience, GroupKind, Role},
-    frame::{ErrorCode, GroupState, History, SeenTo},
+    frame::{CloseCode, ErrorCode, GroupState, History, SeenTo},
     id::{GroupId, GroupRef, Nonce, UserId},
     position::{Epoch, Position},
-    rpc::{self, OpenGroup, ShardPosition},
+    rpc::{self, OpenGroup, ShardPosition, SignIn},
     subject::{Shard, Topic},
     timestamp::Timestamp,
 };
@@ -22,7 +22,7 @@ use crate::{
     auth::Identity,
     delivery::{JoinError, Joined, Start},
     edge::Edge,
-    socket::Outlet,
+    socket::{Outlet, OutletState},
 };
 
 fn session(edge: &Edge) -> Arc<SessionHandle> {
@@ -213,6 +213,44 @@ async fn in_flight_sends_at_the_edge() {
         send();
         assert_eq!(edge.refused("in_flight_sends"), refused, "whose sends are answered may send again");
     }
+}
+
+#[tokio::test]
+async fn a_defect_gives_back_the_place_it_had_and_the_session_comes_back() {
+    let edge = Edge::start(|config| config.limits.in_flight_sends = 2).await;
+    let session = session(&edge);
+    let send = || {
+        let (group, nonce, body) = (GroupId(Uuid::nil()), Nonce::now(), "hello".to_owned());
+        edge.app.send(&session, Outgoing { id: None, group, nonce, body, reply_to: None, data: None });
+    };
+    edge.broker.is_defective.store(true, Ordering::Relaxed);
+    // The second waits behind the first.
+    for _ in 0..3 {
+        send();
+        send();
+        let idle = tokio::time::timeout(Duration::from_secs(10), session.idle());
+        idle.await.expect("what meets a defect counts as unanswered");
+        assert!(session.lanes.lock().is_empty());
+    }
+    assert_eq!(edge.refused("in_flight_sends"), 0);
+    assert_eq!(session.outlet.state(), OutletState::Sealed(CloseCode::TryAgain));
+}
+
+#[tokio::test]
+async fn a_defect_keeps_nobody_else_from_signing_in() {
+    let edge = Edge::start(|_| ()).await;
+    let sign_in = || {
+        let app = Arc::clone(&edge.app);
+        let call = SignIn { user: UserId::new("ann").unwrap(), handle: None, display_name: None, limit: 1, issued_at: None };
+        let signed_in = tokio::spawn(async move { app.sign_ins.sign_in(call).await.is_ok() });
+        async { tokio::time::timeout(Duration::from_secs(10), signed_in).await.expect("nobody is asked any more") }
+    };
+    edge.broker.is_defective.store(true, Ordering::Relaxed);
+    for _ in 0..3 {
+        assert!(sign_in().await.is_err(), "asked for alone, it meets the defect by itself");
+    }
+    edge.broker.is_defective.store(false, Ordering::Relaxed);
+    assert!(sign_in().await.unwrap());
 }
 
 #[tokio::test(start_paused = true)]

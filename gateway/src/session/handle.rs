@@ -21,7 +21,7 @@ use natter_shared::{
 use parking_lot::Mutex;
 use tokio::{sync::Notify, time};
 
-use super::{nonces::Nonces, notices::Notices, reply::Refusal, send::Outgoing};
+use super::{nonces::Nonces, notices::Notices, send::Outgoing, work::Work};
 use crate::{
     auth::Identity,
     delivery::{GroupMeta, Joined},
@@ -142,11 +142,11 @@ pub struct SessionHandle {
     lists_again: AtomicBool,
     /// When the token that it stands on ends, and when that was issued.
     token: Mutex<(Timestamp, Timestamp)>,
-    in_flight: AtomicUsize,
+    pub(super) in_flight: AtomicUsize,
     /// Told to leave: nothing new is begun.
     leaving: AtomicBool,
     /// What was begun and is not answered yet.
-    unanswered: AtomicUsize,
+    pub(super) unanswered: AtomicUsize,
     pub(super) nonces: Mutex<Nonces>,
     pub(super) groups: Mutex<HashMap<GroupId, LiveGroup>>,
     attempts: AtomicU64,
@@ -161,15 +161,6 @@ pub struct SessionHandle {
     pub(super) join_ended: Notify,
     /// Sends that wait for the one before them in the same group.
     pub(super) lanes: Mutex<HashMap<GroupId, VecDeque<(Outgoing, Work)>>>,
-}
-
-/// Something begun for a session; dropped once it is answered.
-pub(super) struct Work(Arc<SessionHandle>);
-
-impl Drop for Work {
-    fn drop(&mut self) {
-        self.0.unanswered.fetch_sub(1, Ordering::SeqCst);
-    }
 }
 
 impl SessionHandle {
@@ -333,15 +324,6 @@ impl SessionHandle {
         self.closed.store(true, Ordering::Release);
     }
 
-    /// Begins something that is answered before the session is closed by [`crate::drain`]; refused
-    /// once it was told to leave.
-    pub(super) fn begin(self: &Arc<Self>) -> Result<Work, Refusal> {
-        // In the opposite order to `leave`: one of the two sees the other.
-        self.unanswered.fetch_add(1, Ordering::SeqCst);
-        let work = Work(Arc::clone(self));
-        if self.is_leaving() { Err(Refusal::draining()) } else { Ok(work) }
-    }
-
     /// From now on nothing is begun.
     pub(crate) fn leave(&self) {
         self.leaving.store(true, Ordering::SeqCst);
@@ -362,19 +344,6 @@ impl SessionHandle {
         while !self.is_idle() {
             time::sleep(LOOK).await;
         }
-    }
-
-    /// Counts a request in flight; false if there are `limit` already.
-    pub(super) fn enter(&self, limit: usize) -> bool {
-        let entered = self.in_flight.fetch_add(1, Ordering::Relaxed) < limit;
-        if !entered {
-            self.leave_flight();
-        }
-        entered
-    }
-
-    pub(super) fn leave_flight(&self) {
-        self.in_flight.fetch_sub(1, Ordering::Relaxed);
     }
 
     /// The group, if the session is a live member of it.

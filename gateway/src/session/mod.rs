@@ -22,7 +22,9 @@ mod run;
 mod send;
 #[cfg(test)]
 mod tests;
+mod time;
 mod together;
+mod work;
 
 #[cfg(test)]
 pub(crate) use echo::open_echo;

@@ -1,8 +1,6 @@
 //! Frames of the chat-room protocol (PROTOCOL.md). Mistakes are answered and the socket stays
 //! open.
 
-use std::sync::Arc;
-
 use natter_shared::{
     event::Audience,
     frame::ErrorCode,
@@ -17,7 +15,6 @@ use super::{
     run::{Running, Step},
     send::Outgoing,
 };
-use crate::limit::Limit;
 
 /// Either frame; which one, its `type` says.
 #[derive(Deserialize)]
@@ -69,26 +66,11 @@ impl Running {
     }
 
     fn notify_by_handle(&self, handle: String, body: String) {
-        let (app, session) = (Arc::clone(&self.app), Arc::clone(&self.session));
-        let begun = match session.begin() {
-            Ok(begun) => begun,
-            Err(refusal) => return session.answer(None, Err(refusal)),
-        };
-        if !session.enter(app.config.limits.in_flight_sends) {
-            app.metrics.refused(Limit::InFlightSends);
-            return session.answer(None, Err(Refusal::new(ErrorCode::Busy, "too many requests in flight")));
-        }
-        self.app.tasks.spawn(async move {
-            let outcome = async {
-                app.take_look_ups(&session, 1)?;
-                let found = rpc::call(&*app.broker, FindUser::Handle(handle), None).await?.reply;
-                let recipient = found.ok_or_else(|| Refusal::new(ErrorCode::NotFound, "no such user"))?;
-                app.notify_one(&session, Audience::User(recipient.id), Nonce::at(app.broker.now()), body, None).await
-            };
-            let outcome = outcome.await;
-            session.leave_flight();
-            session.answer(None, outcome);
-            drop(begun);
+        self.request(None, |app, session| async move {
+            app.take_look_ups(&session, 1)?;
+            let found = rpc::call(&*app.broker, FindUser::Handle(handle), None).await?.reply;
+            let recipient = found.ok_or_else(|| Refusal::new(ErrorCode::NotFound, "no such user"))?;
+            app.notify_one(&session, Audience::User(recipient.id), Nonce::at(app.broker.now()), body, None).await
         });
     }
 }

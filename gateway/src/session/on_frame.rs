@@ -13,7 +13,7 @@ use super::{
     run::{Running, Step},
     send::Outgoing,
 };
-use crate::{app::App, limit::Limit, standings};
+use crate::{app::App, standings};
 
 /// Whether a frame asks for something to be stored, or told to others: the user's connections share a rate of these.
 fn is_for_others(frame: &ClientFrame) -> bool {
@@ -88,25 +88,20 @@ impl Running {
     }
 
     /// Runs a request beside the loop, within the connection's window, and answers it.
-    fn request<Work>(&self, id: Option<u32>, work: impl FnOnce(Arc<App>, Arc<SessionHandle>) -> Work)
+    pub(super) fn request<Work>(&self, id: Option<u32>, work: impl FnOnce(Arc<App>, Arc<SessionHandle>) -> Work)
     where
         Work: Future<Output = Result<ReplyBody, Refusal>> + Send + 'static,
     {
         let (app, session) = (Arc::clone(&self.app), Arc::clone(&self.session));
-        let begun = match session.begin() {
+        let begun = match session.begin(&app) {
             Ok(begun) => begun,
             Err(refusal) => return session.answer(id, Err(refusal)),
         };
-        if !session.enter(app.config.limits.in_flight_sends) {
-            app.metrics.refused(Limit::InFlightSends);
-            return session.answer(id, Err(Refusal::new(ErrorCode::Busy, "too many requests in flight")));
-        }
-        let work = work(Arc::clone(&app), Arc::clone(&session));
+        let work = work(app, Arc::clone(&session));
         self.app.tasks.spawn(async move {
-            let outcome = work.await;
-            session.leave_flight();
-            session.answer(id, outcome);
-            drop(begun);
+            if let Some(outcome) = session.or_close(work).await {
+                begun.answer(id, outcome);
+            }
         });
     }
 
@@ -117,12 +112,12 @@ impl Running {
         self.request(id, |app, session| async move {
             match app.auth.authenticate(&token).await {
                 Ok(identity) if identity.user == session.user => {
-                    if let Err(refusal) = app.judge(&identity) {
+                    if let Err(refusal) = app.judge_refresh(&identity) {
                         return Err(Refusal::new(standings::error_code(refusal), refusal.to_string()));
                     }
                     session.extend(&identity);
                     // Revoked meanwhile, whoever looked for sessions that stand on it may have been a moment too early.
-                    if let Err(refusal) = app.judge(&identity) {
+                    if let Err(refusal) = app.judge_refresh(&identity) {
                         session.outlet.close(standings::close_code(refusal));
                     }
                     app.metrics.refreshed.inc();

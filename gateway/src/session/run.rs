@@ -2,14 +2,13 @@
 //! by which everything is unregistered.
 
 use std::{
-    panic::AssertUnwindSafe,
     pin::Pin,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
-use futures::{FutureExt, StreamExt};
+use futures::StreamExt;
 use natter_shared::{
     frame::{CloseCode, PING},
     id::GroupId,
@@ -257,10 +256,8 @@ impl Running {
                 let work = move |notice| {
                     let (app, session) = (Arc::clone(&app), Arc::clone(&session));
                     async move {
-                        let followed = AssertUnwindSafe(app.follow(&session, notice)).catch_unwind();
-                        if !session.is_closed() && followed.await.is_err() {
-                            // A defect of ours, which the log tells of: the session comes back.
-                            session.outlet.close(CloseCode::TryAgain);
+                        if !session.is_closed() {
+                            session.or_close(app.follow(&session, notice)).await;
                         }
                     }
                 };

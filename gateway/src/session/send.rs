@@ -16,10 +16,9 @@ use natter_shared::{
     position::Position,
 };
 
-use super::{SessionHandle, handle::Work, reply::Refusal};
+use super::{SessionHandle, reply::Refusal, work::Work};
 use crate::{
     app::App,
-    limit::Limit,
     metrics::Busy,
     publish::{Draft, NotAccepted, Said, accept, check_body},
 };
@@ -43,15 +42,10 @@ impl App {
         if let Err(refusal) = check_body(&self.config.limits, &message.body) {
             return session.answer(message.id, Err(refusal.into()));
         }
-        let work = match session.begin() {
+        let work = match session.begin(self) {
             Ok(work) => work,
             Err(refusal) => return session.answer(message.id, Err(refusal)),
         };
-        if !session.enter(self.config.limits.in_flight_sends) {
-            self.metrics.refused(Limit::InFlightSends);
-            self.metrics.busy(Busy::Connection);
-            return session.answer(message.id, Err(Refusal::new(ErrorCode::Busy, "too many requests in flight")));
-        }
         let group = message.group;
         let is_first = match session.lanes.lock().entry(group) {
             Entry::Occupied(mut lane) => {
@@ -71,14 +65,21 @@ impl App {
 
     async fn run_lane(self: &Arc<Self>, session: &Arc<SessionHandle>, first: (Outgoing, Work)) {
         let group = first.0.group;
+        if session.or_close(self.work_off(session, first)).await.is_none() {
+            // Else whatever is sent to the group would wait for nobody.
+            let behind = session.lanes.lock().remove(&group);
+            drop(behind);
+        }
+    }
+
+    async fn work_off(self: &Arc<Self>, session: &Arc<SessionHandle>, first: (Outgoing, Work)) {
+        let group = first.0.group;
         let mut next = Some(first);
         while let Some((message, work)) = next {
             let id = message.id;
             let outcome = self.send_one(session, message).await;
-            session.leave_flight();
             let retried = outcome.as_ref().err().filter(|refusal| refusal.code.is_retryable()).and_then(|refusal| refusal.retry_after_ms);
-            session.answer(id, outcome);
-            drop(work);
+            work.answer(id, outcome);
             let mut behind = VecDeque::new();
             {
                 let mut lanes = session.lanes.lock();
@@ -97,11 +98,10 @@ impl App {
                     lanes.remove(&group);
                 }
             }
-            for (message, _work) in behind {
-                session.leave_flight();
+            for (message, work) in behind {
                 self.metrics.busy(Busy::Order);
                 let refusal = Refusal::new(ErrorCode::Busy, "an earlier message to this group has to be sent again first");
-                session.answer(message.id, Err(Refusal { retry_after_ms: retried, ..refusal }));
+                work.answer(message.id, Err(Refusal { retry_after_ms: retried, ..refusal }));
             }
         }
     }

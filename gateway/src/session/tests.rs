@@ -150,6 +150,23 @@ async fn what_a_users_connections_have_stored_takes_of_one_rate() {
     assert_eq!(told(&mut client).await["code"], "bad_request", "pages are another matter");
 }
 
+#[tokio::test]
+async fn clients_are_told_the_time_anew_when_the_brokers_clock_was_set() {
+    let stage = Stage::new().await;
+    let (app, stop) = (Arc::clone(&stage.app), CancellationToken::new());
+    let _ends = stop.clone().drop_guard();
+    tokio::spawn(async move { app.tell_time(stop).await });
+    let (mut client, serving) = connection(&stage, &json!({"type": "connect", "id": 1})).await;
+    tokio::spawn(serving);
+    let time = |frame: &Value| serde_json::from_value::<Timestamp>(frame["time"].clone()).unwrap();
+    let ready = time(&told(&mut client).await);
+    for (ahead, behind_ready) in [(-20_000, true), (100_000, false)] {
+        stage.script.ahead.store(ahead, Ordering::Relaxed);
+        let frame = tokio::time::timeout(Duration::from_secs(10), told(&mut client)).await.expect("nothing is told");
+        assert_eq!((&frame["type"], time(&frame) < ready), (&json!("time"), behind_ready), "{frame}");
+    }
+}
+
 /// Else a client that remembers the greatest position it was told, and loses the connection before what it missed has come, would go
 /// on behind that.
 #[tokio::test]

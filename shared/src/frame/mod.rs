@@ -12,7 +12,7 @@ pub use client::{
 pub use code::{CloseCode, ErrorCode, Reconnect};
 pub use server::{
     DrainingFrame, ErrorFrame, GroupChange, GroupFrame, GroupState, GroupsFrame, HistoryMessage, InboxFrame, Limits, MessageFrame,
-    NotificationFrame, ReadFrame, Ready, Reply, ReplyBody, ResetFrame, ServerFrame, TypingFrame, UserProfile,
+    NotificationFrame, ReadFrame, Ready, Reply, ReplyBody, ResetFrame, ServerFrame, TimeFrame, TypingFrame, UserProfile,
 };
 
 /// The WebSocket subprotocol of protocol v1.

@@ -39,6 +39,8 @@ pub enum ServerFrame {
     Reset(ResetFrame),
     /// Answer with `pong`.
     Ping,
+    /// The server's clock was set.
+    Time(TimeFrame),
     /// This gateway shuts down; come back after a while.
     Draining(DrainingFrame),
 }
@@ -56,6 +58,7 @@ tagged!(ServerFrame {
     "inbox" => Inbox(InboxFrame),
     "reset" => Reset(ResetFrame),
     "ping" => Ping,
+    "time" => Time(TimeFrame),
     "draining" => Draining(DrainingFrame),
 });
 
@@ -83,6 +86,13 @@ pub struct ResetFrame {
     /// The group; none for the inbox.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub group: Option<GroupId>,
+}
+
+/// The server's clock was set.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct TimeFrame {
+    /// Takes the place of `ready.time`.
+    pub time: Timestamp,
 }
 
 /// This gateway shuts down.

@@ -34,12 +34,15 @@ test("waits for the connection, then one after another in a group, at once acros
   assert.equal(socket.of("send")[2].body, "2");
 });
 
-test("the nonce has the server's time", async () => {
+test("the nonce has the server's time, also after that was set", async () => {
   const { clock, client, open } = await connected();
-  const socket = await open({ time: new Date(clock.time + 3_600_000).toISOString() });
+  const at = (offset) => new Date(clock.time + offset).toISOString();
+  const socket = await open({ time: at(3_600_000) });
+  const sentAt = (nonce) => parseInt(nonce.replace("-", "").slice(0, 12), 16) - clock.time;
   client.send("g", "x");
-  const { nonce } = socket.of("send")[0];
-  assert.equal(parseInt(nonce.replace("-", "").slice(0, 12), 16), clock.time + 3_600_000);
+  socket.say({ type: "time", time: at(-60_000) });
+  client.send("h", "y");
+  assert.deepEqual(socket.of("send").map(({ nonce }) => sentAt(nonce)), [3_600_000, -60_000]);
 });
 
 test("a lost reply: tried again on the next connection, with the same nonce and before later ones", async () => {

@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -54,6 +54,8 @@ pub(crate) struct Script {
     pub(crate) is_sql_held: AtomicBool,
     /// How far SQL has come; without it, as far as the log.
     pub(crate) sql_is_at: Mutex<Option<Position>>,
+    /// By how many milliseconds its clock goes ahead of the machine's.
+    pub(crate) ahead: AtomicI64,
     /// How often a log's state was asked for, and a fence made.
     pub(crate) ends_asked: AtomicUsize,
     /// How many of its last events a log's state leaves out.
@@ -92,6 +94,7 @@ impl Script {
             is_sql_incomplete: AtomicBool::new(false),
             is_sql_held: AtomicBool::new(false),
             sql_is_at: Mutex::default(),
+            ahead: AtomicI64::new(0),
             ends_asked: AtomicUsize::new(0),
             looks_shorter_by: AtomicU64::new(0),
             called: Mutex::new("lobby".to_owned()),
@@ -244,7 +247,7 @@ impl Broker for Script {
     }
 
     fn now(&self) -> Timestamp {
-        Timestamp::now()
+        Timestamp::now().offset_by(self.ahead.load(Ordering::Relaxed))
     }
 
     async fn epoch(&self, _shard: Shard) -> Result<CurrentEpoch, BrokerError> {
