@@ -191,7 +191,7 @@ mod tests {
     use tokio::{sync::mpsc, time::timeout};
 
     use super::*;
-    use crate::http::tests::fake::FakeBroker;
+    use crate::testing::FakeBroker;
 
     const SECOND: Duration = Duration::from_secs(1);
 
