@@ -8,7 +8,7 @@ use std::{
 };
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use natter_gateway::delivery::benches::Room;
+use natter_gateway::benches::Room;
 use natter_shared::{
     event::{Event, Message},
     id::{MessageId, Nonce, RoomName, UserId, open_group},

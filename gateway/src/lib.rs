@@ -3,30 +3,35 @@
 //! (handshake, loop, client frames) → [`publish`] → broker; and back: broker → [`delivery`]
 //! (interest, order, ring, encoding) → [`socket`] (outlets, straight to the TCP socket).
 
+#![allow(
+    unreachable_pub,
+    reason = "what a module offers to the others; nothing but what is named below leaves the crate, so that what is dead is seen"
+)]
+
 mod accept;
-pub mod admission;
-pub mod auth;
-pub mod http;
-pub mod publish;
+mod admission;
+mod auth;
+mod http;
+mod publish;
 mod refusals;
-pub mod session;
+mod session;
 
-pub mod delivery;
-pub mod socket;
+mod delivery;
+mod socket;
 
-pub mod app;
-pub mod connections;
+mod app;
+mod connections;
 mod drain;
-pub mod health;
-pub mod knowledge;
-pub mod limit;
+mod health;
+mod knowledge;
+mod limit;
 mod memory;
-pub mod metrics;
+mod metrics;
 mod open_files;
 mod rate;
-pub mod rates;
+mod rates;
 mod serve;
-pub mod standings;
+mod standings;
 
 #[cfg(test)]
 mod edge;
@@ -36,4 +41,6 @@ pub mod fuzz;
 mod testing;
 
 pub use app::StartError;
+#[cfg(feature = "bench")]
+pub use delivery::benches;
 pub use serve::{Gateway, run};

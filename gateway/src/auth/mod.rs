@@ -18,8 +18,6 @@ pub use cookie::Sessions;
 pub use credentials::{By, CSRF_COOKIE, SESSION_COOKIE, SignedIn, cookie};
 pub use csrf::Csrf;
 pub use identity::Identity;
-pub use jwks::FetchError;
-pub use key::KeyError;
 pub use token::{AuthError, Authenticator, AuthenticatorError};
 
 /// All that a client is told of a token that does not hold; the log knows why.

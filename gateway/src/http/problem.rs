@@ -60,6 +60,7 @@ impl Problem {
     }
 
     /// The status of the answer.
+    #[cfg(test)]
     pub fn status(&self) -> StatusCode {
         self.status
     }

@@ -2,12 +2,12 @@
 //! tungstenite (`adapter`) and counted before it sees them (`meter`), and encoded with their
 //! WebSocket header (`wire`).
 
-pub mod adapter;
+mod adapter;
 mod meter;
-pub mod outlet;
-pub mod wire;
+mod outlet;
+pub(crate) mod wire;
 
 pub(crate) use adapter::websocket;
-pub use adapter::{Socket, SocketIo, breach_of};
-pub use meter::{Breach, ReadLimits};
+pub use adapter::{Socket, breach_of};
+pub use meter::ReadLimits;
 pub use outlet::{Outlet, OutletLimits, OutletState};
