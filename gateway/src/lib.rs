@@ -33,10 +33,10 @@ mod rates;
 mod serve;
 mod standings;
 
-#[cfg(test)]
-mod edge;
 #[cfg(any(test, feature = "fuzz"))]
 pub mod fuzz;
+#[cfg(test)]
+mod network_tests;
 #[cfg(test)]
 mod testing;
 

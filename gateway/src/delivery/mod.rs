@@ -11,8 +11,6 @@ mod batch;
 #[cfg(feature = "bench")]
 pub mod benches;
 mod cursor;
-#[cfg(test)]
-mod edge_tests;
 mod encode;
 mod fill;
 mod flights;
@@ -21,6 +19,8 @@ mod hold;
 mod hub;
 mod insist;
 mod join;
+#[cfg(test)]
+mod limits_tests;
 mod lists;
 mod log_states;
 mod missed;

@@ -4,12 +4,12 @@
 
 #[cfg(test)]
 mod echo;
-#[cfg(test)]
-mod edge_tests;
 mod follow;
 mod handle;
 mod handshake;
 mod heartbeat;
+#[cfg(test)]
+mod limits_tests;
 mod membership;
 mod nonces;
 mod notices;

@@ -1,6 +1,6 @@
 //! Abuse, measured: what a hostile client costs the gateway, and how it is turned away. `make abuse`
 //! runs it against a release build and prints the table of docs/security.md; small variants of the
-//! same are tests of the gateway (gateway/src/edge).
+//! same are tests of the gateway (gateway/src/network_tests).
 
 use std::{
     net::SocketAddr,

@@ -21,7 +21,7 @@ use super::{Protocol, SessionHandle, send::Outgoing};
 use crate::{
     auth::Identity,
     delivery::{JoinError, Joined, Start},
-    edge::Edge,
+    network_tests::Edge,
     socket::{Outlet, OutletState},
 };
 

@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     auth::Identity,
-    edge::Edge,
+    network_tests::Edge,
     session::{Protocol, SessionHandle},
     socket::Outlet,
 };
