@@ -124,3 +124,33 @@ impl std::fmt::Debug for DatabaseOptions {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Each key has a value of its own, so that none is taken for another.
+    #[test]
+    fn each_key_of_the_config_says_what_it_is_for() {
+        let mut config = Config::default();
+        config.groups.open = false;
+        (config.persister.batch, config.persister.rpc_concurrency) = (11, 12);
+        config.persister.lease_ttl = Duration::from_secs(13);
+        (config.limits.group_members, config.limits.inbox_counted) = (14, 15);
+        (config.limits.groups_per_connection, config.limits.groups_by_others, config.limits.groups_made_per_day) = (17, 16, 22);
+        (config.retention.messages, config.retention.notifications) = (Some(Duration::from_hours(18)), Some(Duration::from_hours(19)));
+        let database = DatabaseOptions { url: "sqlite:20.db".into(), max_connections: 20, acquire_timeout: Duration::from_secs(21) };
+        let options = Options::of(&config, database);
+        assert_eq!((options.open_groups, options.batch, options.rpc_concurrency), (false, 11, 12));
+        assert_eq!((options.lease_ttl, options.max_group_members, options.inbox_counted), (Duration::from_secs(13), 14, 15));
+        assert_eq!((options.max_groups, options.max_groups_by_others, options.max_groups_made_per_day), (17, 16, 22));
+        assert_eq!(options.keep_messages, Some(Duration::from_hours(18)));
+        assert_eq!(options.keep_notifications, Some(Duration::from_hours(19)));
+        assert_eq!((options.database.url.as_str(), options.database.max_connections), ("sqlite:20.db", 20));
+        config.limits.groups_by_others = 100;
+        assert_eq!(Options::of(&config, DatabaseOptions::default()).max_groups_by_others, 17, "more than all of a user's is as all");
+        (config.retention.messages, config.retention.notifications) = (None, None);
+        let kept = Options::of(&config, DatabaseOptions::default());
+        assert_eq!((kept.keep_messages, kept.keep_notifications), (None, None), "for good");
+    }
+}

@@ -85,8 +85,12 @@ fn every_test_that_is_named_is_there_and_runs() {
     });
     let rules: Vec<_> = rules.collect();
     assert!(rules.len() >= 20, "the table of docs/security.md is not read");
+    let read = |file: &str| fs::read_to_string(root.join(file)).unwrap_or_else(|error| panic!("{file}: {error}"));
+    for (key, file, _) in EDGES {
+        assert!(read(file).to_lowercase().contains(key), "{file} names neither {key} nor its variable");
+    }
     for (key, file, test) in EDGES.iter().copied().chain(rules) {
-        let source = fs::read_to_string(root.join(file)).unwrap_or_else(|error| panic!("{key}: {file}: {error}"));
+        let source = read(file);
         if on_both_stores(&source).any(|name| name == test) {
             continue;
         }

@@ -103,6 +103,7 @@ fn who_is_refused_for_another_reason_takes_nothing_of_the_rate() {
     assert_eq!(admit("198.51.100.9").err().unwrap().limit(), Some(Limit::HandshakesPerSecond));
 }
 
+/// `limits.memory_bytes`.
 #[test]
 fn memory_at_the_edge() {
     let (admission, config) = admission(|_| ());

@@ -197,6 +197,7 @@ mod tests {
         }
     }
 
+    /// `limits.ring_events_per_group`.
     #[test]
     fn the_floor_rises_with_what_is_dropped() {
         let budget = RingBudget::new(1 << 20, 3);
@@ -210,6 +211,7 @@ mod tests {
         assert_eq!(budget.used(), 0);
     }
 
+    /// `limits.ring_bytes`.
     #[test]
     fn the_budget_is_kept_across_topics() {
         let budget = RingBudget::new(12 * (100 + OVERHEAD), 1000);

@@ -224,7 +224,9 @@ async fn a_membership_that_sql_does_not_know_of_yet_is_resumed() {
     }
     assert!(stage.script.asked_behind.lock().is_empty());
     let catches_up = async {
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        while stage.script.asked_behind.lock().is_empty() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
         *stage.script.sql_is_at.lock() = None;
     };
     let (outcome, ()) = tokio::join!(resume(since), catches_up);

@@ -6,6 +6,7 @@ mod allocations;
 mod flights;
 mod hints;
 mod interruption;
+mod linger;
 mod names;
 mod recovery;
 pub(crate) mod script;
@@ -42,6 +43,9 @@ use crate::{
 
 /// Longer than anything takes that comes.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long a group is followed without a member.
+const LINGER: Duration = Duration::from_mins(1);
 
 /// Long enough to see that nothing comes.
 const SILENCE: Duration = Duration::from_millis(100);
@@ -112,7 +116,7 @@ impl Stage {
         // Nothing is ever at position 0.
         script.store(Topic::Group(GroupId(uuid::Uuid::nil())), &message("before"), true);
         let knowledge = Arc::new(Knowledge::new(Broker::shards(&*script)));
-        let hub = Hub::start(script.clone(), limits, Duration::from_mins(1), Arc::clone(&metrics), knowledge, &Lifecycle::new(), &stop);
+        let hub = Hub::start(script.clone(), limits, LINGER, Arc::clone(&metrics), knowledge, &Lifecycle::new(), &stop);
         let stage = Self { script, hub, metrics, stop };
         stage.until("the first check", || stage.hub.is_live() && stage.script.checks() <= 1).await;
         stage

@@ -145,6 +145,12 @@ impl Script {
         }
     }
 
+    /// Whether somebody is subscribed to `topic`.
+    pub(super) fn is_followed(&self, topic: Topic) -> bool {
+        let log = self.log.lock();
+        log.live.get(&Interest::Topic(topic)).is_some_and(|listeners| listeners.iter().any(|listener| !listener.is_closed()))
+    }
+
     /// Everything stored so far is evicted.
     pub(crate) fn evict(&self) {
         let mut log = self.log.lock();

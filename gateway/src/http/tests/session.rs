@@ -1,6 +1,9 @@
 //! Cookies from bearer tokens, who is signed in, and signing out.
 
+use std::time::Duration;
+
 use axum::http::StatusCode;
+use natter_shared::timestamp::Timestamp;
 
 use super::fake::{Answered, FakeSite, Routes};
 
@@ -37,6 +40,25 @@ async fn a_bearer_token_becomes_a_cookie() {
         let current = routes.get(SESSION, &[("cookie", &cookie)]).await;
         assert_eq!(current.json(), answer.json());
         assert!(current.header("vary").contains("Cookie") && current.header("cache-control") == "no-store");
+    }
+}
+
+#[tokio::test]
+async fn a_cookie_lasts_as_long_as_it_is_configured_to() {
+    let lifetime = Duration::from_hours(3);
+    let routes = Routes::over(FakeSite::new(|_, auth| auth.session_lifetime = lifetime));
+    let begun = Timestamp::now();
+    let answer = sign_in(&routes, "alice", &[]).await;
+    for cookie in ["natter_session", "csrftoken"] {
+        let cookie = answer.set_cookie(cookie).unwrap();
+        assert!(cookie.contains("; Max-Age=10800"), "{cookie}");
+    }
+    let (cookie, _) = cookies(&answer);
+    let current = routes.get(SESSION, &[("cookie", &cookie)]).await.json();
+    for told in [answer.json(), current] {
+        let expires_at: Timestamp = serde_json::from_value(told["expires_at"].clone()).unwrap();
+        let lasts = Duration::from_millis(expires_at.0 - begun.0);
+        assert!(lasts.abs_diff(lifetime) < Duration::from_mins(1), "{lasts:?}");
     }
 }
 

@@ -58,6 +58,7 @@ async fn who_is_refused_gets_nothing_of_what_was_held() {
     assert_eq!(told, [b"a".as_slice(), &wire::close(CloseCode::TryAgain)].concat());
 }
 
+/// `limits.backlog_messages` and `limits.backlog_bytes`.
 #[tokio::test]
 async fn limits_hold_at_their_edge() {
     for (frames, len, sealed) in [(4, 1, false), (5, 1, true), (2, 500, false), (2, 501, true)] {
