@@ -121,6 +121,13 @@ pub enum AdminError {
     Json(#[from] serde_json::Error),
 }
 
+impl AdminError {
+    /// Whether the same again would fail the same, however long the database is waited for: it does not fit.
+    pub fn is_lasting(&self) -> bool {
+        matches!(self, Self::Database(DbErr::Custom(_)))
+    }
+}
+
 /// Writes all that is stored of a user to `out`, one JSON object a line.
 ///
 /// # Errors

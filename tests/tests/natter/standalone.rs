@@ -286,7 +286,7 @@ async fn from_its_own_broker_to_nats_nothing_is_left_behind() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn over_nats_beside_a_log_it_waits_for_its_database() -> Result<()> {
+async fn over_nats_beside_a_log_it_waits_for_its_database_once() -> Result<()> {
     let mut postgres = Postgres::start()?;
     let url = postgres.create_database()?;
     let mut natter = Standalone::start(&[("NATTER_DATABASE__URL", &url)]).await?;
@@ -305,7 +305,37 @@ async fn over_nats_beside_a_log_it_waits_for_its_database() -> Result<()> {
     assert!(node.process.terminate()?.success(), "{}", node.process.log());
     node.process.start_again()?;
     postgres.start_again()?;
-    node.wait_ready().await
+    node.wait_ready().await?;
+    // Once the log is known to have nothing else, it serves without.
+    assert!(node.process.terminate()?.success());
+    postgres.stop()?;
+    node.process.start_again()?;
+    wait_until("it lives", async || node.status("/healthz").await == Some(200)).await;
+    assert!(!natter.data.join("events.db").exists() && natter.data.join("events.db.moved").exists());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn over_nats_beside_a_log_a_database_that_does_not_fit_is_not_waited_for() -> Result<()> {
+    let postgres = Postgres::start()?;
+    let url = postgres.create_database()?;
+    let create = "CREATE DATABASE latin1 ENCODING 'LATIN1' TEMPLATE template0 LC_COLLATE 'C' LC_CTYPE 'C'";
+    Sql::connect(&url).await?.rows(create).await?;
+    let (folder, nats) = (Folder::new()?, NatsServer::start(&NatsConfig::default())?);
+    let data = folder.path().join("data");
+    std::fs::create_dir(&data)?;
+    std::fs::write(data.join("events.db"), "")?;
+    let (server, _) = url.rsplit_once('/').context("a URL")?;
+    let env = [
+        ("NATTER_HTTP__LISTEN".to_owned(), format!("127.0.0.1:{}", free_port())),
+        ("NATTER_DATA_DIR".to_owned(), data.display().to_string()),
+        ("NATTER_DATABASE__URL".to_owned(), format!("{server}/latin1")),
+        ("NATTER_NATS__URL".to_owned(), nats.client_url()),
+    ];
+    let mut natter = Process::start("natter", &binary("natter"), &[], &env, folder.path())?;
+    let status = natter.wait(PATIENCE)?;
+    assert!(!status.success() && natter.log().contains("createdb --encoding=UTF8"), "{}", natter.log());
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
