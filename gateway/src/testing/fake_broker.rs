@@ -27,7 +27,7 @@ use natter_shared::{
     timestamp::Timestamp,
 };
 use parking_lot::Mutex;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{RwLock, mpsc, watch};
 
 /// The only key of the server API.
 pub(crate) const API_KEY: &str = "ntr_good";
@@ -47,6 +47,8 @@ pub(crate) struct FakeBroker {
     pub(crate) stores_nothing: AtomicBool,
     /// What is published is refused for good.
     pub(crate) refuses: AtomicBool,
+    /// While somebody writes to it, what is published waits.
+    pub(crate) stores: RwLock<()>,
     /// Who wants to join is not answered.
     pub(crate) holds_joins: AtomicBool,
     /// How often it was asked to let new members join.
@@ -158,6 +160,7 @@ impl Broker for FakeBroker {
         if self.refuses.load(Ordering::Relaxed) {
             return Err(BrokerError::Refused("too large".to_owned()));
         }
+        drop(self.stores.read().await);
         let mut published = self.published.lock();
         published.push((event.topic, Event::decode(&event.payload).unwrap()));
         Ok(Ack { position: Position::new(Epoch(1), published.len() as u64), duplicate: false })

@@ -6,6 +6,7 @@ mod api;
 mod chat_form;
 mod chat_page;
 pub(crate) mod fake;
+mod notifying;
 mod session;
 mod sign_in;
 mod team_page;
