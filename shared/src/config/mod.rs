@@ -58,49 +58,71 @@ pub const DEFAULT_ISSUER: &str = "natter";
 /// The standalone binary's database in its data folder, unless it is told of another one.
 pub const DATABASE_FILE: &str = "natter.db";
 
-/// The whole config.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Config {
-    /// Folder of the standalone binary's files. It may hold foreign files.
-    pub data_dir: PathBuf,
-    /// HTTP and WebSocket.
-    pub http: Http,
-    /// NATS.
-    pub nats: Nats,
-    /// SQL.
-    pub database: Database,
-    /// Signing in.
-    pub auth: Auth,
-    /// Groups.
-    pub groups: Groups,
-    /// Limits.
-    pub limits: Limits,
-    /// The gateway's own.
-    pub gateway: Gateway,
-    /// The persister's own.
-    pub persister: Persister,
-    /// What the database keeps.
-    pub retention: Retention,
-    /// Logs.
-    pub telemetry: Telemetry,
+/// Declares the config by its sections, in the order in which they are shown.
+macro_rules! config {
+    ($($(#[doc = $doc:literal])* $field:ident: $section:ident,)*) => {
+        /// The whole config.
+        #[derive(Debug, Clone, PartialEq)]
+        pub struct Config {
+            /// Folder of the standalone binary's files. It may hold foreign files.
+            pub data_dir: PathBuf,
+            $($(#[doc = $doc])* pub $field: $section,)*
+        }
+
+        impl Default for Config {
+            fn default() -> Self {
+                Self { data_dir: PathBuf::from("./data"), $($field: $section::default(),)* }
+            }
+        }
+
+        impl Config {
+            /// Takes all values; what is wrong is noted in `values` and left at its default.
+            fn read(values: &mut Values) -> Self {
+                Self {
+                    data_dir: values.take::<PathBuf, Plain>("", "data_dir", Self::default().data_dir, None),
+                    $($field: $section::read(values),)*
+                }
+            }
+
+            fn sections() -> Vec<KeySection> {
+                vec![$($section::describe(),)*]
+            }
+
+            fn show_sections(&self, out: &mut String) {
+                $(show(out, &self.$field);)*
+            }
+        }
+
+        /// Every key, as `section.key`.
+        fn known_keys() -> BTreeSet<String> {
+            let mut keys = BTreeSet::from(["data_dir".to_owned()]);
+            $(keys.extend($section::keys());)*
+            keys
+        }
+    };
 }
 
-impl Default for Config {
-    fn default() -> Self {
-        Self {
-            data_dir: PathBuf::from("./data"),
-            http: Http::default(),
-            nats: Nats::default(),
-            database: Database::default(),
-            auth: Auth::default(),
-            groups: Groups::default(),
-            limits: Limits::default(),
-            gateway: Gateway::default(),
-            persister: Persister::default(),
-            retention: Retention::default(),
-            telemetry: Telemetry::default(),
-        }
-    }
+config! {
+    /// HTTP and WebSocket.
+    http: Http,
+    /// NATS.
+    nats: Nats,
+    /// SQL.
+    database: Database,
+    /// Signing in.
+    auth: Auth,
+    /// Groups.
+    groups: Groups,
+    /// Limits.
+    limits: Limits,
+    /// The gateway's own.
+    gateway: Gateway,
+    /// The persister's own.
+    persister: Persister,
+    /// What the database keeps.
+    retention: Retention,
+    /// Logs.
+    telemetry: Telemetry,
 }
 
 impl Config {
@@ -115,19 +137,7 @@ impl Config {
     /// Like [`Config::load`], with an environment of one's own.
     pub fn load_from(file: Option<&Path>, env: &HashMap<String, String>, role: Role) -> Result<Self, ConfigErrors> {
         let mut values = Values::read(file, env, &known_keys());
-        let mut config = Self {
-            data_dir: values.take::<PathBuf, Plain>("", "data_dir", Self::default().data_dir, None),
-            http: Http::read(&mut values),
-            nats: Nats::read(&mut values),
-            database: Database::read(&mut values),
-            auth: Auth::read(&mut values),
-            groups: Groups::read(&mut values),
-            limits: Limits::read(&mut values),
-            gateway: Gateway::read(&mut values),
-            persister: Persister::read(&mut values),
-            retention: Retention::read(&mut values),
-            telemetry: Telemetry::read(&mut values),
-        };
+        let mut config = Self::read(&mut values);
         config.fill_in(role, &values);
         check::check(&config, role, &mut values);
         let problems = values.into_problems();
@@ -193,19 +203,9 @@ impl Config {
             range: None,
             secret: false,
         };
-        vec![
-            KeySection { name: "", about: String::new(), keys: vec![data_dir] },
-            Http::describe(),
-            Nats::describe(),
-            Database::describe(),
-            Auth::describe(),
-            Groups::describe(),
-            Limits::describe(),
-            Gateway::describe(),
-            Persister::describe(),
-            Retention::describe(),
-            Telemetry::describe(),
-        ]
+        let mut sections = vec![KeySection { name: "", about: String::new(), keys: vec![data_dir] }];
+        sections.extend(Self::sections());
+        sections
     }
 
     /// The variable of a key: of `http` and `listen` it is `NATTER_HTTP__LISTEN`.
@@ -217,16 +217,7 @@ impl Config {
     pub fn effective_toml(&self) -> String {
         let mut out = String::new();
         line(&mut out, "data_dir", Plain::show(&self.data_dir).as_deref());
-        show(&mut out, &self.http);
-        show(&mut out, &self.nats);
-        show(&mut out, &self.database);
-        show(&mut out, &self.auth);
-        show(&mut out, &self.groups);
-        show(&mut out, &self.limits);
-        show(&mut out, &self.gateway);
-        show(&mut out, &self.persister);
-        show(&mut out, &self.retention);
-        show(&mut out, &self.telemetry);
+        self.show_sections(&mut out);
         out
     }
 }
@@ -256,20 +247,4 @@ fn line(out: &mut String, key: &str, value: Option<&str>) {
         Some(value) => out.extend([key, " = ", value, "\n"]),
         None => out.extend(["# ", key, " is not set\n"]),
     }
-}
-
-/// Every key, as `section.key`.
-fn known_keys() -> BTreeSet<String> {
-    let mut keys = BTreeSet::from(["data_dir".to_owned()]);
-    keys.extend(Http::keys());
-    keys.extend(Nats::keys());
-    keys.extend(Database::keys());
-    keys.extend(Auth::keys());
-    keys.extend(Groups::keys());
-    keys.extend(Limits::keys());
-    keys.extend(Gateway::keys());
-    keys.extend(Persister::keys());
-    keys.extend(Retention::keys());
-    keys.extend(Telemetry::keys());
-    keys
 }

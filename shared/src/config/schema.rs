@@ -17,7 +17,7 @@ const fn secs(seconds: u64) -> Duration {
 /// What a timeout may be: long enough to be met, short enough to be one.
 const TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(100)..=secs(600);
 
-/// The port that NATS listens on unless told otherwise.
+/// Where NATS is looked for unless `nats.url` says otherwise.
 pub const DEFAULT_NATS_URL: &str = "nats://127.0.0.1:4222";
 
 /// This host only; inline scripts and styles may run.
