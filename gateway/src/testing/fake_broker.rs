@@ -42,7 +42,7 @@ pub(crate) struct FakeBroker {
     /// Nobody says how much a log holds, not even that it cannot be said.
     pub(crate) hides_size: AtomicBool,
     /// What is announced; nothing can be heard without.
-    pub(crate) announced: Mutex<Option<mpsc::UnboundedReceiver<Control>>>,
+    pub(crate) announced: Mutex<Option<mpsc::Receiver<Control>>>,
     /// What is published is not stored.
     pub(crate) stores_nothing: AtomicBool,
     /// What is published is refused for good.
