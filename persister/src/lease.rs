@@ -46,6 +46,10 @@ struct Foreign {
     looks: u32,
 }
 
+/// Further ahead no lease runs, whoever's: the longest that the config allows, and some. A row that does is from before the
+/// database's clock was set back.
+const FURTHEST: Duration = Duration::from_mins(11);
+
 /// The leases this process holds.
 pub(crate) struct Leases {
     held: Vec<watch::Sender<bool>>,
@@ -58,6 +62,8 @@ pub(crate) struct Leases {
     looks: Option<u32>,
     foreign: Mutex<HashMap<i64, Foreign>>,
     has_warned: AtomicBool,
+    /// Whether the connections for what a lease is about answer.
+    reaches_work: AtomicBool,
     store: Store,
 }
 
@@ -68,8 +74,8 @@ impl Leases {
         let asked = (0..shards).map(|_| AtomicU64::new(0)).collect();
         // Looks that the database answers, so that the time of an outage, in which nobody can renew, is none of it.
         let looks = watched.map(|watched| watched.div_duration_f64(ttl / RENEWED).ceil() as u32);
-        let (foreign, has_warned) = (Mutex::default(), AtomicBool::new(false));
-        Arc::new(Self { held, asked, started: Instant::now(), holder, ttl, looks, foreign, has_warned, store })
+        let (foreign, has_warned, reaches_work) = (Mutex::default(), AtomicBool::new(false), AtomicBool::new(true));
+        Arc::new(Self { held, asked, started: Instant::now(), holder, ttl, looks, foreign, has_warned, reaches_work, store })
     }
 
     /// Whether `shard` is this process's to work on.
@@ -84,13 +90,36 @@ impl Leases {
 
     /// Whether the database has said so lately. It may be this process alone that does not reach it: then another one holds `shard`.
     pub(crate) fn is_confirmed(&self, shard: Shard) -> bool {
-        let asked = self.asked.get(usize::from(shard.0)).map_or(0, |asked| asked.load(Ordering::Relaxed));
-        self.started.elapsed() <= Duration::from_millis(asked) + self.ttl
+        self.asked.get(usize::from(shard.0)).is_some_and(|asked| self.is_within(asked, self.ttl))
     }
 
     /// Whether the database has answered lately.
     pub(crate) fn is_any_confirmed(&self) -> bool {
-        (0..).map(Shard).take(self.asked.len()).any(|shard| self.is_confirmed(shard))
+        self.was_confirmed_within(self.ttl)
+    }
+
+    /// Whether the database has answered in the last so long: it was written to.
+    pub(crate) fn was_confirmed_within(&self, time: Duration) -> bool {
+        self.asked.iter().any(|asked| self.is_within(asked, time))
+    }
+
+    fn is_within(&self, asked: &AtomicU64, time: Duration) -> bool {
+        self.started.elapsed() <= Duration::from_millis(asked.load(Ordering::Relaxed)) + time
+    }
+
+    /// How long each holds without being renewed.
+    pub(crate) fn ttl(&self) -> Duration {
+        self.ttl
+    }
+
+    /// Whether the connections for the work on shards answer: where they do not and others can go on with the logs, these get the leases.
+    pub(crate) fn reaches_work(&self) -> bool {
+        self.reaches_work.load(Ordering::Relaxed)
+    }
+
+    /// Says so. True where it is news.
+    pub(crate) fn set_reaches_work(&self, does: bool) -> bool {
+        self.reaches_work.swap(does, Ordering::Relaxed) != does
     }
 
     /// Waits until the database answers.
@@ -109,22 +138,42 @@ impl Leases {
                 () = shutdown.cancelled() => break,
                 _ = tick.tick() => {}
             }
-            match timeout(self.ttl, self.renew()).await {
+            let is_left = !self.reaches_work() && self.looks.is_none();
+            let renewed = async { if is_left { self.leave().await } else { self.renew().await } };
+            match timeout(self.ttl, renewed).await {
                 Ok(Ok(())) => {}
                 // Nobody else can take one either while the database is away for all.
                 Ok(Err(error)) => tracing::debug!(%error, "leases_not_renewed"),
                 Err(_) => tracing::debug!("leases_not_renewed: no answer"),
             }
         }
-        let mine = leases::Entity::delete_many().filter(leases::Column::Holder.eq(self.holder.0));
-        let release = async {
-            let write = self.store.write().await?;
-            mine.exec(&write.transaction).await?;
-            write.commit().await
-        };
         // Not released, they run out by themselves.
-        if let Ok(Err(error)) = timeout(Duration::from_secs(1), release).await {
+        if let Ok(Err(error)) = timeout(Duration::from_secs(1), self.release()).await {
             tracing::debug!(%error, "leases_not_released");
+        }
+    }
+
+    async fn release(&self) -> Result<(), DbErr> {
+        let write = self.store.write().await?;
+        leases::Entity::delete_many().filter(leases::Column::Holder.eq(self.holder.0)).exec(&write.transaction).await?;
+        write.commit().await
+    }
+
+    /// Leaves all to others.
+    async fn leave(&self) -> Result<(), DbErr> {
+        for held in &self.held {
+            held.send_if_modified(std::mem::take);
+        }
+        self.release().await?;
+        self.answered();
+        Ok(())
+    }
+
+    /// The database has just answered about all.
+    fn answered(&self) {
+        let now = self.started.elapsed().as_millis() as u64;
+        for asked in &self.asked {
+            asked.store(now, Ordering::Relaxed);
         }
     }
 
@@ -136,9 +185,8 @@ impl Leases {
             DbBackend::Sqlite => self.take_or_make(&shards).await?,
             _ => self.take_unlocked(&shards).await?,
         };
-        let now = self.started.elapsed().as_millis() as u64;
-        for ((shard, asked), held) in self.shards().zip(&self.asked).zip(&self.held) {
-            asked.store(now, Ordering::Relaxed);
+        self.answered();
+        for (shard, held) in self.shards().zip(&self.held) {
             let is_mine = mine.contains(&shard);
             held.send_if_modified(|held| std::mem::replace(held, is_mine) != is_mine);
         }
@@ -167,12 +215,18 @@ impl Leases {
         Ok(answer)
     }
 
+    /// Whether a row of `leases` holds for nobody.
+    fn is_free(&self) -> String {
+        let (now, furthest) = (self.store.clock(), FURTHEST.as_millis());
+        format!("(leases.until < {now} OR leases.until > {now} + {furthest})")
+    }
+
     /// Takes what is free of `shards`, with or without a row.
     async fn take_or_make(&self, shards: &[i64]) -> Result<HashSet<i64>, DbErr> {
-        let now = self.store.clock();
+        let (now, is_free) = (self.store.clock(), self.is_free());
         let sql = format!(
             "INSERT INTO leases (shard, holder, until) SELECT v.shard, v.holder, {now} + v.ttl FROM v WHERE TRUE ON CONFLICT (shard) DO UPDATE \
-             SET holder = excluded.holder, until = excluded.until WHERE leases.holder = excluded.holder OR leases.until < {now} \
+             SET holder = excluded.holder, until = excluded.until WHERE leases.holder = excluded.holder OR {is_free} \
              RETURNING shard"
         );
         self.ask(shards, &sql).await?.iter().map(|row| row.try_get("", "shard")).collect()
@@ -181,10 +235,10 @@ impl Leases {
     /// The same on PostgreSQL, where an upsert would hold each row until it commits, those of others too. A row of ours that is held
     /// stays ours until it runs out.
     async fn take_unlocked(&self, shards: &[i64]) -> Result<HashSet<i64>, DbErr> {
-        let now = self.store.clock();
+        let (now, is_free) = (self.store.clock(), self.is_free());
         let sql = format!(
-            ", free AS (SELECT l.shard FROM leases l JOIN v ON v.shard = l.shard WHERE l.holder = v.holder OR l.until < {now} \
-             FOR UPDATE OF l SKIP LOCKED), \
+            ", free AS (SELECT leases.shard FROM leases JOIN v ON v.shard = leases.shard WHERE leases.holder = v.holder OR {is_free} \
+             FOR UPDATE OF leases SKIP LOCKED), \
              taken AS (UPDATE leases SET holder = v.holder, until = {now} + v.ttl FROM v JOIN free ON free.shard = v.shard \
              WHERE leases.shard = free.shard RETURNING leases.shard) \
              SELECT l.shard, taken.shard IS NOT NULL OR (l.holder = v.holder AND l.until >= {now}) AS mine \
@@ -208,6 +262,7 @@ impl Leases {
         }
         Ok(mine)
     }
+
     /// Looks at the rows of other holders. Returns the shards whose are to be left to them still.
     async fn others(&self) -> Result<HashSet<i64>, DbErr> {
         let Some(enough) = self.looks else { return Ok(HashSet::new()) };

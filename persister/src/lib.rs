@@ -7,12 +7,14 @@
 mod error;
 mod metrics;
 mod options;
+mod readiness;
 mod run;
 
 mod epochs;
 mod lease;
 mod log;
 mod shard;
+mod work;
 
 mod checkpoint;
 mod projector;

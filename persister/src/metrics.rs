@@ -93,6 +93,14 @@ impl Metrics {
         self.0.epoch.get_or_create(&label).set(i64::from(position.epoch.0));
     }
 
+    /// The shard is worked on elsewhere: what was measured of it here is old.
+    pub(crate) fn left(&self, shard: Shard) {
+        let label = ShardLabel { shard: shard.0 };
+        for gauge in [&self.0.applied, &self.0.epoch, &self.0.lag, &self.0.unapplied] {
+            gauge.remove(&label);
+        }
+    }
+
     pub(crate) fn unapplied(&self, shard: Shard, unapplied: Unapplied) {
         self.0.unapplied.get_or_create(&ShardLabel { shard: shard.0 }).set(i64::try_from(unapplied.bytes).unwrap_or(i64::MAX));
     }

@@ -43,6 +43,10 @@ pub(crate) struct Progress {
     own: Vec<watch::Sender<(Position, Timestamp)>>,
     /// Whether the shard takes what users ask for: so much of its log is not in SQL.
     admits: Vec<AtomicBool>,
+    /// Whether this process has committed, or read, a checkpoint since somebody looked.
+    has_moved: AtomicBool,
+    /// When each shard's progress was announced last, by anybody.
+    announced: Vec<Mutex<Option<Instant>>>,
     /// How far SQL was known to have come when the database answered here last.
     when_confirmed: Mutex<Vec<Position>>,
     metrics: Metrics,
@@ -54,17 +58,39 @@ impl Progress {
         let wanted = (0..shards).map(|_| watch::Sender::new(Position::START)).collect();
         let own = (0..shards).map(|_| watch::Sender::new((Position::START, Timestamp::default()))).collect();
         let admits = (0..shards).map(|_| AtomicBool::new(true)).collect();
-        Arc::new(Self { known, wanted, own, admits, when_confirmed: Mutex::default(), metrics })
+        let announced = (0..shards).map(|_| Mutex::default()).collect();
+        Arc::new(Self {
+            known,
+            wanted,
+            own,
+            admits,
+            has_moved: AtomicBool::default(),
+            announced,
+            when_confirmed: Mutex::default(),
+            metrics,
+        })
     }
 
     /// This process has committed, or read, a checkpoint.
     pub(crate) fn committed(&self, shard: Shard, checkpoint: &Checkpoint) {
         let position = checkpoint.position;
         self.metrics.applied(shard, position);
+        self.has_moved.store(true, Ordering::Relaxed);
         if let Some(own) = self.own.get(usize::from(shard.0)) {
             own.send_replace((position, checkpoint.stored_at));
         }
         self.heard(shard, position);
+    }
+
+    /// Whether this process has committed, or read, a checkpoint since the last look.
+    pub(crate) fn has_moved(&self) -> bool {
+        self.has_moved.swap(false, Ordering::Relaxed)
+    }
+
+    /// Whether somebody has announced progress in `shard` in the last so long.
+    pub(crate) fn was_announced_within(&self, shard: Shard, time: Duration) -> bool {
+        let announced = self.announced.get(usize::from(shard.0)).and_then(|announced| *announced.lock());
+        announced.is_some_and(|announced| announced.elapsed() <= time)
     }
 
     /// Somebody says so.
@@ -174,7 +200,9 @@ impl Progress {
                     Err(error) => tracing::debug!(%error, shard = shard.0, "log_not_measured"),
                 }
             }
-            if let Some(unapplied) = unapplied {
+            if let Some(unapplied) = unapplied
+                && leases.holds(shard)
+            {
                 self.metrics.unapplied(shard, unapplied);
                 self.measured(shard, unapplied);
             }
@@ -243,6 +271,9 @@ impl Progress {
                 match control {
                     Some(Control::Applied { shard, position, unapplied }) => {
                         self.heard(Shard(shard), position);
+                        if let Some(announced) = self.announced.get(usize::from(shard)) {
+                            *announced.lock() = Some(Instant::now());
+                        }
                         if let Some(unapplied) = unapplied {
                             self.measured(Shard(shard), unapplied);
                         }

@@ -2,12 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use futures::future::join_all;
-use natter_shared::{
-    broker::{Broker, BrokerError},
-    id::InstanceId,
-    rpc::ShardPosition,
-};
+use natter_shared::{broker::Broker, id::InstanceId};
 use sea_orm::{ConnectionTrait, DbBackend, DbErr};
 use tokio::{
     sync::{mpsc, watch},
@@ -27,10 +22,12 @@ use crate::{
     options::Options,
     progress::Progress,
     projector::{Portion, Projector},
+    readiness::Readiness,
     retention::Retention,
     rpc::Server,
     shard::ShardTask,
     standings::Standings,
+    work,
 };
 
 /// Changes of inboxes waiting to be counted.
@@ -39,8 +36,8 @@ const CHANGES: usize = 65_536;
 /// How long answers and commits under way may take at the end; and what is not applied yet, where it has to be.
 const DRAIN: Duration = Duration::from_secs(5);
 
-/// Runs a persister until `shutdown`. `ready` follows whether all shards have a log and a
-/// checkpoint, broker and database answer, and calls are served; neither needs to be there at the
+/// Runs a persister until `shutdown`. `ready` follows whether all shards have a log, a checkpoint and somebody
+/// who works on them, broker and database answer, and calls are served; neither needs to be there at the
 /// start.
 ///
 /// # Errors
@@ -119,7 +116,12 @@ pub async fn run(
     // The database may answer before the first call can.
     let (serving, is_serving) = watch::channel(false);
     let watched = Arc::clone(&progress);
-    tasks.spawn(watch_readiness(apart, Arc::clone(&broker), watched, is_serving, ready.clone(), projecting.clone()));
+    let readiness =
+        Readiness { store: apart, broker: Arc::clone(&broker), progress: watched, leases: Arc::clone(&leases), serving: is_serving };
+    tasks.spawn(readiness.watch(ready.clone(), projecting.clone()));
+    if store.backend() == DbBackend::Postgres {
+        tasks.spawn(work::watch(store.clone(), Arc::clone(&leases), Arc::clone(&progress), projecting.clone()));
+    }
     let standings = Standings::new(store.clone(), Arc::clone(&broker));
     tasks.spawn(Arc::clone(&standings).run(projecting.clone()));
     let to_apply = options.apply_all.clone().map(|hurry| (Arc::clone(&progress), Arc::clone(&broker), hurry));
@@ -134,6 +136,8 @@ pub async fn run(
     ready.send_replace(false);
     if let (None, Some((progress, broker, hurry))) = (&died, to_apply) {
         let is_all = tokio::select! {
+            // What there is not to wait for is not to be given up.
+            biased;
             () = progress.caught_up(&*broker) => true,
             () = sleep(DRAIN) => false,
             () = hurry.cancelled() => false,
@@ -189,65 +193,4 @@ async fn installed_shards(store: &Store, configured: u16) -> Result<i64, DbErr> 
     store.execute("INSERT INTO installation (one, shards) VALUES (1, ?) ON CONFLICT DO NOTHING", [i64::from(shards).into()]).await?;
     let row = store.database().query_one_raw(store.statement("SELECT shards FROM installation", [])).await?;
     row.map_or(Ok(i64::from(shards)), |row| row.try_get("", "shards"))
-}
-
-/// Tells whether the persister can do its work, and learns progress that no announcement brought.
-async fn watch_readiness(
-    store: Store,
-    broker: Arc<dyn Broker>,
-    progress: Arc<Progress>,
-    serving: watch::Receiver<bool>,
-    ready: watch::Sender<bool>,
-    shutdown: CancellationToken,
-) {
-    let status = broker.status();
-    loop {
-        let applied = match timeout(Duration::from_secs(3), checkpoint::positions(store.database())).await {
-            Ok(applied) => applied,
-            Err(_) => Err(DbErr::Custom("timed out".into())),
-        };
-        let installed = applied.unwrap_or_default();
-        for at in &installed {
-            progress.heard(natter_shared::subject::Shard(at.shard), at.position);
-        }
-        let connected = status.borrow().connected;
-        let can = connected && *serving.borrow() && !installed.is_empty();
-        let fit = if can { are_fit(&*broker).await } else { None };
-        let now = can
-            && match fit {
-                Some(false) => false,
-                // Once settled, a shard that changes its epoch keeps nothing waiting but itself.
-                _ if *ready.borrow() => true,
-                Some(true) => are_settled(&*broker, &installed).await,
-                None => false,
-            };
-        ready.send_if_modified(|ready| std::mem::replace(ready, now) != now);
-        let pause = Duration::from_millis(if now || fit == Some(false) { 1000 } else { 100 });
-        tokio::select! {
-            () = shutdown.cancelled() => return,
-            () = sleep(pause) => {}
-        }
-    }
-}
-
-/// Whether every shard's log is as it has to be: asked once for each connection and epoch. None: not all of them say, and none
-/// that does is not.
-async fn are_fit(broker: &dyn Broker) -> Option<bool> {
-    let answers = join_all(broker.shards().iter().map(|shard| broker.fit(shard))).await;
-    if answers.iter().any(|answer| matches!(answer, Err(BrokerError::Refused(_)))) {
-        return Some(false);
-    }
-    answers.iter().all(Result::is_ok).then_some(true)
-}
-
-/// Whether every shard's log is in the epoch of its checkpoint.
-async fn are_settled(broker: &dyn Broker, installed: &[ShardPosition]) -> bool {
-    for shard in broker.shards().iter() {
-        let Some(at) = installed.iter().find(|at| at.shard == shard.0) else { return false };
-        match broker.log_state(shard).await {
-            Ok(state) if state.epoch == at.position.epoch => {}
-            Ok(_) | Err(_) => return false,
-        }
-    }
-    true
 }

@@ -51,6 +51,9 @@ impl ShardTask {
                 worked = self.work() => worked,
             };
             self.projector.forget();
+            if !*self.lease.borrow() {
+                self.projector.metrics.left(self.projector.shard);
+            }
             match worked {
                 Ok(()) => pause = Duration::from_millis(50),
                 Err(error) => {

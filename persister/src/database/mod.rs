@@ -11,7 +11,7 @@ use natter_shared::rpc::{RpcError, ShardPosition};
 use sea_orm::{
     ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, IsolationLevel,
     SqliteTransactionMode, Statement, TransactionOptions, TransactionTrait, Value,
-    sqlx::{self, Connection},
+    sqlx::{self, Connection, PgConnection},
 };
 use sea_orm_migration::MigratorTrait;
 use tokio::{
@@ -40,7 +40,13 @@ const NO_ANSWER: &str = "no answer in time";
 const STILL_THERE: Duration = Duration::from_secs(5);
 
 /// How long who only asks whether the database is there waits for it.
-const REACHED: Duration = Duration::from_secs(3);
+pub(crate) const REACHED: Duration = Duration::from_secs(3);
+
+/// How long the database may be silent to the connections for one thing, and not to others, until that is left to other processes.
+pub(crate) const SILENCE: Duration = Duration::from_secs(10);
+
+/// Between two looks at that.
+pub(crate) const LOOK: Duration = Duration::from_secs(1);
 
 /// How long another process may take to make the SQLite file.
 const MAKING: Duration = Duration::from_secs(5);
@@ -67,6 +73,7 @@ pub async fn connect(options: &DatabaseOptions) -> Result<DatabaseConnection, Db
     address::check(&options.url)?;
     address::make_private(&options.url);
     let mut connect = ConnectOptions::new(&options.url);
+    let patience = options.acquire_timeout;
     connect
         .max_connections(options.max_connections)
         .acquire_timeout(options.acquire_timeout)
@@ -102,8 +109,8 @@ pub async fn connect(options: &DatabaseOptions) -> Result<DatabaseConnection, Db
             })
         })
         // One that was left while it waited for an answer would keep its place for as long as TCP tries, a quarter of an hour.
-        .map_sqlx_postgres_pool_opts(|pool| {
-            pool.after_release(|connection, _| {
+        .map_sqlx_postgres_pool_opts(move |pool| {
+            pool.after_connect(move |connection, _| Box::pin(takes_writes(connection, patience))).after_release(|connection, _| {
                 Box::pin(async move {
                     match timeout(STILL_THERE, connection.ping()).await {
                         Ok(answered) => answered.map(|()| true),
@@ -123,6 +130,21 @@ pub async fn connect(options: &DatabaseOptions) -> Result<DatabaseConnection, Db
             connected => return connected.map_err(|error| address::without_secrets(error, &options.url)),
         }
     }
+}
+
+/// Refuses a standby, and a primary that others have taken over from: it answers, and nothing can be written there.
+async fn takes_writes(connection: &mut PgConnection, patience: Duration) -> Result<(), sqlx::Error> {
+    let read_only: String = sqlx::query_scalar("SHOW transaction_read_only").fetch_one(connection).await?;
+    if read_only != "on" {
+        return Ok(());
+    }
+    tracing::error!(
+        "database_read_only: the server of database.url takes no writes. It is a standby, or somebody has set \
+         default_transaction_read_only; name the primary, or make it one"
+    );
+    // Who waits for the connection tries again, and is not to do so at once.
+    tokio::time::sleep(patience).await;
+    Err(sqlx::Error::Configuration("the server takes no writes".into()))
 }
 
 /// Connects, however long it takes; `None` when shut down before.

@@ -89,6 +89,8 @@ enum Attempt {
     Elsewhere,
     /// The data is to blame.
     Poison(String),
+    /// More than one event, for which the database takes too long at once.
+    TooMuch,
 }
 
 impl Projector {
@@ -110,7 +112,7 @@ impl Projector {
                     self.forget();
                     return Applied::Elsewhere;
                 }
-                Some(Attempt::Poison(_)) => {
+                Some(Attempt::Poison(_) | Attempt::TooMuch) => {
                     let (first, second) = part.split_at(part.len() / 2);
                     left.push(second);
                     left.push(first);
@@ -196,7 +198,7 @@ impl Projector {
                     self.forget();
                     self.metrics.retried();
                     tracing::warn!(%error, shard = self.shard.0, events = part.len(), "batch_halved");
-                    return Ok(Attempt::Poison(error.to_string()));
+                    return Ok(Attempt::TooMuch);
                 }
                 Err(error) => return Err(error.into()),
             }

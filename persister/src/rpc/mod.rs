@@ -41,19 +41,21 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub(crate) use self::commands::member_event;
 use self::{context::Context, makers::Makers};
-use crate::{database::Store, inbox::Change, lease::Leases, metrics::Metrics, options::Options, progress::Progress, standings::Standings};
+use crate::{
+    database::{LOOK, SILENCE, Store},
+    inbox::Change,
+    lease::Leases,
+    metrics::Metrics,
+    options::Options,
+    progress::Progress,
+    standings::Standings,
+};
 
 /// An answer later than this finds nobody waiting ([`natter_shared::rpc::TIMEOUT`]).
 const DEADLINE: Duration = Duration::from_millis(4500);
 
 /// How long a call waits for its `min_position`.
 const PATIENCE: Duration = Duration::from_secs(1);
-
-/// How long the database may be silent to calls, and to nothing else, until these are left to others.
-const SILENCE: Duration = Duration::from_secs(10);
-
-/// Between two looks at that.
-const LOOK: Duration = Duration::from_secs(1);
 
 /// How long answers under way may take once shut down.
 const DRAIN: Duration = Duration::from_secs(3);

@@ -29,6 +29,7 @@ pub(crate) struct Harness {
     pub(crate) options: Options,
     pub(crate) server: Option<Postgres>,
     registries: Vec<Registry>,
+    ready: Vec<watch::Receiver<bool>>,
     running: Vec<(CancellationToken, JoinHandle<Result<(), natter_persister::Error>>)>,
     pub(crate) directory: TempDir,
 }
@@ -62,7 +63,8 @@ impl Harness {
             ..Options::default()
         };
         let database = natter_persister::connect(&options.database).await.unwrap();
-        let mut harness = Self { broker, database, options, server, registries: Vec::new(), running: Vec::new(), directory };
+        let mut harness =
+            Self { broker, database, options, server, registries: Vec::new(), ready: Vec::new(), running: Vec::new(), directory };
         harness.start().await;
         harness
     }
@@ -76,6 +78,7 @@ impl Harness {
     pub(crate) async fn start_with_a_handle(&mut self) -> Connections {
         let stop = CancellationToken::new();
         let (ready, mut is_ready) = watch::channel(false);
+        self.ready.push(is_ready.clone());
         let connections = self.connections().await;
         let mut registry = Registry::default();
         let metrics = Metrics::register(&mut registry);
@@ -88,7 +91,12 @@ impl Harness {
         handle
     }
 
-    async fn connections(&self) -> Connections {
+    /// Whether the persister that was started so many before the last is ready.
+    pub(crate) fn is_ready(&self, before_the_last: usize) -> bool {
+        *self.ready[self.ready.len() - 1 - before_the_last].borrow()
+    }
+
+    pub(crate) async fn connections(&self) -> Connections {
         let shards = self.broker.shards().count();
         Connections::open(&self.options.database, shards, &CancellationToken::new()).await.unwrap()
     }

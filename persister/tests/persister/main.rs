@@ -15,6 +15,7 @@ mod documented;
 mod erasing;
 mod figures;
 mod inbox;
+mod leases;
 mod lists;
 mod outages;
 mod projection;
