@@ -45,6 +45,11 @@ async fn record(store: &Store, shard: Shard, epoch: i64) -> Result<bool, DbErr> 
     Ok(store.execute(&sql, [epoch.into(), i64::from(shard.0).into()]).await? == 1)
 }
 
+/// Whether SQL knows of an epoch.
+pub(crate) async fn knows(store: &Store, epoch: Epoch) -> Result<bool, DbErr> {
+    Ok(answered(epochs::Entity::find_by_id(i64::from(epoch.0)).one(store.database())).await?.is_some())
+}
+
 /// Notes an epoch that a log is in, should SQL not know of it. True when it did not.
 pub(crate) async fn learn(store: &Store, shard: Shard, epoch: Epoch) -> Result<bool, DbErr> {
     record(store, shard, i64::from(epoch.0)).await

@@ -1,7 +1,7 @@
 //! What can go wrong, and the one distinction that matters to the projector: is the data at fault,
 //! or is it something that passes?
 
-use natter_shared::{broker::BrokerError, frame::ErrorCode, rpc::RpcError};
+use natter_shared::{broker::BrokerError, frame::ErrorCode, position::Epoch, rpc::RpcError};
 use sea_orm::{DbErr, RuntimeErr, SqlErr};
 
 /// Why the persister could not go on.
@@ -27,6 +27,21 @@ pub enum Error {
          (createdb --encoding=UTF8 --template=template0), and take over what is in this one by pg_dump and pg_restore"
     )]
     Encoding(String),
+    /// A log has been used, and the database knows nothing of it.
+    #[error(
+        "the log of shard {shard} has been used (epoch {epoch}, up to {last}), and the database (database.url) knows nothing of it: it is an \
+         empty one, or another installation's. Name the database that was used with this log, or put a dump of it back: \
+         docs/operations.md, \"Another database\". To go on without what is in that database, start once with \
+         NATTER_PERSISTER__WITHOUT_HISTORY=true"
+    )]
+    NoHistory {
+        /// Whose log.
+        shard: u16,
+        /// What it is in.
+        epoch: Epoch,
+        /// Its last event.
+        last: u64,
+    },
     /// A task of the persister ended that should not have.
     #[error("a task died: {0}")]
     Task(String),

@@ -30,7 +30,8 @@ const QUIET: Duration = Duration::from_millis(500);
 /// have been asked.
 const ENDS_WITHIN: Duration = Duration::from_secs(30);
 
-/// Events of a rewound log are new when stored after the checkpoint's, give or take this, or beyond where SQL left their epoch.
+/// Events of a rewound log are new when stored after the checkpoint's, give or take this, or beyond where SQL left their epoch. Of
+/// others, whose broker's clock may have been set back, those are that SQL has not and had not.
 const SLACK: Duration = Duration::from_secs(10);
 
 /// The checkpoint of a shard, in the epoch its log is in.
@@ -96,6 +97,10 @@ async fn open(projector: &Projector) -> Result<Epoch, Error> {
 /// The first checkpoint of a shard that SQL knows nothing of.
 async fn install(projector: &Projector, state: LogState) -> Result<(), Error> {
     let store = &projector.store;
+    // Whoever opens a log notes its epoch before.
+    if !projector.without_history && !epochs::knows(store, state.epoch).await? {
+        return Err(Error::NoHistory { shard: projector.shard.0, epoch: state.epoch, last: state.last });
+    }
     let was_unknown = epochs::learn(store, projector.shard, state.epoch).await?;
     let is_first = epochs::first(store, projector.shard).await? == Some(state.epoch);
     // A log that this installation made has all its events; of another one the beginning is gone.
@@ -219,23 +224,24 @@ async fn next_of_ended(reader: &mut dyn LogReader) -> Result<Option<Vec<Stored>>
     }
 }
 
-/// Publishes again what the rewound log of `epoch` has and SQL has not.
+/// Publishes again what the rewound log of `epoch` has and SQL has not, but for what SQL had and deleted.
 async fn rescue(projector: &Projector, checkpoint: &Checkpoint, epoch: Epoch) -> Result<(), Error> {
     let Some((mut reader, _)) = open_reader(projector, Position::new(epoch, 0)).await? else { return Ok(()) };
     // SQL may have gone on elsewhere in between, with newer events, while this log was away.
     let left_at = epochs::last_seq(&projector.store, epoch).await?;
-    let mut rescued = 0_usize;
+    let is_new =
+        |stored: &Stored| left_at.is_some_and(|seq| stored.position.seq > seq) || checkpoint.stored_at.since(stored.stored_at) < SLACK;
+    let (mut rescued, mut left_out) = (0_usize, 0_usize);
     while let Some(batch) = next_of_ended(&mut *reader).await? {
-        let is_new =
-            |stored: &Stored| left_at.is_some_and(|seq| stored.position.seq > seq) || checkpoint.stored_at.since(stored.stored_at) < SLACK;
-        let batch: Vec<Stored> = batch.into_iter().filter(is_new).collect();
-        for Stored { topic, id, payload, .. } in projector.unknown(&batch).await? {
+        let (lost, deleted) = projector.lost(&batch, checkpoint.floor, is_new).await?;
+        left_out += deleted;
+        for Stored { topic, id, payload, .. } in lost {
             let made_at = projector.broker.now();
             projector.broker.publish(Outgoing { topic, id, made_at, epoch: None, payload }).await?;
             rescued += 1;
         }
     }
-    tracing::info!(shard = projector.shard.0, epoch = epoch.0, rescued, "rewound_log_read");
+    tracing::info!(shard = projector.shard.0, epoch = epoch.0, rescued, left_out, "rewound_log_read");
     Ok(())
 }
 

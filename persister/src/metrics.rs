@@ -29,6 +29,17 @@ struct KindLabel {
     kind: &'static str,
 }
 
+#[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct ReasonLabel {
+    reason: &'static str,
+}
+
+/// How the reasons of dead letters begin, before a colon.
+const REASONS: [&str; 7] = ["undecodable", "wrong_topic", "unknown_group", "nonce_reused", "nul_character", "taken", REFUSED];
+
+/// The database does not take it.
+const REFUSED: &str = "refused";
+
 /// What the persister measures; cheap to clone.
 #[derive(Clone)]
 pub struct Metrics(Arc<Inner>);
@@ -42,7 +53,7 @@ struct Inner {
     commit: Histogram,
     rows: Family<KindLabel, Counter>,
     retired: Family<KindLabel, Counter>,
-    dead_letters: Counter,
+    dead_letters: Family<ReasonLabel, Counter>,
     rewinds: Counter,
     retries: Counter,
     calls: Family<NameLabel, Counter>,
@@ -63,7 +74,7 @@ impl Metrics {
             commit: Histogram::new(exponential_buckets(0.0005, 2.0, 14)),
             rows: Family::default(),
             retired: Family::default(),
-            dead_letters: Counter::default(),
+            dead_letters: Family::default(),
             rewinds: Counter::default(),
             retries: Counter::default(),
             calls: Family::default(),
@@ -78,7 +89,11 @@ impl Metrics {
         registry.register("commit_seconds", "Time to plan and commit a batch", inner.commit.clone());
         registry.register("rows", "Rows written, by kind", inner.rows.clone());
         registry.register("retired_rows", "Rows deleted by retention, by kind", inner.retired.clone());
-        registry.register("dead_letters", "Events that could not be applied", inner.dead_letters.clone());
+        registry.register("dead_letters", "Events that could not be applied, by reason", inner.dead_letters.clone());
+        // Each is there from the start: what begins at 1 never grew.
+        for reason in REASONS {
+            drop(inner.dead_letters.get_or_create(&ReasonLabel { reason }));
+        }
         registry.register("rewinds", "Logs found rewound", inner.rewinds.clone());
         registry.register("retries", "Batches tried again because the database or broker was away", inner.retries.clone());
         registry.register("rpc", "Calls answered, by name", inner.calls.clone());
@@ -121,8 +136,12 @@ impl Metrics {
         self.0.retired.get_or_create(&KindLabel { kind }).inc_by(rows);
     }
 
-    pub(crate) fn dead_letters(&self, letters: usize) {
-        self.0.dead_letters.inc_by(letters as u64);
+    /// Counts a dead letter. Returns the reason it is counted under.
+    pub(crate) fn dead_letter(&self, reason: &str) -> &'static str {
+        let begins = |known: &&str| reason.split(':').next() == Some(known);
+        let reason = REASONS.into_iter().find(begins).unwrap_or(REFUSED);
+        self.0.dead_letters.get_or_create(&ReasonLabel { reason }).inc();
+        reason
     }
 
     pub(crate) fn rewound(&self) {

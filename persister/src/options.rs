@@ -47,6 +47,8 @@ pub struct Options {
     /// At its end it stays until all that the logs have is applied, for a while, or until this is cancelled; and it takes leases of
     /// others only when those have been silent for long: nobody else goes on with the logs.
     pub apply_all: Option<CancellationToken>,
+    /// A log that was used, and that the database knows nothing of, is taken all the same.
+    pub without_history: bool,
     /// The database.
     pub database: DatabaseOptions,
 }
@@ -66,6 +68,7 @@ impl Options {
             inbox_counted: config.limits.inbox_counted,
             keep_messages: config.retention.messages,
             keep_notifications: config.retention.notifications,
+            without_history: config.persister.without_history,
             database,
             ..Self::default()
         }
@@ -93,6 +96,7 @@ impl Default for Options {
             erasure_interval: Duration::from_secs(1),
             last_words: LAST_WORDS,
             apply_all: None,
+            without_history: false,
             database: DatabaseOptions::default(),
         }
     }

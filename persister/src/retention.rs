@@ -25,7 +25,7 @@ use uuid::Uuid;
 
 use crate::{
     checkpoint,
-    database::{Store, Write},
+    database::{Store, Write, seldom},
     inbox::Change,
     lease::Leases,
     metrics::Metrics,
@@ -108,6 +108,7 @@ impl Retention {
         let mut deleted = Deleted::default();
         if let Some(keep) = self.messages {
             deleted.messages = self.groups(WITH_MESSAGES, keep, What::Messages).await?;
+            self.dead_letters(keep).await?;
         }
         if let Some(keep) = self.notifications {
             deleted.notifications = self.inboxes(keep).await?;
@@ -162,8 +163,8 @@ impl Retention {
         while self.leases.holds(shard) {
             let started = Instant::now();
             let gone = match what {
-                What::Messages => self.messages_of(group, cutoff).await?,
-                What::Notifications => self.notifications_of(group, cutoff).await?,
+                What::Messages => seldom(self.messages_of(group, cutoff)).await?,
+                What::Notifications => seldom(self.notifications_of(group, cutoff)).await?,
             };
             if gone == 0 {
                 break;
@@ -268,7 +269,7 @@ impl Retention {
         let (shard, mut deleted) = (self.broker.shards().of(Topic::User(user.key())), 0);
         while self.leases.holds(shard) {
             let started = Instant::now();
-            let gone = self.inbox_of(user, cutoff).await?;
+            let gone = seldom(self.inbox_of(user, cutoff)).await?;
             if gone == 0 {
                 break;
             }
@@ -336,7 +337,7 @@ impl Retention {
     }
 
     async fn rows(&self, sql: &str, values: impl IntoIterator<Item = Value>) -> Result<Vec<QueryResult>, DbErr> {
-        self.store.database().query_all_raw(self.store.statement(sql, values)).await
+        seldom(self.store.database().query_all_raw(self.store.statement(sql, values))).await
     }
 }
 
@@ -383,5 +384,6 @@ fn position(row: &QueryResult) -> Result<Position, DbErr> {
     Ok(checkpoint::position(row.try_get("", "epoch")?, row.try_get("", "seq")?))
 }
 
+mod letters;
 #[cfg(test)]
 mod tests;

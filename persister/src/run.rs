@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     checkpoint,
-    database::{Connections, Store, migrate, unfit_encoding},
+    database::{Connections, SELDOM, Store, migrate, unfit_encoding},
     erasure::Eraser,
     error::Error,
     inbox,
@@ -42,7 +42,7 @@ const DRAIN: Duration = Duration::from_secs(5);
 ///
 /// # Errors
 /// Where waiting cannot help: the database belongs to an installation with another number of
-/// shards, or has another encoding than UTF-8; or a task died.
+/// shards, knows nothing of a log that was used, or has another encoding than UTF-8; or a task died.
 pub async fn run(
     broker: Arc<dyn Broker>,
     connections: Connections,
@@ -68,6 +68,7 @@ pub async fn run(
     let leases =
         Leases::new(apart.clone(), instance, options.lease_ttl, shards.count(), options.apply_all.as_ref().map(|_| OTHERS_WATCHED));
     let (changes, to_count) = mpsc::channel(CHANGES);
+    let (refuse, mut refused) = mpsc::channel(1);
     let mut tasks = JoinSet::new();
     for shard in shards.iter() {
         let Some(lease) = leases.watch(shard) else { continue };
@@ -82,8 +83,10 @@ pub async fn run(
             counters: std::collections::HashMap::new(),
             published: std::collections::HashSet::new(),
             portion: Portion::default(),
+            without_history: options.without_history,
         };
-        let task = ShardTask { projector, lease, batch: options.batch.max(1), check_interval: options.check_interval };
+        let task =
+            ShardTask { projector, lease, refuse: refuse.clone(), batch: options.batch.max(1), check_interval: options.check_interval };
         tasks.spawn(task.run());
         tasks.spawn(Arc::clone(&progress).announce(Arc::clone(&broker), Arc::clone(&leases), shard, projecting.clone()));
     }
@@ -130,21 +133,16 @@ pub async fn run(
 
     // Nothing ends by itself; what does has died.
     let died = tokio::select! {
-        ended = &mut serving => ended.err().map(|error| error.to_string()),
-        ended = tasks.join_next() => ended.and_then(Result::err).map(|error| error.to_string()),
+        ended = &mut serving => ended.err().map(|error| Error::Task(error.to_string())),
+        ended = tasks.join_next() => ended.and_then(Result::err).map(|error| Error::Task(error.to_string())),
+        refused = refused.recv() => refused,
     };
+    if died.is_some() {
+        serving.abort();
+    }
     ready.send_replace(false);
     if let (None, Some((progress, broker, hurry))) = (&died, to_apply) {
-        let is_all = tokio::select! {
-            // What there is not to wait for is not to be given up.
-            biased;
-            () = progress.caught_up(&*broker) => true,
-            () = sleep(DRAIN) => false,
-            () = hurry.cancelled() => false,
-        };
-        if !is_all {
-            tracing::warn!("events_left_to_the_next_start");
-        }
+        apply_rest(&progress, &*broker, &hurry).await;
     }
     projecting.cancel();
     let drained = timeout(DRAIN, async { while tasks.join_next().await.is_some() {} }).await;
@@ -152,19 +150,38 @@ pub async fn run(
         tracing::warn!("persister_drain_incomplete");
     }
     match died {
-        Some(error) if !shutdown.is_cancelled() => Err(Error::Task(error)),
+        Some(error) if !shutdown.is_cancelled() => Err(error),
         Some(_) | None => Ok(()),
+    }
+}
+
+/// Waits for a while until all that the logs have is applied, or until `hurry`.
+async fn apply_rest(progress: &Progress, broker: &dyn Broker, hurry: &CancellationToken) {
+    let is_all = tokio::select! {
+        // What there is not to wait for is not to be given up.
+        biased;
+        () = progress.caught_up(broker) => true,
+        () = sleep(DRAIN) => false,
+        () = hurry.cancelled() => false,
+    };
+    if !is_all {
+        tracing::warn!("events_left_to_the_next_start");
     }
 }
 
 /// Brings the schema up to date and checks that the database is this installation's, however long it takes; false when shut
 /// down before.
 async fn prepared(store: &Store, configured: u16, shutdown: &CancellationToken) -> Result<bool, Error> {
-    let mut pause = Duration::from_millis(100);
+    let (mut pause, mut patience) = (Duration::from_millis(100), SELDOM);
     loop {
-        match prepare(store, configured).await {
-            Err(Error::Database(error)) => tracing::warn!(%error, "database_not_prepared"),
-            prepared => return prepared.map(|()| true),
+        match timeout(patience, prepare(store, configured)).await {
+            Ok(Err(Error::Database(error))) => tracing::warn!(%error, "database_not_prepared"),
+            Ok(prepared) => return prepared.map(|()| true),
+            Err(_) => {
+                tracing::warn!("database_not_prepared: no answer in {} s", patience.as_secs());
+                // Of a large one a change of the schema may take longer.
+                patience = patience.saturating_mul(2);
+            }
         }
         tokio::select! {
             () = shutdown.cancelled() => return Ok(false),

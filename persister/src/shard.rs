@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use natter_shared::broker::{BrokerError, BrokerStatus};
 use tokio::{
-    sync::watch,
+    sync::{mpsc, watch},
     time::{Instant, sleep},
 };
 
@@ -31,6 +31,8 @@ pub(crate) struct ShardTask {
     pub(crate) lease: watch::Receiver<bool>,
     pub(crate) batch: usize,
     pub(crate) check_interval: Duration,
+    /// Takes what no waiting helps against.
+    pub(crate) refuse: mpsc::Sender<Error>,
 }
 
 impl ShardTask {
@@ -56,6 +58,11 @@ impl ShardTask {
             }
             match worked {
                 Ok(()) => pause = Duration::from_millis(50),
+                Err(error @ Error::NoHistory { .. }) => {
+                    // One is enough, whichever shard's.
+                    let _ = self.refuse.try_send(error);
+                    return shutdown.cancelled().await;
+                }
                 Err(error) => {
                     tracing::warn!(%error, shard = self.projector.shard.0, "shard_retried");
                     tokio::select! {

@@ -2,7 +2,8 @@
 //! delivered after, and projected into SQL.
 //!
 //! The envelope (id, position, times) travels beside the payload, in headers or columns; the
-//! payload is the JSON of [`Event`]. Fields are only ever added.
+//! payload is the JSON of [`Event`]. Fields are only ever added. A type that is added is published only from the release after
+//! the one that can read it: a persister that does not know it passes over it, into the dead letters, and nothing brings it back.
 
 use std::sync::Arc;
 

@@ -10,9 +10,12 @@ use std::{
 use anyhow::{Context, bail};
 use natter_persister::admin;
 use natter_shared::{broker::embedded, config::Config, subject::Shard};
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use crate::{folder::DataFolder, persister, start::LOG_FILE};
+
+/// How long the database is waited for at first: its schema may have to be brought up to date.
+const PATIENCE: Duration = Duration::from_mins(5);
 
 /// What a log's files are called, beside its name; the log itself at last, since it is by that that the next start goes.
 const FILES: [&str; 3] = ["-wal", "-shm", ""];
@@ -26,17 +29,22 @@ pub(crate) async fn check(config: &Config, folder: &DataFolder) -> anyhow::Resul
     }
     let log = path.display();
     let database = persister::database(config)?;
-    let mut pause = Duration::from_millis(100);
+    let (mut pause, mut patience) = (Duration::from_millis(100), PATIENCE);
     let applied = loop {
-        match admin::applied(&database).await {
-            Ok(applied) => break applied,
-            Err(error) if error.is_lasting() => return Err(error.into()),
-            Err(error) => tracing::warn!(
-                %error,
-                "database_not_asked: {log} may have events that are not in the database, which is waited for. To do without them, stop \
+        let error = match timeout(patience, admin::applied(&database)).await {
+            Ok(Ok(applied)) => break applied,
+            Ok(Err(error)) if error.is_lasting() => return Err(error.into()),
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => {
+                patience = patience.saturating_mul(2);
+                "no answer in time".to_owned()
+            }
+        };
+        tracing::warn!(
+            %error,
+            "database_not_asked: {log} may have events that are not in the database, which is waited for. To do without them, stop \
                  natter and move the file away"
-            ),
-        }
+        );
         sleep(pause).await;
         pause = (pause * 2).min(Duration::from_secs(5));
     };

@@ -34,6 +34,9 @@ const MIGRATION_LOCK: i64 = 0x6e_61_74_74_65_72;
 /// How long what keeps a shard going waits for the database. Of a peer that is gone without a word TCP tells nothing to who
 /// only waits for its answer.
 pub(crate) const ANSWER: Duration = Duration::from_secs(30);
+
+/// How long what is seldom, and may have much to do, waits for it.
+pub(crate) const SELDOM: Duration = Duration::from_mins(5);
 const NO_ANSWER: &str = "no answer in time";
 
 /// How long a connection that is given back may take to answer.
@@ -170,6 +173,11 @@ pub(crate) async fn answered<T>(work: impl Future<Output = Result<T, DbErr>>) ->
 /// The same with another patience.
 pub(crate) async fn answered_within<T>(patience: Duration, work: impl Future<Output = Result<T, DbErr>>) -> Result<T, DbErr> {
     timeout(patience, work).await.unwrap_or_else(|_| Err(DbErr::Custom(NO_ANSWER.to_owned())))
+}
+
+/// The same for what is seldom: retention, erasures.
+pub(crate) async fn seldom<T, E: From<DbErr>>(work: impl Future<Output = Result<T, E>>) -> Result<T, E> {
+    timeout(SELDOM, work).await.unwrap_or_else(|_| Err(DbErr::Custom(NO_ANSWER.to_owned()).into()))
 }
 
 /// Whether it is [`answered`]'s: the database was silent, or had too much to do.

@@ -29,7 +29,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::{
-    database::{Store, Write},
+    database::{Store, Write, seldom},
     error::Error,
     lease::Leases,
     progress::Progress,
@@ -101,18 +101,21 @@ impl Eraser {
                 () = shutdown.cancelled() => return,
                 () = sleep(self.every) => {}
             }
-            let worked = tokio::select! {
+            tokio::select! {
                 () = shutdown.cancelled() => return,
-                worked = self.carry_out_all() => worked,
-            };
-            if let Err(error) = worked {
-                tracing::warn!(%error, "erasures_not_read");
+                () = self.work(&mut swept) => {}
             }
-            if swept.is_none_or(|at| at.elapsed() >= SWEEP) {
-                swept = Some(Instant::now());
-                if let Err(error) = self.drop_leftovers().await {
-                    tracing::warn!(%error, "erasures_not_swept");
-                }
+        }
+    }
+
+    async fn work(&self, swept: &mut Option<Instant>) {
+        if let Err(error) = self.carry_out_all().await {
+            tracing::warn!(%error, "erasures_not_read");
+        }
+        if swept.is_none_or(|at| at.elapsed() >= SWEEP) {
+            *swept = Some(Instant::now());
+            if let Err(error) = self.drop_leftovers().await {
+                tracing::warn!(%error, "erasures_not_swept");
             }
         }
     }
@@ -168,12 +171,12 @@ impl Eraser {
                 }
                 Stage::Messages | Stage::Notifications | Stage::GroupEvents => {
                     if stage == Stage::Notifications {
-                        self.delete_received(user).await?;
+                        seldom(self.delete_received(user)).await?;
                     }
                     self.walk(user, stage).await?;
                 }
             }
-            self.stage_done(user, stage).await?;
+            seldom(self.stage_done(user, stage)).await?;
         }
         tracing::info!("user_erased");
         Ok(())
@@ -292,35 +295,40 @@ impl Eraser {
                 return Err(elsewhere());
             }
             let started = Instant::now();
-            let sql = "SELECT after_id FROM erasures WHERE user_id = ? AND stage = ?";
-            let row = self.all(sql, [user.as_str().into(), stage.as_str().into()]).await?;
-            let Some(row) = row.first() else { return Err(elsewhere()) };
-            let from: Option<String> = row.try_get("", "after_id")?;
-            let after = from.clone().and_then(|after| serde_json::from_str::<Vec<String>>(&after).ok()).unwrap_or_default();
-            let write = self.store.write().await?;
-            let done = match stage {
-                Stage::Memberships => return Ok(()),
-                Stage::Messages => self.messages(&write.transaction, user, &after).await?,
-                Stage::Notifications => self.notifications(&write.transaction, user, &after).await?,
-                Stage::GroupEvents => self.group_events(&write.transaction, user, &after).await?,
-            };
-            let sql = "UPDATE erasures SET after_id = ?, messages = messages + ?, notifications = notifications + ? WHERE user_id = ? \
-                       AND stage = ? AND coalesce(after_id, '') = ?";
-            let end = done.end.as_ref().map(|end| end.iter().map(text).collect::<Vec<_>>());
-            let end = end.map(|end| serde_json::Value::from(end).to_string());
-            let counted = [(done.messages as i64).into(), (done.notifications as i64).into()];
-            let whose = [user.as_str().into(), stage.as_str().into(), from.unwrap_or_default().into()];
-            if self.execute(&write, sql, std::iter::once(end.into()).chain(counted).chain(whose)).await? == 0 {
-                write.rollback().await?;
-                return Err(elsewhere());
-            }
-            write.commit().await?;
-            if done.end.is_none() {
+            if seldom(self.chunk(user, stage)).await? {
                 return Ok(());
             }
             // Half of the time is everybody else's.
             sleep(started.elapsed()).await;
         }
+    }
+
+    /// The next chunk of the walk. True at its end.
+    async fn chunk(&self, user: &UserId, stage: Stage) -> Result<bool, Error> {
+        let sql = "SELECT after_id FROM erasures WHERE user_id = ? AND stage = ?";
+        let row = self.all(sql, [user.as_str().into(), stage.as_str().into()]).await?;
+        let Some(row) = row.first() else { return Err(elsewhere()) };
+        let from: Option<String> = row.try_get("", "after_id")?;
+        let after = from.clone().and_then(|after| serde_json::from_str::<Vec<String>>(&after).ok()).unwrap_or_default();
+        let write = self.store.write().await?;
+        let done = match stage {
+            Stage::Memberships => return Ok(true),
+            Stage::Messages => self.messages(&write.transaction, user, &after).await?,
+            Stage::Notifications => self.notifications(&write.transaction, user, &after).await?,
+            Stage::GroupEvents => self.group_events(&write.transaction, user, &after).await?,
+        };
+        let sql = "UPDATE erasures SET after_id = ?, messages = messages + ?, notifications = notifications + ? WHERE user_id = ? \
+                   AND stage = ? AND coalesce(after_id, '') = ?";
+        let end = done.end.as_ref().map(|end| end.iter().map(text).collect::<Vec<_>>());
+        let end = end.map(|end| serde_json::Value::from(end).to_string());
+        let counted = [(done.messages as i64).into(), (done.notifications as i64).into()];
+        let whose = [user.as_str().into(), stage.as_str().into(), from.unwrap_or_default().into()];
+        if self.execute(&write, sql, std::iter::once(end.into()).chain(counted).chain(whose)).await? == 0 {
+            write.rollback().await?;
+            return Err(elsewhere());
+        }
+        write.commit().await?;
+        Ok(done.end.is_none())
     }
 
     /// The stage after `stage`, or the end.
@@ -349,7 +357,7 @@ impl Eraser {
     }
 
     async fn all(&self, sql: &str, values: impl IntoIterator<Item = Value>) -> Result<Vec<QueryResult>, DbErr> {
-        self.store.database().query_all_raw(self.store.statement(sql, values)).await
+        seldom(self.store.database().query_all_raw(self.store.statement(sql, values))).await
     }
 
     async fn rows(

@@ -6,6 +6,7 @@
 
 mod decode;
 mod known;
+mod lost;
 mod marks;
 mod plan;
 mod portion;
@@ -28,7 +29,6 @@ use natter_shared::{
 use sea_orm::{ConnectionTrait, DbBackend};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
-use uuid::Uuid;
 
 pub(crate) use self::portion::Portion;
 use self::{known::Known, write::Written};
@@ -71,6 +71,8 @@ pub(crate) struct Projector {
     /// Hints of the batch at hand that are published already.
     pub(crate) published: HashSet<EventId>,
     pub(crate) portion: Portion,
+    /// A log that was used and that SQL knows nothing of is taken all the same.
+    pub(crate) without_history: bool,
 }
 
 /// How far a batch got.
@@ -180,13 +182,13 @@ impl Projector {
                     return Ok(Attempt::Done(to));
                 }
                 Ok(Written::Elsewhere) => return Ok(Attempt::Elsewhere),
-                Ok(Written::Clash) if clashed => return Ok(Attempt::Poison("its id or position is taken".into())),
+                Ok(Written::Clash) if clashed => return Ok(Attempt::Poison("taken: its id or position is another event's".into())),
                 Ok(Written::Clash) => clashed = true,
                 Ok(Written::Overtaken) => at_once = false,
                 Err(error) if is_data(&error) => {
                     // Only where the database is well otherwise is it the data's fault.
                     answered(self.store.database().execute_unprepared("SELECT 1")).await?;
-                    return Ok(Attempt::Poison(format!("refused by the database: {error}")));
+                    return Ok(Attempt::Poison(format!("refused: {error}")));
                 }
                 Err(error) if is_unanswered(&error) => {
                     // Where the database is well otherwise, it has too much to do for one transaction.
@@ -267,14 +269,5 @@ impl Projector {
             .await?;
         self.published.extend(ids);
         Ok(())
-    }
-
-    /// The ids of those of `batch` that say something new to SQL.
-    pub(crate) async fn unknown(&self, batch: &[Stored]) -> Result<Vec<Stored>, Error> {
-        let entries = decode::entries(batch);
-        let mut known = Known::default();
-        answered(known.load_existing(&self.store, &entries)).await?;
-        let is_known = |id: &Uuid| known.existing.contains_key(id);
-        Ok(entries.iter().filter(|entry| !is_known(&known::entry_id(entry))).map(|entry| entry.stored.clone()).collect())
     }
 }

@@ -388,11 +388,10 @@ impl<'a> Plan<'a> {
     }
 
     /// The dead letters, as rows.
-    pub(super) fn dead_letters(&mut self, shard: Shard) -> tables::DeadLetters {
+    pub(super) fn dead_letters(&self, shard: Shard) -> tables::DeadLetters {
         let mut rows = tables::dead_letters();
-        for (stored, reason) in self.dead.drain(..) {
-            tracing::warn!(shard = shard.0, position = %stored.position, event_id = %stored.id, reason, "dead_letter");
-            rows.push(tables::dead_letter(shard, stored, &reason));
+        for (stored, reason) in &self.dead {
+            rows.push(tables::dead_letter(shard, stored, reason));
         }
         rows
     }

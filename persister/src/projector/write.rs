@@ -1,5 +1,7 @@
 //! Writes a plan and the checkpoint in one transaction.
 
+use std::collections::BTreeMap;
+
 use natter_shared::{
     failpoint,
     position::Position,
@@ -60,15 +62,27 @@ pub(super) async fn write(
         write = store.write().await?;
     }
     let dead = plan.dead_letters(shard);
-    let letters = dead.len();
     if !rows(&write.transaction, metrics, plan, to.position).await? {
         write.rollback().await?;
         return Ok(Written::Clash);
     }
     dead.execute(&write.transaction, tables::INSERT_DEAD_LETTERS).await?;
     write.commit().await?;
-    metrics.dead_letters(letters);
+    tell_dead(metrics, shard, plan);
     Ok(Written::Yes)
+}
+
+/// Counts the dead letters that were written, and tells of them: once for each reason, for a user can make many.
+fn tell_dead(metrics: &Metrics, shard: Shard, plan: &Plan<'_>) {
+    let mut by_reason = BTreeMap::<_, Vec<_>>::new();
+    for (stored, reason) in &plan.dead {
+        by_reason.entry(metrics.dead_letter(reason)).or_default().push((stored, reason));
+    }
+    for (reason, dead) in by_reason {
+        let Some((first, why)) = dead.first() else { continue };
+        let (position, event_id, letters) = (first.position, first.id, dead.len());
+        tracing::warn!(shard = shard.0, reason, letters, %position, %event_id, why, "dead_letter");
+    }
 }
 
 /// Nothing but messages, as most batches are: one statement, which is a transaction of its own, instead of six in turn. For

@@ -29,8 +29,8 @@ use natter_shared::{
     rpc::{
         self, AddMember, Answer, AwaitApplied, ChangeStanding, ChatPage, CheckApiKey, CountInbox, CreateGroup, CreateSingle, EnsureGroup,
         EventsAfter, FindAccepted, FindGroup, FindMembership, FindUser, FirstJoinMany, Groups, JoinOpen, JoinOpenMany, LeaveGroup,
-        ListGroups, ListNotifications, ListUsers, Members, MessageHistory, RemoveMember, RenameGroup, Request, Rpc, RpcError, SignIn,
-        SignInMany,
+        ListGroups, ListNotifications, ListUsers, Members, MessageHistory, RemoveMember, RenameGroup, Request, Rpc, RpcError,
+        ShardPosition, SignIn, SignInMany,
     },
 };
 use tokio::{
@@ -183,7 +183,7 @@ macro_rules! routes {
                         if let Some(at) = request.min_position {
                             $context.reach(at, PATIENCE).await?;
                         }
-                        $function(&$context, request.call).await
+                        reached($function(&$context, request.call).await?, request.min_position)
                     }).await,
                     Err(error) => Err(RpcError::new(ErrorCode::BadRequest, error.to_string())),
                 };
@@ -230,6 +230,15 @@ async fn answer(context: Arc<Context>, metrics: Metrics, call: Call) {
     });
     // Nobody waits any more: no matter.
     let _ = call.respond.send(answer);
+}
+
+/// An answer from before `least` is none: a database that lost its last second is behind what was told of it.
+fn reached<T>(answer: Answer<T>, least: Option<ShardPosition>) -> Result<Answer<T>, RpcError> {
+    let is_before = |least: ShardPosition| answer.applied.iter().any(|at| at.shard == least.shard && at.position < least.position);
+    if least.is_some_and(is_before) {
+        return Err(RpcError::new(ErrorCode::Unavailable, "the database is further behind than it was"));
+    }
+    Ok(answer)
 }
 
 async fn within_deadline<T>(work: impl Future<Output = Result<T, RpcError>>) -> Result<T, RpcError> {

@@ -60,4 +60,7 @@ async fn what_cannot_be_read_is_kept_as_it_came(harness: Harness) {
     let expected = if harness.database.get_database_backend() == DbBackend::Postgres { 5 } else { 4 };
     assert_eq!(harness.count("dead_letters").await, expected);
     assert_eq!(harness.count("messages WHERE body = 'fine'").await, 1);
+    let told = |reason: &str| harness.metric(&format!("natter_persister_dead_letters_total{{reason=\"{reason}\"}}"));
+    assert_eq!(told("undecodable"), ["natter_persister_dead_letters_total{reason=\"undecodable\"} 4"]);
+    assert_eq!(told("nonce_reused"), ["natter_persister_dead_letters_total{reason=\"nonce_reused\"} 0"]);
 }

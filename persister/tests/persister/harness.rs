@@ -69,6 +69,15 @@ impl Harness {
         harness
     }
 
+    /// Has an empty database in place of the one that there was.
+    pub(crate) async fn take_an_empty_database(&mut self) {
+        self.options.database.url = match &self.server {
+            Some(server) => server.create_database().unwrap(),
+            None => format!("sqlite:{}", self.directory.path().join("empty.db").display()),
+        };
+        self.database = natter_persister::connect(&self.options.database).await.unwrap();
+    }
+
     /// Starts one more persister and waits until it is ready.
     pub(crate) async fn start(&mut self) {
         drop(self.start_with_a_handle().await);

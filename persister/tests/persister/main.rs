@@ -6,7 +6,7 @@ mod harness;
 #[allow(dead_code, unreachable_pub, reason = "shared with the integration tests")]
 mod postgres;
 #[path = "../../../tests/src/process.rs"]
-#[allow(dead_code, unreachable_pub, reason = "what PostgreSQL is started by")]
+#[allow(dead_code, unreachable_pub, clippy::disallowed_methods, reason = "what PostgreSQL is started by")]
 mod process;
 
 mod commands;

@@ -2,9 +2,10 @@
 
 use natter_shared::{
     event::{Event, GroupKind, GroupRenamed},
+    frame::ErrorCode,
     id::EventId,
     position::{Epoch, Position},
-    rpc::{EventsAfter, FindAccepted, Groups, MessageHistory},
+    rpc::{self, AwaitApplied, EventsAfter, FindAccepted, Groups, MessageHistory, ShardPosition},
     subject::Topic,
 };
 
@@ -20,7 +21,28 @@ on_both!(
     what_a_newer_release_wrote_hides_nothing_else,
     groups_come_in_pages,
     what_was_accepted_is_found_by_id,
+    an_answer_from_before_what_was_known_is_none,
 );
+
+/// As after a failover to a database that lacks the last second.
+async fn an_answer_from_before_what_was_known_is_none(harness: Harness) {
+    let alice = user("alice");
+    let (group, mut last) = harness.create(GroupKind::Group, &[&alice]).await;
+    let (topic, shard) = (Topic::Group(group), harness.shard(Topic::Group(group)).0);
+    for n in 0..20 {
+        last = harness.say(group, &alice, &n.to_string()).await;
+    }
+    harness.applied(topic, last).await;
+    let at = ShardPosition { shard, position: last.position };
+    let error = harness.eventually("refused", async || {
+        // The persister finds out soon.
+        harness.sql(&format!("UPDATE applied SET seq = seq - 10, event_id = NULL WHERE shard = {shard} AND seq > 10")).await;
+        rpc::call(&*harness.broker, AwaitApplied {}, Some(at)).await.err()
+    });
+    assert_eq!(error.await.code, ErrorCode::Unavailable);
+    let again = async || rpc::call(&*harness.broker, AwaitApplied {}, Some(at)).await.ok();
+    harness.eventually("answered again", again).await;
+}
 
 async fn pages_of_messages_meet_at_their_edges(harness: Harness) {
     let alice = user("alice");

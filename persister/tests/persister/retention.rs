@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use natter_shared::{
-    broker::{Ack, Broker},
+    broker::{Ack, Broker, Outgoing},
     event::{Audience, GroupKind, SeenWhat},
-    id::{GroupId, NotificationId, UserId},
+    id::{EventId, GroupId, NotificationId, UserId},
     position::Position,
     rpc::{CountInbox, EventsAfter, ListGroups, ListNotifications, MessageHistory},
     subject::Topic,
@@ -23,6 +24,7 @@ on_both!(
     old_notifications_go_with_their_texts_and_counts,
     each_key_deletes_its_own_kind_and_no_other,
     only_the_holder_of_a_shard_deletes,
+    what_could_not_be_applied_goes_as_messages_do,
 );
 
 /// Makes everything with a position up to `upto` look a day old.
@@ -199,6 +201,22 @@ async fn only_the_holder_of_a_shard_deletes(mut harness: Harness) {
     assert_eq!(harness.count("messages").await, 5);
     keep_an_hour(&mut harness).await;
     harness.eventually("deleted", async || (harness.count("messages").await == 2).then_some(())).await;
+}
+
+async fn what_could_not_be_applied_goes_as_messages_do(mut harness: Harness) {
+    let alice = user("alice");
+    let (group, _) = harness.create(GroupKind::Group, &[&alice]).await;
+    let mut acks = Vec::new();
+    for _ in 0..3 {
+        let payload = Bytes::from_static(b"not json");
+        let (topic, id, made_at) = (Topic::Group(group), EventId::random(), harness.broker.now());
+        acks.push(harness.broker.publish(Outgoing { topic, id, made_at, epoch: None, payload }).await.unwrap());
+    }
+    said(&harness, group, &alice, 1).await;
+    assert_eq!(harness.count("dead_letters").await, 3);
+    harness.sql(&format!("UPDATE dead_letters SET stored_at = stored_at - 86400000 WHERE seq <= {}", acks[1].position.seq)).await;
+    keep_an_hour(&mut harness).await;
+    harness.eventually("deleted", async || (harness.count("dead_letters").await == 1).then_some(())).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

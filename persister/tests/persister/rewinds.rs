@@ -4,7 +4,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use natter_shared::{
     broker::{Broker, Outgoing},
-    event::{Event, GroupKind},
+    event::{Audience, Event, GroupKind},
     id::{GroupId, Nonce},
     position::{Epoch, Position},
     rpc::EventsAfter,
@@ -24,7 +24,9 @@ on_both!(
     what_was_evicted_of_an_ended_epoch_is_said_to_be_missing,
     epochs_in_between_are_followed_one_after_another,
     a_rescue_that_was_broken_off_is_made_up_for,
-    what_a_log_had_when_it_was_put_away_comes_with_it
+    what_a_log_had_when_it_was_put_away_comes_with_it,
+    what_a_broker_accepted_whose_clock_went_back_is_rescued_and_nothing_deleted,
+    a_log_that_the_database_knows_nothing_of_is_refused
 );
 
 impl Harness {
@@ -248,6 +250,60 @@ async fn what_a_log_had_when_it_was_put_away_comes_with_it(mut harness: Harness)
     harness.start().await;
     let bodies = async || harness.positions(group).await.into_iter().map(|row| row.0).collect::<Vec<_>>();
     harness.eventually("all of it", async || (bodies().await == ["in SQL", "meanwhile", "left behind"]).then_some(())).await;
+}
+
+async fn what_a_broker_accepted_whose_clock_went_back_is_rescued_and_nothing_deleted(mut harness: Harness) {
+    let (alice, bob) = (user("alice"), user("bob"));
+    let (group, _) = harness.create(GroupKind::Group, &[&alice, &bob]).await;
+    let topic = Topic::Group(group);
+    let (_, told) = harness.notify(Audience::User(bob.clone()), Some(&alice), "to who is erased since").await;
+    harness.applied(Topic::User(bob.key()), told).await;
+    let retired = harness.say(group, &alice, "retired").await;
+    harness.applied(topic, retired).await;
+    harness.stop().await;
+    let backup = harness.copy_log().await;
+    harness.start().await;
+    let lost = harness.say(group, &alice, "only in SQL").await;
+    harness.applied(topic, lost).await;
+    harness.stop().await;
+    let Position { epoch, seq } = retired.position;
+    harness.sql("DELETE FROM messages WHERE body = 'retired'").await;
+    harness.sql(&format!("UPDATE group_counters SET floor_epoch = {epoch}, floor_seq = {seq}")).await;
+    harness.sql("DELETE FROM notifications").await;
+    harness.sql("UPDATE users SET erased_at = 1 WHERE id = 'bob'").await;
+    // All shards, and by an hour.
+    harness.sql("UPDATE applied SET stored_at = stored_at + 3600000, restored = TRUE").await;
+    harness.swap_log(Some(&backup)).await;
+    harness.say(group, &alice, "accepted").await;
+    harness.start().await;
+    harness.eventually("all shards in new epochs", async || (harness.count("applied WHERE epoch > 4").await == 4).then_some(())).await;
+    let bodies = async || harness.positions(group).await.into_iter().map(|row| row.0).collect::<Vec<_>>();
+    harness.eventually("what was accepted", async || (bodies().await == ["only in SQL", "accepted"]).then_some(())).await;
+    assert_eq!(harness.count("notifications").await, 0);
+}
+
+async fn a_log_that_the_database_knows_nothing_of_is_refused(mut harness: Harness) {
+    let alice = user("alice");
+    let (group, _) = harness.create(GroupKind::Group, &[&alice]).await;
+    let kept = harness.say(group, &alice, "kept").await;
+    harness.applied(Topic::Group(group), kept).await;
+    harness.stop().await;
+    harness.take_an_empty_database().await;
+    // Nor does a second try find that it was noted.
+    for _ in 0..2 {
+        let refused = harness.run_to_its_end().await.unwrap_err().to_string();
+        assert!(
+            refused.starts_with("the log of shard ") && refused.contains("the database (database.url) knows nothing of it"),
+            "{refused}"
+        );
+    }
+    harness.options.without_history = true;
+    harness.start().await;
+    let bodies = async || harness.positions(group).await.into_iter().map(|row| row.0).collect::<Vec<_>>();
+    harness.eventually("all that the log has", async || (bodies().await == ["kept"]).then_some(())).await;
+    harness.stop().await;
+    harness.options.without_history = false;
+    harness.start().await;
 }
 
 /// Two find at the same time that the log was rewound, since one of them has lost the database for a while.

@@ -393,6 +393,9 @@ section! {
         pub batch: usize = 2000 => 1..=2000,
         /// How long a silent persister keeps its shards.
         pub lease_ttl: Duration = secs(3) => secs(1)..=secs(600),
+        /// Whether a log that was used is taken where the database knows nothing of it (an empty one, another installation's):
+        /// what is in the database that it was used with is gone then. Else the start is refused.
+        pub without_history: bool = false,
         /// Requests of gateways that are answered at the same time.
         pub rpc_concurrency: usize = 64 => 1..=10_000,
         /// Address and port of the persister's `/healthz`, `/readyz` and `/metrics`; `""` for none.
