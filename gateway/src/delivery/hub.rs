@@ -26,7 +26,7 @@ use super::{
     flights::Flights,
     group::{self, Command, GroupTask},
     join::{Answer, Join},
-    lists::Lists,
+    lists::{Lists, Unheard},
     log_states::LogStates,
     recover::{self, Whose},
     recoveries::Recoveries,
@@ -113,13 +113,17 @@ impl Hub {
         }
     }
 
-    /// Whether SQL, which had come to `applied` when it listed the groups of `user`, can have missed none; without it, whether it
-    /// does now. Asked once the user's inbox is live: a hint that is told by that is none that was missed.
-    pub fn has_listed_all(&self, user: UserKey, applied: Option<&[ShardPosition]>) -> bool {
-        let users = self.broker.shards().of(Topic::User(user));
+    /// What hints `user` has not heard, asked once its inbox is live: what that tells is none of it.
+    pub fn unheard(&self, user: UserKey) -> Unheard {
+        self.lists.unheard(self.broker.shards().of(Topic::User(user)))
+    }
+
+    /// Whether SQL, which had come to `applied` when it listed a user's groups, can have missed none; without it, whether it
+    /// does now.
+    pub fn has_listed_all(&self, unheard: &Unheard, applied: Option<&[ShardPosition]>) -> bool {
         match applied {
-            Some(applied) => self.lists.are_whole(users, Some(&|shard| applied_in(applied, shard))),
-            None => self.lists.are_whole(users, None),
+            Some(applied) => self.lists.are_whole(unheard, Some(&|shard| applied_in(applied, shard))),
+            None => self.lists.are_whole(unheard, None),
         }
     }
 

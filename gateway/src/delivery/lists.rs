@@ -1,7 +1,7 @@
 //! Whether SQL knew of all of a user's groups when it listed them. A hint comes before its rows: of who has not heard one, SQL may
 //! list too little until it has come to the event that the hint is of, in the shard of the group.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use futures::{StreamExt, future::join_all};
 use natter_shared::{
@@ -43,13 +43,21 @@ struct OfUsers {
     /// Until then hints may have been missed, of events of any shard.
     missed: Option<Instant>,
     /// In each shard the last event of whose hint there is no room any more.
-    forgotten: Vec<Position>,
+    forgotten: Arc<Vec<Position>>,
+}
+
+/// What a user had not heard when its inbox was live: a list of its groups may miss what hints of that told, until SQL has come
+/// behind it. What it hears later is told to it.
+#[derive(Debug, Clone)]
+pub struct Unheard {
+    missed: Option<Instant>,
+    forgotten: Arc<Vec<Position>>,
 }
 
 impl Lists {
     pub(super) fn new(shards: Shards) -> Self {
         let count = usize::from(shards.count());
-        let of_users = OfUsers { missed: None, forgotten: vec![Position::START; count] };
+        let of_users = OfUsers { missed: None, forgotten: Arc::new(vec![Position::START; count]) };
         let of_shard = OfShard { applied: Position::START, end: None };
         Self { state: Mutex::new(State { shards: vec![of_shard; count], users: vec![of_users; count] }), missed: Notify::new() }
     }
@@ -66,7 +74,7 @@ impl Lists {
     pub(super) fn hint_forgotten(&self, users: Shard, shard: Shard, position: Position) {
         let mut state = self.state.lock();
         let of_users = state.users.get_mut(usize::from(users.0));
-        if let Some(forgotten) = of_users.and_then(|of_users| of_users.forgotten.get_mut(usize::from(shard.0))) {
+        if let Some(forgotten) = of_users.and_then(|of_users| Arc::make_mut(&mut of_users.forgotten).get_mut(usize::from(shard.0))) {
             *forgotten = position.max(*forgotten);
         }
     }
@@ -76,15 +84,24 @@ impl Lists {
         self.state.lock().shards.get(usize::from(shard.0)).is_some_and(|known| position <= known.applied)
     }
 
-    /// Whether a list of a user of `users` misses no group whose hint was not heard, which SQL made when it had come to
-    /// `applied`; without it, one that it makes now.
-    pub(super) fn are_whole(&self, users: Shard, applied: Option<&dyn Fn(Shard) -> Position>) -> bool {
+    /// What a user of `users` has not heard who is live as of now.
+    pub(super) fn unheard(&self, users: Shard) -> Unheard {
         let state = self.state.lock();
-        let Some(of_users) = state.users.get(usize::from(users.0)) else { return true };
-        let mut shards = (0..).map(Shard).zip(&state.shards).zip(&of_users.forgotten);
+        let of_users = state.users.get(usize::from(users.0)).cloned();
+        of_users.map_or_else(
+            || Unheard { missed: None, forgotten: Arc::default() },
+            |OfUsers { missed, forgotten }| Unheard { missed, forgotten },
+        )
+    }
+
+    /// Whether a list of groups misses nothing of what was `unheard`, which SQL made when it had come to `applied`; without it, one
+    /// that it makes now.
+    pub(super) fn are_whole(&self, unheard: &Unheard, applied: Option<&dyn Fn(Shard) -> Position>) -> bool {
+        let state = self.state.lock();
+        let mut shards = (0..).map(Shard).zip(&state.shards).zip(unheard.forgotten.iter());
         shards.all(|((shard, known), forgotten)| {
             let applied = applied.map_or(known.applied, |applied| applied(shard));
-            let has_come = of_users.missed.is_none_or(|missed| known.end.is_some_and(|(asked, end)| asked >= missed && end <= applied));
+            let has_come = unheard.missed.is_none_or(|missed| known.end.is_some_and(|(asked, end)| asked >= missed && end <= applied));
             has_come && *forgotten <= applied
         })
     }
@@ -156,20 +173,20 @@ mod tests {
     async fn a_list_is_whole_behind_what_each_shard_had_when_hints_were_heard_again() {
         let (users, other, shards) = (Shard(1), Shard(0), Shards::new(2));
         let lists = Lists::new(shards.expect("two"));
-        assert!(lists.are_whole(users, None), "nothing was missed");
+        assert!(lists.are_whole(&lists.unheard(users), None), "nothing was missed");
         lists.ended(other, Instant::now(), at(3));
         tokio::time::sleep(Duration::from_millis(2)).await;
         lists.hints_missed(users);
-        assert!(lists.are_whole(other, None) && !lists.are_whole(users, None));
+        assert!(lists.are_whole(&lists.unheard(other), None) && !lists.are_whole(&lists.unheard(users), None));
         let asked = Instant::now();
         lists.ended(users, asked, at(5));
         (0..2).for_each(|shard| lists.hear(Shard(shard), at(6)));
-        assert!(!lists.are_whole(users, None), "where the other one ended was asked before");
+        assert!(!lists.are_whole(&lists.unheard(users), None), "where the other one ended was asked before");
         lists.ended(other, asked, at(7));
-        assert!(!lists.are_whole(users, None), "a row of the other one may be under way");
+        assert!(!lists.are_whole(&lists.unheard(users), None), "a row of the other one may be under way");
         lists.hear(other, at(7));
-        assert!(lists.are_whole(users, None));
-        assert!(!lists.are_whole(users, Some(&|_| at(6))) && lists.are_whole(users, Some(&|_| at(7))));
+        assert!(lists.are_whole(&lists.unheard(users), None));
+        assert!(!lists.are_whole(&lists.unheard(users), Some(&|_| at(6))) && lists.are_whole(&lists.unheard(users), Some(&|_| at(7))));
     }
 
     #[test]
@@ -179,8 +196,19 @@ mod tests {
             lists.hint_forgotten(Shard(1), Shard(0), at(seq));
         }
         lists.hear(Shard(0), at(6));
-        assert!(lists.are_whole(Shard(0), None) && !lists.are_whole(Shard(1), None));
+        assert!(lists.are_whole(&lists.unheard(Shard(0)), None) && !lists.are_whole(&lists.unheard(Shard(1)), None));
         lists.hear(Shard(0), at(7));
-        assert!(lists.are_whole(Shard(1), None) && lists.is_applied(Shard(0), at(7)) && !lists.is_applied(Shard(0), at(8)));
+        assert!(lists.are_whole(&lists.unheard(Shard(1)), None) && lists.is_applied(Shard(0), at(7)) && !lists.is_applied(Shard(0), at(8)));
+    }
+
+    #[test]
+    fn who_is_live_does_not_wait_for_what_it_hears_itself() {
+        let lists = Lists::new(Shards::new(2).expect("two"));
+        let (users, shard) = (Shard(1), Shard(0));
+        lists.hint_forgotten(users, shard, at(7));
+        let unheard = lists.unheard(users);
+        lists.hint_forgotten(users, shard, at(9));
+        assert!(!lists.are_whole(&unheard, Some(&|_| at(6))) && lists.are_whole(&unheard, Some(&|_| at(7))));
+        assert!(!lists.are_whole(&lists.unheard(users), Some(&|_| at(8))), "who comes now has not heard it");
     }
 }

@@ -37,3 +37,4 @@ pub use encode::message_frame;
 pub use hub::Hub;
 pub(crate) use insist::Insistence;
 pub use join::{GroupMeta, JoinError, Joined, Start, Telling};
+pub use lists::Unheard;

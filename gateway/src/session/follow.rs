@@ -1,12 +1,9 @@
 //! What notices lead to that takes time: joining groups, recovering what delivery lost. Beside the
 //! session's loop, one after another, and only so many.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
 };
 
 use natter_shared::{
@@ -30,10 +27,6 @@ use crate::{
     app::App,
     delivery::{GroupMeta, Insistence, JoinError, Start, Telling},
 };
-
-/// Before it is looked again whether SQL knows of all groups of a user: at first, and at most.
-const LOOK_AGAIN: Duration = Duration::from_millis(500);
-const LOOK_AGAIN_AT_MOST: Duration = Duration::from_secs(5);
 
 /// Notices that wait for what the one before them leads to: memberships that follow each other must not
 /// overtake. One task works them off while there are any, and is gone afterwards.
@@ -99,7 +92,7 @@ impl App {
             Notice::Joined(joined) => self.begin_joined(session, *joined).await,
             Notice::GroupLost { group, meta, .. } => self.find_again(session, group, &meta).await,
             Notice::InboxLost { after } => self.hear_again(session, after).await,
-            Notice::Unlisted => self.relist(session).await,
+            Notice::Unlisted => self.relist(session, None).await,
             // Done with when it came.
             Notice::Left(_) => Ok(()),
         };
@@ -140,7 +133,7 @@ impl App {
             return Ok(());
         }
         heard?;
-        self.relist(session).await?;
+        self.relist(session, Some(self.hub.unheard(session.key))).await?;
         // Counts are told once, and not stored.
         let (session, broker) = (Arc::clone(session), Arc::clone(&self.broker));
         self.tasks.spawn(async move {
@@ -150,28 +143,6 @@ impl App {
             }
         });
         Ok(())
-    }
-
-    /// Has the session list its user's groups once more when SQL knows of all that it may have missed: a shard that
-    /// lags ends nobody's session.
-    pub(super) fn list_later(&self, session: &Arc<SessionHandle>) {
-        if !session.begin_list() {
-            return;
-        }
-        let (hub, user, session) = (Arc::clone(&self.hub), session.key, Arc::downgrade(session));
-        self.tasks.spawn(async move {
-            let mut pause = LOOK_AGAIN;
-            while !hub.has_listed_all(user, None) {
-                tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(LOOK_AGAIN_AT_MOST);
-                if session.upgrade().is_none_or(|session| session.is_closed()) {
-                    return;
-                }
-            }
-            if let Some(session) = session.upgrade() {
-                session.list_again();
-            }
-        });
     }
 
     async fn hear(&self, session: &Arc<SessionHandle>, after: Position) -> Result<(), Refusal> {
@@ -189,6 +160,8 @@ impl App {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use natter_shared::position::Epoch;
     use parking_lot::Mutex;
     use tokio::sync::Semaphore;

@@ -24,7 +24,7 @@ use tokio::{sync::Notify, time};
 use super::{nonces::Nonces, notices::Notices, send::Outgoing, work::Work};
 use crate::{
     auth::Identity,
-    delivery::{GroupMeta, Joined},
+    delivery::{GroupMeta, Joined, Unheard},
     socket::Outlet,
 };
 
@@ -138,8 +138,10 @@ pub struct SessionHandle {
     pub outlet: Arc<Outlet>,
     notices: Notices,
     closed: AtomicBool,
-    /// The user's groups are to be listed once more.
-    lists_again: AtomicBool,
+    /// The user's groups are to be listed once more, when SQL has come behind this.
+    pub(super) unheard: Mutex<Option<Box<Unheard>>>,
+    /// Pages of its groups are still to be told.
+    pub(super) has_pages: AtomicBool,
     /// When the token that it stands on ends, and when that was issued.
     token: Mutex<(Timestamp, Timestamp)>,
     pub(super) in_flight: AtomicUsize,
@@ -173,7 +175,8 @@ impl SessionHandle {
             outlet,
             notices: Notices::default(),
             closed: AtomicBool::new(false),
-            lists_again: AtomicBool::new(false),
+            unheard: Mutex::new(None),
+            has_pages: AtomicBool::new(false),
             token: Mutex::new((identity.expires_at, identity.issued_at)),
             in_flight: AtomicUsize::new(0),
             leaving: AtomicBool::new(false),
@@ -219,17 +222,6 @@ impl SessionHandle {
     /// registers it.
     pub(crate) fn is_closed(&self) -> bool {
         self.closed.load(Ordering::Acquire)
-    }
-
-    /// The user's groups are to be listed once more; false where that is known.
-    pub(super) fn begin_list(&self) -> bool {
-        !self.lists_again.swap(true, Ordering::AcqRel)
-    }
-
-    /// Now they are.
-    pub(super) fn list_again(&self) {
-        self.lists_again.store(false, Ordering::Release);
-        self.notice(Notice::Unlisted);
     }
 
     /// A number for a join.

@@ -11,6 +11,7 @@ use tokio_tungstenite::tungstenite::Message;
 
 use super::{
     OpenError, Protocol,
+    lists::Paging,
     open::{Opened, ResumeFrom},
     run::{self, Serving},
 };
@@ -62,7 +63,8 @@ pub async fn open_v1(app: Arc<App>, stream: TcpStream, read: Vec<u8>, identity: 
             let (session, more) = (Arc::clone(opened.session()), opened.more);
             if more.is_some() {
                 let resume = ResumeFrom { groups: opened.resume.groups.clone(), inbox: None };
-                app.tasks.spawn(further_groups(Arc::clone(&app), session, more, resume));
+                let paging = Paging::begin(Arc::clone(&session));
+                app.tasks.spawn(further_groups(Arc::clone(&app), session, more, resume, paging));
             }
             Some(Box::pin(run::run(app, opened.into_live(), socket)))
         }
@@ -187,6 +189,7 @@ async fn further_groups(
     session: Arc<super::SessionHandle>,
     mut more: Option<natter_shared::id::GroupId>,
     resume: ResumeFrom,
+    _paging: Paging,
 ) {
     while let Some(after) = more {
         if session.is_closed() {

@@ -10,14 +10,13 @@ use natter_shared::{
     frame::{CloseCode, ErrorCode, GroupState},
     id::GroupId,
     position::Position,
-    rpc::{self, FindMembership, Groups, Membership, ShardPosition},
+    rpc::{self, FindMembership, Membership, ShardPosition},
     subject::{Shard, Topic},
 };
 
 use super::{
     SessionHandle,
     handle::{LiveGroup, Lost},
-    open::GROUPS_PAGE,
     reply::Refusal,
 };
 use crate::{
@@ -100,7 +99,7 @@ impl App {
     }
 
     /// A membership that SQL has at `known`, and the session has not heard of.
-    async fn found(&self, session: &SessionHandle, membership: &Membership, known: Position) -> Result<Followed, rpc::RpcError> {
+    pub(super) async fn found(&self, session: &SessionHandle, membership: &Membership, known: Position) -> Result<Followed, rpc::RpcError> {
         let Membership { group, kind, name, display_name, role, since, .. } = membership.clone();
         let start = self.start_of(session, group, since).await?;
         let telling = match start {
@@ -253,38 +252,6 @@ impl App {
         }
     }
 
-    /// Lists the user's groups anew, and goes live in those that the session has not: hints may have
-    /// been missed, and SQL keeps none. That one has ended, the group's own order says. Where SQL may not know of all yet, they
-    /// are listed once more when it does.
-    pub(super) async fn relist(&self, session: &Arc<SessionHandle>) -> Result<(), Refusal> {
-        let mut after = None;
-        loop {
-            let call = Groups { user: session.user.clone(), after, limit: GROUPS_PAGE };
-            let answer = Insistence::of(session).call(&*self.broker, call, None).await?;
-            let applied = answer.applied;
-            if !self.hub.has_listed_all(session.key, Some(&applied)) {
-                self.list_later(session);
-            }
-            for membership in answer.reply.groups {
-                let group = membership.group;
-                after = Some(group);
-                if session.groups.lock().get(&group).is_some_and(|live| live.since >= membership.since) {
-                    continue;
-                }
-                let shard = self.broker.shards().of(Topic::Group(group));
-                let followed = self.found(session, &membership, rpc::applied_in(&applied, shard)).await?;
-                match self.go_live(session, &followed).await {
-                    Ok(_) | Err(JoinError::NotMember(_)) => {}
-                    Err(JoinError::TooMany(_)) => self.hub.say_reset(session, group),
-                    Err(error @ JoinError::Unavailable(_)) => return Err(error.into()),
-                }
-            }
-            if !answer.reply.more {
-                return Ok(());
-            }
-        }
-    }
-
     /// The user's membership ended with the group's event at `until`: nothing may be done in the
     /// group from now on. What stands before that event is still the user's, so it is the group's
     /// own order that ends delivery, as soon as it comes to the event.
@@ -382,6 +349,10 @@ impl App {
         }
         let known = answer.applied(shard);
         let Some(membership) = answer.reply else { return Err(Refusal::no_such_group()) };
+        if session.was_listed(shard, membership.since) {
+            // By the page that tells of it, it goes on where its client wants it to.
+            session.until_listed().await;
+        }
         let followed = self.found(session, &membership, known).await?;
         // By itself: who asked may not wait, and a join that was begun is ended.
         let (app, of) = (Arc::clone(self), Arc::clone(session));

@@ -10,6 +10,7 @@ mod handshake;
 mod heartbeat;
 #[cfg(test)]
 mod limits_tests;
+mod lists;
 mod membership;
 mod nonces;
 mod notices;

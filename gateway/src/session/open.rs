@@ -150,11 +150,12 @@ impl App {
         let came = Instant::now();
         let inbox_start = resume.inbox.map_or(Start::Now, Start::After);
         let mut inbox_joined = self.hub.join_inbox(session, inbox_start).await?;
+        let unheard = self.hub.unheard(session.key);
         let Identity { user, handle, display_name, issued_at, .. } = identity;
         let call = SignIn { user, handle, display_name, limit: GROUPS_PAGE, issued_at: Some(issued_at) };
         let Known { applied, reply: SignedIn { profile, groups, more, inbox } } = self.sign_ins.sign_in(call).await?;
-        if !self.hub.has_listed_all(session.key, Some(&applied)) {
-            self.list_later(session);
+        if !self.hub.has_listed_all(&unheard, Some(&applied)) {
+            self.list_later(session, unheard);
         }
         session.note_sign_in(self.broker.shards(), Arc::clone(&applied), &resume.groups, self.config.limits.groups_per_connection);
         let own = Topic::User(session.key);

@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     sync::{Arc, Weak, atomic::Ordering},
     time::{Duration, Instant},
 };
@@ -15,6 +15,7 @@ use natter_shared::{
     frame::{ErrorCode, ReplyBody},
     id::{GroupId, GroupRef, Nonce},
     position::{Epoch, Position},
+    rpc::ShardPosition,
     subject::Topic,
     timestamp::Timestamp,
 };
@@ -32,6 +33,7 @@ use tokio_util::{
 use super::{
     Notice, Opened, Protocol, Serving, SessionHandle,
     handshake::open_v1,
+    lists::Paging,
     open::{OpenError, ResumeFrom},
 };
 use crate::{
@@ -315,4 +317,24 @@ async fn groups_whose_hint_was_forgotten_before_sql_had_them_are_listed_once_it_
     stage.app.follow(session, told).await;
     stage.script.store(Topic::Group(group()), &message("hello"), false);
     assert!(bob.until("hello").await.contains("joined"));
+}
+
+/// Its page tells the client where it goes on: what came of it before would take the place of what the client remembers.
+#[tokio::test]
+async fn a_group_of_a_further_page_begins_with_its_page() {
+    let stage = Stage::new().await;
+    let ann = Member::new("ann").await;
+    let since = stage.script.store(Topic::Group(group()), &message("it begins"), true);
+    *stage.script.member_since.lock() = since;
+    stage.script.is_listed.store(true, Ordering::Relaxed);
+    let applied = Arc::from([ShardPosition { shard: 0, position: since }]);
+    ann.session.note_sign_in(stage.script.shards(), applied, &HashMap::new(), 10);
+    let paging = Paging::begin(Arc::clone(&ann.session));
+    assert!(stage.app.relist(&ann.session, None).await.is_ok());
+    let authorise = |wait| stage.app.authorise(&ann.session, group(), Instant::now() + wait);
+    let refused = authorise(Duration::from_millis(300)).await.err().map(|refusal| refusal.code);
+    assert_eq!(refused, Some(ErrorCode::Unavailable));
+    assert!(ann.session.groups.lock().is_empty());
+    drop(paging);
+    assert!(authorise(Duration::from_secs(10)).await.is_ok(), "no page has it: it was left, and joined again");
 }

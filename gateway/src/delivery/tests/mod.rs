@@ -137,7 +137,7 @@ impl Stage {
 
     /// Whether nothing is missed of `member`'s groups that SQL lists when it has come to `applied`.
     fn has_listed_all(&self, member: &Member, applied: Position) -> bool {
-        self.hub.has_listed_all(member.session.key, Some(&[ShardPosition { shard: 0, position: applied }]))
+        self.hub.has_listed_all(&self.hub.unheard(member.session.key), Some(&[ShardPosition { shard: 0, position: applied }]))
     }
 
     /// What SQL lists of `member`'s groups is all once it has come to where the log ends, and not before `lost`.
