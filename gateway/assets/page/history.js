@@ -106,9 +106,11 @@ export class History {
     if (this.#pinned ? this.#messages.length <= 2 * KEPT : this.#below <= MOST_BELOW) return;
     this.timeline.forget(KEPT);
     if (this.#pinned || this.#messages.length > KEPT) return;
-    // Not to the end: nothing counts as read.
     this.#below = 0;
-    this.#setWindow(0, MOST_ROWS);
+    const { first } = this.#window;
+    const isForgotten = first !== undefined && comparePositions(first, this.#messages[0].position) < 0;
+    // Not to the end: nothing counts as read.
+    if (isForgotten) this.#setWindow(0, MOST_ROWS);
   }
 
   /** The index of the first message that is new; past the last one where none is. */
@@ -240,6 +242,7 @@ export class History {
   toEnd() {
     this.#setWindow(this.#messages.length - STEP, this.#messages.length);
     this.#pinned = true;
+    this.#below = 0;
     this.draw();
   }
 

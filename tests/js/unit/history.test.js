@@ -128,6 +128,26 @@ test("a room that is left scrolled up does not grow for ever, and nothing of it 
   assert.equal(lines().at(-1), "m100000");
 });
 
+test("who reads after a busy room, a little behind it, is not thrown back", async () => {
+  await opened(upTo(100));
+  scrollTo(SHOWN);
+  const inView = () => Number(rows().find((row) => row.getBoundingClientRect().top >= 0).dataset.position.slice(2));
+  const draws = [];
+  globalThis.requestAnimationFrame = (run) => draws.push(run);
+  let seen = inView();
+  for (let seq = 101; seq <= 25_000; seq += 1) {
+    live(seq);
+    if (seq % 500 !== 0) continue;
+    for (const draw of draws.splice(0)) draw();
+    const now = inView();
+    assert.ok(now >= seen, `from ${seen} back to ${now}, at ${seq}`);
+    if (seq % 1_000 === 0) while (Number(lines().at(-1).slice(1)) < seq - 200) scrollTo(shown.element.scrollHeight);
+    seen = inView();
+  }
+  assert.ok(seen > 24_000, `${seen}`);
+  assert.equal(shown.jump.hidden, false);
+});
+
 test("a room with much that is new opens where that begins, whatever comes before it is drawn", async () => {
   room("1.0");
   const draws = [];
