@@ -11,10 +11,13 @@ byId("language").addEventListener("click", switchLanguage);
 
 /** @param {string} form @param {(data: FormData) => Promise<any>} signIn */
 function onSubmit(form, signIn) {
-  byId(form)?.addEventListener("submit", async (/** @type {any} */ event) => {
+  const button = byId(form)?.querySelector("button");
+  if (!button) return;
+  // Only now: a browser that submits the form by itself puts the token into the URL.
+  button.disabled = false;
+  byId(form).addEventListener("submit", async (/** @type {any} */ event) => {
     event.preventDefault();
     const error = byId("sign-in-error");
-    const button = event.target.querySelector("button");
     error.hidden = true;
     button.disabled = true;
     try {

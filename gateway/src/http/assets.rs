@@ -21,7 +21,7 @@ macro_rules! assets {
 }
 
 /// `natter*.js` is the client module, for other pages too; `page/` is our own page.
-const ASSETS: [(&str, &str, &str); 22] = assets! {
+const ASSETS: [(&str, &str, &str); 23] = assets! {
     "natter.js": SCRIPT,
     "natter-clock.js": SCRIPT,
     "natter-outbox.js": SCRIPT,
@@ -40,6 +40,7 @@ const ASSETS: [(&str, &str, &str); 22] = assets! {
     "page/people.js": SCRIPT,
     "page/room.js": SCRIPT,
     "page/sign-in.js": SCRIPT,
+    "page/start.js": SCRIPT,
     "page/status.js": SCRIPT,
     "page/strings.js": SCRIPT,
     "natter.css": STYLE,

@@ -15,7 +15,7 @@ async fn enter(label: &str, name: &str, gateway: SocketAddr) -> Result<Browser> 
 pub(super) async fn come_in(browser: &Browser, name: &str, gateway: SocketAddr) -> Result<()> {
     // As a person comes: the page sends to the sign-in, which sends back.
     browser.goto(&format!("http://{gateway}/chat/lobby/")).await?;
-    browser.wait_for("the sign-in page", "return !!document.getElementById('name-input')").await?;
+    browser.wait_for("the sign-in page", "return !!document.querySelector('#sign-in-submit:enabled')").await?;
     let fill = format!("document.getElementById('name-input').value = '{name}'; document.getElementById('sign-in-submit').click();");
     browser.eval(&fill).await?;
     browser.wait_for("the room", "return location.pathname === '/chat/lobby/' && !!document.getElementById('status')").await?;

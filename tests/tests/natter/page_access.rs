@@ -39,6 +39,7 @@ async fn a_token_signs_in_and_a_conversation_needs_no_mouse() -> Result<()> {
     ben.send(group, "who is there?").await?;
     let browser = Browser::start("keyboard").await?;
     browser.goto(&format!("http://{}/chat/lobby/", cluster.gateway(0))).await?;
+    browser.wait_for("the sign-in page", "return !!document.querySelector('#token-submit:enabled')").await?;
 
     // A token that does not hold is refused with words, a good one lets in; there is no other way.
     browser.wait_for_value(json!("Access token"), FOCUS).await?;
@@ -128,7 +129,7 @@ async fn the_page_speaks_english_and_traditional_chinese_and_stays_with_the_one_
     ben.join("lobby").await?;
     let browser = Browser::start("languages").await?;
     browser.goto(&format!("http://{gateway}/sign-in")).await?;
-    browser.wait_for_value(json!("Sign in"), "return document.getElementById('sign-in-submit').textContent").await?;
+    browser.wait_for_value(json!("Sign in"), "return document.querySelector('#sign-in-submit:enabled')?.textContent").await?;
     browser.click("#language").await?;
     browser.wait_for_value(json!("登入"), "return document.getElementById('sign-in-submit').textContent").await?;
     browser.fill("#name-input", "ann").await?;

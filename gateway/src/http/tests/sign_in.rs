@@ -107,6 +107,8 @@ async fn the_sign_in_page_has_no_inline_script_and_goes_on_within_this_host() {
     assert!(page.body.contains(r#"data-next="/chat/other/""#), "{}", page.body);
     assert!(page.header("content-security-policy").contains("script-src 'self'"));
     assert!(!page.body.contains("<script>") && !page.body.contains("onclick"));
+    let (buttons, waiting) = (page.body.matches(r#"type="submit""#).count(), page.body.matches(r#"type="submit" disabled"#).count());
+    assert_eq!((buttons, waiting), (2, 2), "until the script is there: a browser that submits them puts the token into the URL");
     assert!(page.set_cookie("csrftoken").is_some());
     for foreign in ["%2F%2Fevil.test", "https%3A%2F%2Fevil.test", "%22%3E%3Cscript%3E"] {
         let page = routes.get(&format!("/sign-in?next={foreign}"), &[]).await;
@@ -122,7 +124,7 @@ async fn health_assets_and_unknown_paths() {
     assert_eq!((ready.status, &ready.json()["missing"][0]), (StatusCode::SERVICE_UNAVAILABLE, &"broker".into()));
     assert!(routes.get("/metrics", &[]).await.body.ends_with("# EOF\n"));
     for (name, kind) in
-        [("natter.js", "text/javascript"), ("page/main.js", "text/javascript"), ("natter.css", "text/css"), ("icon.svg", "image/svg+xml")]
+        [("natter.js", "text/javascript"), ("page/start.js", "text/javascript"), ("natter.css", "text/css"), ("icon.svg", "image/svg+xml")]
     {
         let path = format!("/assets/{name}");
         let asset = routes.get(&path, &[]).await;
