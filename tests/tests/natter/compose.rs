@@ -157,6 +157,20 @@ fn nats(deploy: &Deploy) -> Result<NatsServer> {
     Ok(NatsServer::start_shipped(env, &[])?)
 }
 
+/// What docs/deployment.md tells a back end to ask is there.
+fn documented_addresses(deploy: &Deploy) -> Result<()> {
+    let doc = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/deployment.md"))?;
+    for name in ["gateway-1", "gateway-2"] {
+        let environment = deploy.environment(name)?;
+        let listen = environment.iter().find(|(key, _)| key == "NATTER_HTTP__LISTEN").context("NATTER_HTTP__LISTEN")?;
+        let port = listen.1.rsplit_once(':').context("a port")?.1;
+        ensure!(doc.contains(&format!("`http://{name}:{port}`")), "docs/deployment.md does not say where {name} is");
+        let published = format!("  {name}: {{ <<: *gateway, ports: [\"127.0.0.1:8090:{port}\"] }}");
+        ensure!(name != "gateway-1" || doc.contains(&published), "docs/deployment.md publishes another port");
+    }
+    Ok(())
+}
+
 fn balancer(deploy: &Deploy, addr: SocketAddr, gateways: &[Service]) -> Result<Process> {
     assert_eq!(deploy.service("balancer")["volumes"], json!(["./nginx.conf:/etc/nginx/nginx.conf:ro"]));
     let places = [("gateway-1:8080", gateways[0].node.addr.to_string()), ("gateway-2:8080", gateways[1].node.addr.to_string())];
@@ -169,6 +183,7 @@ async fn what_the_compose_file_runs_lets_users_chat_over_both_gateways() -> Resu
     let deploy = Deploy::make(folder.path().join("deploy"))?;
     let names: Vec<&String> = deploy.services.as_object().context("services")?.keys().collect();
     assert_eq!(names, ["balancer", "gateway-1", "gateway-2", "nats", "persister-1", "persister-2", "postgres"], "all are tried here");
+    documented_addresses(&deploy)?;
     let nats = nats(&deploy)?;
     // As the image does it: this password and no other.
     let postgres = Postgres::start_with_password(&deploy.secret("postgres_password")?)?;
@@ -200,6 +215,9 @@ async fn what_the_compose_file_runs_lets_users_chat_over_both_gateways() -> Resu
     let mut balancer = Node::new(balancer(&deploy, listen, &gateways)?, listen);
     balancer.wait_ready().await?;
     assert_eq!(balancer.status("/metrics").await, Some(404), "metrics are not for everybody");
+    let server_api = "/api/v1/server/notifications";
+    assert_eq!(balancer.status(server_api).await, Some(404), "the server API is not for everybody");
+    assert_ne!(gateways[0].node.status(server_api).await, Some(404), "back ends ask a gateway");
     assert_eq!(balancer.status("/healthz").await, Some(200), "the balancer's health check");
 
     let secret = deploy.secret("auth_secret")?;
