@@ -1,6 +1,6 @@
 //! All that is stored of a user, as JSON lines: profile, memberships, messages sent, notifications
-//! received and sent, read marks, marks of the whole inbox, dead letters of the user's. Page by page: nothing is held in memory, and no snapshot is kept
-//! open beside a busy persister.
+//! received and sent, read marks, marks of the whole inbox, dead letters of the user's. Page by page: nothing is held
+//! in memory, and no snapshot is kept open beside a busy persister.
 
 use std::io::Write;
 

@@ -3,6 +3,7 @@
 use natter_shared::{
     event::{Audience, Event, GroupCreated, GroupKind, Role, SeenWhat},
     id::{EventId, GroupId, RoomName},
+    rpc::CreateSingle,
     subject::Topic,
 };
 
@@ -37,6 +38,9 @@ async fn the_documents_queries_find_what_it_says(harness: Harness) {
     let (seen, _) = harness.notify(Audience::User(alice.clone()), None, "seen").await;
     harness.notify(Audience::User(alice.clone()), None, "not seen").await;
     harness.seen(&alice, SeenWhat::Ids(vec![seen]), false).await;
+    let single = harness.call(CreateSingle { user: bob.clone(), other: alice.clone(), by_back_end: false }).await.unwrap().reply.group;
+    let last = harness.say(single, &bob, "four").await;
+    harness.applied(Topic::Group(single), last).await;
     let read = harness.read(&alice, group, first.position).await;
     harness.applied(Topic::User(alice.key()), read).await;
 
@@ -45,7 +49,8 @@ async fn the_documents_queries_find_what_it_says(harness: Harness) {
     let rows = harness.rows(unread).await;
     let found: Vec<(String, i64)> =
         rows.iter().map(|row| (row.try_get("", "display_name").unwrap(), row.try_get("", "unread").unwrap())).collect();
-    assert_eq!(found, [("The lobby".to_owned(), 2)]);
+    assert_eq!(found, [("The lobby".to_owned(), 2), ("bob_with_alice".to_owned(), 1)]);
+    assert!(DOC.contains("as its opener saw it then: `bob_with_alice`"));
     assert_eq!(harness.rows(unseen).await[0].try_get::<i64>("", "unseen").unwrap(), 2);
     let rows = harness.rows(newest).await;
     let found: Vec<(String, String)> =

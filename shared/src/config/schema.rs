@@ -57,8 +57,8 @@ section! {
         /// Copies of each stream: 1 on a single server, 3 (or 5) in a cluster. For persisters, who make the streams; those that are there
         /// keep theirs.
         pub replicas: u8 = 1 => 1..=5,
-        /// Bytes that each stream keeps, reserved at creation (by persisters; those that are there keep theirs). When four fifths of them wait for the
-        /// database, sends are answered "busy" until it has caught up, so that nothing is evicted that
+        /// Bytes that each stream keeps, reserved at creation (by persisters; those that are there keep theirs). When four fifths of them
+        /// wait for the database, sends are answered "busy" until it has caught up, so that nothing is evicted that
         /// is nowhere else; the last fifth should hold some seconds of traffic.
         pub max_bytes_per_shard: u64 as Bytes = GIB => 16 * MIB..=1024 * GIB,
         /// Upper bound of an event's time in its stream, as it is when a persister makes it; it stays in SQL for good. When the oldest that
@@ -99,9 +99,9 @@ section! {
         /// An SQLite database in memory is refused.
         pub url: Option<Secret> = None,
         /// Connections to the database, of each persister. One is for leases and readiness (with SQLite, which has one writer, for all that is
-        /// written); one for each of `nats.shards` and four more, or half of the others where there are fewer, are for what works on shards: projection,
-        /// counts of inboxes, retention, erasures. Calls of gateways share the others, and wait for up to 2 s for one: more of them help where
-        /// many sign in at once. More than four shards want 2 × (shards + 4) + 1.
+        /// written); one for each of `nats.shards` and four more, or half of the others where there are fewer, are for what works on
+        /// shards: projection, counts of inboxes, retention, erasures. Calls of gateways share the others, and wait for up to 2 s for one:
+        /// more of them help where many sign in at once. More than four shards want 2 × (shards + 4) + 1.
         pub max_connections: u32 = 16 => 4..=1000,
     }
 }
