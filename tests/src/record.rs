@@ -327,7 +327,10 @@ impl Record {
         let (Some(group), Some(position)) = (group_of(&frame["group"]), position_of(&frame["position"])) else { return };
         match frame["change"].as_str() {
             Some("joined") => {
-                self.begin(group, Entry::Began(group, position));
+                // Told of it by an earlier connection, it goes on where that was.
+                let goes_on = self.groups.get(&group).or(self.ended.get(&group)) == Some(&position);
+                let entry = if goes_on { Entry::Joined } else { Entry::Began };
+                self.begin(group, entry(group, position));
                 self.advance(group, position);
                 if let Some(listed) = &mut self.listed {
                     listed.insert(group);

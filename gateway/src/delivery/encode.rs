@@ -138,10 +138,10 @@ pub(super) fn encode_event(event: Event, position: Position, stored_at: Timestam
     }
 }
 
-/// The beginning of its user's membership, as protocol v1 tells it.
-pub(super) fn encode_joined(joined: GroupJoined) -> Option<Vec<u8>> {
-    let GroupJoined { group, user, kind, name, display_name, role, since } = joined;
-    let frame = group_frame(group, GroupChange::Joined, Some(user), since);
+/// The beginning of its user's membership, whose messages after `after` follow, as protocol v1 tells it.
+pub(super) fn encode_joined(joined: GroupJoined, after: Position) -> Option<Vec<u8>> {
+    let GroupJoined { group, user, kind, name, display_name, role, since: _ } = joined;
+    let frame = group_frame(group, GroupChange::Joined, Some(user), after);
     let frame = GroupFrame { role: Some(role), kind: Some(kind), name, display_name: Some(display_name), ..frame };
     json(&ServerFrame::Group(frame))
 }

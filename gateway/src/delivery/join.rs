@@ -66,22 +66,27 @@ pub enum Telling {
     Nothing,
     /// Its end.
     End,
-    /// Its beginning, by this frame, and its end.
-    All(Bytes),
+    /// Its beginning, by a frame, and its end.
+    All {
+        /// The beginning.
+        frame: Bytes,
+        /// Where it is told to be, as the client goes on after it: the client knows of an end up to here.
+        after: Position,
+    },
 }
 
 impl Telling {
-    /// Of a membership that `session` has not heard of.
-    pub fn all(session: &SessionHandle, joined: GroupJoined) -> Self {
+    /// Of a membership that `session` has not heard of, and whose messages after `after` it is told.
+    pub fn all(session: &SessionHandle, joined: GroupJoined, after: Position) -> Self {
         match session.protocol {
-            Protocol::V1 => encode_joined(joined).map_or(Self::End, |frame| Self::All(wire::text(&frame))),
+            Protocol::V1 => encode_joined(joined, after).map_or(Self::End, |frame| Self::All { frame: wire::text(&frame), after }),
             Protocol::ChatRoom => Self::End,
         }
     }
 
     /// Tells the beginning, unless that was done.
     pub(super) fn begin(&mut self, session: &SessionHandle) {
-        if let Self::All(frame) = self {
+        if let Self::All { frame, .. } = self {
             session.outlet.push(frame, 1);
             *self = Self::End;
         }
@@ -89,6 +94,21 @@ impl Telling {
 
     pub(super) fn is_nothing(&self) -> bool {
         matches!(self, Self::Nothing)
+    }
+
+    /// Whether anything is told of a membership that ended at `end`: begun anew, it would stay for who knows of that end.
+    pub(super) fn tells(&self, end: Position) -> bool {
+        match self {
+            Self::Nothing => false,
+            Self::End => true,
+            Self::All { after, .. } => end > *after,
+        }
+    }
+
+    /// Whether it is still to be found out if the membership had ended by where its beginning is told to be: it held as of `known`,
+    /// and delivery has come to `reached`.
+    pub(super) fn is_open(&self, known: Position, reached: Position) -> bool {
+        matches!(self, Self::All { after, .. } if *after > known && *after > reached)
     }
 }
 

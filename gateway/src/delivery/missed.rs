@@ -152,7 +152,7 @@ impl Missed {
         }
         let kept = self.from <= from || ended.is_some_and(|at| at <= from);
         // Of a membership that is over nothing is told where its beginning is not.
-        let is_told = ended.is_none() || !telling.is_nothing();
+        let is_told = ended.is_none_or(|at| telling.tells(at));
         if !is_told {
             frames.clear();
         }

@@ -128,7 +128,7 @@ pub(super) async fn declare(
         return Ok(());
     };
     let ended = ended(hub, insistence, (group, whose), known, floor).await?;
-    if ended.is_none() || !telling.is_nothing() {
+    if ended.is_none_or(|at| telling.tells(at)) {
         telling.begin(session);
         say_reset(hub, session, Some(group));
     }
@@ -159,7 +159,7 @@ async fn ended(
 
 /// The membership is over; where it is told at all, its end is.
 fn end(session: &SessionHandle, group: GroupId, at: Position, telling: &mut Telling) -> JoinError {
-    if !telling.is_nothing() {
+    if telling.tells(at) {
         telling.begin(session);
         say_left(session, group, at);
     }

@@ -19,13 +19,13 @@ use tokio_util::task::TaskTracker;
 
 use super::{
     Notice, SessionHandle,
-    membership::Followed,
+    membership::{Followed, telling},
     notices::{Notices, TooMany},
     reply::Refusal,
 };
 use crate::{
     app::App,
-    delivery::{GroupMeta, Insistence, JoinError, Start, Telling},
+    delivery::{GroupMeta, Insistence, JoinError, Start},
 };
 
 /// Notices that wait for what the one before them leads to: memberships that follow each other must not
@@ -108,13 +108,14 @@ impl App {
     }
 
     async fn begin_joined(&self, session: &Arc<SessionHandle>, joined: GroupJoined) -> Result<(), Refusal> {
+        let start = self.start_of(session, joined.group, joined.since).await?;
         let membership = Followed {
             group: joined.group,
             meta: GroupMeta { kind: joined.kind, display_name: joined.display_name.as_str().into(), at: joined.since },
             since: joined.since,
             known: joined.since,
-            start: self.start_of(session, joined.group, joined.since).await?,
-            telling: Telling::all(session, joined),
+            start,
+            telling: telling(session, joined, start),
         };
         match self.go_live(session, &membership).await {
             Ok(_) | Err(JoinError::NotMember(_)) => Ok(()),

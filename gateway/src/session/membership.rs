@@ -67,6 +67,15 @@ impl Followed {
     }
 }
 
+/// What a session is told of a membership that it begins to follow unasked.
+pub(super) fn telling(session: &SessionHandle, joined: GroupJoined, start: Start) -> Telling {
+    match start {
+        Start::After(after) => Telling::all(session, joined, after),
+        // It was listed; it is told what ends it.
+        Start::Now => Telling::End,
+    }
+}
+
 /// How a join begins.
 pub(super) enum Begun {
     /// The session is a member already.
@@ -102,14 +111,8 @@ impl App {
     pub(super) async fn found(&self, session: &SessionHandle, membership: &Membership, known: Position) -> Result<Followed, rpc::RpcError> {
         let Membership { group, kind, name, display_name, role, since, .. } = membership.clone();
         let start = self.start_of(session, group, since).await?;
-        let telling = match start {
-            Start::After(_) => {
-                Telling::all(session, GroupJoined { group, user: session.user.clone(), kind, name, display_name, role, since })
-            }
-            // It was listed; it is told what ends it.
-            Start::Now => Telling::End,
-        };
-        Ok(Followed::of(membership, known, start, telling))
+        let joined = GroupJoined { group, user: session.user.clone(), kind, name, display_name, role, since };
+        Ok(Followed::of(membership, known, start, telling(session, joined, start)))
     }
 
     /// Makes the session a live member of a group, as of a membership of its user. One that is already

@@ -12,6 +12,7 @@ use futures::{SinkExt, StreamExt};
 use natter_shared::{
     broker::Broker,
     config::{Config, Limits, Secret},
+    event::{Event, GroupKind},
     frame::{ErrorCode, ReplyBody},
     id::{GroupId, GroupRef, Nonce},
     position::{Epoch, Position},
@@ -40,12 +41,12 @@ use crate::{
     app::App,
     auth::Identity,
     delivery::{
-        Joined, Start,
-        tests::{Member, group, hint_of, message, notification, script::Script, user},
+        GroupMeta, Joined, Start, Telling,
+        tests::{Member, group, hint_of, message, notification, removal, script::Script, user},
     },
     knowledge::Knowledge,
     memory::Memory,
-    socket::Outlet,
+    socket::{Outlet, OutletState},
     testing,
 };
 
@@ -337,4 +338,43 @@ async fn a_group_of_a_further_page_begins_with_its_page() {
     assert!(ann.session.groups.lock().is_empty());
     drop(paging);
     assert!(authorise(Duration::from_secs(10)).await.is_ok(), "no page has it: it was left, and joined again");
+}
+
+/// Else its client, which goes by what it is told first, would be told again later what it had; and one that knows of the end would
+/// keep a group that it is no member of.
+#[tokio::test]
+async fn a_membership_beyond_sql_goes_on_where_an_earlier_connection_was_told_of_it() {
+    // What it was told of is read back, or is in the ring, or is still to come here.
+    for (is_followed, is_missed) in [(false, true), (true, false), (true, true)] {
+        for is_over in [false, true] {
+            let stage = Stage::new().await;
+            let (mut ann, mut bob) = (Member::new("ann").await, Member::new("bob").await);
+            let applied = stage.script.fence_now();
+            if is_followed {
+                let meta = GroupMeta { kind: GroupKind::Group, display_name: "lobby".into(), at: Position::START };
+                stage.app.hub.join_group(&bob.session, group(), &meta, Start::Now, applied, Telling::Nothing).await.unwrap();
+            }
+            let store = |event: &Event, is_missed| stage.script.store(Topic::Group(group()), event, is_missed);
+            let since = store(&message("it begins"), is_missed);
+            store(&message("had"), is_missed);
+            let told = if is_over { store(&removal("ann"), is_missed) } else { store(&message("had too"), is_missed) };
+            if !is_missed {
+                bob.until(if is_over { "member_removed" } else { "had too" }).await;
+            }
+            let applied = Arc::from([ShardPosition { shard: 0, position: applied }]);
+            ann.session.note_sign_in(stage.script.shards(), applied, &HashMap::from([(group(), told)]), 1);
+            let Event::GroupJoined(joined) = hint_of("ann", since) else { panic!("a hint") };
+            stage.app.follow(&ann.session, Notice::Joined(Box::new(joined))).await;
+            store(&message("what follows"), false);
+            let said = if is_over { ann.said().await } else { ann.until("what follows").await };
+            let case = format!("followed {is_followed}, missed {is_missed}: {said}");
+            if is_over {
+                assert_eq!(said, "", "{case}");
+            } else {
+                let begins = format!(r#""change":"joined","user":"ann","position":"{told}""#);
+                assert!(said.matches("joined").count() == 1 && said.contains(&begins) && !said.contains("had"), "{case}");
+            }
+            assert_eq!(ann.session.outlet.state(), OutletState::Open, "{case}");
+        }
+    }
 }

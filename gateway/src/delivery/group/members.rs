@@ -59,7 +59,7 @@ impl GroupTask {
         let removal = self.ring.after(known).find(|entry| entry.removed.as_ref() == Some(&session.user));
         let ended = removal.map(|entry| entry.position);
         if let Some(at) = ended
-            && telling.is_nothing()
+            && !telling.tells(at)
         {
             // Before what lies below the floor is read: nothing of it may be told.
             let _ = answer.send(Answer::NotMember(at));
@@ -69,6 +69,11 @@ impl GroupTask {
             // Nothing is kept before the floor; only the ring's end may be asked of it.
             let asked = if start < floor { floor } else { self.ring.floor() };
             let _ = answer.send(Answer::Behind(asked));
+            return;
+        }
+        if telling.is_open(known, self.cursor.0) {
+            // It is read up to there, by who asks.
+            let _ = answer.send(Answer::Behind(start));
             return;
         }
         let missed = || {

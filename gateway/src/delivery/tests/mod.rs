@@ -64,7 +64,7 @@ pub(crate) fn message(body: &str) -> Event {
     Event::Message(Message { id, group: group(), sender, nonce, body: body.to_owned(), reply_to: None, data: None, origin: None })
 }
 
-fn removal(name: &str) -> Event {
+pub(crate) fn removal(name: &str) -> Event {
     Event::MemberRemoved(MemberRemoved { group: group(), user: user(name), by: None })
 }
 
