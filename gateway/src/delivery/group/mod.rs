@@ -10,6 +10,7 @@ use natter_shared::{
     broker::{BrokerError, Delivery, Interest, Stored, Subscription},
     event::Event,
     failpoint,
+    frame::CloseCode,
     id::{GroupId, SessionId, UserId},
     position::Position,
     subject::Topic,
@@ -334,6 +335,17 @@ impl GroupTask {
         }
         // So nobody who is still ahead has been told anything yet.
         self.settle_ahead();
+    }
+}
+
+impl Drop for GroupTask {
+    /// Who is here when the task breaks off, by a defect of ours, would hear nothing more of the group: they come back. The hub starts
+    /// another task for who joins next.
+    fn drop(&mut self) {
+        let members = self.members.iter().map(|member| &member.session);
+        for session in members.chain(self.ahead.iter().map(|ahead| &ahead.session)) {
+            session.outlet.close(CloseCode::TryAgain);
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 mod allocations;
+mod defects;
 mod flights;
 mod hints;
 mod interruption;

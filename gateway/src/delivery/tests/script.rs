@@ -60,6 +60,8 @@ pub(crate) struct Script {
     pub(crate) ends_asked: AtomicUsize,
     /// How many of its last events a log's state leaves out.
     pub(crate) looks_shorter_by: AtomicU64,
+    /// Who reads an event one by one next meets a defect.
+    pub(crate) is_defective: AtomicBool,
     /// What the group is called, in SQL.
     pub(crate) called: Mutex<String>,
     /// Since when a user is a member, in SQL.
@@ -97,6 +99,7 @@ impl Script {
             ahead: AtomicI64::new(0),
             ends_asked: AtomicUsize::new(0),
             looks_shorter_by: AtomicU64::new(0),
+            is_defective: AtomicBool::new(false),
             called: Mutex::new("lobby".to_owned()),
             member_since: Mutex::default(),
             is_listed: AtomicBool::new(false),
@@ -305,6 +308,7 @@ impl Broker for Script {
 
     async fn next_of(&self, topic: Topic, after: Position) -> Result<Option<Stored>, BrokerError> {
         self.stream_reads.fetch_add(1, Ordering::Relaxed);
+        assert!(!self.is_defective.swap(false, Ordering::Relaxed), "a defect");
         let log = self.log.lock();
         let is_next = |stored: &&Stored| stored.topic == topic && stored.position > after && stored.position.seq >= log.first;
         Ok(log.all.iter().find(is_next).cloned())
