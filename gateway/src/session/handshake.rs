@@ -64,7 +64,8 @@ pub async fn open_v1(app: Arc<App>, stream: TcpStream, read: Vec<u8>, identity: 
             if more.is_some() {
                 let resume = ResumeFrom { groups: opened.resume.groups.clone(), inbox: None };
                 let paging = Paging::begin(Arc::clone(&session));
-                app.tasks.spawn(further_groups(Arc::clone(&app), session, more, resume, paging));
+                let listed = further_groups(Arc::clone(&app), Arc::clone(&session), more, resume, paging);
+                app.tasks.spawn(async move { session.or_close(listed).await });
             }
             Some(Box::pin(run::run(app, opened.into_live(), socket)))
         }

@@ -359,8 +359,8 @@ impl App {
         let followed = self.found(session, &membership, known).await?;
         // By itself: who asked may not wait, and a join that was begun is ended.
         let (app, of) = (Arc::clone(self), Arc::clone(session));
-        let joined = self.tasks.spawn(async move { app.go_live(&of, &followed).await }).await;
-        joined.map_err(|_| Refusal::new(ErrorCode::Unavailable, "shutting down"))??;
+        let joined = self.tasks.spawn(async move { of.or_close(app.go_live(&of, &followed)).await }).await;
+        joined.ok().flatten().ok_or_else(|| Refusal::new(ErrorCode::Unavailable, "the session is closing"))??;
         if let Some(live) = session.groups.lock().get_mut(&group).filter(|live| live.since == membership.since) {
             live.found = live.found.max(Some(since));
         }

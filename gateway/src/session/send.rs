@@ -42,24 +42,28 @@ impl App {
         if let Err(refusal) = check_body(&self.config.limits, &message.body) {
             return session.answer(message.id, Err(refusal.into()));
         }
-        let work = match session.begin(self) {
-            Ok(work) => work,
-            Err(refusal) => return session.answer(message.id, Err(refusal)),
+        let (id, group) = (message.id, message.group);
+        let begun = {
+            // Begun within: where a lane was given up by a defect, nothing goes ahead of what waited in it.
+            let mut lanes = session.lanes.lock();
+            session.begin(self).map(|work| match lanes.entry(group) {
+                Entry::Occupied(mut lane) => {
+                    lane.get_mut().push_back((message, work));
+                    None
+                }
+                Entry::Vacant(lane) => {
+                    lane.insert(VecDeque::new());
+                    Some((message, work))
+                }
+            })
         };
-        let group = message.group;
-        let is_first = match session.lanes.lock().entry(group) {
-            Entry::Occupied(mut lane) => {
-                lane.get_mut().push_back((message, work));
-                None
+        match begun {
+            Ok(Some(first)) => {
+                let (app, session) = (Arc::clone(self), Arc::clone(session));
+                self.tasks.spawn(async move { app.run_lane(&session, first).await });
             }
-            Entry::Vacant(lane) => {
-                lane.insert(VecDeque::new());
-                Some((message, work))
-            }
-        };
-        if let Some(first) = is_first {
-            let (app, session) = (Arc::clone(self), Arc::clone(session));
-            self.tasks.spawn(async move { app.run_lane(&session, first).await });
+            Ok(None) => {}
+            Err(refusal) => session.answer(id, Err(refusal)),
         }
     }
 

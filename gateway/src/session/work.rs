@@ -57,10 +57,11 @@ impl SessionHandle {
     }
 
     /// What `work` comes to. Where it panics, a defect of ours that the log tells of, nothing, and the session is closed and comes
-    /// back.
+    /// back: it begins nothing more until then.
     pub(super) async fn or_close<T>(&self, work: impl Future<Output = T>) -> Option<T> {
         let done = AssertUnwindSafe(work).catch_unwind().await;
         if done.is_err() {
+            self.leave();
             self.outlet.close(CloseCode::TryAgain);
         }
         done.ok()
