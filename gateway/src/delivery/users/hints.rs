@@ -29,6 +29,8 @@ pub(super) struct RecentHints {
     /// Of which users.
     shard: Shard,
     hints: VecDeque<(Instant, UserKey, Hint)>,
+    /// When it was looked last which need not be kept.
+    looked: Instant,
 }
 
 enum Hint {
@@ -49,11 +51,21 @@ impl Hint {
 impl RecentHints {
     /// None, of the users of `shard`.
     pub(super) fn new(shard: Shard) -> Self {
-        Self { shard, hints: VecDeque::new() }
+        Self { shard, hints: VecDeque::new(), looked: Instant::now() }
     }
 
-    /// Keeps the event of `user`, if it is a hint. One that is no longer kept is in SQL, or whoever lists groups has to know of it.
-    pub(super) fn keep(&mut self, hub: &Hub, user: UserKey, payload: &[u8]) {
+    pub(super) fn is_empty(&self) -> bool {
+        self.hints.is_empty()
+    }
+
+    /// When to look which need not be kept, though no other comes.
+    pub(super) fn look_at(&self) -> Instant {
+        self.hints.front().map_or(self.looked, |(at, ..)| self.looked.max(*at)) + RECENT_FOR
+    }
+
+    /// Forgets those that need not be kept. One that is no longer kept is in SQL, or whoever lists groups has to know of it.
+    pub(super) fn forget(&mut self, hub: &Hub) {
+        self.looked = Instant::now();
         while let Some((at, _, hint)) = self.hints.front() {
             let (group, position) = hint.of();
             let shard = hub.broker.shards().of(Topic::Group(group));
@@ -66,6 +78,15 @@ impl RecentHints {
             }
             self.hints.pop_front();
         }
+        if self.hints.is_empty() {
+            // For who came all at once, and then nobody.
+            self.hints.shrink_to(64);
+        }
+    }
+
+    /// Keeps the event of `user`, if it is a hint.
+    pub(super) fn keep(&mut self, hub: &Hub, user: UserKey, payload: &[u8]) {
+        self.forget(hub);
         if HINTS.iter().any(|hint| payload.starts_with(hint)) {
             let hint = match Event::decode(payload) {
                 Ok(Event::GroupJoined(joined)) => Hint::Joined(Box::new(joined)),

@@ -174,6 +174,7 @@ impl UsersTask {
                 }
                 // Followed anew, all others recover.
                 () = tokio::time::sleep_until(ends), if self.hold.is_some() => return self.close_held(),
+                () = tokio::time::sleep_until(self.hints.look_at()), if !self.hints.is_empty() => self.hints.forget(&self.hub),
                 () = self.recounts.ended(), if self.recounts.is_under_way() => self.begin_round(),
                 () = stop.cancelled() => return,
             }
