@@ -290,19 +290,8 @@ impl Retention {
         let rows = self.rows(sql, values).await?;
         let Some(last) = rows.last() else { return Ok(0) };
         let upto: [Value; 2] = [last.try_get::<i64>("", "sent_at")?.into(), last.try_get::<Uuid>("", "id")?.into()];
-        let mut floor = Position::START;
-        for row in &rows {
-            // What went to groups is no event of the user's own topic.
-            if row.try_get::<Option<Uuid>>("", "group_id")?.is_none() {
-                floor = floor.max(position(row)?);
-            }
-        }
-        let (epoch, seq) = checkpoint::sql(floor);
         let write = self.store.write().await?;
-        let sql =
-            "UPDATE users SET inbox_floor_epoch = ?, inbox_floor_seq = ? WHERE id = ? AND (inbox_floor_epoch, inbox_floor_seq) < (?, ?)";
-        let values = [epoch.into(), seq.into(), user.as_str().into(), epoch.into(), seq.into()];
-        write.transaction.execute_raw(self.store.statement(sql, values)).await?;
+        raise_inbox_floor(&self.store, &write, user, &rows).await?;
         let recipient = || Value::from(user.as_str());
         let sql = "DELETE FROM inbox_state WHERE recipient = ? AND notification IN \
                    (SELECT id FROM notifications WHERE recipient = ? AND (sent_at, id) <= (?, ?))";
@@ -339,6 +328,22 @@ impl Retention {
     async fn rows(&self, sql: &str, values: impl IntoIterator<Item = Value>) -> Result<Vec<QueryResult>, DbErr> {
         seldom(self.store.database().query_all_raw(self.store.statement(sql, values))).await
     }
+}
+
+/// Raises the floor of `user`'s inbox to the last of `rows`, notifications (`epoch`, `seq`, `group_id`) that `write` deletes.
+pub(crate) async fn raise_inbox_floor(store: &Store, write: &Write, user: &UserId, rows: &[QueryResult]) -> Result<(), DbErr> {
+    let mut floor = Position::START;
+    for row in rows {
+        // What went to groups is no event of the user's own topic.
+        if row.try_get::<Option<Uuid>>("", "group_id")?.is_none() {
+            floor = floor.max(position(row)?);
+        }
+    }
+    let (epoch, seq) = checkpoint::sql(floor);
+    let sql = "UPDATE users SET inbox_floor_epoch = ?, inbox_floor_seq = ? WHERE id = ? AND (inbox_floor_epoch, inbox_floor_seq) < (?, ?)";
+    let values = [epoch.into(), seq.into(), user.as_str().into(), epoch.into(), seq.into()];
+    write.transaction.execute_raw(store.statement(sql, values)).await?;
+    Ok(())
 }
 
 /// What a walk through groups deletes.

@@ -264,29 +264,6 @@ impl Eraser {
         Err(BrokerError::Unavailable(format!("shard {} is not applied up to {}", at.shard, at.position)).into())
     }
 
-    async fn delete_received(&self, user: &UserId) -> Result<(), Error> {
-        for (table, column) in [("notifications", "id"), ("inbox_state", "notification")] {
-            let sql = format!(
-                "DELETE FROM {table} WHERE recipient = ? AND {column} IN (SELECT {column} FROM {table} WHERE recipient = ? LIMIT {CHUNK})"
-            );
-            loop {
-                let write = self.store.write().await?;
-                let deleted = self.execute(&write, &sql, [user.as_str().into(), user.as_str().into()]).await?;
-                let counted = if table == "notifications" { deleted as i64 } else { 0 };
-                let sql = "UPDATE erasures SET notifications = notifications + ? WHERE user_id = ?";
-                self.execute(&write, sql, [counted.into(), user.as_str().into()]).await?;
-                write.commit().await?;
-                if deleted == 0 {
-                    break;
-                }
-            }
-        }
-        for table in ["read_positions WHERE user_id", "marked_upto WHERE recipient"] {
-            self.store.execute(&format!("DELETE FROM {table} = ?"), [user.as_str().into()]).await?;
-        }
-        Ok(())
-    }
-
     /// Walks through the whole table of `stage`, from where it was left: senders have no index,
     /// which every message would pay for.
     async fn walk(&self, user: &UserId, stage: Stage) -> Result<(), Error> {

@@ -8,7 +8,7 @@ use sea_orm::{ConnectionTrait, DatabaseTransaction, DbBackend, DbErr, QueryResul
 use uuid::Uuid;
 
 use super::{CHUNK, Eraser};
-use crate::{database::Store, error::Error};
+use crate::{database::Store, error::Error, retention};
 
 /// What the walk through a table did to a chunk of it.
 pub(super) struct Done {
@@ -19,6 +19,35 @@ pub(super) struct Done {
 }
 
 impl Eraser {
+    pub(super) async fn delete_received(&self, user: &UserId) -> Result<(), Error> {
+        while self.received(user).await? > 0 {}
+        let marks = format!(
+            "DELETE FROM inbox_state WHERE recipient = ? AND notification IN \
+             (SELECT notification FROM inbox_state WHERE recipient = ? LIMIT {CHUNK})"
+        );
+        while self.store.execute(&marks, [user.as_str().into(), user.as_str().into()]).await? > 0 {}
+        for table in ["read_positions WHERE user_id", "marked_upto WHERE recipient"] {
+            self.store.execute(&format!("DELETE FROM {table} = ?"), [user.as_str().into()]).await?;
+        }
+        Ok(())
+    }
+
+    /// Deletes a chunk of what is in the inbox, and says so by its floor: it stays deleted when the user has signed in again. Returns how
+    /// many there were.
+    async fn received(&self, user: &UserId) -> Result<usize, Error> {
+        let sql = format!(
+            "DELETE FROM notifications WHERE recipient = ? AND id IN (SELECT id FROM notifications WHERE recipient = ? LIMIT {CHUNK}) \
+             RETURNING epoch, seq, group_id"
+        );
+        let write = self.store.write().await?;
+        let rows = self.rows(&write.transaction, &sql, [user.as_str().into(), user.as_str().into()]).await?;
+        retention::raise_inbox_floor(&self.store, &write, user, &rows).await?;
+        let sql = "UPDATE erasures SET notifications = notifications + ? WHERE user_id = ?";
+        self.execute(&write, sql, [(rows.len() as i64).into(), user.as_str().into()]).await?;
+        write.commit().await?;
+        Ok(rows.len())
+    }
+
     pub(super) async fn messages(&self, database: &DatabaseTransaction, user: &UserId, after: &[String]) -> Result<Done, Error> {
         let after = after.first().and_then(|id| id.parse::<Uuid>().ok()).unwrap_or_default();
         let sql = format!("SELECT id FROM messages WHERE id > ? ORDER BY id LIMIT 1 OFFSET {CHUNK}");

@@ -62,9 +62,9 @@ fn row(event: &Event) -> Option<Row<'_>> {
 }
 
 impl Projector {
-    /// Those of `batch` that say something new to SQL, and how many others it could have and has not. These are, of what is not new
-    /// by `is_new`, what it never was to have, up to its `floor`, and what it had and deleted, by retention or an erasure. What is no
-    /// row by itself (marks, and hints) nobody can tell of whether SQL had it: of that only what is new counts.
+    /// Those of `batch` that say something new to SQL, and how many others it could have and has not. These are what erased users said
+    /// or were told, and, of what is not new by `is_new`, what it never was to have, up to its `floor`, and what it had and retention
+    /// deleted. What is no row by itself (marks, and hints) nobody can tell of whether SQL had it: of that only what is new counts.
     pub(crate) async fn lost(
         &self,
         batch: &[Stored],
@@ -79,8 +79,9 @@ impl Projector {
         let (mut lost, mut left_out) = (Vec::new(), 0);
         for Entry { stored, event } in unknown {
             let row = event.as_ref().ok().and_then(row);
-            let is_lost = |row: &Row<'_>| stored.position > floor && !deleted.has(stored.position, row);
-            if is_new(stored) || row.as_ref().is_some_and(is_lost) {
+            let is_erased = row.as_ref().is_some_and(|row| deleted.is_erased(row));
+            let is_lost = |row: &Row<'_>| stored.position > floor && !deleted.is_retired(stored.position, row);
+            if !is_erased && (is_new(stored) || row.as_ref().is_some_and(is_lost)) {
                 lost.push((*stored).clone());
             } else if row.is_some() {
                 left_out += 1;
@@ -126,14 +127,19 @@ impl Deleted {
         Ok(deleted)
     }
 
-    /// Whether it has the row of the event at `position`.
-    fn has(&self, position: Position, row: &Row<'_>) -> bool {
+    /// Whether retention has deleted the row of the event at `position`, or an erasure that of an inbox.
+    fn is_retired(&self, position: Position, row: &Row<'_>) -> bool {
         let floor = match row.place {
             Some(Place::Group(group)) => self.groups.get(&group),
             Some(Place::Inbox(user)) => self.inboxes.get(user),
             // Retention leaves it alone.
             None => None,
         };
-        floor.is_some_and(|floor| position <= *floor) || row.users.into_iter().flatten().any(|user| self.erased.contains(user))
+        floor.is_some_and(|floor| position <= *floor)
+    }
+
+    /// Whether it is of somebody erased, who has not signed in again since.
+    fn is_erased(&self, row: &Row<'_>) -> bool {
+        row.users.into_iter().flatten().any(|user| self.erased.contains(user))
     }
 }

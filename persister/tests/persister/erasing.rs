@@ -31,7 +31,7 @@ on_both!(
     requests_of_other_persisters_hold_up_none,
 );
 
-async fn erase(harness: &Harness, who: &UserId) -> Result<(), admin::AdminError> {
+pub(crate) async fn erase(harness: &Harness, who: &UserId) -> Result<(), admin::AdminError> {
     let command = Command::User(UserCommand::Erase { id: who.clone(), no_wait: false, timeout: 40 });
     admin::run(command, &harness.options.database).await
 }

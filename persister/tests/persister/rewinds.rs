@@ -13,6 +13,7 @@ use natter_shared::{
 use sea_orm::{ConnectionTrait, DbBackend, Statement, TransactionTrait};
 
 use crate::{
+    erasing::erase,
     harness::{Harness, message, open_broker, user},
     on_both,
 };
@@ -100,8 +101,8 @@ async fn a_lost_log_goes_on_in_a_new_epoch(mut harness: Harness) {
 }
 
 async fn a_log_restored_from_a_backup_goes_on_in_a_new_epoch(mut harness: Harness) {
-    let alice = user("alice");
-    let (group, _) = harness.create(GroupKind::Group, &[&alice]).await;
+    let (alice, erased) = (user("alice"), user("erased"));
+    let (group, _) = harness.create(GroupKind::Group, &[&alice, &erased]).await;
     let topic = Topic::Group(group);
     let ack = harness.say(group, &alice, "kept").await;
     harness.applied(topic, ack).await;
@@ -118,6 +119,8 @@ async fn a_log_restored_from_a_backup_goes_on_in_a_new_epoch(mut harness: Harnes
     harness.swap_log(Some(&backup)).await;
     // Gateways are quicker than the persister: these are accepted in the old epoch, where the
     // positions are taken already, and go beyond them.
+    harness.say(group, &erased, "rescued, of who is erased").await;
+    harness.sql("UPDATE users SET erased_at = 1 WHERE id = 'erased'").await;
     for n in 0..8 {
         let ack = harness.say(group, &alice, &format!("rescued {n}")).await;
         assert_eq!(ack.position.epoch, lost.position.epoch);
@@ -265,12 +268,13 @@ async fn what_a_broker_accepted_whose_clock_went_back_is_rescued_and_nothing_del
     harness.start().await;
     let lost = harness.say(group, &alice, "only in SQL").await;
     harness.applied(topic, lost).await;
+    erase(&harness, &bob).await.unwrap();
+    harness.sign_in(&bob, None).await;
+    assert_eq!(harness.count("users WHERE id = 'bob' AND erased_at IS NULL").await, 1);
     harness.stop().await;
     let Position { epoch, seq } = retired.position;
     harness.sql("DELETE FROM messages WHERE body = 'retired'").await;
     harness.sql(&format!("UPDATE group_counters SET floor_epoch = {epoch}, floor_seq = {seq}")).await;
-    harness.sql("DELETE FROM notifications").await;
-    harness.sql("UPDATE users SET erased_at = 1 WHERE id = 'bob'").await;
     // All shards, and by an hour.
     harness.sql("UPDATE applied SET stored_at = stored_at + 3600000, restored = TRUE").await;
     harness.swap_log(Some(&backup)).await;
