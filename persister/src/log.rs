@@ -13,7 +13,10 @@ use natter_shared::{
     position::{Epoch, Position},
 };
 use sea_orm::ConnectionTrait;
-use tokio::time::Instant;
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep},
+};
 
 use crate::{
     checkpoint::{self, Checkpoint},
@@ -35,7 +38,7 @@ const ENDS_WITHIN: Duration = Duration::from_secs(30);
 const SLACK: Duration = Duration::from_secs(10);
 
 /// The checkpoint of a shard, in the epoch its log is in.
-pub(crate) async fn settle(projector: &mut Projector) -> Result<Checkpoint, Error> {
+pub(crate) async fn settle(projector: &mut Projector, lease: &watch::Receiver<bool>) -> Result<Checkpoint, Error> {
     let shard = projector.shard;
     loop {
         let checkpoint = answered(checkpoint::load(projector.store.database(), shard)).await?;
@@ -58,7 +61,7 @@ pub(crate) async fn settle(projector: &mut Projector) -> Result<Checkpoint, Erro
         if state.epoch > checkpoint.position.epoch {
             let next = next_kept(projector, checkpoint.position.epoch, state.epoch).await?;
             epochs::learn(&projector.store, shard, next).await?;
-            follow(projector, &checkpoint, next).await?;
+            follow(projector, lease, &checkpoint, next).await?;
         } else if state.epoch == checkpoint.position.epoch && is_intact(projector, &checkpoint, state).await? {
             return Ok(checkpoint);
         } else {
@@ -66,7 +69,7 @@ pub(crate) async fn settle(projector: &mut Projector) -> Result<Checkpoint, Erro
             tracing::error!(shard = shard.0, checkpoint = %checkpoint.position, epoch = %state.epoch, last = state.last, "log_rewound");
             let next = open(projector).await?;
             // Of the log as it was found, which may be in an epoch older than the checkpoint's.
-            rescue(projector, &checkpoint, state.epoch).await?;
+            rescue(projector, lease, &checkpoint, state.epoch).await?;
             let next = next_kept(projector, checkpoint.position.epoch.max(state.epoch), next).await?;
             switch(projector, &checkpoint, next).await?;
         }
@@ -89,6 +92,8 @@ async fn fenced_state(projector: &Projector) -> Result<LogState, BrokerError> {
 /// Opens the next epoch.
 async fn open(projector: &Projector) -> Result<Epoch, Error> {
     let epoch = epochs::allocate(&projector.store, &*projector.broker, projector.shard).await?;
+    // A log whose epoch SQL has lost to a loss of power would be taken for another installation's.
+    projector.store.sync().await?;
     projector.broker.open_epoch(projector.shard, epoch).await?;
     tracing::info!(shard = projector.shard.0, epoch = epoch.0, "epoch_opened");
     Ok(epoch)
@@ -156,13 +161,13 @@ async fn next_kept(projector: &Projector, old: Epoch, current: Epoch) -> Result<
 }
 
 /// Another persister opened `next`: applies the rest of the old epoch, then goes on there.
-async fn follow(projector: &mut Projector, checkpoint: &Checkpoint, next: Epoch) -> Result<(), Error> {
+async fn follow(projector: &mut Projector, lease: &watch::Receiver<bool>, checkpoint: &Checkpoint, next: Epoch) -> Result<(), Error> {
     let shard = projector.shard;
     let old = checkpoint.position.epoch;
     let Some((mut reader, after)) = open_reader(projector, checkpoint.position).await? else {
         // It was lost, and an older log may have been put back and have taken events until `next` was opened.
         for older in epochs::before(&projector.store, shard, old).await? {
-            rescue(projector, checkpoint, older).await?;
+            rescue(projector, lease, checkpoint, older).await?;
         }
         return switch(projector, checkpoint, next).await;
     };
@@ -179,7 +184,7 @@ async fn follow(projector: &mut Projector, checkpoint: &Checkpoint, next: Epoch)
         (Some(_), Err(error)) => return Err(error.into()),
     };
     if !intact {
-        rescue(projector, checkpoint, old).await?;
+        rescue(projector, lease, checkpoint, old).await?;
         return switch(projector, checkpoint, next).await;
     }
     let mut at = *checkpoint;
@@ -224,25 +229,54 @@ async fn next_of_ended(reader: &mut dyn LogReader) -> Result<Option<Vec<Stored>>
     }
 }
 
-/// Publishes again what the rewound log of `epoch` has and SQL has not, but for what SQL had and deleted.
-async fn rescue(projector: &Projector, checkpoint: &Checkpoint, epoch: Epoch) -> Result<(), Error> {
-    let Some((mut reader, _)) = open_reader(projector, Position::new(epoch, 0)).await? else { return Ok(()) };
+/// Publishes again what the rewound log of `epoch` has and SQL has not, but for what SQL had and deleted. What is in the way is waited for
+/// while the lease holds: begun anew, it would store once more what is older than a broker remembers ids.
+async fn rescue(projector: &Projector, lease: &watch::Receiver<bool>, checkpoint: &Checkpoint, epoch: Epoch) -> Result<(), Error> {
     // SQL may have gone on elsewhere in between, with newer events, while this log was away.
     let left_at = epochs::last_seq(&projector.store, epoch).await?;
-    let is_new =
-        |stored: &Stored| left_at.is_some_and(|seq| stored.position.seq > seq) || checkpoint.stored_at.since(stored.stored_at) < SLACK;
-    let (mut rescued, mut left_out) = (0_usize, 0_usize);
-    while let Some(batch) = next_of_ended(&mut *reader).await? {
-        let (lost, deleted) = projector.lost(&batch, checkpoint.floor, is_new).await?;
-        left_out += deleted;
-        for Stored { topic, id, payload, .. } in lost {
-            let made_at = projector.broker.now();
-            projector.broker.publish(Outgoing { topic, id, made_at, epoch: None, payload }).await?;
-            rescued += 1;
+    let mut rescue = Rescue { checkpoint, left_at, after: Position::new(epoch, 0), rescued: 0, left_out: 0 };
+    while let Err(error) = rescue.go_on(projector).await {
+        let passes = matches!(&error, Error::Database(_) | Error::Broker(BrokerError::Unavailable(_) | BrokerError::Busy));
+        if !passes || !*lease.borrow() {
+            return Err(error);
         }
+        tracing::warn!(%error, shard = projector.shard.0, after = %rescue.after, "rescue_waits");
+        sleep(QUIET).await;
     }
+    let Rescue { rescued, left_out, .. } = rescue;
     tracing::info!(shard = projector.shard.0, epoch = epoch.0, rescued, left_out, "rewound_log_read");
     Ok(())
+}
+
+/// How far the rescue of what a rewound log has is.
+struct Rescue<'a> {
+    checkpoint: &'a Checkpoint,
+    /// The last event that SQL had of the log's epoch, if it has left that.
+    left_at: Option<u64>,
+    /// Up to here all is done.
+    after: Position,
+    rescued: usize,
+    left_out: usize,
+}
+
+impl Rescue<'_> {
+    async fn go_on(&mut self, projector: &Projector) -> Result<(), Error> {
+        let Some((mut reader, _)) = open_reader(projector, self.after).await? else { return Ok(()) };
+        let (left_at, last_stored) = (self.left_at, self.checkpoint.stored_at);
+        let is_new = |stored: &Stored| left_at.is_some_and(|seq| stored.position.seq > seq) || last_stored.since(stored.stored_at) < SLACK;
+        while let Some(batch) = next_of_ended(&mut *reader).await? {
+            let (lost, left_out) = projector.lost(&batch, self.checkpoint.floor, is_new).await?;
+            for Stored { topic, id, payload, position, .. } in lost {
+                let made_at = projector.broker.now();
+                projector.broker.publish(Outgoing { topic, id, made_at, epoch: None, payload }).await?;
+                self.after = position;
+                self.rescued += 1;
+            }
+            self.left_out += left_out;
+            self.after = batch.last().map_or(self.after, |last| last.position);
+        }
+        Ok(())
+    }
 }
 
 /// Takes the checkpoint from the end of its epoch to the beginning of `next`.

@@ -140,7 +140,7 @@ impl ShardTask {
     }
 
     async fn settle(&mut self) -> Result<Checkpoint, Error> {
-        let at = log::settle(&mut self.projector).await?;
+        let at = log::settle(&mut self.projector, &self.lease).await?;
         self.projector.progress.committed(self.projector.shard, &at);
         Ok(at)
     }
