@@ -8,6 +8,7 @@ use natter_shared::{
     rpc::ShardPosition,
     subject::Shard,
 };
+use sea_orm::DbBackend;
 use tokio::{
     sync::watch,
     time::{Instant, sleep},
@@ -16,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     checkpoint,
-    database::{REACHED, Store, answered_within},
+    database::{ANSWER, REACHED, Store, answered_within},
     lease::Leases,
     progress::Progress,
 };
@@ -82,7 +83,12 @@ impl Readiness {
 
     /// Whether the database was written to lately, and can be by what works on shards.
     fn is_written_to(&self) -> bool {
-        self.leases.reaches_work() && self.leases.was_confirmed_within(self.leases.ttl().max(REACHED))
+        let patience = match self.store.backend() {
+            // A lease waits for the one writer, as all do, and nobody else could go on with the shards.
+            DbBackend::Sqlite => ANSWER,
+            _ => REACHED,
+        };
+        self.leases.reaches_work() && self.leases.was_confirmed_within(self.leases.ttl().max(patience))
     }
 
     /// How long a shard may be nobody's.

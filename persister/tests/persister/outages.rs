@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
+use natter_persister::DatabaseOptions;
 use natter_shared::{
     broker::{Broker, Control},
     event::GroupKind,
@@ -10,7 +11,7 @@ use natter_shared::{
     rpc::{ChangeStanding, CheckApiKey, FindUser, StandingChange},
     subject::Topic,
 };
-use sea_orm::{ConnectionTrait, TransactionTrait};
+use sea_orm::{ConnectionTrait, DbBackend, SqliteTransactionMode, Statement, TransactionOptions, TransactionTrait};
 use tokio_util::sync::CancellationToken;
 
 use crate::harness::{Harness, user};
@@ -96,6 +97,33 @@ async fn a_block_is_on_the_disk_when_it_is_answered() {
         copied += usize::from(file.windows(user.as_str().len()).any(|bytes| bytes == user.as_str().as_bytes()));
     }
     assert!(copied > 0);
+}
+
+/// Else the log would be taken for another installation's.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_is_opened_in_an_epoch_that_is_on_the_disk() {
+    let harness = Harness::sqlite().await;
+    // As above: what is in the write-ahead log only is not there, nor what somebody reads around.
+    let copy = harness.directory.path().join("copy.db");
+    std::fs::copy(harness.directory.path().join("natter.db"), &copy).unwrap();
+    let url = format!("sqlite:{}", copy.display());
+    let copy = natter_persister::connect(&DatabaseOptions { url, ..DatabaseOptions::default() }).await.unwrap();
+    let epochs = copy.query_all_raw(Statement::from_string(DbBackend::Sqlite, "SELECT epoch FROM epochs")).await.unwrap();
+    assert!(!epochs.is_empty());
+}
+
+/// A lease is renewed by the same one writer.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_long_write_in_sqlite_leaves_the_only_persister_ready() {
+    let harness = Harness::sqlite().await;
+    let options = TransactionOptions { sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate), ..Default::default() };
+    let write = harness.database.begin_with_options(options).await.unwrap();
+    let until = Instant::now() + Duration::from_secs(7);
+    while Instant::now() < until {
+        assert!(harness.is_ready(0), "{:?} before the end", until - Instant::now());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    write.rollback().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
