@@ -122,6 +122,11 @@ impl Leases {
         self.reaches_work.swap(does, Ordering::Relaxed) != does
     }
 
+    /// Whether all are left to others, whether or not there are any.
+    pub(crate) fn are_left(&self) -> bool {
+        !self.reaches_work() && self.looks.is_none()
+    }
+
     /// Waits until the database answers.
     pub(crate) async fn confirmed(&self) {
         while !self.is_any_confirmed() {
@@ -138,8 +143,7 @@ impl Leases {
                 () = shutdown.cancelled() => break,
                 _ = tick.tick() => {}
             }
-            let is_left = !self.reaches_work() && self.looks.is_none();
-            let renewed = async { if is_left { self.leave().await } else { self.renew().await } };
+            let renewed = async { if self.are_left() { self.leave().await } else { self.renew().await } };
             match timeout(self.ttl, renewed).await {
                 Ok(Ok(())) => {}
                 // Nobody else can take one either while the database is away for all.

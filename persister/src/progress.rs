@@ -170,9 +170,9 @@ impl Progress {
         std::future::pending::<()>().await;
     }
 
-    /// Announces this process's progress in `shard` until `shutdown`, for as long as the shard is its
-    /// own to work on: while the database is away nobody else can take it, and the same position is
-    /// announced, so that gateways know how much waits.
+    /// Announces this process's progress in `shard` until `shutdown`, for as long as the shard is its own to work on, or it has left it to
+    /// others and none has come further: while the database is away, or busy, for all, nobody can, and the same position is announced, so
+    /// that gateways know how much waits. Before it has settled the log that is what others came to: somebody works on it.
     pub(crate) async fn announce(self: Arc<Self>, broker: Arc<dyn Broker>, leases: Arc<Leases>, shard: Shard, shutdown: CancellationToken) {
         let Some(own) = self.own.get(usize::from(shard.0)) else { return };
         let mut own = own.subscribe();
@@ -184,16 +184,18 @@ impl Progress {
                 _ = own.changed() => {}
                 () = tokio::time::sleep(REPEAT) => {}
             }
-            let (position, stored_at) = *own.borrow_and_update();
-            if position == Position::START || !leases.holds(shard) {
+            let ((reached, stored_at), furthest, holds) = (*own.borrow_and_update(), self.furthest(shard), leases.holds(shard));
+            let is_settled = reached != Position::START;
+            let position = if is_settled || !holds { reached } else { furthest };
+            if position == Position::START || !(holds || leases.are_left()) {
                 continue;
             }
             // Cut off from the database, but somebody else is not: what waits is theirs to tell.
-            if !leases.is_confirmed(shard) && self.furthest(shard) > position {
+            if !(holds && leases.is_confirmed(shard)) && furthest > position {
                 continue;
             }
             let mut unapplied = None;
-            if measured.is_none_or(|at: Instant| at.elapsed() >= REPEAT) {
+            if is_settled && measured.is_none_or(|at: Instant| at.elapsed() >= REPEAT) {
                 measured = Some(Instant::now());
                 match broker.log_size(shard).await {
                     Ok(size) => unapplied = Some(meter.measure(&size, position, stored_at, broker.now())),
@@ -303,6 +305,10 @@ mod tests {
     use prometheus_client::registry::Registry;
 
     use super::*;
+    use crate::{
+        database::{connect, migrate},
+        options::DatabaseOptions,
+    };
 
     #[tokio::test]
     async fn whoever_waits_hurries_the_shard_and_no_other() {
@@ -318,6 +324,27 @@ mod tests {
         progress.heard(first, at);
         assert!(waits.await.unwrap());
         assert!(progress.reached(ShardPosition { shard: 0, position: at }, Instant::now()).await);
+    }
+
+    #[tokio::test]
+    async fn who_settles_a_shard_still_says_how_far_others_came() {
+        let directory = tempfile::tempdir().unwrap();
+        let options = EmbeddedOptions { shards: 1, ..EmbeddedOptions::default() };
+        let broker = EmbeddedBroker::open(&directory.path().join("log.db"), options).await.unwrap();
+        let url = format!("sqlite:{}", directory.path().join("natter.db").display());
+        let database = connect(&DatabaseOptions { url, ..DatabaseOptions::default() }).await.unwrap();
+        migrate(&database).await.unwrap();
+        let leases = Leases::new(Store::new(database), InstanceId::random(), Duration::from_secs(9), 1, None);
+        let stop = CancellationToken::new();
+        tokio::spawn(Arc::clone(&leases).keep(stop.clone()));
+        let (progress, others) = (Progress::new(1, Metrics::register(&mut Registry::default())), Position::new(Epoch(1), 5));
+        let mut controls = broker.controls().await.unwrap();
+        tokio::spawn(Arc::clone(&progress).announce(broker.clone(), leases, Shard(0), stop.clone()));
+        assert!(tokio::time::timeout(2 * REPEAT, controls.next()).await.is_err(), "nobody has come anywhere");
+        progress.heard(Shard(0), others);
+        let told = controls.next().await;
+        assert!(matches!(&told, Some(Control::Applied { shard: 0, position, unapplied: None }) if *position == others), "{told:?}");
+        stop.cancel();
     }
 
     #[tokio::test]

@@ -1,11 +1,17 @@
 //! Whose the shards are when clocks, connections or servers are not what they should be.
 
 use std::{
+    collections::HashSet,
     ops::Range,
     time::{Duration, Instant},
 };
 
-use natter_shared::{broker::Broker, event::GroupKind, subject::Topic};
+use futures::StreamExt;
+use natter_shared::{
+    broker::{Broker, Control},
+    event::GroupKind,
+    subject::Topic,
+};
 use sea_orm::DbBackend;
 
 use crate::{
@@ -89,6 +95,31 @@ async fn who_reaches_the_database_for_all_but_the_work_leaves_the_shards_to_othe
     harness.applied(Topic::Group(group), created).await;
     drop(taken);
     harness.eventually("ready again", async || harness.is_ready(1).then_some(())).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_leaves_the_shards_to_others_that_are_not_there_goes_on_telling_how_far_it_came() {
+    let mut harness = Harness::postgres().await;
+    harness.stop().await;
+    let handle = harness.start_with_a_handle().await;
+    let pool = handle.work.get_postgres_connection_pool();
+    let mut taken = Vec::new();
+    while taken.len() < pool.options().get_max_connections() as usize {
+        taken.extend(pool.acquire().await.ok());
+    }
+    harness.eventually("left", async || harness.holders().await.is_empty().then_some(())).await;
+    // What was on its way by then has come.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let mut controls = harness.broker.controls().await.unwrap();
+    let mut left: HashSet<u16> = harness.broker.shards().iter().map(|shard| shard.0).collect();
+    while !left.is_empty() {
+        if let Control::Applied { shard, .. } = tokio::time::timeout(Duration::from_secs(5), controls.next()).await.expect("told").unwrap()
+        {
+            left.remove(&shard);
+        }
+    }
+    drop(taken);
+    harness.eventually("taken again", async || (!harness.holders().await.is_empty()).then_some(())).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
