@@ -3,7 +3,7 @@
 //! Each event's id follows from what it does and the version of the membership it does it to, so
 //! that the same command given twice, at once or after a crash, is one event.
 
-use std::{collections::HashMap, time::Instant};
+use std::collections::HashMap;
 
 use futures::future::join_all;
 use natter_shared::{
@@ -158,11 +158,7 @@ pub(super) async fn join_open(context: &Context, call: JoinOpen) -> Result<Answe
 /// Makes an open group that somebody joins first, where that is allowed.
 async fn make_open(context: &Context, JoinOpen { user, group }: &JoinOpen) -> Result<(), RpcError> {
     match group {
-        OpenGroup::Name(name) if context.options.open_groups => {
-            creation::open(context, group.id(), name.clone(), None).await?;
-            context.makers.count(user, Instant::now());
-            Ok(())
-        }
+        OpenGroup::Name(name) if context.options.open_groups => creation::open(context, group.id(), name.clone(), None, Some(user)).await,
         OpenGroup::Name(_) | OpenGroup::Id(_) => Err(not_found()),
     }
 }

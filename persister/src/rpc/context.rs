@@ -152,6 +152,17 @@ impl Context {
 
     /// Stores what a user asked for and waits until it is applied, by whichever persister.
     pub(super) async fn publish(&self, topic: Topic, id: EventId, event: &Event) -> Result<ShardPosition, RpcError> {
+        self.publish_new(topic, id, event, || {}).await
+    }
+
+    /// The same. Calls `stored` once it is stored, unless it was before: whether or not it is applied in time, it will be.
+    pub(super) async fn publish_new(
+        &self,
+        topic: Topic,
+        id: EventId,
+        event: &Event,
+        stored: impl FnOnce(),
+    ) -> Result<ShardPosition, RpcError> {
         let shard = self.broker.shards().of(topic);
         if !self.progress.admits(shard) {
             return Err(RpcError::new(ErrorCode::Busy, "the database is too far behind; try again later"));
@@ -169,6 +180,8 @@ impl Context {
         let at = ShardPosition { shard: shard.0, position: ack.position };
         if ack.duplicate {
             self.check_counts(at, deadline).await?;
+        } else {
+            stored();
         }
         self.reach(at, deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(500))).await?;
         Ok(at)

@@ -30,16 +30,28 @@ fn creation(group: GroupId) -> EventId {
     derived_event("group_created", &[group.0.as_bytes()])
 }
 
-async fn create(context: &Context, created: GroupCreated) -> Result<(), RpcError> {
+/// Makes a group, which counts as one of `maker`'s today.
+async fn create(context: &Context, created: GroupCreated, maker: Option<&UserId>) -> Result<(), RpcError> {
     let group = created.group;
-    context.publish(Topic::Group(group), creation(group), &Event::GroupCreated(created)).await.map(drop)
+    let count = || {
+        if let Some(maker) = maker {
+            context.makers.count(maker, Instant::now());
+        }
+    };
+    context.publish_new(Topic::Group(group), creation(group), &Event::GroupCreated(created), count).await.map(drop)
 }
 
 /// Makes an open group as whoever comes first does: without members, so that all who come at once
-/// make the same event.
-pub(super) async fn open(context: &Context, group: GroupId, name: RoomName, display_name: Option<String>) -> Result<(), RpcError> {
+/// make the same event. It counts as one of `maker`'s.
+pub(super) async fn open(
+    context: &Context,
+    group: GroupId,
+    name: RoomName,
+    display_name: Option<String>,
+    maker: Option<&UserId>,
+) -> Result<(), RpcError> {
     let display_name = display_name.unwrap_or_else(|| name.as_str().to_owned());
-    create(context, GroupCreated { group, kind: GroupKind::Open, name: Some(name), display_name, members: Vec::new() }).await
+    create(context, GroupCreated { group, kind: GroupKind::Open, name: Some(name), display_name, members: Vec::new() }, maker).await
 }
 
 pub(super) async fn create_single(context: &Context, call: CreateSingle) -> Result<Answer<Membership>, RpcError> {
@@ -63,7 +75,7 @@ pub(super) async fn create_single(context: &Context, call: CreateSingle) -> Resu
         // What either sees follows from their handles of the day; this is for the back end.
         let members = vec![(call.user.clone(), Role::Member), (call.other.clone(), Role::Member)];
         let display_name = crate::rpc::memberships::single_name(&own, &other);
-        create(context, GroupCreated { group, kind: GroupKind::Single, name: None, display_name, members }).await?;
+        create(context, GroupCreated { group, kind: GroupKind::Single, name: None, display_name, members }, None).await?;
     } else {
         // One of them was erased, and is back as somebody new.
         for (user, standing) in standings.iter().filter(|(_, standing)| standing.role.is_none()) {
@@ -120,10 +132,7 @@ async fn make(
             bounds::check_groups(context, others, Counted::ThatCanBeLeft, context.options.max_groups_by_others).await?;
         }
         let (display_name, members) = (display_name.clone(), members.clone());
-        create(context, GroupCreated { group, kind: GroupKind::Group, name: None, display_name, members }).await?;
-        if let Some(by) = by {
-            context.makers.count(by, Instant::now());
-        }
+        create(context, GroupCreated { group, kind: GroupKind::Group, name: None, display_name, members }, by).await?;
     }
     // Of two at once with the same nonce, one is first: what is stored says which.
     let stored = match before {
@@ -174,7 +183,7 @@ pub(super) async fn ensure(context: &Context, call: EnsureGroup) -> Result<Answe
             }
             let group = open_group(&name);
             if kind(context, group).await?.is_none() {
-                open(context, group, name, display_name).await?;
+                open(context, group, name, display_name, None).await?;
             }
             group
         }

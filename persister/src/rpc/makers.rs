@@ -1,5 +1,5 @@
 //! How many groups each user has made of late. Who leaves one is in fewer, but what was made stays: so it is the making that is
-//! bounded, by what this process has answered.
+//! bounded, by what this process has stored.
 
 use std::{
     collections::HashMap,

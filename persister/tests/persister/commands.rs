@@ -13,6 +13,8 @@ use natter_shared::{
     subject::Topic,
 };
 
+use sea_orm::{ConnectionTrait, TransactionTrait};
+
 use crate::{
     harness::{Harness, long_ago, user},
     on_both,
@@ -248,6 +250,30 @@ async fn one_user_makes_so_many_groups_and_joins_what_there_is(mut harness: Harn
     assert_eq!(first_join(&[(&mallory, "r5"), (&mallory, "r6"), (&ann, "r6")]).await, [false, true, true], "made by another one");
     assert_eq!(harness.count("groups").await, 7);
     assert_eq!(join(&mallory, "r0").await, Ok(made[0]), "there is one");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn groups_that_come_to_be_later_count_as_made() {
+    let mut harness = Harness::postgres().await;
+    harness.stop().await;
+    harness.options.max_groups_made_per_day = 2;
+    harness.start().await;
+    let mallory = user("mallory");
+    harness.sign_in(&mallory, None).await;
+    let make = async |nonce| {
+        let call = CreateGroup { user: mallory.clone(), nonce, display_name: "many".to_owned(), members: Vec::new() };
+        harness.call(call).await.map(drop).map_err(|error| error.code)
+    };
+    let lagging = harness.database.begin().await.unwrap();
+    lagging.execute_unprepared("UPDATE applied SET seq = seq").await.unwrap();
+    let (first, second) = (Nonce::now(), Nonce::now());
+    for nonce in [first, first, second] {
+        assert_eq!(make(nonce).await, Err(ErrorCode::Unavailable), "said again it is the same one");
+    }
+    assert_eq!(make(Nonce::now()).await, Err(ErrorCode::TooManyGroups));
+    lagging.rollback().await.unwrap();
+    harness.eventually("they came to be", async || (harness.count("groups").await == 2).then_some(())).await;
+    assert_eq!((make(first).await, make(Nonce::now()).await), (Ok(()), Err(ErrorCode::TooManyGroups)));
 }
 
 /// One-to-one groups are opened by others, and cannot be left.
