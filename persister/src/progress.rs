@@ -342,7 +342,7 @@ mod tests {
         tokio::spawn(Arc::clone(&progress).announce(broker.clone(), leases, Shard(0), stop.clone()));
         assert!(tokio::time::timeout(2 * REPEAT, controls.next()).await.is_err(), "nobody has come anywhere");
         progress.heard(Shard(0), others);
-        let told = controls.next().await;
+        let told = tokio::time::timeout(Duration::from_secs(10), controls.next()).await.expect("told");
         assert!(matches!(&told, Some(Control::Applied { shard: 0, position, unapplied: None }) if *position == others), "{told:?}");
         stop.cancel();
     }

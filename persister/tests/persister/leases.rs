@@ -112,12 +112,14 @@ async fn who_leaves_the_shards_to_others_that_are_not_there_goes_on_telling_how_
     tokio::time::sleep(Duration::from_secs(1)).await;
     let mut controls = harness.broker.controls().await.unwrap();
     let mut left: HashSet<u16> = harness.broker.shards().iter().map(|shard| shard.0).collect();
-    while !left.is_empty() {
-        if let Control::Applied { shard, .. } = tokio::time::timeout(Duration::from_secs(5), controls.next()).await.expect("told").unwrap()
-        {
-            left.remove(&shard);
+    let all_are_told = async {
+        while !left.is_empty() {
+            if let Control::Applied { shard, .. } = controls.next().await.unwrap() {
+                left.remove(&shard);
+            }
         }
-    }
+    };
+    tokio::time::timeout(Duration::from_secs(10), all_are_told).await.expect("told");
     drop(taken);
     harness.eventually("taken again", async || (!harness.holders().await.is_empty()).then_some(())).await;
 }
