@@ -143,6 +143,7 @@ impl Cluster {
     /// Lets the persisters start anew on another, empty database.
     pub fn move_database(&mut self, url: &str) -> Result<()> {
         url.clone_into(&mut self.database_url);
+        self.env.push(("NATTER_PERSISTER__WITHOUT_HISTORY".into(), "true".into()));
         let count = self.persisters.len();
         for mut persister in std::mem::take(&mut self.persisters) {
             persister.process.kill()?;

@@ -35,7 +35,9 @@ impl Running {
     pub(crate) async fn start(broker: Arc<dyn Broker>) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let url = format!("sqlite:{}", folder.path().join("natter.db").display());
-        let options = Options { database: DatabaseOptions { url: url.clone(), ..DatabaseOptions::default() }, ..Options::default() };
+        let database = DatabaseOptions { url: url.clone(), ..DatabaseOptions::default() };
+        // The streams have been written to, and the database is new.
+        let options = Options { database, without_history: true, ..Options::default() };
         let shards = broker.shards().count();
         let connections = Connections::open(&options.database, shards, &CancellationToken::new()).await.expect("a database");
         let metrics = Registry::new("test").register(natter_persister::Metrics::register);
@@ -45,11 +47,11 @@ impl Running {
     }
 
     async fn is_ready_within(&mut self, patience: Duration) -> bool {
-        tokio::time::timeout(patience, self.ready.wait_for(|ready| *ready)).await.is_ok()
+        tokio::time::timeout(patience, self.ready.wait_for(|ready| *ready)).await.is_ok_and(|ready| ready.is_ok())
     }
 
     async fn is_unready_within(&mut self, patience: Duration) -> bool {
-        tokio::time::timeout(patience, self.ready.wait_for(|ready| !*ready)).await.is_ok()
+        tokio::time::timeout(patience, self.ready.wait_for(|ready| !*ready)).await.is_ok_and(|ready| ready.is_ok())
     }
 
     /// How far the shard is in SQL, if it has come there at all.
