@@ -9,6 +9,7 @@ use std::{
 
 use dashmap::{DashMap, Entry};
 use natter_shared::{config::Limits, id::UserKey};
+use parking_lot::Mutex;
 use uuid::Uuid;
 
 use crate::{
@@ -45,6 +46,8 @@ struct Table<K> {
     /// Callers who were entered since it last looked whom to forget, and after how many it looks again.
     entered: AtomicUsize,
     look_after: AtomicUsize,
+    /// One looks at a time.
+    looks: Mutex<()>,
     rate: Rate,
     limit: Limit,
 }
@@ -99,7 +102,14 @@ fn most_look_ups(limits: &Limits) -> u32 {
 
 impl<K: Hash + Eq> Table<K> {
     fn new(rate: Rate, limit: Limit) -> Self {
-        Self { buckets: DashMap::new(), entered: AtomicUsize::new(0), look_after: AtomicUsize::new(LOOKED_AT), rate, limit }
+        Self {
+            buckets: DashMap::new(),
+            entered: AtomicUsize::new(0),
+            look_after: AtomicUsize::new(LOOKED_AT),
+            looks: Mutex::new(()),
+            rate,
+            limit,
+        }
     }
 
     fn take(&self, who: K, tokens: u32) -> Result<(), TooFast> {
@@ -127,6 +137,7 @@ impl<K: Hash + Eq> Table<K> {
 
     /// Forgets those whose bucket is full, as an unknown one's is; next time after as many more as there are left.
     fn forget(&self, now: Instant) {
+        let Some(_looks) = self.looks.try_lock() else { return };
         self.entered.store(0, Ordering::Relaxed);
         self.buckets.retain(|_, bucket| !bucket.is_full(now));
         let mut excess = self.buckets.len().saturating_sub(REMEMBERED);

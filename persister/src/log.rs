@@ -236,7 +236,10 @@ async fn rescue(projector: &Projector, lease: &watch::Receiver<bool>, checkpoint
     let left_at = epochs::last_seq(&projector.store, epoch).await?;
     let mut rescue = Rescue { checkpoint, left_at, after: Position::new(epoch, 0), rescued: 0, left_out: 0 };
     while let Err(error) = rescue.go_on(projector).await {
-        let passes = matches!(&error, Error::Database(_) | Error::Broker(BrokerError::Unavailable(_) | BrokerError::Busy));
+        let passes = matches!(
+            &error,
+            Error::Database(_) | Error::Broker(BrokerError::Unavailable(_) | BrokerError::Busy | BrokerError::Evicted { .. })
+        );
         if !passes || !*lease.borrow() {
             return Err(error);
         }
@@ -261,7 +264,10 @@ struct Rescue<'a> {
 
 impl Rescue<'_> {
     async fn go_on(&mut self, projector: &Projector) -> Result<(), Error> {
-        let Some((mut reader, _)) = open_reader(projector, self.after).await? else { return Ok(()) };
+        let Some((mut reader, from)) = open_reader(projector, self.after).await? else { return Ok(()) };
+        if from < self.after {
+            return Err(BrokerError::Unavailable("the log looks shorter than it is".to_owned()).into());
+        }
         let (left_at, last_stored) = (self.left_at, self.checkpoint.stored_at);
         let is_new = |stored: &Stored| left_at.is_some_and(|seq| stored.position.seq > seq) || last_stored.since(stored.stored_at) < SLACK;
         while let Some(batch) = next_of_ended(&mut *reader).await? {

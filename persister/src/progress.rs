@@ -41,6 +41,8 @@ pub(crate) struct Progress {
     wanted: Vec<watch::Sender<Position>>,
     /// By this process's own commits: what it announces, and when that event was stored.
     own: Vec<watch::Sender<(Position, Timestamp)>>,
+    /// Whether that is of the time since this process took the shard: before it has settled the log others may have come further.
+    settled: Vec<AtomicBool>,
     /// Whether the shard takes what users ask for: so much of its log is not in SQL.
     admits: Vec<AtomicBool>,
     /// Whether this process has committed, or read, a checkpoint since somebody looked.
@@ -57,12 +59,14 @@ impl Progress {
         let known = (0..shards).map(|_| watch::Sender::new(Position::START)).collect();
         let wanted = (0..shards).map(|_| watch::Sender::new(Position::START)).collect();
         let own = (0..shards).map(|_| watch::Sender::new((Position::START, Timestamp::default()))).collect();
+        let settled = (0..shards).map(|_| AtomicBool::default()).collect();
         let admits = (0..shards).map(|_| AtomicBool::new(true)).collect();
         let announced = (0..shards).map(|_| Mutex::default()).collect();
         Arc::new(Self {
             known,
             wanted,
             own,
+            settled,
             admits,
             has_moved: AtomicBool::default(),
             announced,
@@ -76,10 +80,20 @@ impl Progress {
         let position = checkpoint.position;
         self.metrics.applied(shard, position);
         self.has_moved.store(true, Ordering::Relaxed);
+        if let Some(settled) = self.settled.get(usize::from(shard.0)) {
+            settled.store(true, Ordering::Relaxed);
+        }
         if let Some(own) = self.own.get(usize::from(shard.0)) {
             own.send_replace((position, checkpoint.stored_at));
         }
         self.heard(shard, position);
+    }
+
+    /// This process works on the shard no more.
+    pub(crate) fn left(&self, shard: Shard) {
+        if let Some(settled) = self.settled.get(usize::from(shard.0)) {
+            settled.store(false, Ordering::Relaxed);
+        }
     }
 
     /// Whether this process has committed, or read, a checkpoint since the last look.
@@ -185,8 +199,9 @@ impl Progress {
                 () = tokio::time::sleep(REPEAT) => {}
             }
             let ((reached, stored_at), furthest, holds) = (*own.borrow_and_update(), self.furthest(shard), leases.holds(shard));
-            let is_settled = reached != Position::START;
-            let position = if is_settled || !holds { reached } else { furthest };
+            let is_settled = self.settled.get(usize::from(shard.0)).is_some_and(|settled| settled.load(Ordering::Relaxed));
+            let is_own = reached != Position::START && (is_settled || !holds);
+            let position = if is_own || !holds { reached } else { furthest };
             if position == Position::START || !(holds || leases.are_left()) {
                 continue;
             }
@@ -195,7 +210,7 @@ impl Progress {
                 continue;
             }
             let mut unapplied = None;
-            if is_settled && measured.is_none_or(|at: Instant| at.elapsed() >= REPEAT) {
+            if is_own && measured.is_none_or(|at: Instant| at.elapsed() >= REPEAT) {
                 measured = Some(Instant::now());
                 match broker.log_size(shard).await {
                     Ok(size) => unapplied = Some(meter.measure(&size, position, stored_at, broker.now())),
@@ -341,6 +356,9 @@ mod tests {
         let mut controls = broker.controls().await.unwrap();
         tokio::spawn(Arc::clone(&progress).announce(broker.clone(), leases, Shard(0), stop.clone()));
         assert!(tokio::time::timeout(2 * REPEAT, controls.next()).await.is_err(), "nobody has come anywhere");
+        // When it had the shard before.
+        progress.committed(Shard(0), &Checkpoint::before(Epoch(1), Position::START));
+        progress.left(Shard(0));
         progress.heard(Shard(0), others);
         let told = tokio::time::timeout(Duration::from_secs(10), controls.next()).await.expect("told");
         assert!(matches!(&told, Some(Control::Applied { shard: 0, position, unapplied: None }) if *position == others), "{told:?}");

@@ -55,6 +55,7 @@ impl ShardTask {
             self.projector.forget();
             if !*self.lease.borrow() {
                 self.projector.metrics.left(self.projector.shard);
+                self.projector.progress.left(self.projector.shard);
             }
             match worked {
                 Ok(()) => pause = Duration::from_millis(50),

@@ -64,8 +64,12 @@ pub async fn open_v1(app: Arc<App>, stream: TcpStream, read: Vec<u8>, identity: 
             if more.is_some() {
                 let resume = ResumeFrom { groups: opened.resume.groups.clone(), inbox: None };
                 let paging = Paging::begin(Arc::clone(&session));
-                let listed = further_groups(Arc::clone(&app), Arc::clone(&session), more, resume, paging);
-                app.tasks.spawn(async move { session.or_close(listed).await });
+                let listed = further_groups(Arc::clone(&app), Arc::clone(&session), more, resume);
+                app.tasks.spawn(async move {
+                    session.or_close(listed).await;
+                    // After a defect too who waits for the pages goes on only once the session is closed.
+                    drop(paging);
+                });
             }
             Some(Box::pin(run::run(app, opened.into_live(), socket)))
         }
@@ -190,7 +194,6 @@ async fn further_groups(
     session: Arc<super::SessionHandle>,
     mut more: Option<natter_shared::id::GroupId>,
     resume: ResumeFrom,
-    _paging: Paging,
 ) {
     while let Some(after) = more {
         if session.is_closed() {

@@ -352,7 +352,7 @@ impl App {
         }
         let known = answer.applied(shard);
         let Some(membership) = answer.reply else { return Err(Refusal::no_such_group()) };
-        if session.was_listed(shard, membership.since) {
+        if session.was_listed(shard, membership.since) && session.group(group).is_none() {
             // By the page that tells of it, it goes on where its client wants it to.
             session.until_listed().await;
         }

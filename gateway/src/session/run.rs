@@ -67,6 +67,8 @@ impl Drop for Guard {
         app.sessions.remove(&session.id);
         app.metrics.sessions.dec();
         let groups: Vec<GroupId> = session.groups.lock().drain().map(|(group, _)| group).collect();
+        // Who waits for a join that a defect has ended.
+        session.join_ended.notify_waiters();
         // Not the session: it keeps the connection, and this may have to wait.
         let (user, id) = (session.key, session.id);
         self.app.tasks.spawn(async move {

@@ -60,8 +60,8 @@ impl Builder {
         self
     }
 
-    /// Each process reaches NATS, and PostgreSQL, through a [`Proxy`] of its own ([`Node::nats`],
-    /// [`Node::database`]).
+    /// Each process reaches NATS, and PostgreSQL, through a proxy of its own, which its
+    /// [`Node`](crate::node::Node) has.
     #[must_use]
     pub fn proxied(mut self) -> Self {
         self.proxied = true;
