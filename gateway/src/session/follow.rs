@@ -92,7 +92,14 @@ impl App {
             Notice::Joined(joined) => self.begin_joined(session, *joined).await,
             Notice::GroupLost { group, meta, .. } => self.find_again(session, group, &meta).await,
             Notice::InboxLost { after } => self.hear_again(session, after).await,
-            Notice::Unlisted => self.relist(session, None).await,
+            Notice::Unlisted => match self.relist(session, None).await {
+                // It chats on, and is tried again: that the database is away ends no session.
+                Err(refusal) if refusal.code.is_retryable() => {
+                    self.list_later(session, self.hub.unheard(session.key));
+                    Ok(())
+                }
+                listed => listed,
+            },
             // Done with when it came.
             Notice::Left(_) => Ok(()),
         };
