@@ -6,9 +6,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use futures::StreamExt;
 use natter_shared::{
-    broker::{Broker, Control},
+    broker::{Broker, Control, hear},
     subject::Shard,
 };
 use parking_lot::Mutex;
@@ -108,18 +107,12 @@ impl Health {
     }
 
     async fn hear_persister(&self, broker: &dyn Broker) {
-        loop {
-            if let Ok(mut controls) = broker.controls().await {
-                while let Some(control) = controls.next().await {
-                    match control {
-                        Control::Applied { .. } => self.state.lock().persister = Some(Instant::now()),
-                        Control::Epoch { shard, epoch } => tracing::info!(shard, %epoch, "epoch_opened"),
-                        Control::Standings { .. } | Control::Gateway { .. } => {}
-                    }
-                }
-            }
-            tokio::time::sleep(RETRY).await;
-        }
+        hear(broker, |control| match control {
+            Control::Applied { .. } => self.state.lock().persister = Some(Instant::now()),
+            Control::Epoch { shard, epoch } => tracing::info!(shard, %epoch, "epoch_opened"),
+            Control::Standings { .. } | Control::Gateway { .. } => {}
+        })
+        .await;
     }
 
     async fn watch_connection(&self, broker: &dyn Broker) {

@@ -10,9 +10,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use futures::StreamExt;
 use natter_shared::{
-    broker::Control,
+    broker::{Control, hear},
     frame::{CloseCode, ErrorCode},
     id::{UserId, UserKey},
     rpc::{self, RpcError, Standing},
@@ -178,29 +177,20 @@ impl App {
     }
 
     async fn hear_standings(&self) {
-        loop {
-            match self.broker.controls().await {
-                Ok(mut controls) => {
-                    while let Some(control) = controls.next().await {
-                        match control {
-                            Control::Standings { version } => {
-                                self.standings.announced.send_if_modified(|at| {
-                                    let news = version > *at;
-                                    *at = version.max(*at);
-                                    news
-                                });
-                            }
-                            Control::Gateway { instance, .. } if instance == self.instance => {
-                                *self.standings.heard_ourselves.lock() = Instant::now();
-                            }
-                            Control::Gateway { .. } | Control::Applied { .. } | Control::Epoch { .. } => {}
-                        }
-                    }
-                }
-                Err(error) => tracing::debug!(%error, "controls_unavailable"),
+        hear(&*self.broker, |control| match control {
+            Control::Standings { version } => {
+                self.standings.announced.send_if_modified(|at| {
+                    let news = version > *at;
+                    *at = version.max(*at);
+                    news
+                });
             }
-            sleep(RETRY).await;
-        }
+            Control::Gateway { instance, .. } if instance == self.instance => {
+                *self.standings.heard_ourselves.lock() = Instant::now();
+            }
+            Control::Gateway { .. } | Control::Applied { .. } | Control::Epoch { .. } => {}
+        })
+        .await;
     }
 
     /// Reads the list at the start, and what changed whenever somebody announces a newer version.

@@ -9,9 +9,8 @@ use std::{
     time::Duration,
 };
 
-use futures::StreamExt;
 use natter_shared::{
-    broker::{Broker, Control, Meter, Unapplied},
+    broker::{Broker, Control, Meter, Unapplied, hear},
     position::Position,
     rpc::ShardPosition,
     subject::Shard,
@@ -271,43 +270,26 @@ impl Progress {
 
     /// Listens to what other persisters announce until `shutdown`.
     pub(crate) async fn listen(self: Arc<Self>, broker: Arc<dyn Broker>, shutdown: CancellationToken) {
-        while !shutdown.is_cancelled() {
-            let mut controls = match broker.controls().await {
-                Ok(controls) => controls,
-                Err(error) => {
-                    tracing::debug!(%error, "controls_unavailable");
-                    tokio::time::sleep(Duration::from_millis(500)).await;
-                    continue;
+        let heard = hear(&*broker, |control| match control {
+            Control::Applied { shard, position, unapplied } => {
+                self.heard(Shard(shard), position);
+                if let Some(announced) = self.announced.get(usize::from(shard)) {
+                    *announced.lock() = Some(Instant::now());
                 }
-            };
-            loop {
-                let control = tokio::select! {
-                    () = shutdown.cancelled() => return,
-                    control = controls.next() => control,
-                };
-                match control {
-                    Some(Control::Applied { shard, position, unapplied }) => {
-                        self.heard(Shard(shard), position);
-                        if let Some(announced) = self.announced.get(usize::from(shard)) {
-                            *announced.lock() = Some(Instant::now());
-                        }
-                        if let Some(unapplied) = unapplied {
-                            self.measured(Shard(shard), unapplied);
-                        }
-                    }
-                    Some(Control::Epoch { .. } | Control::Standings { .. } | Control::Gateway { .. }) => {}
-                    None => break,
+                if let Some(unapplied) = unapplied {
+                    self.measured(Shard(shard), unapplied);
                 }
             }
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
+            Control::Epoch { .. } | Control::Standings { .. } | Control::Gateway { .. } => {}
+        });
+        shutdown.run_until_cancelled(heard).await;
     }
 }
 
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
-    use futures::FutureExt;
+    use futures::{FutureExt, StreamExt};
     use natter_shared::{
         broker::{
             Outgoing,

@@ -3,9 +3,9 @@
 
 use std::{sync::Arc, time::Duration};
 
-use futures::{StreamExt, future::join_all};
+use futures::future::join_all;
 use natter_shared::{
-    broker::{Broker, BrokerError, Control},
+    broker::{Broker, BrokerError, Control, hear},
     position::Position,
     subject::{Shard, Shards},
 };
@@ -25,7 +25,7 @@ pub(super) struct Lists {
 struct State {
     shards: Vec<OfShard>,
     /// Of the users of each shard.
-    users: Vec<OfUsers>,
+    users: Vec<Unheard>,
 }
 
 /// A shard, as one of groups.
@@ -37,29 +37,22 @@ struct OfShard {
     end: Option<(Instant, Position)>,
 }
 
-/// What was not heard of a shard's users.
-#[derive(Clone)]
-struct OfUsers {
+/// What a shard's users have not heard; of one of them, when its inbox was live, for what comes later is told to it. A list of its
+/// groups may miss what hints of that told, until SQL has come behind it.
+#[derive(Debug, Clone)]
+pub struct Unheard {
     /// Until then hints may have been missed, of events of any shard.
     missed: Option<Instant>,
     /// In each shard the last event of whose hint there is no room any more.
     forgotten: Arc<Vec<Position>>,
 }
 
-/// What a user had not heard when its inbox was live: a list of its groups may miss what hints of that told, until SQL has come
-/// behind it. What it hears later is told to it.
-#[derive(Debug, Clone)]
-pub struct Unheard {
-    missed: Option<Instant>,
-    forgotten: Arc<Vec<Position>>,
-}
-
 impl Lists {
     pub(super) fn new(shards: Shards) -> Self {
         let count = usize::from(shards.count());
-        let of_users = OfUsers { missed: None, forgotten: Arc::new(vec![Position::START; count]) };
+        let unheard = Unheard { missed: None, forgotten: Arc::new(vec![Position::START; count]) };
         let of_shard = OfShard { applied: Position::START, end: None };
-        Self { state: Mutex::new(State { shards: vec![of_shard; count], users: vec![of_users; count] }), missed: Notify::new() }
+        Self { state: Mutex::new(State { shards: vec![of_shard; count], users: vec![unheard; count] }), missed: Notify::new() }
     }
 
     /// Until now a hint of the users of `users` may have been missed.
@@ -86,12 +79,8 @@ impl Lists {
 
     /// What a user of `users` has not heard who is live as of now.
     pub(super) fn unheard(&self, users: Shard) -> Unheard {
-        let state = self.state.lock();
-        let of_users = state.users.get(usize::from(users.0)).cloned();
-        of_users.map_or_else(
-            || Unheard { missed: None, forgotten: Arc::default() },
-            |OfUsers { missed, forgotten }| Unheard { missed, forgotten },
-        )
+        let unheard = self.state.lock().users.get(usize::from(users.0)).cloned();
+        unheard.unwrap_or_else(|| Unheard { missed: None, forgotten: Arc::default() })
     }
 
     /// Whether a list of groups misses nothing of what was `unheard`, which SQL made when it had come to `applied`; without it, one
@@ -126,17 +115,11 @@ impl Lists {
     }
 
     async fn hear_persisters(&self, broker: &dyn Broker) {
-        loop {
-            if let Ok(mut controls) = broker.controls().await {
-                while let Some(control) = controls.next().await {
-                    match control {
-                        Control::Applied { shard, position, .. } => self.hear(Shard(shard), position),
-                        Control::Epoch { .. } | Control::Standings { .. } | Control::Gateway { .. } => {}
-                    }
-                }
-            }
-            tokio::time::sleep(RETRY).await;
-        }
+        hear(broker, |control| match control {
+            Control::Applied { shard, position, .. } => self.hear(Shard(shard), position),
+            Control::Epoch { .. } | Control::Standings { .. } | Control::Gateway { .. } => {}
+        })
+        .await;
     }
 
     async fn ask_ends(&self, broker: &dyn Broker) {

@@ -20,7 +20,7 @@ use uuid::Uuid;
 
 use crate::{
     checkpoint,
-    database::{Store, connect, migrate},
+    database::{Store, connect, is_unanswered, migrate},
     epochs,
     options::DatabaseOptions,
 };
@@ -124,7 +124,7 @@ pub enum AdminError {
 impl AdminError {
     /// Whether the same again would fail the same, however long the database is waited for: it does not fit.
     pub fn is_lasting(&self) -> bool {
-        matches!(self, Self::Database(DbErr::Custom(_)))
+        matches!(self, Self::Database(error @ DbErr::Custom(_)) if !is_unanswered(error))
     }
 }
 

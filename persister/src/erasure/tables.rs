@@ -40,6 +40,9 @@ impl Eraser {
              RETURNING epoch, seq, group_id"
         );
         let write = self.store.write().await?;
+        // First the user's row, as retention does: one of the two waits for the other, and not each for both.
+        let lock = "UPDATE users SET inbox_floor_seq = inbox_floor_seq WHERE id = ?";
+        self.execute(&write, lock, [user.as_str().into()]).await?;
         let rows = self.rows(&write.transaction, &sql, [user.as_str().into(), user.as_str().into()]).await?;
         retention::raise_inbox_floor(&self.store, &write, user, &rows).await?;
         let sql = "UPDATE erasures SET notifications = notifications + ? WHERE user_id = ?";

@@ -1,8 +1,12 @@
 //! What services announce to each other.
 
-use serde::{Deserialize, Serialize};
+use std::time::Duration;
 
-use super::Unapplied;
+use futures::StreamExt;
+use serde::{Deserialize, Serialize};
+use tokio::time::sleep;
+
+use super::{Broker, Unapplied};
 use crate::{
     id::InstanceId,
     position::{Epoch, Position},
@@ -50,5 +54,23 @@ impl Control {
             Self::Gateway { .. } => true,
             Self::Applied { .. } | Self::Epoch { .. } | Self::Standings { .. } => false,
         }
+    }
+}
+
+/// Before announcements that have ended, or could not be had, are listened to again.
+const RETRY: Duration = Duration::from_millis(500);
+
+/// Calls `on` with all that is announced, and listens again where that ends: for as long as it is awaited.
+pub async fn hear(broker: &dyn Broker, mut on: impl FnMut(Control)) {
+    loop {
+        match broker.controls().await {
+            Ok(mut controls) => {
+                while let Some(control) = controls.next().await {
+                    on(control);
+                }
+            }
+            Err(error) => tracing::debug!(%error, "controls_unavailable"),
+        }
+        sleep(RETRY).await;
     }
 }

@@ -38,7 +38,7 @@ use tokio::{
 };
 
 pub use self::{
-    control::Control,
+    control::{Control, hear},
     unapplied::{LogSize, Meter, Unapplied},
 };
 
